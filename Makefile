@@ -1,0 +1,84 @@
+# Every target sets itself up: nothing needs to be installed but Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST ?= .venv-oldest
+# the oldest supported release, as in pyproject.toml
+OLDEST_DASK = 2025.12.0
+
+bin = $(VENV)/bin
+stamp = $(VENV)/.daskref-stamp
+docs_stamp = $(VENV)/.daskref-docs-stamp
+oldest_stamp = $(OLDEST)/.daskref-stamp
+PYTEST_ARGS ?=
+
+.PHONY: demo test test-all stress test-oldest bench lint type docs clean
+.DEFAULT_GOAL := test
+
+demo: $(stamp)
+	$(bin)/python -m daskref.demo
+
+# everything but what is marked `stress`
+test: $(stamp)
+	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+test-all: $(stamp)
+	$(bin)/python -m pytest -m "" --timeout 1800 $(PYTEST_ARGS)
+
+stress: $(stamp)
+	$(bin)/python -m pytest -m stress --timeout 1800 $(PYTEST_ARGS)
+
+test-oldest: $(oldest_stamp)
+	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+bench: $(stamp)
+	$(bin)/daskref bench
+
+lint: $(stamp)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+type: $(stamp)
+	$(bin)/mypy
+
+docs: $(docs_stamp)
+	$(bin)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) $(OLDEST) docs/_build build dist *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# $(call make_venv,DIRECTORY): a fresh virtual environment, or a sentence that says
+# what is missing. An environment that exists is kept.
+define make_venv
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "daskref needs Python 3.11 or newer, and there is no '$(PYTHON)' here." \
+	    "Install it, or say where it is: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "daskref needs Python 3.11 or newer, but '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1). Say which one to use:" \
+	    "make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' comes without the modules venv and ensurepip." \
+	    "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(1)/bin/python || { echo "making $(1)"; $(PYTHON) -m venv $(1); }
+endef
+
+pip = -m pip install --quiet --disable-pip-version-check
+
+$(stamp): pyproject.toml
+	$(call make_venv,$(VENV))
+	@echo "installing daskref and what its tests need into $(VENV)"
+	@$(bin)/python $(pip) --editable '.[test]'
+	@touch $@
+
+$(docs_stamp): pyproject.toml $(stamp)
+	@echo "installing what the documentation needs into $(VENV)"
+	@$(bin)/python $(pip) --editable '.[docs]'
+	@touch $@
+
+$(oldest_stamp): pyproject.toml Makefile
+	$(call make_venv,$(OLDEST))
+	@echo "installing daskref with distributed $(OLDEST_DASK) into $(OLDEST)"
+	@$(OLDEST)/bin/python $(pip) --editable '.[test]' \
+	  dask==$(OLDEST_DASK) distributed==$(OLDEST_DASK)
+	@touch $@

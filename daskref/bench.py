@@ -1,0 +1,349 @@
+"""The benchmark: plain Dask and daskref in turn, in one run.
+
+Every row runs both sides alternately for several rounds, on two clusters of worker
+processes that live side by side, and prints the median and spread of both, and of the
+ratio round by round. Absolute times say little on a shared machine; ratios do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+import numpy as np
+from distributed import LocalCluster, wait
+
+import daskref
+from daskref import flights
+from daskref.codec import encode
+from daskref.connectors import SharedMemoryConnector
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    ``measure`` is ``(client, size in bytes) -> seconds`` for a client's work; for rows
+    without a client it returns the seconds of both sides.
+    """
+
+    name: str
+    title: str
+    #: What the ratio plain / daskref should be at least.
+    target: float
+    measure: Callable[..., Any]
+    #: ``False``: two functions in this process, no cluster.
+    cluster: bool = True
+    #: Settings of daskref for this row.
+    settings: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a row measured: seconds of each round, plain and daskref."""
+
+    row: Row
+    plain: list[float]
+    ours: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Plain / daskref, round by round."""
+        return [a / b for a, b in zip(self.plain, self.ours, strict=True)]
+
+
+def array(nbytes: int) -> np.ndarray[Any, Any]:
+    """Return an array of random content, so that no two rounds share anything."""
+    return np.random.default_rng().random(nbytes // 8)
+
+
+def noop(*args: Any) -> None:
+    """Do nothing."""
+
+
+def nbytes(x: Any) -> int:
+    """Touch as little of an argument as can be."""
+    size: int = x.nbytes
+    return size
+
+
+def _workers(client: Any) -> list[str]:
+    return list(client.scheduler_info(n_workers=-1)["workers"])
+
+
+@contextmanager
+def _clock() -> Iterator[list[float]]:
+    elapsed: list[float] = []
+    gc.collect()
+    start = time.perf_counter()
+    yield elapsed
+    elapsed.append(time.perf_counter() - start)
+
+
+def _submit(client: Any, size: int) -> float:
+    x = array(size)
+    with _clock() as elapsed:
+        assert client.submit(nbytes, x, pure=True).result() == x.nbytes
+    return elapsed[0]
+
+
+def _scatter(client: Any, size: int) -> float:
+    x = array(size)
+    with _clock() as elapsed:
+        future = client.scatter(x)
+    del future
+    return elapsed[0]
+
+
+def _broadcast(client: Any, size: int) -> float:
+    x = array(size)
+    with _clock() as elapsed:
+        future = client.scatter(x, broadcast=True)
+    del future
+    return elapsed[0]
+
+
+def _transfers(client: Any, size: int) -> tuple[float, float]:
+    first, second, third = _workers(client)[:3]
+    made = client.submit(array, size, workers=[first], pure=False)
+    wait(made)
+    times = []
+    for worker in (second, third):
+        with _clock() as elapsed:
+            client.submit(nbytes, made, workers=[worker], pure=False).result()
+        times.append(elapsed[0])
+    return times[0], times[1]
+
+
+def _first_transfer(client: Any, size: int) -> float:
+    return _transfers(client, size)[0]
+
+
+def _second_transfer(client: Any, size: int) -> float:
+    return _transfers(client, size)[1]
+
+
+def _gather(client: Any, size: int) -> float:
+    made = client.submit(array, size, pure=False)
+    made.result()  # now it is in the store
+    with _clock() as elapsed:
+        made.result()
+    return elapsed[0]
+
+
+def _flights(client: Any, size: int) -> float:
+    frame = flights.load()
+    with _clock() as elapsed:
+        futures = [
+            client.submit(flights.score, frame, carrier, hour)
+            for carrier, hour in flights.sweep()
+        ]
+        client.gather(futures)
+    return elapsed[0]
+
+
+def _noops(client: Any, size: int) -> float:
+    with _clock() as elapsed:
+        futures = client.map(noop, range(20_000), pure=False)
+        wait(futures)
+    del futures
+    return elapsed[0]
+
+
+def _small_arguments(client: Any, size: int) -> float:
+    arguments = [array(10_000) for _ in range(10_000)]
+    with _clock() as elapsed:
+        futures = client.map(noop, arguments, pure=False)
+        wait(futures)
+    del futures
+    return elapsed[0]
+
+
+def _put(size: int) -> tuple[float, float]:
+    x = array(size)
+    target = np.empty_like(x)
+    target[:] = 0
+    with SharedMemoryConnector() as connector:
+        connector.evict(connector.put_frames(encode(x).frames))
+        connector.evict(connector.put_frames(encode(x).frames))
+        with _clock() as memcpy:
+            np.copyto(target, x)
+        with _clock() as put:
+            connector.put_frames(encode(x).frames)
+    return memcpy[0], put[0]
+
+
+def _get(size: int) -> tuple[float, float]:
+    times = []
+    with SharedMemoryConnector() as connector:
+        for each in (1 << 20, size):
+            key = connector.put_frames(encode(array(each)).frames)
+            connector.get(key)
+            with _clock() as elapsed:
+                connector.get(key)
+            times.append(elapsed[0])
+    return times[0], times[1]
+
+
+ROWS = (
+    Row("submit", "submit(f, x), recycled pages", 20, _submit),
+    Row(
+        "submit-new",
+        "submit(f, x), first touch",
+        6,
+        _submit,
+        settings={"daskref.shm.recycle": 0},
+    ),
+    Row("scatter", "scatter(x)", 10, _scatter),
+    Row("broadcast", "scatter(x, broadcast=True), 4 workers", 30, _broadcast),
+    Row("transfer", "worker to worker, first consumer", 1.2, _first_transfer),
+    Row("transfer-2", "worker to worker, second consumer", 50, _second_transfer),
+    Row("gather", "gather of what is in the store", 50, _gather),
+    Row("put", "put, recycled pages (against memcpy)", 0.7, _put, cluster=False),
+    Row("get", "get (against get of 1 MiB)", 0.5, _get, cluster=False),
+    Row("flights", "flights sweep, 40 submits of 188 MB", 15, _flights),
+    Row("noops", "20,000 no-op tasks", 1 / 1.03, _noops),
+    Row("small", "10,000 tasks with a 10 kB argument", 1 / 1.03, _small_arguments),
+)
+
+
+def _settle(client: Any) -> None:
+    """Wait until what the last round put is gone, for one minute at most."""
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while daskref.stats(client)["objects"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def run_row(row: Row, size: int, rounds: int) -> Result:
+    """Measure one row; the first round of each side does not count.
+
+    Parameters
+    ----------
+    row
+        What to measure.
+    size
+        Bytes of the large value.
+    rounds
+        How many count.
+    """
+    plain: list[float] = []
+    ours: list[float] = []
+    if not row.cluster:
+        for _ in range(rounds + 1):
+            a, b = row.measure(size)
+            plain.append(a)
+            ours.append(b)
+        return Result(row, plain[1:], ours[1:])
+    options = {
+        "n_workers": 4,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": ":0",
+    }
+    with (
+        dask.config.set(row.settings or {}),
+        LocalCluster(**options) as one,
+        LocalCluster(**options) as other,
+        distributed.Client(one, set_as_default=False) as without,
+        daskref.Client(other, set_as_default=False) as with_daskref,
+    ):
+        for _ in range(rounds + 1):
+            plain.append(row.measure(without, size))
+            ours.append(row.measure(with_daskref, size))
+            _settle(with_daskref)
+    return Result(row, plain[1:], ours[1:])
+
+
+def memcpy_speed(size: int) -> float:
+    """Return the speed of one memcpy into touched memory, in bytes per second."""
+    x = array(size)
+    target = np.empty_like(x)
+    times = []
+    for _ in range(4):
+        with _clock() as elapsed:
+            np.copyto(target, x)
+        times.append(elapsed[0])
+    return x.nbytes / statistics.median(times[1:])
+
+
+def _seconds(values: list[float]) -> str:
+    median = statistics.median(values)
+    unit, factor = ("s", 1) if median >= 0.1 else ("ms", 1e3)
+    low, high = min(values) * factor, max(values) * factor
+    return f"{median * factor:.3g} {unit} ({low:.3g} to {high:.3g})"
+
+
+def format_result(result: Result) -> str:
+    """Return one row as a line of a Markdown table."""
+    ratios = result.ratios
+    ratio = statistics.median(ratios)
+    met = "yes" if ratio >= result.row.target else "no"
+    return (
+        f"| {result.row.title} | {_seconds(result.plain)} | {_seconds(result.ours)} "
+        f"| {ratio:.3g} ({min(ratios):.3g} to {max(ratios):.3g}) "
+        f"| {result.row.target:.3g} | {met} |"
+    )
+
+
+HEADER = (
+    "| row | plain Dask, median (spread) | daskref, median (spread) "
+    "| ratio, median (spread) | at least | met |\n|---|---|---|---|---|---|"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its table.
+
+    Parameters
+    ----------
+    argv
+        Arguments; default: those of the process.
+    """
+    parser = argparse.ArgumentParser(prog="daskref bench", description=__doc__)
+    parser.add_argument("rows", nargs="*", help="names of rows; default: all")
+    parser.add_argument("--list", action="store_true", help="list the rows and stop")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
+    parser.add_argument("--size", default="1 GiB", help="size of the large value")
+    parser.add_argument("--json", type=Path, help="write the raw seconds to a file")
+    args = parser.parse_args(argv)
+    if args.list:
+        for row in ROWS:
+            print(f"{row.name:12} {row.title}")
+        return 0
+    known = {row.name: row for row in ROWS}
+    if unknown := set(args.rows) - known.keys():
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; see --list")
+    rows = [known[name] for name in args.rows] or list(ROWS)
+    size = dask.utils.parse_bytes(args.size)
+    print(
+        f"memcpy {memcpy_speed(size) / 1e9:.1f} GB/s; {args.size}; "
+        f"{args.rounds} rounds\n"
+    )
+    print(HEADER, flush=True)
+    raw = {}
+    for row in rows:
+        print(f"… {row.title}", file=sys.stderr)
+        result = run_row(row, size, args.rounds)
+        raw[row.name] = {"plain": result.plain, "daskref": result.ours}
+        print(format_result(result), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(raw, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

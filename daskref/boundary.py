@@ -1,0 +1,91 @@
+"""The task boundary: what Dask keeps as proxies, user functions see as values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from dask._task_spec import GraphNode, Task
+
+from daskref.nodes import StoredNode
+from daskref.store import reveal
+
+#: ``async (function, *arguments) -> result``: run a blocking function in a thread.
+Run = Callable[..., Any]
+
+
+class Boundary(GraphNode):
+    """A graph node whose dependencies arrive as values.
+
+    Parameters
+    ----------
+    inner
+        The node that Dask was about to execute.
+    run
+        For coroutine functions, which execute on the event loop.
+    """
+
+    __slots__ = ("inner", "run")
+
+    inner: GraphNode
+    run: Run | None
+
+    def __init__(self, inner: GraphNode, run: Run | None = None) -> None:
+        self.key = inner.key
+        self.inner = inner
+        self.run = run
+        self._dependencies = inner.dependencies
+
+    @property
+    def data_producer(self) -> bool:
+        return bool(self.inner.data_producer)
+
+    @property
+    def is_coro(self) -> bool:
+        return bool(self.inner.is_coro)
+
+    def copy(self) -> Boundary:
+        return Boundary(self.inner, self.run)
+
+    def __call__(self, values: Any = ()) -> Any:
+        if self.is_coro and self.run is not None:
+            return self._call_coroutine(self.run, values)
+        return self.inner({key: reveal(values[key]) for key in values})
+
+    async def _call_coroutine(self, run: Run, values: Any) -> Any:
+        inner, revealed = await run(_reveal_all, self.inner, values)
+        return await inner(revealed)
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    def __sizeof__(self) -> int:
+        return int(self.inner.__sizeof__())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Boundary, (self.inner,)  # an executor of processes: no event loop there
+
+    def __dask_tokenize__(self) -> Any:
+        return self.inner.__dask_tokenize__()
+
+
+def _reveal_all(node: GraphNode, values: Any) -> tuple[GraphNode, dict[Any, Any]]:
+    """Resolve a task's stored arguments and its dependencies, before it runs."""
+    revealed = {key: reveal(values[key]) for key in values}
+    if isinstance(node, Task):
+        node = copy.copy(node)
+        node.args = tuple(map(_value, node.args))
+        node.kwargs = {name: _value(arg) for name, arg in node.kwargs.items()}
+    return node, revealed
+
+
+def _value(arg: Any) -> Any:
+    return arg() if isinstance(arg, StoredNode) else arg
+
+
+def needs_boundary(node: Any, has_dependencies: bool) -> bool:
+    """Tell whether a task must run behind a :class:`Boundary`."""
+    if isinstance(node, Boundary) or not isinstance(node, GraphNode):
+        return False
+    return has_dependencies or bool(node.is_coro)

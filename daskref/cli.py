@@ -1,0 +1,96 @@
+"""The command line: ``daskref info``, ``daskref sweep``, ``daskref bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dask.utils import format_bytes
+
+from daskref._version import __version__
+from daskref.config import Settings
+from daskref.connectors import SharedMemoryConnector
+from daskref.exceptions import DaskrefError
+from daskref.session import open_session_connector
+from daskref.store import Store
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments; default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 if something does not work.
+    """
+    parser = argparse.ArgumentParser(prog="daskref", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    info = commands.add_parser(
+        "info", help="what is configured, what it would use, and whether it works"
+    )
+    info.set_defaults(run=_info)
+    sweep = commands.add_parser(
+        "sweep", help="remove what dead sessions of this user have left"
+    )
+    sweep.set_defaults(run=_sweep)
+    bench = commands.add_parser(
+        "bench", help="time plain Dask and daskref in turn", add_help=False
+    )
+    bench.set_defaults(run=_bench)
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.run is not _bench:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        status: int = args.run(rest)
+    except DaskrefError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _info(rest: list[str]) -> int:
+    settings = Settings.read()
+    print(f"daskref {__version__}")
+    for name, value in vars(settings).items():
+        shown = format_bytes(value) if name == "threshold" else value
+        print(f"  {name.replace('_', '-'):20} {shown}")
+    connector = open_session_connector(settings)
+    with Store("daskref-info", connector) as store:
+        print(f"would use {connector!r}")
+        _print_space(connector)
+        value = bytes(range(256)) * 4096
+        works = store.get(store.put(value)) == value
+    print("works: a value of 1 MiB came back" + (" as it was" if works else " changed"))
+    return 0 if works else 1
+
+
+def _print_space(connector: Any) -> None:
+    space = getattr(connector, "space", None)
+    if space is not None:
+        for name, nbytes in space().items():
+            print(f"  {name:20} {format_bytes(nbytes)}")
+
+
+def _sweep(rest: list[str]) -> int:
+    settings = Settings.read()
+    removed = SharedMemoryConnector.sweep_sessions(
+        settings.shm_root, settings.spill_directory
+    )
+    for path in removed:
+        print(f"removed {path}")
+    print(f"{len(removed)} dead sessions removed")
+    return 0
+
+
+def _bench(rest: list[str]) -> int:
+    from daskref.bench import main as bench
+
+    return bench(rest)

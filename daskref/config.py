@@ -1,0 +1,269 @@
+"""Settings, read through :mod:`dask.config` under the prefix ``daskref``.
+
+Importing this module hands daskref's defaults to Dask; nothing is read before
+:meth:`Settings.read` or :func:`threshold` is called. Every setting has its default in
+``daskref.yaml`` and its description in ``daskref-schema.yaml``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from numbers import Real
+from typing import Any, TypeAlias
+
+import dask.config
+import yaml
+from dask.utils import parse_bytes, parse_timedelta
+
+from daskref.exceptions import ConfigError
+
+#: A number of bytes (int), or a fraction from 0 to 1 (float).
+Share: TypeAlias = int | float
+
+_SIZE = 'a size such as "1 MiB" or 1048576, not negative'
+_SHARE = 'a fraction from 0 to 1, or a size such as "8 GiB"'
+_SECONDS = 'a positive duration such as "30s" or 30'
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """Return daskref's defaults, as ``daskref.yaml`` has them; not to be changed."""
+    text = files("daskref").joinpath("daskref.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def ensure_defaults() -> None:
+    """Hand daskref's defaults to :mod:`dask.config`. A second call is silent.
+
+    What the user has set already, in files or in the environment, stays.
+    """
+    ours = defaults()
+    if not any(known is ours for known in dask.config.defaults):
+        dask.config.update_defaults(ours)
+
+
+def parse_size(setting: str, value: object) -> int:
+    """Return a size in bytes.
+
+    Parameters
+    ----------
+    setting
+        Name to complain about.
+    value
+        Number of bytes, or text such as ``"1 MiB"``.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither, negative, or not finite.
+    """
+    given: object = value
+    if isinstance(value, str) and value.strip():
+        try:
+            given = parse_bytes(value)
+        except (ValueError, OverflowError) as exc:
+            raise ConfigError(setting, value, _SIZE) from exc
+    number = _number(given)
+    if number is None or number < 0:
+        raise ConfigError(setting, value, _SIZE)
+    return int(number)
+
+
+def parse_share(setting: str, value: object) -> Share:
+    """Return a fraction (float) for a number from 0 to 1, else a size (int)."""
+    number = _number(value)
+    if number is not None and 0 <= number <= 1:
+        return float(number)
+    try:
+        return parse_size(setting, value)
+    except ConfigError as exc:
+        raise ConfigError(setting, value, _SHARE) from exc
+
+
+def parse_seconds(setting: str, value: object) -> float:
+    """Return a duration in seconds.
+
+    Parameters
+    ----------
+    setting
+        Name to complain about.
+    value
+        Number of seconds, or text such as ``"10 minutes"``.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither, not positive, or not finite.
+    """
+    given = value
+    if isinstance(value, str):
+        try:
+            given = parse_timedelta(value)
+        # parse_timedelta raises KeyError for unknown units and IndexError for ""
+        except (ValueError, LookupError, OverflowError) as exc:
+            raise ConfigError(setting, value, _SECONDS) from exc
+    number = _number(given)
+    if number is None or number <= 0:
+        raise ConfigError(setting, value, _SECONDS)
+    return float(number)
+
+
+def _number(value: object) -> int | float | None:
+    # bool is an int, but `threshold: yes` is a mistake; NumPy's numbers are Real
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return value if math.isfinite(value) else None  # type: ignore[return-value]
+
+
+def _parse_connector(setting: str, value: object) -> str | dict[str, Any]:
+    if isinstance(value, str) and (value == "auto" or "://" in value):
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("class"), str):
+        return dict(value)
+    raise ConfigError(
+        setting,
+        value,
+        '"auto", a spec such as "shm://" or "file:///directory", or a mapping with '
+        'the key "class"',
+    )
+
+
+def _parse_path(setting: str, value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ConfigError(setting, value, "the path of a directory, or null")
+
+
+def _one_of(*choices: str) -> Callable[[str, object], str]:
+    def parse(setting: str, value: object) -> str:
+        if isinstance(value, str) and value in choices:
+            return value
+        raise ConfigError(setting, value, " or ".join(map(repr, choices)))
+
+    return parse
+
+
+#: Field of :class:`Settings` -> (setting below ``daskref.``, its parser:
+#: ``(name, value) -> value``).
+_FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
+    "threshold": ("threshold", parse_size),
+    "connector": ("connector", _parse_connector),
+    "on_failure": ("on-failure", _one_of("inband", "raise")),
+    "results": ("results", _one_of("on-transfer", "on-completion")),
+    "timeout": ("timeout", parse_seconds),
+    "lease": ("lease", parse_seconds),
+    "reconcile_interval": ("reconcile-interval", parse_seconds),
+    "reconcile_grace": ("reconcile-grace", parse_seconds),
+    "spill_directory": ("spill-directory", _parse_path),
+    "shm_root": ("shm.root", _parse_path),
+    "shm_budget": ("shm.budget", parse_share),
+    "shm_recycle": ("shm.recycle", parse_share),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, checked. Immutable; pickles.
+
+    See the page *Configuration* of the documentation for what each one does.
+    """
+
+    #: Bytes; values larger than this go by reference.
+    threshold: int
+    #: ``"auto"``, a spec such as ``"shm://"``, or a mapping with ``"class"``.
+    connector: str | dict[str, Any]
+    #: ``"inband"`` or ``"raise"``.
+    on_failure: str
+    #: ``"on-transfer"`` or ``"on-completion"``.
+    results: str
+    #: Seconds.
+    timeout: float
+    #: Seconds.
+    lease: float
+    #: Seconds.
+    reconcile_interval: float
+    #: Seconds.
+    reconcile_grace: float
+    #: Directory; ``None``: the one for temporary files.
+    spill_directory: str | None
+    #: Directory on a tmpfs; ``None``: ``/dev/shm``.
+    shm_root: str | None
+    #: Fraction of the tmpfs (float), or bytes (int).
+    shm_budget: Share
+    #: Fraction of the tmpfs (float), or bytes (int).
+    shm_recycle: Share
+
+    @classmethod
+    def read(cls, **overrides: Any) -> Settings:
+        """Read :mod:`dask.config` as it is now.
+
+        Parameters
+        ----------
+        **overrides
+            Values, by the names of the fields, that go before those configured and
+            are checked like them. ``None`` means as configured.
+
+        Raises
+        ------
+        ConfigError
+            If a value is malformed; it names the setting and what is valid.
+        TypeError
+            If there is no such field.
+
+        Examples
+        --------
+        >>> Settings.read(threshold="2 MiB").threshold
+        2097152
+        """
+        if unknown := overrides.keys() - _FIELDS.keys():
+            raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
+        values = {}
+        for field, (setting, parse) in _FIELDS.items():
+            value = overrides.get(field)
+            if value is None:
+                value = _get(setting)
+            values[field] = parse(f"daskref.{setting}", value)
+        return cls(**values)
+
+
+def _get(setting: str) -> object:
+    # somebody may have cleared the configuration: then our defaults still hold
+    default = dask.config.get(setting, config=defaults()["daskref"])
+    return dask.config.get(f"daskref.{setting}", default)
+
+
+#: The last raw value that :func:`threshold` saw, and its size in bytes. One tuple, so
+#: that threads replace both at once.
+_last_threshold: tuple[object, int] = (None, 0)
+
+
+def threshold() -> int:
+    """Return ``daskref.threshold`` in bytes, as configured now.
+
+    Cheap enough to be called for every task: the text is parsed when it changes.
+
+    Raises
+    ------
+    ConfigError
+        If it is malformed.
+    """
+    global _last_threshold
+    try:
+        raw = dask.config.config["daskref"]["threshold"]
+    except (KeyError, TypeError):
+        raw = _get("threshold")
+    known, nbytes = _last_threshold
+    # identity, not equality: True == 1, but only one of them is a size
+    if raw is known and raw is not None:
+        return nbytes
+    nbytes = parse_size("daskref.threshold", raw)
+    _last_threshold = (raw, nbytes)
+    return nbytes
+
+
+ensure_defaults()

@@ -1,0 +1,197 @@
+"""What a connector is: bytes in, bytes out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+#: Anything that supports the buffer protocol.
+Buffer: TypeAlias = Any
+
+#: A connector's key: a NamedTuple of plain values, hashable and picklable.
+Key: TypeAlias = tuple[Any, ...]
+
+
+class Usage(NamedTuple):
+    """What a connector's objects take up."""
+
+    #: Objects alive.
+    objects: int
+    #: Their size in bytes.
+    nbytes: int
+
+
+class Connector(ABC):
+    """Store byte strings under keys that the connector makes.
+
+    The contract is documented here once; backends document only differences. A class
+    that has ProxyStore's connector methods (``put get exists evict put_batch get_batch
+    config from_config close``) works in a :class:`daskref.Store` as it is: the further
+    methods here are looked up before they are used.
+
+    Notes
+    -----
+    Every method may be called from several threads at once. All of them may be slow
+    and must not be called on an event loop. A connector pickles as its
+    :meth:`config`; locks, descriptors and mappings stay behind.
+
+    Once :meth:`put` has returned, every process that opened a connector with the same
+    configuration sees the whole object; none ever sees a part of it. An object does
+    not change after it was put.
+
+    After :meth:`close` every method but :meth:`close`, :meth:`config` and ``repr``
+    raises :class:`~daskref.exceptions.ConnectorClosedError`.
+    """
+
+    #: URL scheme under which the registry knows the class (``"shm"`` for ``shm://``).
+    scheme: ClassVar[str]
+
+    @abstractmethod
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """Store buffers, one after another, as one object.
+
+        Parameters
+        ----------
+        frames
+            C-contiguous buffers, read-only or writable, of any item size, empty ones
+            included. They are read, not kept: the caller may change them afterwards.
+
+        Returns
+        -------
+        Key
+            A key that no other object has or had.
+
+        Raises
+        ------
+        ConnectorError
+            When the store failed or is full. Nothing remains of the object then.
+        """
+
+    @abstractmethod
+    def get(self, key: Key) -> memoryview | None:
+        """Return the object as one writable-or-not contiguous buffer.
+
+        Returns
+        -------
+        memoryview or None
+            One-dimensional, format ``"B"``. A mapping where the connector can: then it
+            is private (writes stay with the caller) and keeps the object's bytes
+            readable for as long as any view of it lives, evicted or not. ``None`` if
+            there is no such object.
+
+        Raises
+        ------
+        WireError
+            If *key* is not a key of this kind of connector (wrong type, a name with
+            path separators, …).
+        """
+
+    @abstractmethod
+    def exists(self, key: Key) -> bool:
+        """Tell whether the object is there; raises as :meth:`get` does."""
+
+    @abstractmethod
+    def evict(self, key: Key) -> None:
+        """Delete the object. Silent if it is not there; raises as :meth:`get` does."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return keyword arguments that :meth:`from_config` takes in any process.
+
+        Plain picklable values only; no secrets that a reference should not carry.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what this process holds. A second call is silent.
+
+        Objects live on for others; the last process to leave removes what the
+        connector made, and never anything else.
+        """
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Connector:
+        """Open the store that another process's :meth:`config` describes.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot reach that very store.
+        """
+        return cls(**config)
+
+    # Optional from here on: the defaults are correct, a backend makes them fast.
+
+    def put(self, obj: Buffer) -> Key:
+        """Store one buffer; see :meth:`put_frames`."""
+        return self.put_frames([obj])
+
+    def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
+        """Store several buffers as several objects."""
+        return [self.put(obj) for obj in objs]
+
+    def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
+        """Return several objects; ``None`` in the place of each that is missing."""
+        return [self.get(key) for key in keys]
+
+    def evict_batch(self, keys: Iterable[Key]) -> None:
+        """Delete several objects."""
+        for key in keys:
+            self.evict(key)
+
+    def link(self, key: Key) -> Key | None:
+        """Give the object a second key without copying it.
+
+        The bytes live until both keys are evicted.
+
+        Returns
+        -------
+        Key or None
+            The new key; ``None`` if the object is gone, or the store cannot do this.
+        """
+        return None
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """Set the object's lease: it may be swept once *seconds* have passed.
+
+        Returns
+        -------
+        bool
+            False if the object is gone, or the store knows no leases.
+        """
+        return False
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Delete what nobody will: expired leases, and orphans.
+
+        Parameters
+        ----------
+        known
+            Keys with an owner. An object is an orphan if it is not among them, has no
+            lease, is older than *grace* seconds, and the process that put it is gone.
+            ``None``: look at leases only.
+        grace
+            Seconds.
+
+        Returns
+        -------
+        list of Key
+            What was deleted.
+        """
+        return []
+
+    def usage(self) -> Usage:
+        """Return what all objects of the store take up, linked ones counted once."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Connector:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_config, (self.config(),)

@@ -1,0 +1,300 @@
+"""The session directory: whatever happens to its processes, it goes with the last.
+
+::
+
+    <root>/daskref-<uid>-<id>/   0700
+        lock                     every participant holds its shared lock
+        identity                 a nonce: the same path elsewhere is another session
+        p-<8 digits>             one per participant, locked exclusively while it lives
+        spill                    where the session has objects on disk, if it has
+        free/                    files to write again
+        <8 digits>-<24 digits>   objects; the first digits are the participant's
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from threading import Lock
+
+from daskref.connectors.forks import forget_in_child
+from daskref.connectors.locks import (
+    EXCLUSIVE,
+    SHARED,
+    names,
+    open_plain,
+    try_lock,
+    unlock,
+    write_whole,
+)
+from daskref.connectors.presence import (
+    check_private,
+    make_presence,
+    own_directories,
+    presence_gone,
+    read_identity,
+)
+from daskref.exceptions import ConnectorUnavailableError
+
+#: Seconds after which a directory without a lock file was abandoned half-made.
+_HALF_MADE = 60.0
+
+
+class SessionDirectory:
+    """One process's part in a session. Make it with :meth:`create` or :meth:`join`.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    nonce
+        What its identity file must say.
+
+    Notes
+    -----
+    A forked child has no part in the session until it calls :meth:`ensure`; it then
+    joins as a participant of its own.
+    """
+
+    #: The directory.
+    path: str
+    #: What tells it from another session at the same path.
+    nonce: str
+    #: 8 hexadecimal digits of this participant; new in a forked child.
+    writer: str
+    _lock_fd: int
+    _presence_fd: int
+    _mutex: Lock
+
+    def __init__(self, path: str, nonce: str) -> None:
+        self.path = path
+        self.nonce = nonce
+        self.writer = ""
+        self._lock_fd = self._presence_fd = -1
+        self._mutex = Lock()
+
+    @classmethod
+    def create(cls, root: str, id: str | None = None) -> SessionDirectory:
+        """Make a new session.
+
+        Parameters
+        ----------
+        root
+            An existing directory.
+        id
+            Last part of the directory's name; random by default.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If the directory cannot be made there.
+        """
+        nonce = secrets.token_hex(16)
+        for _ in range(10):
+            name = f"daskref-{os.geteuid()}-{id or secrets.token_hex(8)}"
+            session = cls(os.path.join(os.path.abspath(root), name), nonce)
+            try:
+                if session._make():
+                    return session
+            except OSError as exc:
+                raise ConnectorUnavailableError(
+                    repr(session),
+                    f"the session directory could not be made: {exc.strerror}. Name a "
+                    "directory that exists and that you may write to, as in "
+                    "daskref.connector: shm:///directory",
+                ) from exc
+        raise ConnectorUnavailableError(
+            repr(session), "the session directory was deleted while it was made"
+        )
+
+    def _make(self) -> bool:
+        root, name = os.path.split(self.path)
+        hidden = os.path.join(root, f".{name}-{secrets.token_hex(4)}")
+        os.mkdir(hidden, 0o700)
+        fd = -1
+        try:
+            fd = open_plain(os.path.join(hidden, "lock"), os.O_RDWR | os.O_CREAT)
+            if not try_lock(fd, SHARED):
+                raise FileNotFoundError  # a sweeper is about to remove it
+            identity = json.dumps({"nonce": self.nonce})
+            write_whole(os.path.join(hidden, "identity"), identity.encode())
+            os.mkdir(os.path.join(hidden, "free"), 0o700)
+            os.rename(hidden, self.path)
+            if not names(os.path.join(self.path, "lock"), fd):
+                raise FileNotFoundError
+            self._enter(fd)
+        except BaseException as exc:
+            if fd >= 0:
+                os.close(fd)
+            shutil.rmtree(hidden, ignore_errors=True)
+            # A sweeper may take the lock before us: then it removes the directory.
+            if isinstance(exc, FileNotFoundError):
+                return False
+            raise
+        return True
+
+    @classmethod
+    def join(cls, path: str, nonce: str) -> SessionDirectory:
+        """Take part in an existing session.
+
+        Parameters
+        ----------
+        path, nonce
+            As the session has them in the process that made it.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this is not that session, or not a safe directory.
+        """
+        session = cls(path, nonce)
+        session.ensure()
+        return session
+
+    def ensure(self) -> None:
+        """Join, unless this process has. Raises as :meth:`join` does."""
+        if self._lock_fd >= 0:
+            return
+        with self._mutex:
+            if self._lock_fd < 0:
+                self._join()
+
+    def _join(self) -> None:
+        check_private(self.path, repr(self))
+        try:
+            fd = open_plain(os.path.join(self.path, "lock"), os.O_RDWR)
+        except OSError as exc:
+            raise self._unavailable("it is not a session directory") from exc
+        try:
+            if not try_lock(fd, SHARED):
+                raise self._unavailable("the session has ended")
+            if read_identity(self.path).get("nonce") != self.nonce:
+                raise self._unavailable(
+                    "there is another session at this path: the one that is meant "
+                    "lives on another host or in another container, or has ended"
+                )
+            if not names(os.path.join(self.path, "lock"), fd):
+                raise self._unavailable("the session has ended")
+            self._enter(fd)
+        except FileNotFoundError as exc:
+            os.close(fd)
+            raise self._unavailable("the session has ended") from exc
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _unavailable(self, message: str) -> ConnectorUnavailableError:
+        return ConnectorUnavailableError(repr(self), message)
+
+    def _enter(self, lock_fd: int) -> None:
+        self.writer = secrets.token_hex(4)
+        self._presence_fd = make_presence(self.path, self.writer)
+        self._lock_fd = lock_fd
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have no part any more, in a forked child; the parent keeps its own."""
+        for fd in (self._lock_fd, self._presence_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._lock_fd = self._presence_fd = -1
+        self._mutex = Lock()
+
+    def gone(self, writer: str) -> bool:
+        """Tell whether the participant with these 8 digits is gone."""
+        return presence_gone(self.path, writer)
+
+    def leave(self) -> None:
+        """End this process's part; the last one removes the directory. Idempotent."""
+        with self._mutex:
+            if self._lock_fd < 0:
+                return
+            lock_fd, presence_fd = self._lock_fd, self._presence_fd
+            self._lock_fd = self._presence_fd = -1
+            try:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.path, f"p-{self.writer}"))
+                # Not by closing: a child that is being started may have the file open.
+                unlock(presence_fd)
+                if try_lock(lock_fd, EXCLUSIVE) and names(
+                    os.path.join(self.path, "lock"), lock_fd
+                ):
+                    _remove(self.path)
+                unlock(lock_fd)
+            finally:
+                os.close(presence_fd)
+                os.close(lock_fd)
+
+    @staticmethod
+    def sweep(root: str) -> list[str]:
+        """Remove this user's sessions that no process takes part in.
+
+        Parameters
+        ----------
+        root
+            The directory that holds them; it need not exist.
+
+        Returns
+        -------
+        list of str
+            What was removed.
+        """
+        removed = []
+        for path in own_directories(root):
+            try:
+                fd = open_plain(os.path.join(path, "lock"), os.O_RDWR)
+            except OSError:
+                if _abandoned(path):
+                    shutil.rmtree(path, ignore_errors=True)
+                continue
+            try:
+                if try_lock(fd, EXCLUSIVE):
+                    if names(os.path.join(path, "lock"), fd):
+                        _remove(path)
+                        removed.append(path)
+                    unlock(fd)
+            finally:
+                os.close(fd)
+        return removed
+
+    def __repr__(self) -> str:
+        return f"<SessionDirectory {self.path}>"
+
+
+def _abandoned(path: str) -> bool:
+    # Without a lock file: half-made, half-removed, or no session at all.
+    if not os.path.basename(path).startswith("."):
+        return False
+    try:
+        there = os.lstat(path)
+        return (
+            not os.path.lexists(os.path.join(path, "lock"))
+            and time.time() - there.st_mtime > _HALF_MADE
+        )
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: str) -> None:
+    """Remove a session whose exclusive lock is held, what it has on disk first."""
+    nonce = read_identity(path).get("nonce")
+    try:
+        with open(os.path.join(path, "spill"), encoding="utf-8") as file:
+            spill = file.read()
+    except OSError:
+        spill = ""
+    if spill and nonce and read_identity(spill).get("nonce") == nonce:
+        shutil.rmtree(spill, ignore_errors=True)
+    root, name = os.path.split(path)
+    hidden = path
+    if not name.startswith("."):
+        hidden = os.path.join(root, f".{name}-{secrets.token_hex(4)}")
+        try:
+            os.rename(path, hidden)
+        except FileNotFoundError:
+            return
+    shutil.rmtree(hidden, ignore_errors=True)

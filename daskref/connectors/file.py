@@ -1,0 +1,238 @@
+"""Objects in files of a directory that many hosts may share.
+
+Known limits: a network file system may show an object to other hosts late, by the time
+for which it caches directories. Objects of a process that died on another host are not
+recognized as orphans; the last participant's host must outlive it, or the session's
+directory stays and is removed by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import SplitResult, unquote
+
+from daskref.connectors import leases
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.filesession import FileSession
+from daskref.connectors.filesystems import is_local
+from daskref.connectors.memory import raw
+from daskref.connectors.objects import FULL, ObjectDirectory, checked, new_name
+from daskref.connectors.presence import own_directories
+from daskref.exceptions import (
+    ConfigError,
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorUnavailableError,
+)
+
+
+class FileKey(NamedTuple):
+    """Key of an object in a file."""
+
+    #: Of the file: 8 hexadecimal digits of its writer, 24 of its own.
+    name: str
+    #: Size of the object in bytes.
+    nbytes: int
+
+
+class FileConnector(Connector):
+    """Store objects in a directory, on a shared file system for instance.
+
+    Parameters
+    ----------
+    store_dir
+        The directory; made if it does not exist.
+    clear
+        Whether the objects go when the last connector of the session is closed.
+        ``False`` keeps them for ever.
+    session, nonce
+        Of the session to take part in, from :meth:`config`; by default a new one.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        If *store_dir* cannot be used, or does not have that session.
+
+    Notes
+    -----
+    Objects lie in a directory of the session within *store_dir*. A connector opened
+    without :meth:`config` on the same *store_dir* starts a session of its own, and
+    still finds the objects of the others of this user. What else is in *store_dir*
+    is never touched.
+
+    :meth:`get` returns a private mapping on a local file system. On others it reads the
+    file into memory, because another host may delete it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as shared:
+    ...     with FileConnector(shared) as connector:
+    ...         key = connector.put(b"some bytes")
+    ...         bytes(connector.get(key))
+    b'some bytes'
+    """
+
+    scheme: ClassVar[str] = "file"
+
+    _store_dir: str
+    _clear: bool
+    _made: bool
+    _session: FileSession
+    _own: ObjectDirectory
+    _closed: bool
+
+    def __init__(
+        self,
+        store_dir: str | os.PathLike[str],
+        clear: bool | str = True,
+        *,
+        session: str | None = None,
+        nonce: str | None = None,
+    ) -> None:
+        self._store_dir = os.path.abspath(os.fspath(store_dir))
+        self._clear = _flag(clear)
+        self._made = False
+        if session is None:
+            try:
+                self._made = not os.path.isdir(self._store_dir)
+                os.makedirs(self._store_dir, exist_ok=True)
+            except OSError as exc:
+                raise ConnectorUnavailableError(
+                    repr(self), f"the directory cannot be made: {exc.strerror}"
+                ) from exc
+            FileSession.sweep(self._store_dir)
+        self._session = FileSession(self._store_dir, session, nonce, not self._clear)
+        self._closed = False
+        self._finalizer = weakref.finalize(self, self._session.leave)
+        self._mapped = is_local(self._store_dir)
+        self._own = ObjectDirectory(self._session.path, mapped=self._mapped)
+
+    @classmethod
+    def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
+        """Return the options in ``file:///directory``."""
+        if url.netloc or not url.path:
+            raise ConfigError(
+                "daskref.connector", url.geturl(), "file:///an/absolute/path"
+            )
+        return {"store_dir": unquote(url.path)}
+
+    @property
+    def store_dir(self) -> str:
+        """The directory."""
+        return self._store_dir
+
+    def _ready(self) -> FileSession:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        self._session.ensure()
+        return self._session
+
+    def _places(self) -> Iterator[ObjectDirectory]:
+        self._ready()
+        yield self._own
+        for path in own_directories(self._store_dir):
+            hidden = os.path.basename(path).startswith(".")
+            if path != self._session.path and not hidden:
+                yield ObjectDirectory(path, mapped=self._mapped)
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """See :meth:`Connector.put_frames`."""
+        views = [raw(frame) for frame in frames]
+        nbytes = sum(view.nbytes for view in views)
+        name = new_name(self._ready().writer)
+        try:
+            self._own.put(name, views)
+        except OSError as exc:
+            advice = ": it is full" if exc.errno in FULL else ""
+            raise ConnectorError(
+                repr(self),
+                f"an object of {nbytes} B could not be written{advice} "
+                f"({exc.strerror}). Name a directory with more room in "
+                "daskref.connector",
+            ) from exc
+        return FileKey(name, nbytes)
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`."""
+        name, nbytes = checked(key, FileKey)
+        try:
+            found = (place.get(name, nbytes) for place in self._places())
+            return next((view for view in found if view is not None), None)
+        except OSError as exc:
+            raise ConnectorError(
+                repr(self), f"{name} could not be read: {exc.strerror}"
+            ) from exc
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`."""
+        name, _ = checked(key, FileKey)
+        return any(place.exists(name) for place in self._places())
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`."""
+        name, _ = checked(key, FileKey)
+        any(place.evict(name) for place in self._places())
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`."""
+        name, nbytes = checked(key, FileKey)
+        new = new_name(self._ready().writer)
+        if any(place.link(name, new) for place in self._places()):
+            return FileKey(new, nbytes)
+        return None
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`."""
+        name, _ = checked(key, FileKey)
+        return any(leases.renew(place, name, seconds) for place in self._places())
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Delete what nobody will, in this session; what is in *known* stays."""
+        gone = self._ready().gone
+        names = None
+        if known is not None:
+            names = {key[0] for key in known if isinstance(key, FileKey)}
+        return [FileKey(*s) for s in leases.sweep(self._own, names, grace, gone)]
+
+    def usage(self) -> Usage:
+        """Return what the objects of this session take up."""
+        self._ready()
+        return leases.usage(self._own)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {
+            "store_dir": self._store_dir,
+            "clear": self._clear,
+            "session": self._session.name,
+            "nonce": self._session.nonce,
+        }
+
+    def close(self) -> None:
+        """See :meth:`Connector.close`."""
+        self._closed = True
+        self._finalizer()
+        if self._made:
+            try:
+                os.rmdir(self._store_dir)
+            except OSError:
+                return  # others use it
+            self._made = False
+
+    def __repr__(self) -> str:
+        return f"<FileConnector {self._store_dir}>"
+
+
+def _flag(value: bool | str) -> bool:
+    if isinstance(value, bool):
+        return value
+    valid = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).lower() in valid:
+        return valid[str(value).lower()]
+    raise ConfigError("daskref.connector: option clear", value, "true or false")

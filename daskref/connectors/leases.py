@@ -1,0 +1,106 @@
+"""Which objects of a directory nobody will delete: leases, orphans, and what they use.
+
+A lease is a file beside the object that says when it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from daskref.connectors.base import Usage
+from daskref.connectors.locks import write_whole
+from daskref.connectors.objects import LEASE, NAME, PART, ObjectDirectory, unlink
+
+
+def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
+    """Let the object's lease end in *seconds*; False if it is not here."""
+    if not objects.exists(name):
+        return False
+    lease = objects.at(LEASE + name)
+    write_whole(lease, repr(time.time() + seconds).encode())
+    if objects.exists(name):
+        return True
+    unlink(lease)
+    return False
+
+
+def usage(objects: ObjectDirectory) -> Usage:
+    """Return what the objects take up; links are counted once."""
+    sizes = {
+        there.st_ino: there.st_size
+        for name, there in _entries(objects)
+        if NAME.fullmatch(name)
+    }
+    return Usage(len(sizes), sum(sizes.values()))
+
+
+def sweep(
+    objects: ObjectDirectory,
+    known: set[str] | None,
+    grace: float,
+    gone: Callable[[str], bool],
+) -> list[tuple[str, int]]:
+    """Delete expired leases and orphans; see :meth:`Connector.sweep`.
+
+    Parameters
+    ----------
+    objects
+        Where.
+    known
+        Names with an owner: they stay.
+    grace
+        Seconds.
+    gone
+        8 digits of a writer -> whether it is gone.
+
+    Returns
+    -------
+    list of (name, nbytes)
+        What was deleted.
+    """
+    swept = []
+    is_gone = cache(gone)
+    for name, there in list(_entries(objects)):
+        if name.startswith(PART) and NAME.fullmatch(part := name.removeprefix(PART)):
+            if is_gone(part[:8]):
+                unlink(objects.at(name))
+        elif name.startswith("p-") and len(name) == 10:
+            if is_gone(name.removeprefix("p-")):
+                unlink(objects.at(name))
+        elif name.startswith(LEASE) and not objects.exists(name.removeprefix(LEASE)):
+            unlink(objects.at(name))
+        if not NAME.fullmatch(name) or (known is not None and name in known):
+            continue
+        expiry = _expiry(objects, name)
+        if expiry is not None:
+            due = expiry <= time.time()
+        else:
+            # The time of change is that of publishing, or of the last link.
+            age = time.time() - there.st_ctime
+            due = known is not None and age >= grace and is_gone(name[:8])
+        if due and objects.evict(name):
+            swept.append((name, there.st_size))
+    return swept
+
+
+def _expiry(objects: ObjectDirectory, name: str) -> float | None:
+    try:
+        with open(objects.at(LEASE + name), "rb") as file:
+            return float(file.read())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _entries(objects: ObjectDirectory) -> Iterator[tuple[str, os.stat_result]]:
+    try:
+        listed = os.listdir(objects.path)
+    except FileNotFoundError:
+        return
+    for name in listed:
+        try:
+            yield name, os.lstat(objects.at(name))
+        except FileNotFoundError:
+            continue

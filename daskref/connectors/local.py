@@ -1,0 +1,176 @@
+"""Objects in the memory of one process: for tests, and for threads-only clusters."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple
+
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.memory import raw
+from daskref.exceptions import (
+    ConnectorClosedError,
+    ConnectorUnavailableError,
+    WireError,
+)
+
+
+class LocalKey(NamedTuple):
+    """Key of an object in one process's memory."""
+
+    #: Random; never used twice.
+    name: str
+
+
+@dataclass
+class _Shelf:
+    pid: int = field(default_factory=os.getpid)
+    users: int = 0
+    objects: dict[str, bytes] = field(default_factory=dict)
+    leases: dict[str, float] = field(default_factory=dict)
+
+
+_shelves: dict[str, _Shelf] = {}
+_lock = Lock()
+
+
+class LocalConnector(Connector):
+    """Store objects in this process.
+
+    Parameters
+    ----------
+    id
+        Of another connector in this process, to share its objects; by default a new
+        one.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        If there is none with this *id* in this process.
+
+    Notes
+    -----
+    :meth:`get` returns a copy, writable. The objects go with the last connector that
+    has this *id*.
+    """
+
+    scheme: ClassVar[str] = "local"
+
+    _id: str
+    _shelf: _Shelf
+    _closed: bool
+
+    def __init__(self, id: str | None = None) -> None:
+        self._closed = True
+        self._id = secrets.token_hex(8) if id is None else id
+        with _lock:
+            shelf = _shelves.setdefault(self._id, _Shelf()) if id is None else None
+            shelf = shelf or _shelves.get(self._id)
+            if shelf is None or shelf.pid != os.getpid():
+                raise ConnectorUnavailableError(
+                    repr(self), "its objects are in the memory of another process"
+                )
+            shelf.users += 1
+        self._shelf = shelf
+        self._closed = False
+
+    def _open(self) -> _Shelf:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        if self._shelf.pid != os.getpid():
+            raise ConnectorUnavailableError(
+                repr(self), "its objects are in the memory of the parent process"
+            )
+        return self._shelf
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """See :meth:`Connector.put_frames`."""
+        shelf = self._open()
+        name = secrets.token_hex(16)
+        shelf.objects[name] = b"".join(raw(frame) for frame in frames)
+        return LocalKey(name)
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`."""
+        name = _name(key)
+        found = self._open().objects.get(name)
+        return None if found is None else memoryview(bytearray(found))
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`."""
+        name = _name(key)
+        return name in self._open().objects
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`."""
+        name = _name(key)
+        shelf = self._open()
+        shelf.objects.pop(name, None)
+        shelf.leases.pop(name, None)
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`."""
+        name = _name(key)
+        shelf = self._open()
+        found = shelf.objects.get(name)
+        if found is None:
+            return None
+        new = secrets.token_hex(16)
+        shelf.objects[new] = found
+        return LocalKey(new)
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`."""
+        name = _name(key)
+        shelf = self._open()
+        if name not in shelf.objects:
+            return False
+        shelf.leases[name] = time.time() + seconds
+        return True
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Delete expired leases; no writer is ever gone."""
+        kept = {key[0] for key in known or ()}
+        shelf = self._open()
+        swept: list[Key] = []
+        for name, expiry in list(shelf.leases.items()):
+            if expiry <= time.time() and name not in kept:
+                self.evict(LocalKey(name))
+                swept.append(LocalKey(name))
+        return swept
+
+    def usage(self) -> Usage:
+        """See :meth:`Connector.usage`."""
+        objects = {id(obj): len(obj) for obj in list(self._open().objects.values())}
+        return Usage(len(objects), sum(objects.values()))
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {"id": self._id}
+
+    def close(self) -> None:
+        """See :meth:`Connector.close`."""
+        with _lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._shelf.users -= 1
+            if not self._shelf.users:
+                _shelves.pop(self._id, None)
+
+    def __repr__(self) -> str:
+        return f"<LocalConnector {self._id}>"
+
+
+def _name(key: object) -> str:
+    if isinstance(key, LocalKey) and isinstance(key.name, str):
+        name = key.name
+        if len(name) == 32 and set(name) <= set("0123456789abcdef"):
+            return name
+    raise WireError(f"{key!r} is not a LocalKey that daskref made")

@@ -1,0 +1,86 @@
+"""File locks that the kernel drops when their holder dies.
+
+A ``flock`` belongs to the open file, not to the process: a forked child shares it.
+Hence a lock that is meant to end is unlocked by name, never by closing alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SHARED = fcntl.LOCK_SH
+EXCLUSIVE = fcntl.LOCK_EX
+
+
+def try_lock(fd: int, operation: int) -> bool:
+    """Take the lock if that is possible at once."""
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock(fd: int) -> None:
+    """Drop the lock, for forked children that share it as well."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def names(path: str, fd: int) -> bool:
+    """Tell whether *path* (itself, not what it links to) is the file held open."""
+    try:
+        there = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    here = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def open_plain(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """Open a file, refusing links, not inherited by programs that are started."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+
+
+@contextmanager
+def exclusively(path: str) -> Iterator[int | None]:
+    """Hold the exclusive lock of the file that *path* names.
+
+    Yields
+    ------
+    int or None
+        The descriptor; ``None`` if someone holds the lock, or the name is gone.
+    """
+    try:
+        fd = open_plain(path, os.O_RDWR)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        if not try_lock(fd, EXCLUSIVE):
+            yield None
+            return
+        try:
+            yield fd if names(path, fd) else None
+        finally:
+            unlock(fd)
+    finally:
+        os.close(fd)
+
+
+def write_whole(path: str, text: bytes) -> None:
+    """Create or replace a small file in one atomic step."""
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name}-{os.urandom(4).hex()}")
+    fd = open_plain(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        try:
+            os.write(fd, text)
+        finally:
+            os.close(fd)
+        os.rename(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise

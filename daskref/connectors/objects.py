@@ -1,0 +1,318 @@
+"""A directory of objects, one file each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from daskref.connectors.locks import (
+    EXCLUSIVE,
+    SHARED,
+    names,
+    open_plain,
+    try_lock,
+    unlock,
+)
+from daskref.connectors.memory import SharedMapping, can_populate, private_view
+from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard
+from daskref.connectors.writing import MAPPED, write_file, write_mapped
+from daskref.exceptions import WireError
+
+#: What objects are called; the first digits are their writer's.
+NAME = re.compile("[0-9a-f]{8}-[0-9a-f]{24}")
+#: What stands before the name: of an object's lease, and while it is written.
+LEASE, PART = "l-", ".w-"
+#: Seconds after which a lock that should be held for microseconds is an error.
+_STUCK = 30.0
+#: What a full disk says, or a process that may not have more memory.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
+
+
+def new_name(writer: str) -> str:
+    """Return a name for a new object of the writer with these 8 digits."""
+    return f"{writer}-{os.urandom(12).hex()}"
+
+
+def checked(key: object, kind: type[tuple[str, int]]) -> tuple[str, int]:
+    """Return name and size from a key.
+
+    A plain tuple will do: that is what a key is after a message of Dask's.
+
+    Raises
+    ------
+    WireError
+        If it is not a key of this kind, or not one that daskref made.
+    """
+    if isinstance(key, tuple) and type(key) in (tuple, kind) and len(key) == 2:
+        name, nbytes = key
+        right = isinstance(name, str) and NAME.fullmatch(name)
+        if right and type(nbytes) is int and nbytes >= 0:
+            return name, nbytes
+    raise WireError(f"{key!r} is not a {kind.__name__} that daskref made")
+
+
+class ObjectDirectory:
+    """Objects in one directory: whole or not there, unchanged once published.
+
+    Parameters
+    ----------
+    path
+        The directory; it exists.
+    pool, kept
+        Where evicted files go to be written again; ``None`` to delete them. Then
+        readers need no locks.
+    mapped
+        Whether :meth:`get` maps files; otherwise it reads them.
+
+    Notes
+    -----
+    A writer fills a hidden file under an exclusive lock and publishes it by rename. A
+    reader opens by name, takes a shared lock, then looks whether the name still means
+    the file it holds: if so, nobody recycles the file before the lock ends.
+    """
+
+    path: str
+    pool: Pool | None
+    kept: KeptMappings | None
+    mapped: bool
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        pool: Pool | None = None,
+        kept: KeptMappings | None = None,
+        mapped: bool = True,
+    ) -> None:
+        self.path = path
+        self.pool = pool
+        self.kept = kept
+        self.mapped = mapped
+
+    def at(self, name: str) -> str:
+        """Return the path of a file in the directory."""
+        return os.path.join(self.path, name)
+
+    # Writing.
+
+    def put(
+        self,
+        name: str,
+        views: Sequence[memoryview],
+        room: Callable[[int], bool] = lambda nbytes: True,
+    ) -> bool:
+        """Write an object.
+
+        Parameters
+        ----------
+        name
+            From :func:`new_name`.
+        views
+            Its bytes.
+        room
+            nbytes -> whether a new file of this size may be made.
+
+        Returns
+        -------
+        bool
+            False if there was no room.
+
+        Raises
+        ------
+        OSError
+            Nothing remains of the object then.
+        """
+        nbytes = sum(view.nbytes for view in views)
+        part, path = self.at(PART + name), self.at(name)
+        claim = None
+        if self.pool is not None and self.kept is not None:
+            self.kept.prune(self.pool)
+            if nbytes >= SMALLEST:
+                claim = self.pool.claim(nbytes, part, self.kept.inodes())
+        if claim is not None:
+            fd, existing, inode = claim
+        elif room(nbytes):
+            fd = open_plain(part, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            existing = inode = 0
+        else:
+            return False
+        try:
+            if claim is None:
+                if self.pool is not None:
+                    try_lock(fd, EXCLUSIVE)
+                inode = os.fstat(fd).st_ino
+            mapping = self._write(fd, views, nbytes, existing, inode)
+            os.utime(fd)
+            if self.pool is not None:
+                # Before publishing: no reader who sees the name has to wait.
+                unlock(fd)
+            os.rename(part, path)
+        except BaseException:
+            try:
+                if self.pool is not None:
+                    unlock(fd)
+                discard(part)
+            finally:
+                os.close(fd)
+            raise
+        os.close(fd)
+        if mapping is not None and self.kept is not None:
+            self.kept.keep(inode, mapping, path)
+        return True
+
+    def _write(
+        self,
+        fd: int,
+        views: Sequence[memoryview],
+        nbytes: int,
+        existing: int,
+        inode: int,
+    ) -> SharedMapping | None:
+        if self.kept is None or nbytes < MAPPED or not can_populate():
+            if nbytes < existing:
+                os.ftruncate(fd, nbytes)
+            write_file(fd, views)
+            return None
+        mapping = self.kept.pop(inode, nbytes) if existing else None
+        populated = existing if mapping is not None else 0
+        if mapping is None:
+            mapping = SharedMapping(fd, nbytes)
+        # Past its pages the file is sparse until `populate` has made them: that
+        # reports a full file system, where touching them would kill the process.
+        os.ftruncate(fd, nbytes)
+        write_mapped(mapping, views, populated)
+        return mapping
+
+    # Reading.
+
+    def _open(self, name: str) -> int | None:
+        path = self.at(name)
+        deadline = None
+        while True:
+            try:
+                fd = open_plain(path)
+            except FileNotFoundError:
+                return None
+            try:
+                if self.pool is None or try_lock(fd, SHARED):
+                    # 1. We open the file. 2. Another evicts it. 3. Another writes an
+                    # object into its pages. 4. We lock it: the name tells.
+                    if self.pool is None or names(path, fd):
+                        return fd
+                    unlock(fd)
+                elif names(path, fd):
+                    # Someone is deleting it at this moment.
+                    deadline = deadline or time.monotonic() + _STUCK
+                    if time.monotonic() > deadline:
+                        raise OSError(errno.EDEADLK, "a stopped process has it locked")
+                    time.sleep(0.0005)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def get(self, name: str, nbytes: int) -> memoryview | None:
+        """Return an object; ``None`` if it is not here.
+
+        Raises
+        ------
+        WireError
+            If the file has another size than *nbytes*.
+        OSError
+            If it cannot be read.
+        """
+        if self.pool is not None and self.kept is not None:
+            self.kept.prune(self.pool)
+        fd = self._open(name)
+        if fd is None:
+            return None
+        keep_lock = False
+        try:
+            there = os.fstat(fd).st_size
+            if there != nbytes:
+                raise WireError(
+                    f"{self.at(name)} has {there} bytes, its key says {nbytes}: it "
+                    "was not written by daskref, or was changed since"
+                )
+            if not nbytes:
+                return memoryview(bytearray())
+            if self.mapped:
+                try:
+                    view = private_view(fd, nbytes)
+                except OSError as exc:
+                    if exc.errno not in (errno.ENOMEM, errno.ENODEV, errno.EAGAIN):
+                        raise
+                else:
+                    keep_lock = True
+                    return view
+            return _read(fd, nbytes)
+        finally:
+            if not keep_lock and self.pool is not None:
+                unlock(fd)
+            os.close(fd)
+
+    def exists(self, name: str) -> bool:
+        """Tell whether the object is here."""
+        return os.path.lexists(self.at(name))
+
+    # Deleting, linking.
+
+    def evict(self, name: str) -> bool:
+        """Delete an object and its lease; False if it is not here."""
+        path = self.at(name)
+        try:
+            there = os.lstat(path)
+        except FileNotFoundError:
+            return False
+        if (
+            self.pool is None
+            or there.st_nlink != 1
+            or not self.pool.add(path, there.st_size, time.time_ns())
+        ):
+            if self.pool is None:
+                unlink(path)
+            else:
+                discard(path)
+        unlink(self.at(LEASE + name))
+        return True
+
+    def link(self, name: str, new: str) -> bool:
+        """Give the object another name; False if it is not here."""
+        fd = self._open(name)
+        if fd is None:
+            return False
+        try:
+            os.link(self.at(name), self.at(new), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            return False  # this file system has no links
+        finally:
+            if self.pool is not None:
+                unlock(fd)
+            os.close(fd)
+        return True
+
+
+def unlink(path: str) -> None:
+    """Delete a file. Silent if it is not there."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _read(fd: int, nbytes: int) -> memoryview:
+    # Not bytes: the result is writable, as a mapping is.
+    view = memoryview(bytearray(nbytes))
+    done = 0
+    while done < nbytes:
+        count = os.preadv(fd, [view[done : done + 2**28]], done)
+        if not count:
+            raise WireError(f"a file ended after {done} of {nbytes} bytes")
+        done += count
+    return view

@@ -1,0 +1,94 @@
+"""Whose directory it is, which session's, and who is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from contextlib import suppress
+
+from daskref.connectors.locks import EXCLUSIVE, SHARED, open_plain, try_lock, unlock
+from daskref.exceptions import ConnectorUnavailableError
+
+
+def own_directories(root: str) -> list[str]:
+    """Return the session directories of this user in *root*, half-made ones too."""
+    prefix = f"daskref-{os.geteuid()}-"
+    found = []
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if not entry.name.removeprefix(".").startswith(prefix):
+                    continue
+                there = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid():
+                    found.append(entry.path)
+    except OSError:
+        pass  # not there, or going away
+    return found
+
+
+def check_private(path: str, name: str) -> None:
+    """Refuse a directory that is not this user's alone.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        With the reason; *name* is whose directory it is.
+    """
+    try:
+        there = os.lstat(path)
+    except OSError as exc:
+        raise ConnectorUnavailableError(
+            name,
+            f"there is no {path} here: it lives on another host or in another "
+            "container, or has ended",
+        ) from exc
+    if not stat.S_ISDIR(there.st_mode):
+        raise ConnectorUnavailableError(name, f"{path} is not a directory")
+    if there.st_uid != os.geteuid():
+        raise ConnectorUnavailableError(name, f"{path} belongs to another user")
+    if there.st_mode & 0o077:
+        raise ConnectorUnavailableError(
+            name, f"{path} is open to other users; its mode should be 0700"
+        )
+
+
+def read_identity(path: str) -> dict[str, str]:
+    """Return what the identity file says; nothing if it is not there."""
+    try:
+        with open(os.path.join(path, "identity"), "rb") as file:
+            identity = json.loads(file.read())
+    except (OSError, ValueError):
+        return {}
+    return identity if isinstance(identity, dict) else {}
+
+
+def make_presence(path: str, writer: str, text: bytes = b"") -> int:
+    """Make the presence file of a participant and return it, locked."""
+    hidden = os.path.join(path, f".p-{writer}")
+    fd = open_plain(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        os.write(fd, text)
+        with suppress(OSError):  # a network file system without locks
+            try_lock(fd, EXCLUSIVE)
+        # Hidden until it is locked: nobody takes us for dead.
+        os.rename(hidden, os.path.join(path, f"p-{writer}"))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def presence_gone(path: str, writer: str) -> bool:
+    """Tell whether nobody holds the presence file of a participant."""
+    try:
+        fd = open_plain(os.path.join(path, f"p-{writer}"))
+    except FileNotFoundError:
+        return True
+    try:
+        gone = try_lock(fd, SHARED)
+        unlock(fd)
+        return gone
+    finally:
+        os.close(fd)

@@ -1,0 +1,189 @@
+"""Connectors by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from daskref.connectors.base import Connector
+from daskref.exceptions import ConfigError
+
+_SETTING = "daskref.connector"
+
+#: Scheme -> ``"module:Class"``, imported when it is first asked for.
+SCHEMES = {
+    "file": "daskref.connectors.file:FileConnector",
+    "local": "daskref.connectors.local:LocalConnector",
+    "shm": "daskref.connectors.shm:SharedMemoryConnector",
+}
+
+
+def registered() -> dict[str, type[Connector]]:
+    """Return the connector classes by URL scheme."""
+    return {scheme: load_class(path) for scheme, path in SCHEMES.items()}
+
+
+def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
+    """Make a connector from its description.
+
+    Parameters
+    ----------
+    spec
+        A URL, as in ``"shm://"``, ``"shm://?budget=0.5"``, ``"file:///shared/dir"``, or
+        a mapping with ``class`` (``"module:Class"`` or ``"module.Class"``) and
+        arguments for it.
+    **options
+        Further arguments; they win over those in *spec*.
+
+    Returns
+    -------
+    Connector
+        A new one; the caller closes it.
+
+    Raises
+    ------
+    ConfigError
+        If *spec* is malformed, or an option unknown.
+    ConnectorUnavailableError
+        If the store cannot be reached.
+
+    Examples
+    --------
+    >>> open_connector("local://").put(b"some bytes")
+    LocalKey(name='...')
+    """
+    if isinstance(spec, str):
+        cls, found = _from_url(spec)
+    elif isinstance(spec, Mapping) and isinstance(spec.get("class"), str):
+        cls = load_class(spec["class"])
+        found = {name: value for name, value in spec.items() if name != "class"}
+    else:
+        raise ConfigError(
+            _SETTING, spec, f"{_schemes()}, or a mapping with `class` and arguments"
+        )
+    # YAML writes hyphens.
+    arguments = {
+        n.replace("-", "_"): value for n, value in {**found, **options}.items()
+    }
+    _check_options(cls, arguments)
+    return cls(**arguments)
+
+
+def _schemes() -> str:
+    return "one of " + ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
+
+
+def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
+    try:
+        url = urlsplit(spec)
+        query = parse_qsl(
+            url.query, keep_blank_values=True, strict_parsing=bool(url.query)
+        )
+    except ValueError as exc:
+        raise ConfigError(_SETTING, spec, f"a URL, {_schemes()}") from exc
+    scheme, colon, _ = spec.partition("://")
+    if url.scheme not in SCHEMES or not colon:
+        near = get_close_matches(scheme.lower().strip(":/"), SCHEMES, 1)
+        hint = f" (did you mean {near[0]}://?)" if near else ""
+        raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
+    cls = load_class(SCHEMES[url.scheme])
+    return cls, {**_from_location(cls, spec, url), **dict(query)}
+
+
+def _from_location(cls: type[Connector], spec: str, url: SplitResult) -> dict[str, Any]:
+    read = getattr(cls, "options_from_url", None)
+    if read is not None:
+        options: dict[str, Any] = read(url)
+        return options
+    if url.netloc or url.path.strip("/") or url.fragment:
+        raise ConfigError(
+            _SETTING, spec, f"{url.scheme}:// and nothing after it but ?…"
+        )
+    return {}
+
+
+def _check_options(cls: type[Any], options: Mapping[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(cls).parameters
+    except ValueError:
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in options:
+        if name not in parameters:
+            valid = ", ".join(sorted(parameters)) or "none"
+            raise ConfigError(
+                f"{_SETTING}: option {name}",
+                options[name],
+                f"one of the options of {cls.__name__}: {valid}",
+            )
+    for name, parameter in parameters.items():
+        variadic = parameter.kind is parameter.VAR_POSITIONAL
+        required = parameter.default is parameter.empty and not variadic
+        if required and name not in options:
+            raise ConfigError(
+                f"{_SETTING}: option {name}", None, f"a value: {cls.__name__} needs it"
+            )
+
+
+def connector_path(obj: object) -> str:
+    """Return ``"module:Class"`` of a connector or a connector class."""
+    cls = obj if isinstance(obj, type) else type(obj)
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def load_class(path: str) -> type[Any]:
+    """Import a class.
+
+    Parameters
+    ----------
+    path
+        ``"module:Class"`` or ``"module.Class"``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class.
+    """
+    expected = "the importable path of a class, as in package.module:Class"
+    module, colon, name = path.partition(":")
+    if not colon:
+        module, _, name = path.rpartition(".")
+    if not module or not name:
+        raise ConfigError(_SETTING, path, expected)
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigError(_SETTING, path, f"{expected} ({exc})") from exc
+    if not isinstance(found, type):
+        raise ConfigError(_SETTING, path, expected)
+    return found
+
+
+def load_connector(path: str, options: Mapping[str, Any]) -> Connector:
+    """Open the connector that another process described.
+
+    Parameters
+    ----------
+    path
+        From :func:`connector_path`.
+    options
+        Its ``config()``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class.
+    ConnectorUnavailableError
+        If this process cannot reach that store.
+    """
+    cls = load_class(path)
+    make = getattr(cls, "from_config", None)
+    connector: Connector = make(dict(options)) if make else cls(**options)
+    return connector

@@ -1,0 +1,260 @@
+"""Recycled files: pages that exist take data several times faster than new ones.
+
+An evicted file is renamed into the pool, whether or not it still has readers. Who takes
+it out for a new object needs its exclusive lock, and readers share it for as long as a
+view lives; so no page is written that someone can see.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Lock
+from typing import NamedTuple
+
+from daskref.connectors.forks import forget_in_child
+from daskref.connectors.locks import (
+    EXCLUSIVE,
+    exclusively,
+    names,
+    open_plain,
+    try_lock,
+    unlock,
+)
+from daskref.connectors.memory import SharedMapping
+
+#: Smaller files are not worth keeping, nor more of them than this.
+SMALLEST = 64 * 2**10
+_COUNT = 256
+
+
+def discard(path: str) -> None:
+    """Delete a file; give its pages back at once if nobody reads them."""
+    try:
+        with exclusively(path) as fd:
+            if fd is not None and os.fstat(fd).st_nlink == 1:
+                # Its writer may have kept a mapping, and with it all pages.
+                os.ftruncate(fd, 0)
+                os.unlink(path)
+                return
+    except OSError:
+        pass  # no descriptor left, or not ours to write: the name is what counts
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+class Segment(NamedTuple):
+    """A file in the pool."""
+
+    time_ns: int
+    nbytes: int
+    inode: int
+    path: str
+
+
+class Claim(NamedTuple):
+    """A file taken for a new object; its exclusive lock is held."""
+
+    fd: int
+    #: All pages of these first bytes exist.
+    nbytes: int
+    inode: int
+
+
+class Pool:
+    """Evicted files of one session that wait for reuse. Shared by its processes.
+
+    Parameters
+    ----------
+    path
+        The directory; it exists.
+    limit
+        () -> bytes that the pool may hold.
+    """
+
+    path: str
+    limit: Callable[[], int]
+
+    def __init__(self, path: str, limit: Callable[[], int]) -> None:
+        self.path = path
+        self.limit = limit
+
+    def segments(self) -> list[Segment]:
+        """Return what is there, longest unused first."""
+        found = []
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    time_ns, nbytes, _ = (int(n, 16) for n in entry.name.split("-"))
+                    found.append(Segment(time_ns, nbytes, entry.inode(), entry.path))
+        except FileNotFoundError:
+            pass  # the session was removed
+        return sorted(found)
+
+    def add(self, path: str, nbytes: int, time_ns: int) -> bool:
+        """Move a file of *nbytes* into the pool, in the place of older ones.
+
+        Returns
+        -------
+        bool
+            False if it does not go there: the caller discards it.
+        """
+        limit = self.limit()
+        if not SMALLEST <= nbytes <= limit:
+            return False
+        there = self.segments()
+        excess = sum(segment.nbytes for segment in there) + nbytes - limit
+        surplus = len(there) + 1 - _COUNT
+        for segment in there:
+            if excess <= 0 and surplus <= 0:
+                break
+            discard(segment.path)
+            excess -= segment.nbytes
+            surplus -= 1
+        name = f"{time_ns:x}-{nbytes:x}-{os.urandom(4).hex()}"
+        with suppress(FileNotFoundError):  # another process evicts it as well
+            os.rename(path, os.path.join(self.path, name))
+        return True
+
+    def trim(self, nbytes: int) -> int:
+        """Delete files, longest unused first, until *nbytes* are gained.
+
+        Returns
+        -------
+        int
+            What was gained.
+        """
+        gained = 0
+        for segment in self.segments():
+            if gained >= nbytes:
+                break
+            discard(segment.path)
+            gained += segment.nbytes
+        return gained
+
+    def claim(self, nbytes: int, path: str, preferred: set[int]) -> Claim | None:
+        """Take a file for an object of *nbytes* and rename it to *path*.
+
+        Parameters
+        ----------
+        nbytes
+            The result has at least as many, and not more than twice as many.
+        path
+            The new name.
+        preferred
+            Inodes to look at first.
+        """
+        fitting = [s for s in self.segments() if nbytes <= s.nbytes <= 2 * nbytes]
+        # Latest first: its pages may still be in the processor's cache.
+        fitting.sort(key=lambda s: (s.inode not in preferred, s.nbytes, -s.time_ns))
+        for segment in fitting[:8]:
+            if claim := self._take(segment, path):
+                return claim
+        return None
+
+    def _take(self, segment: Segment, path: str) -> Claim | None:
+        try:
+            fd = open_plain(segment.path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        try:
+            if try_lock(fd, EXCLUSIVE):
+                # 1. A opens the file. 2. B takes it, writes, publishes, unlocks it.
+                # 3. A locks it: by now it is an object, and the name tells.
+                if names(segment.path, fd):
+                    there = os.fstat(fd)
+                    if there.st_nlink == 1 and there.st_size >= segment.nbytes:
+                        os.rename(segment.path, path)
+                        return Claim(fd, there.st_size, there.st_ino)
+                    # An object still has these pages: `link` and `evict` overlapped.
+                    os.unlink(segment.path)
+                unlock(fd)
+        except FileNotFoundError:
+            unlock(fd)  # trimmed, or the session is gone
+        os.close(fd)
+        return None
+
+
+class _Kept(NamedTuple):
+    mapping: SharedMapping
+    path: str
+
+
+class KeptMappings:
+    """Mappings of what this process wrote, for the next use of the same pages.
+
+    They hold no lock and keep nobody from recycling a file.
+
+    Parameters
+    ----------
+    limit
+        () -> bytes that may be mapped in all.
+    """
+
+    limit: Callable[[], int]
+    _kept: OrderedDict[int, _Kept]
+    _pruned: float
+    _lock: Lock
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self.limit = limit
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Drop all; in a forked child they are not there."""
+        self._kept = OrderedDict()
+        self._pruned = 0.0
+        self._lock = Lock()
+
+    def inodes(self) -> set[int]:
+        """Return the inodes of the mapped files."""
+        with self._lock:
+            return set(self._kept)
+
+    def pop(self, inode: int, nbytes: int) -> SharedMapping | None:
+        """Take the mapping of a claimed file, if it is there and long enough."""
+        with self._lock:
+            kept = self._kept.pop(inode, None)
+        if kept is not None and kept.mapping.nbytes >= nbytes:
+            return kept.mapping
+        return None
+
+    def keep(self, inode: int, mapping: SharedMapping, path: str) -> None:
+        """Keep the mapping of the file that *path* names."""
+        dropped = []
+        with self._lock:
+            self._kept[inode] = _Kept(mapping, path)
+            total = sum(kept.mapping.nbytes for kept in self._kept.values())
+            while self._kept and (total > self.limit() or len(self._kept) > _COUNT):
+                _, oldest = self._kept.popitem(last=False)
+                total -= oldest.mapping.nbytes
+                dropped.append(oldest)  # unmapped once the lock is released
+
+    def prune(self, pool: Pool, interval: float = 1.0) -> None:
+        """Drop the mappings of files that are neither objects nor in the pool.
+
+        Does nothing if it was done less than *interval* seconds ago.
+        """
+        with self._lock:
+            if not self._kept or time.monotonic() < self._pruned + interval:
+                return
+            self._pruned = time.monotonic()
+            kept = list(self._kept.items())
+        gone = []
+        for inode, (_, path) in kept:
+            try:
+                alive = os.lstat(path).st_ino == inode
+            except OSError:
+                alive = False
+            if not alive:
+                gone.append(inode)
+        if not gone:
+            return
+        pooled = {segment.inode for segment in pool.segments()}
+        with self._lock:
+            dropped = [self._kept.pop(i, None) for i in gone if i not in pooled]
+        del dropped

@@ -1,0 +1,336 @@
+"""Objects in shared memory: plain files on a tmpfs, mapped by whoever reads them.
+
+Known limits: pages that a process maps count into its resident size, as ``RssShmem``
+in ``/proc/<pid>/status``. An object is seen by processes that share the tmpfs: one
+host, and one container unless containers share ``/dev/shm``. A session whose last
+process was killed stays until the next one of the same user starts on that host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import SplitResult, unquote
+
+from daskref.connectors import leases
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.budget import Budget
+from daskref.connectors.directory import SessionDirectory
+from daskref.connectors.forks import forget_in_child
+from daskref.connectors.memory import raw
+from daskref.connectors.objects import FULL, ObjectDirectory, checked, new_name
+from daskref.connectors.presence import read_identity
+from daskref.connectors.segments import KeptMappings, Pool
+from daskref.connectors.sizes import parse_limit
+from daskref.connectors.spill import find_spill, make_spill, sweep_spills
+from daskref.exceptions import ConnectorClosedError, ConnectorError
+
+_ROOT = "/dev/shm"
+
+
+class SharedMemoryKey(NamedTuple):
+    """Key of an object in shared memory."""
+
+    #: Of the file: 8 hexadecimal digits of its writer, 24 of its own.
+    name: str
+    #: Size of the object in bytes.
+    nbytes: int
+
+
+class SharedMemoryConnector(Connector):
+    """Store objects in a directory of this host's shared memory.
+
+    Parameters
+    ----------
+    directory
+        A session's directory, to take part in that session; or a directory in which to
+        make a new session; by default a new session in *root*.
+    nonce
+        Of the session at *directory*, from :meth:`config`: refuses another one.
+    root
+        Where a new session is made, if no *directory* says so: ``/dev/shm`` by default.
+    budget
+        What may be filled: a fraction (0.8, "80%") of the tmpfs, whoever fills it, or
+        the bytes ("4 GiB") that this session may take. Objects past that go to disk.
+    recycle
+        How much of evicted objects is kept to be written again, at several times the
+        speed of new memory: a fraction of the budget or a size; 0 for nothing. Given up
+        first when the budget runs short.
+    spill_directory
+        Where objects past the budget go; the directory for temporary files by default.
+
+    Raises
+    ------
+    ConfigError
+        If an option is malformed.
+    ConnectorUnavailableError
+        If there is no such session, or no place for a new one.
+
+    Notes
+    -----
+    :meth:`get` returns a private mapping, whatever the size in less than a millisecond:
+    writable, and writes stay with the caller. Making a new session removes those of
+    this user that no process takes part in any more.
+
+    Examples
+    --------
+    >>> with SharedMemoryConnector() as connector:
+    ...     key = connector.put(b"some bytes")
+    ...     bytes(connector.get(key))
+    b'some bytes'
+    """
+
+    scheme: ClassVar[str] = "shm"
+
+    _session: SessionDirectory
+    _memory: ObjectDirectory
+    _disk: ObjectDirectory | None
+    _budget: Budget
+    _pool: Pool
+    _spill_root: str
+    _options: dict[str, Any]
+    _closed: bool
+    _lock: Lock
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        nonce: str | None = None,
+        root: str | os.PathLike[str] | None = None,
+        budget: float | str | None = 0.8,
+        recycle: float | str | None = 0.25,
+        spill_directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        limit = parse_limit(budget, "daskref.shm.budget")
+        recycled = parse_limit(recycle, "daskref.shm.recycle")
+        self._spill_root = os.fspath(spill_directory or tempfile.gettempdir())
+        self._options = {
+            "budget": budget,
+            "recycle": recycle,
+            "spill_directory": self._spill_root,
+        }
+        self._session = self._enter(
+            os.fspath(directory) if directory is not None else None,
+            nonce,
+            os.fspath(root or _ROOT),
+        )
+        self._closed = False
+        self._lock = Lock()
+        self._finalizer = weakref.finalize(self, self._session.leave)
+        forget_in_child(self)
+        path = self._session.path
+        self._budget = Budget(path, limit)
+
+        def share() -> int:
+            whole = self._budget.share(limit)
+            if isinstance(recycled, float):
+                return int(recycled * whole)
+            return min(recycled, whole)
+
+        self._pool = Pool(os.path.join(path, "free"), share)
+        self._memory = ObjectDirectory(path, pool=self._pool, kept=KeptMappings(share))
+        self._disk = None
+
+    def _enter(
+        self, directory: str | None, nonce: str | None, root: str
+    ) -> SessionDirectory:
+        if directory is not None and nonce is None:
+            nonce = read_identity(directory).get("nonce")
+            root = directory
+        if directory is not None and nonce is not None:
+            return SessionDirectory.join(os.path.abspath(directory), nonce)
+        self.sweep_sessions(root, self._spill_root)
+        return SessionDirectory.create(root)
+
+    @staticmethod
+    def sweep_sessions(
+        root: str | os.PathLike[str] | None = None,
+        spill_directory: str | os.PathLike[str] | None = None,
+    ) -> list[str]:
+        """Remove this user's sessions that no process takes part in.
+
+        Parameters
+        ----------
+        root, spill_directory
+            As a connector has them.
+
+        Returns
+        -------
+        list of str
+            The directories that were removed.
+        """
+        removed = SessionDirectory.sweep(os.fspath(root or _ROOT))
+        return removed + sweep_spills(
+            os.fspath(spill_directory or tempfile.gettempdir())
+        )
+
+    @classmethod
+    def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
+        """Return the options in ``shm:///directory``."""
+        return {"directory": unquote(url.path)} if url.path.strip("/") else {}
+
+    def forget(self) -> None:
+        """Use a lock of its own, in a forked child."""
+        self._lock = Lock()
+
+    @property
+    def directory(self) -> str:
+        """The session's directory."""
+        return self._session.path
+
+    def _ready(self) -> SessionDirectory:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        self._session.ensure()
+        return self._session
+
+    def _tiers(self) -> Iterator[ObjectDirectory]:
+        self._ready()
+        yield self._memory
+        # Looked for only by who did not find it in memory.
+        if self._disk is None and (path := find_spill(self._session)):
+            self._disk = ObjectDirectory(path)
+        if self._disk is not None:
+            yield self._disk
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """See :meth:`Connector.put_frames`."""
+        views = [raw(frame) for frame in frames]
+        nbytes = sum(view.nbytes for view in views)
+        name = new_name(self._ready().writer)
+        try:
+            if not self._put_in_memory(name, views):
+                if self._disk is None:
+                    with self._lock:
+                        path = make_spill(self._session, self._spill_root)
+                        self._disk = ObjectDirectory(path)
+                self._disk.put(name, views)
+        except OSError as exc:
+            raise self._failed(exc, nbytes) from exc
+        return SharedMemoryKey(name, nbytes)
+
+    def _put_in_memory(self, name: str, views: Sequence[memoryview]) -> bool:
+        for _ in range(2):
+            try:
+                return self._memory.put(name, views, self._room)
+            except OSError as exc:
+                if exc.errno not in FULL:
+                    raise
+            if not self._pool.trim(sum(view.nbytes for view in views)):
+                break
+        return False
+
+    def _room(self, nbytes: int) -> bool:
+        lacking = self._budget.lacking(nbytes)
+        if lacking and self._pool.trim(lacking):
+            lacking = self._budget.lacking(nbytes)
+        return not lacking
+
+    def _failed(self, exc: OSError, nbytes: int) -> ConnectorError:
+        if exc.errno not in FULL:
+            return ConnectorError(repr(self), f"an object could not be written: {exc}")
+        free = []
+        for path in (self._session.path, self._spill_root):
+            try:
+                there = os.statvfs(path)
+            except OSError:
+                continue
+            free.append(f"{there.f_bavail * there.f_frsize} B free in {path}")
+        return ConnectorError(
+            repr(self),
+            f"no room for an object of {nbytes} B: {' and '.join(free)}, with "
+            f"daskref.shm.budget={self._options['budget']!r}. Set "
+            "daskref.spill-directory to a directory on a larger disk, or raise "
+            "daskref.shm.budget",
+        )
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`."""
+        name, nbytes = checked(key, SharedMemoryKey)
+        try:
+            found = (tier.get(name, nbytes) for tier in self._tiers())
+            return next((view for view in found if view is not None), None)
+        except OSError as exc:
+            advice = ""
+            if exc.errno in (errno.EMFILE, errno.ENFILE):
+                advice = "; raise the limit on open files (ulimit -n)"
+            raise ConnectorError(
+                repr(self), f"{name} could not be read: {exc.strerror}{advice}"
+            ) from exc
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`."""
+        name, _ = checked(key, SharedMemoryKey)
+        return any(tier.exists(name) for tier in self._tiers())
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`."""
+        name, _ = checked(key, SharedMemoryKey)
+        any(tier.evict(name) for tier in self._tiers())
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`."""
+        name, nbytes = checked(key, SharedMemoryKey)
+        new = new_name(self._ready().writer)
+        if any(tier.link(name, new) for tier in self._tiers()):
+            return SharedMemoryKey(new, nbytes)
+        return None
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`."""
+        name, _ = checked(key, SharedMemoryKey)
+        return any(leases.renew(tier, name, seconds) for tier in self._tiers())
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Delete what nobody will; a key in *known* stays even if its lease ended."""
+        names = None
+        if known is not None:
+            names = {key[0] for key in known if isinstance(key, SharedMemoryKey)}
+        return [
+            SharedMemoryKey(*swept)
+            for tier in self._tiers()
+            for swept in leases.sweep(tier, names, grace, self._session.gone)
+        ]
+
+    def usage(self) -> Usage:
+        """See :meth:`Connector.usage`."""
+        usages = [leases.usage(tier) for tier in self._tiers()]
+        return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
+
+    def space(self) -> dict[str, int]:
+        """Return sizes in bytes by what they mean, for people to read."""
+        path = self._ready().path
+        there = os.statvfs(path)
+        sizes = {
+            "budget": self._budget.share(self._budget.limit),
+            "free": there.f_bavail * there.f_frsize,
+            "objects": self.usage().nbytes,
+            "recycled": sum(segment.nbytes for segment in self._pool.segments()),
+        }
+        disk = os.statvfs(self._spill_root)
+        sizes["free to spill to"] = disk.f_bavail * disk.f_frsize
+        return sizes
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {
+            "directory": self._session.path,
+            "nonce": self._session.nonce,
+            **self._options,
+        }
+
+    def close(self) -> None:
+        """See :meth:`Connector.close`."""
+        self._closed = True
+        self._finalizer()
+
+    def __repr__(self) -> str:
+        return f"<SharedMemoryConnector {self._session.path}>"

@@ -1,0 +1,94 @@
+"""Sizes and limits as users write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from daskref.exceptions import ConfigError
+
+_UNITS: dict[str, int] = {
+    "": 1,
+    "b": 1,
+    **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)},
+    **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)},
+}
+_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e\+?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_BYTES = 'a size such as "64 MiB", "1e9" or 67108864'
+
+
+def parse_size(value: object, setting: str, expected: str = _BYTES) -> int:
+    """Return a size in bytes.
+
+    Parameters
+    ----------
+    value
+        ``"64 MiB"``, ``"1e9"``, ``67108864``.
+    setting
+        Name of the setting, for the error.
+    expected
+        What would be valid, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If *value* is not a size.
+
+    Examples
+    --------
+    >>> parse_size("64 MiB", "daskref.threshold")
+    67108864
+    """
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if match and match[2].lower() in _UNITS:
+            factor: int = _UNITS[match[2].lower()]
+            return math.ceil(float(match[1]) * factor)
+    elif (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    ):
+        return math.ceil(value)
+    raise ConfigError(setting, value, expected)
+
+
+def parse_limit(value: object, setting: str) -> int | float:
+    """Return a limit: a ``float`` is a fraction, an ``int`` is bytes.
+
+    Parameters
+    ----------
+    value
+        A fraction (``0.8``, ``"0.8"``, ``"80%"``, ``1.0``), a size as
+        :func:`parse_size` takes it, or ``False`` or ``None`` for nothing.
+    setting
+        Name of the setting, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If *value* is neither.
+
+    Examples
+    --------
+    >>> parse_limit("80%", "daskref.shm.budget")
+    0.8
+    """
+    expected = f"a fraction from 0 to 1, {_BYTES}, or 0 for nothing"
+    if value is None or value is False:
+        return 0
+    if isinstance(value, str):
+        text = value.strip()
+        percent = text.endswith("%")
+        try:
+            number = float(text.removesuffix("%")) / (100 if percent else 1)
+        except ValueError:
+            return parse_size(value, setting, expected)
+        if percent or ("." in text and 0 <= number <= 1):
+            value = number
+            if not 0 <= number <= 1:
+                raise ConfigError(setting, f"{text}", expected)
+    if isinstance(value, float) and 0 <= value <= 1:
+        return value
+    return parse_size(value, setting, expected)

@@ -1,0 +1,146 @@
+"""Where a session puts objects on disk: a directory that lives as long as the session.
+
+The directory has no lock of its own. The session says where it is, and whoever removes
+the session removes it first. What a reboot leaves behind is told by its identity file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+from functools import cache
+
+from daskref.connectors.directory import SessionDirectory
+from daskref.connectors.locks import write_whole
+from daskref.connectors.presence import (
+    check_private,
+    own_directories,
+    read_identity,
+)
+from daskref.exceptions import ConnectorUnavailableError
+
+
+@cache
+def host() -> dict[str, str]:
+    """Return what tells this host, and its present boot, from others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+    except OSError:
+        boot = ""
+    return {"host": socket.gethostname(), "boot": boot}
+
+
+def find_spill(session: SessionDirectory) -> str | None:
+    """Return the session's directory on disk, if it has one.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        If what is there is not the session's.
+    """
+    path = _recorded(session)
+    if path is None or not os.path.lexists(path):
+        return None
+    check_private(path, repr(session))
+    if read_identity(path).get("nonce") != session.nonce:
+        raise ConnectorUnavailableError(
+            repr(session), f"{path} belongs to another session"
+        )
+    return path
+
+
+def make_spill(session: SessionDirectory, root: str) -> str:
+    """Return the session's directory on disk; make it in *root* if it has none.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        As :func:`find_spill` does.
+    OSError
+        If it cannot be made.
+    """
+    if found := find_spill(session):
+        return found
+    path = _record(session, root)
+    hidden = os.path.join(
+        os.path.dirname(path), f".{os.path.basename(path)}-{secrets.token_hex(4)}"
+    )
+    os.mkdir(hidden, 0o700)
+    identity = {
+        "nonce": session.nonce,
+        "session": session.path,
+        "device": str(os.lstat(session.path).st_dev),
+        **host(),
+    }
+    try:
+        write_whole(os.path.join(hidden, "identity"), json.dumps(identity).encode())
+        os.rename(hidden, path)
+    except OSError:
+        shutil.rmtree(hidden, ignore_errors=True)
+        # Another process was faster?
+        if found := find_spill(session):
+            return found
+        raise
+    return path
+
+
+def _recorded(session: SessionDirectory) -> str | None:
+    try:
+        with open(os.path.join(session.path, "spill"), encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _record(session: SessionDirectory, root: str) -> str:
+    """Say in the session where the directory will be, once for all processes."""
+    if recorded := _recorded(session):
+        return recorded
+    name = os.path.basename(session.path) + ".spill"
+    path = os.path.join(os.path.abspath(root), name)
+    part = os.path.join(session.path, f".spill-{secrets.token_hex(4)}")
+    write_whole(part, path.encode())
+    try:
+        os.link(part, os.path.join(session.path, "spill"))
+    except FileExistsError:
+        return _recorded(session) or path
+    finally:
+        os.unlink(part)
+    return path
+
+
+def sweep_spills(root: str) -> list[str]:
+    """Remove this user's directories in *root* whose session has ended.
+
+    Returns
+    -------
+    list of str
+        What was removed.
+    """
+    removed = []
+    for path in own_directories(root):
+        identity = read_identity(path)
+        if "session" in identity and _ended(identity):
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
+    return removed
+
+
+def _ended(identity: dict[str, str]) -> bool:
+    here = host()
+    if identity.get("host") != here["host"]:
+        return False  # the directory is shared between hosts
+    if identity.get("boot") != here["boot"]:
+        return True
+    session = identity["session"]
+    try:
+        device = os.stat(os.path.dirname(session)).st_dev
+    except OSError:
+        return False
+    if str(device) != identity.get("device"):
+        return False  # another container's: its session cannot be seen from here
+    return read_identity(session).get("nonce") != identity.get("nonce")

@@ -1,0 +1,184 @@
+"""The error tree.
+
+::
+
+    DaskrefError
+    ├── ConfigError (ValueError)            a setting or a connector spec is malformed
+    ├── ConnectorError                      the store failed
+    │   ├── ConnectorClosedError            you closed it
+    │   └── ConnectorUnavailableError       it cannot be reached from this process
+    ├── MissingKeyError (LookupError)       the object is not in the store
+    ├── ResolveError (RuntimeError)         a proxy or reference could not be resolved
+    ├── NotInstalledError (ImportError)     a peer lacks daskref
+    ├── NotProxiableError (TypeError)       the object cannot go by reference
+    └── WireError (ValueError)              foreign bytes, or of a newer daskref
+
+Every class survives pickling: the constructor's arguments are its fields, and the
+text is built in ``__str__``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DaskrefError(Exception):
+    """Base of every error that daskref raises on purpose."""
+
+
+class ConfigError(DaskrefError, ValueError):
+    """A setting or a connector spec is malformed.
+
+    Parameters
+    ----------
+    setting
+        Name of the setting, as in ``daskref.threshold``.
+    value
+        What was given.
+    expected
+        What would be valid, as the end of the sentence "expected …".
+    """
+
+    def __init__(self, setting: str, value: object, expected: str) -> None:
+        super().__init__(setting, value, expected)
+        self.setting = setting
+        self.value = value
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.setting}={self.value!r} is not valid: expected {self.expected}"
+
+
+class ConnectorError(DaskrefError):
+    """The store failed.
+
+    Parameters
+    ----------
+    connector
+        ``repr`` of the connector, secrets masked.
+    message
+        What failed and what to do, a sentence.
+    """
+
+    def __init__(self, connector: str, message: str) -> None:
+        super().__init__(connector, message)
+        self.connector = connector
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.connector}: {self.message}"
+
+
+class ConnectorClosedError(ConnectorError):
+    """The connector was closed by its owner; make a new one.
+
+    Parameters
+    ----------
+    connector
+        ``repr`` of the connector.
+    """
+
+    def __init__(self, connector: str, message: str = "it was closed") -> None:
+        super().__init__(connector, message)
+
+
+class ConnectorUnavailableError(ConnectorError):
+    """The store cannot be reached from this process."""
+
+
+class MissingKeyError(DaskrefError, LookupError):
+    """The object is not in the store (any more).
+
+    Parameters
+    ----------
+    key
+        The key that was asked for.
+    connector
+        ``repr`` of the connector that was asked.
+    """
+
+    def __init__(self, key: Any, connector: str) -> None:
+        super().__init__(key, connector)
+        self.key = key
+        self.connector = connector
+
+    def __str__(self) -> str:
+        return (
+            f"no object under {self.key!r} in {self.connector}: it was evicted, or "
+            "its session has ended"
+        )
+
+
+class ResolveError(DaskrefError, RuntimeError):
+    """A proxy or a reference could not be resolved; the cause is chained.
+
+    Parameters
+    ----------
+    reference
+        ``repr`` of what should have been resolved.
+    reason
+        Why, as a sentence.
+    """
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(reference, reason)
+        self.reference = reference
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"could not resolve {self.reference}: {self.reason}"
+
+
+class NotInstalledError(DaskrefError, ImportError):
+    """Processes of the cluster lack daskref.
+
+    Parameters
+    ----------
+    where
+        The processes, as in ``["the scheduler", "worker tcp://…"]``.
+    """
+
+    def __init__(self, where: list[str]) -> None:
+        super().__init__(where)
+        self.where = where
+
+    def __str__(self) -> str:
+        return (
+            f"daskref is not installed on {', '.join(self.where)}. Run `pip install "
+            "daskref` in that environment and restart it, or use a plain "
+            "distributed.Client"
+        )
+
+
+class NotProxiableError(DaskrefError, TypeError):
+    """The object cannot go by reference.
+
+    Parameters
+    ----------
+    type_name
+        Type of the object.
+    reason
+        Why, as a sentence.
+    """
+
+    def __init__(self, type_name: str, reason: str) -> None:
+        super().__init__(type_name, reason)
+        self.type_name = type_name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"an object of type {self.type_name} cannot be stored: {self.reason}"
+
+
+class WireError(DaskrefError, ValueError):
+    """Bytes that daskref did not write, that are cut short, or of a newer version.
+
+    Parameters
+    ----------
+    message
+        What is wrong with them, a sentence.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message

@@ -1,0 +1,301 @@
+"""Proxy classes that have exactly the special methods of their targets.
+
+Python looks special methods up on the type, never on the instance, so a proxy is as
+transparent as its class: ``callable(p)``, ``iter(p)`` or ``hasattr(p, "__len__")`` tell
+the truth only if the class has the method just when the target's class does. One class
+is built per set of methods and kept; there are about as many as kinds of target.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+#: ``(proxy, *args) -> result``, for one special method.
+Forwarder = Callable[..., Any]
+
+
+class ProxyType(type):
+    """Metaclass of proxies: tells ``Proxy.__module__`` from ``proxy.__module__``.
+
+    The class's own dictionary must hold a descriptor for the instances, and
+    ``type.__module__`` would return that descriptor.
+    """
+
+    @property
+    def __module__(cls) -> str:  # type: ignore[override]
+        module = cls.__dict__["__module__"]
+        return module.own if type(module) is Told else module  # type: ignore[no-any-return]
+
+    def __repr__(cls) -> str:
+        return f"<class '{cls.__module__}.{cls.__qualname__}'>"
+
+
+class Told:
+    """Attribute that the class has by itself and a proxy gets from its target.
+
+    Parameters
+    ----------
+    name
+        Name of the attribute.
+    own
+        The class's value.
+    resolved
+        Whether the proxies of this class have a target to ask. The others answer
+        with the class's value.
+    """
+
+    def __init__(self, name: str, own: Any, resolved: bool) -> None:
+        self.name = name
+        self.own = own
+        self.resolved = resolved
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        """Return the class's value or the target's."""
+        if obj is None or not self.resolved:
+            return self.own
+        return getattr(obj.__daskref_target__, self.name)
+
+
+def bare(obj: Any) -> Any:
+    """Return the target if it is a proxy, else the object itself."""
+    return obj.__daskref_target__ if type(type(obj)) is ProxyType else obj
+
+
+def bare_deep(obj: Any) -> Any:
+    """Return the object with the proxies in it, or in nested lists, replaced."""
+    if type(obj) in (list, tuple):
+        return type(obj)(bare_deep(o) for o in obj)
+    if type(obj) is dict:
+        return {k: bare_deep(v) for k, v in obj.items()}
+    return bare(obj)
+
+
+def _binary(op: Callable[[Any, Any], Any]) -> Forwarder:
+    return lambda self, other: op(self.__daskref_target__, bare(other))
+
+
+def _reflected(op: Callable[[Any, Any], Any]) -> Forwarder:
+    return lambda self, other: op(bare(other), self.__daskref_target__)
+
+
+def _unary(op: Callable[[Any], Any]) -> Forwarder:
+    return lambda self: op(self.__daskref_target__)
+
+
+def _inplace(op: Callable[[Any, Any], Any]) -> Forwarder:
+    def forward(self: Any, other: Any) -> Any:
+        target = self.__daskref_target__
+        result = op(target, bare(other))
+        return self if result is target else result
+
+    return forward
+
+
+def _method(name: str) -> Forwarder:
+    return lambda self, *args: getattr(self.__daskref_target__, name)(*args)
+
+
+def _power(self: Any, other: Any, modulo: Any = None) -> Any:
+    return pow(self.__daskref_target__, bare(other), bare(modulo))
+
+
+def _array_ufunc(self: Any, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+    return getattr(ufunc, method)(*map(bare, args), **bare_deep(kwargs))
+
+
+def _array_function(self: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    return func(*bare_deep(args), **bare_deep(kwargs))
+
+
+def _array(self: Any, dtype: Any = None, **kwargs: Any) -> Any:
+    target = self.__daskref_target__
+    method = getattr(target, "__array__", None)
+    if method is None:  # a builtin type; only NumPy asks this way
+        return sys.modules["numpy"].asarray(target, dtype)
+    return method(dtype, **kwargs)
+
+
+_BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "matmul": operator.matmul,
+    "truediv": operator.truediv,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "divmod": divmod,
+    "pow": operator.pow,
+    "lshift": operator.lshift,
+    "rshift": operator.rshift,
+    "and": operator.and_,
+    "xor": operator.xor,
+    "or": operator.or_,
+}
+
+#: Special methods that a target may have or lack.
+FORWARDERS: dict[str, Forwarder] = {
+    **{f"__{name}__": _binary(op) for name, op in _BINARY.items()},
+    **{f"__r{name}__": _reflected(op) for name, op in _BINARY.items()},
+    **{
+        f"__i{name}__": _inplace(getattr(operator, f"i{name}"))
+        for name in [*_BINARY]
+        if name not in ("divmod", "and", "or")
+    },
+    "__iand__": _inplace(operator.iand),
+    "__ior__": _inplace(operator.ior),
+    "__pow__": _power,
+    "__neg__": _unary(operator.neg),
+    "__pos__": _unary(operator.pos),
+    "__abs__": _unary(abs),
+    "__invert__": _unary(operator.invert),
+    "__int__": _unary(int),
+    "__float__": _unary(float),
+    "__complex__": _unary(complex),
+    "__index__": _unary(operator.index),
+    "__bool__": _unary(bool),
+    "__round__": lambda self, *args: round(self.__daskref_target__, *args),
+    "__trunc__": _unary(math.trunc),
+    "__floor__": _unary(math.floor),
+    "__ceil__": _unary(math.ceil),
+    "__fspath__": _unary(os.fspath),
+    "__len__": lambda self: len(self.__daskref_target__),
+    "__length_hint__": _unary(operator.length_hint),
+    "__contains__": lambda self, item: bare(item) in self.__daskref_target__,
+    "__getitem__": lambda self, key: self.__daskref_target__[key],
+    "__setitem__": lambda self, key, v: operator.setitem(
+        self.__daskref_target__, key, v
+    ),
+    "__delitem__": lambda self, key: operator.delitem(self.__daskref_target__, key),
+    "__iter__": lambda self: iter(self.__daskref_target__),
+    "__next__": lambda self: next(self.__daskref_target__),
+    "__reversed__": _unary(reversed),
+    "__call__": lambda self, /, *args, **kwargs: self.__daskref_target__(
+        *args, **kwargs
+    ),
+    "__enter__": _method("__enter__"),
+    "__exit__": _method("__exit__"),
+    "__aenter__": _method("__aenter__"),
+    "__aexit__": _method("__aexit__"),
+    "__aiter__": _unary(aiter),
+    "__anext__": lambda self: anext(self.__daskref_target__),
+    "__await__": _method("__await__"),
+    "__get__": _method("__get__"),
+    "__set__": _method("__set__"),
+    "__delete__": _method("__delete__"),
+    "__instancecheck__": lambda self, obj: isinstance(obj, self.__daskref_target__),
+    "__subclasscheck__": lambda self, cls: issubclass(cls, self.__daskref_target__),
+    "__buffer__": _method("__buffer__"),
+    "__array__": _array,
+    "__array_ufunc__": _array_ufunc,
+    "__array_function__": _array_function,
+}
+
+#: What every object has.
+COMMON: dict[str, Forwarder] = {
+    "__lt__": _binary(operator.lt),
+    "__le__": _binary(operator.le),
+    "__eq__": _binary(operator.eq),
+    "__ne__": _binary(operator.ne),
+    "__gt__": _binary(operator.gt),
+    "__ge__": _binary(operator.ge),
+    "__hash__": _unary(hash),
+    "__str__": _unary(str),
+    "__repr__": _unary(repr),
+    "__format__": lambda self, spec: format(self.__daskref_target__, spec),
+    "__dir__": _unary(dir),
+    # Not every object has it. But without it bytes() would take a buffer for an
+    # iterable of integers, silently: before Python 3.12 no class can offer a buffer.
+    "__bytes__": _unary(bytes),
+}
+
+
+class Interface(NamedTuple):
+    """What a class of proxies is built from."""
+
+    #: Names out of :data:`FORWARDERS`.
+    names: frozenset[str]
+    #: Names to be set to None: what Python would otherwise make up.
+    nulls: frozenset[str]
+    #: Whether Dask looks into instances, for tasks and keys or to pickle their code.
+    walked: bool
+
+
+# A class with __next__ is taken for an iterator and used up, one with __await__ is
+# awaited, one with __get__ is asked by every class that holds it.
+_ONLY_IF_KNOWN = {
+    "__anext__",
+    "__array__",
+    "__await__",
+    "__buffer__",
+    "__delete__",
+    "__get__",
+    "__next__",
+    "__set__",
+}
+
+#: For a target of which nothing is known.
+GENERIC = Interface(frozenset(FORWARDERS) - _ONLY_IF_KNOWN, frozenset(), walked=True)
+
+_WALKED: tuple[type, ...] = (list, tuple, set, frozenset, dict)
+_WALKED += (FunctionType, type, ModuleType)
+#: Types that NumPy knows by their type, and would take a proxy of for a sequence or an
+#: opaque object. Not lists: pandas makes less of an array than of a list.
+_KNOWN_TO_NUMPY: tuple[type, ...] = (int, float, complex, str, bytes, dict)
+#: What functions of Python do with instances of a type that lacks the method.
+_KNOWN_TO_PYTHON: dict[type, set[str]] = {
+    str: {"__int__", "__float__", "__complex__", "__fspath__"},
+    bytes: {"__int__", "__float__", "__fspath__"},
+    bytearray: {"__int__", "__float__"},
+}
+
+
+def defines(cls: type, name: str) -> bool:
+    """Return whether instances find the name on their class, and it is not None."""
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name] is not None
+    return False
+
+
+@lru_cache(maxsize=512)
+def _interface(cls: type) -> Interface:
+    names = {name for name in FORWARDERS if defines(cls, name)}
+    for name in _BINARY:
+        # `[1] + p` asks type(p) for __radd__, which list itself does not need.
+        if names & {f"__{name}__", f"__r{name}__"}:
+            names |= {f"__{name}__", f"__r{name}__"}
+    for known, added in _KNOWN_TO_PYTHON.items():
+        if issubclass(cls, known):
+            names |= added
+    if issubclass(cls, _KNOWN_TO_NUMPY):
+        names |= {"__array__", "__array_function__", "__array_ufunc__"}
+    nulls = set()
+    if not defines(cls, "__hash__"):
+        nulls.add("__hash__")
+    # With __getitem__ a class of Python's iterates; one of C's need not (a scalar of
+    # NumPy's, a match of re's), and without a length it does not.
+    indexes = "__getitem__" in names and not names & {"__iter__", "__len__"}
+    if indexes and not isinstance(getattr(cls, "__getitem__", None), FunctionType):
+        nulls.add("__iter__")
+    return Interface(frozenset(names), frozenset(nulls), issubclass(cls, _WALKED))
+
+
+def interface_of(cls: type) -> Interface:
+    """Return what proxies of instances of a class need."""
+    try:
+        return _interface(cls)
+    except TypeError:  # the class itself does not hash
+        return _interface.__wrapped__(cls)
+
+
+def forwarders(interface: Interface) -> dict[str, Any]:
+    """Return the special methods for the body of a class."""
+    body: dict[str, Any] = {name: FORWARDERS[name] for name in interface.names}
+    return body | dict.fromkeys(interface.nulls)

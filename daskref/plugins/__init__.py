@@ -1,0 +1,1 @@
+"""What runs inside scheduler, workers and nannies."""

@@ -1,0 +1,389 @@
+"""The scheduler plugin: the one owner of what is in the store.
+
+It knows who holds each stored object and deletes an object when the last holder goes.
+Dask's transitions are the truth: references in a task's graph node live until the task
+is forgotten, the reference of its result until the result is released.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=============================================  =====================================
+name                                           what for
+=============================================  =====================================
+``Scheduler.handlers``, ``.stream_handlers``   messages of clients and workers
+``Scheduler.worker_plugins``                   the plugin for workers that come later
+``Scheduler._ongoing_background_tasks``        tasks that end with the scheduler
+=============================================  =====================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol.serialize import to_serialize
+from tornado.ioloop import PeriodicCallback
+
+from daskref.config import Settings
+from daskref.connectors.base import Key
+from daskref.nodes import references_in
+from daskref.plugins.bootstrap import worker_plugin_bytes
+from daskref.plugins.holders import Holder, Holders
+from daskref.plugins.nanny import MemoryNannyPlugin
+from daskref.session import PROBE, Session, SessionInfo
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Name of all daskref plugins.
+NAME = "daskref"
+
+
+class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
+    """Own the session, its table of holders, and what follows from Dask's transitions.
+
+    Parameters
+    ----------
+    settings
+        Those of the first client, or of the scheduler's own configuration.
+    """
+
+    name = NAME
+    idempotent = True
+
+    scheduler: Scheduler
+    session: Session
+    holders: Holders
+    _evicting: asyncio.Task[None] | None
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.holders = Holders()
+        self._clients: set[str] = set()
+        self._reports: dict[str, dict[str, Any]] = {}
+        self._unreachable: dict[str, str] = {}
+        self._puts = 0
+        self._queue: list[Key] = []
+        self._evicting = None
+        self._ready: asyncio.Task[None] | None = None
+        self._reconciler: PeriodicCallback | None = None
+
+    @property
+    def info(self) -> SessionInfo:
+        """What a process needs to join the session."""
+        return self.session.info
+
+    # Life
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Create the session and set up the workers; once, however many ask."""
+        if self._ready is None:
+            self._ready = asyncio.create_task(self._start(scheduler))
+        await asyncio.shield(self._ready)
+
+    async def _start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.session = await asyncio.get_running_loop().run_in_executor(
+            None, Session.create, self.settings
+        )
+        scheduler.handlers["daskref_fetch"] = self.fetch
+        scheduler.handlers["daskref_reachable"] = self.reachable
+        scheduler.handlers["daskref_stats"] = self.stats
+        scheduler.handlers["daskref_leave"] = self.leave
+        scheduler.stream_handlers.update(
+            {
+                "daskref-put": self.on_put,
+                "daskref-release": self.on_release,
+                "daskref-result": self.on_result,
+                "daskref-counters": self.on_counters,
+                "daskref-unreachable": self.on_unreachable,
+            }
+        )
+        scheduler.worker_plugins[NAME] = worker_plugin_bytes(self.info, strict=True)
+        responses = await scheduler.broadcast(
+            msg={
+                "op": "plugin-add",
+                "plugin": worker_plugin_bytes(self.info, strict=False),
+                "name": NAME,
+            },
+            on_error="return",
+        )
+        self.missing = sorted(
+            address
+            for address, response in responses.items()
+            if isinstance(response, dict) and response["status"] != "OK"
+        )
+        # Nannies that are just starting would hold us up for as long as they take.
+        scheduler._ongoing_background_tasks.call_soon(self._start_nannies)
+        self._reconciler = PeriodicCallback(
+            self.reconcile, self.settings.reconcile_interval * 1000
+        )
+        self._reconciler.start()
+
+    async def _start_nannies(self) -> None:
+        try:
+            await self.scheduler.register_nanny_plugin(
+                None,
+                plugin=MemoryNannyPlugin.dumps(),
+                name=NAME,
+                idempotent=True,
+            )
+        except Exception:
+            logger.warning(
+                "A nanny without daskref counts shared pages as its worker's memory",
+                exc_info=True,
+            )
+
+    async def close(self) -> None:
+        """Delete what is left and leave the session."""
+        if self._reconciler is not None:
+            self._reconciler.stop()
+        if self._evicting is not None:
+            await self._evicting
+        if hasattr(self, "session"):
+            session = self.session
+            await asyncio.get_running_loop().run_in_executor(None, session.leave)
+
+    async def retire(self) -> None:
+        """Go, once the last client went back to plain Dask and nothing is stored."""
+        scheduler = self.scheduler
+        if scheduler.plugins.get(NAME) is not self:
+            return
+        scheduler.remove_plugin(name=NAME)
+        for op in [op for op in scheduler.handlers if op.startswith("daskref_")]:
+            del scheduler.handlers[op]
+        for op in [op for op in scheduler.stream_handlers if op.startswith("daskref-")]:
+            # A message of this kind that is still under way must not end its stream.
+            scheduler.stream_handlers[op] = _ignore
+        scheduler.nanny_plugins.pop(NAME, None)
+        if NAME in scheduler.worker_plugins:
+            await scheduler.unregister_worker_plugin(None, name=NAME)
+        await self.close()
+
+    # Holders
+
+    def update_graph(self, scheduler: Scheduler, *, tasks: Any, **kwargs: Any) -> None:
+        """Let tasks hold the references in their graph nodes."""
+        for key in tasks:
+            ts = scheduler.tasks.get(key)
+            if ts is None or ts.run_spec is None:
+                continue
+            for reference in references_in(ts.run_spec):
+                self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+
+    def transition(
+        self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Release what a task held that is forgotten, or whose result is gone."""
+        if start == "memory" and finish != "memory":
+            self._evict(self.holders.release(Holder("result", key)))
+        if finish == "forgotten":
+            self._evict(self.holders.release(Holder("key", key)))
+
+    def restart(self, scheduler: Scheduler) -> None:
+        """Release what tasks held: there are none any more."""
+        self._evict(self.holders.release_kinds("key", "result"))
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Release what the client held."""
+        self._clients.discard(client)
+        self._evict(self.holders.release(Holder("client", client)))
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """Forget that the worker was out of reach."""
+        self._unreachable.pop(worker, None)
+
+    def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
+        """Take note of what a client put; it holds it."""
+        self._puts += put
+        key, nbytes = tuple(object[0]), object[1]
+        self.holders.hold(Holder("client", client), key, nbytes)
+        if client not in self.scheduler.clients:  # it has left meanwhile
+            self.remove_client(self.scheduler, client)
+
+    def on_release(self, client: str, objects: list[Key]) -> None:
+        """Take note of what a client holds no more."""
+        keys = [tuple(key) for key in objects]
+        self._evict(self.holders.release(Holder("client", client), keys))
+
+    def on_result(
+        self, worker: str, task: Any, object: tuple[Key, int], put: bool
+    ) -> None:
+        """Take note of a task's result that a worker put."""
+        key, nbytes = tuple(object[0]), object[1]
+        self._puts += put
+        ts = self.scheduler.tasks.get(task)
+        holder = Holder("result", task)
+        self.holders.hold(holder, key, nbytes)
+        if ts is None or ts.state != "memory":  # released while the worker wrote
+            self._evict(self.holders.release(holder, [key]))
+
+    def on_counters(self, report: dict[str, Any], client: str) -> None:
+        """Take note of the counts of a client that is leaving."""
+        self._reports[report["process"]] = report
+
+    def on_unreachable(self, worker: str, reason: str) -> None:
+        """Take note of a worker that cannot see the store."""
+        self._unreachable[worker] = reason
+        logger.warning("Worker %s is out of reach of the store: %s", worker, reason)
+
+    def _evict(self, keys: list[Key]) -> None:
+        if not keys:
+            return
+        self._queue += keys
+        if self._evicting is None:
+            self._evicting = asyncio.create_task(self._evict_queued())
+
+    async def _evict_queued(self) -> None:
+        while self._queue:
+            keys, self._queue = self._queue, []
+            try:
+                await self.session.run(self._evict_now, keys)
+            except Exception:
+                logger.exception("Eviction failed; the next reconciliation tries again")
+        self._evicting = None
+
+    def _evict_now(self, keys: list[Key]) -> None:
+        store = self.session.store
+        assert store is not None
+        for key in keys:
+            store.evict(key)
+
+    async def reconcile(self) -> None:
+        """Delete expired leases, and objects of dead processes that nobody holds."""
+        assert self.session.store is not None
+        sweep = getattr(self.session.store.connector, "sweep", None)
+        if sweep is None:
+            return
+        known = [*self.holders, *self._queue, self.info.probe]
+        grace = self.settings.reconcile_grace
+        try:
+            swept = await self.session.run(sweep, known, grace)
+        except Exception:
+            logger.exception("Reconciliation failed; it is tried again")
+            return
+        if swept:
+            self.session.counters.add("evictions", len(swept))
+            logger.info("Swept %d objects that nobody held", len(swept))
+
+    # Requests
+
+    async def join(self, client: str) -> tuple[SessionInfo, list[str], list[str]]:
+        """Let a client in.
+
+        Returns
+        -------
+        tuple
+            The session; workers without daskref; workers that cannot see the store.
+        """
+        await self.start(self.scheduler)
+        self._clients.add(client)
+        return self.info, self.missing, sorted(self._unreachable)
+
+    async def leave(self, client: str) -> bool:
+        """Let a client go back to plain Dask; True if the plugin went with it."""
+        self.remove_client(self.scheduler, client)
+        if self._clients or self.holders:
+            return False
+        await self.retire()
+        return True
+
+    def reachable(self) -> list[str]:
+        """Return the workers that can see the store."""
+        return [
+            address
+            for address in self.scheduler.workers
+            if address not in self._unreachable
+        ]
+
+    async def fetch(self, key: Key) -> dict[str, Any]:
+        """Send a stored object's bytes in-band, to a process out of reach."""
+        return await fetch(self.session, key)
+
+    async def stats(self) -> dict[str, Any]:
+        """Return the counts of the scheduler, the workers, and clients as last told."""
+        responses = await self.scheduler.broadcast(
+            msg={"op": "daskref_counters"}, on_error="ignore"
+        )
+        for report in responses.values():
+            if "process" in report:  # not of a worker that is just leaving
+                self._reports[report["process"]] = report
+        own = self.session.report()
+        objects, nbytes = await self.session.run(self._usage)
+        return {
+            "objects": objects,
+            "bytes": nbytes,
+            "puts": self._puts,
+            "host": own["host"],
+            "processes": [*self._reports.values(), own],
+        }
+
+    def _usage(self) -> tuple[int, int]:
+        """Return how many objects are in the store, and their bytes; not the probe."""
+        assert self.session.store is not None
+        connector = self.session.store.connector
+        try:
+            usage = connector.usage()
+        except (AttributeError, NotImplementedError):  # it cannot tell: what is held
+            return len(self.holders), self.holders.nbytes
+        return usage.objects - 1, usage.nbytes - len(PROBE)
+
+
+async def fetch(session: Session, key: Key) -> dict[str, Any]:
+    """Read a stored object, to be sent in-band.
+
+    Returns
+    -------
+    dict
+        ``"data"``: the bytes, not copied; ``None`` if there is no such object, or this
+        process cannot see the store.
+    """
+    store = session.store
+    data = None
+    if store is not None:
+        data = await session.run(store.connector.get, tuple(key))
+    return {"status": "OK", "data": None if data is None else to_serialize(data)}
+
+
+def _ignore(**kwargs: Any) -> None:
+    pass
+
+
+async def start(
+    scheduler: Scheduler, settings: dict[str, Any]
+) -> ReferenceSchedulerPlugin:
+    """Return the scheduler's plugin, made and started first if there is none.
+
+    Parameters
+    ----------
+    scheduler
+        Where this runs.
+    settings
+        Fields of :class:`~daskref.config.Settings` that go before those that the
+        scheduler has configured.
+    """
+    plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
+    if plugin is None:
+        plugin = ReferenceSchedulerPlugin(Settings.read(**settings))
+        scheduler.add_plugin(plugin, name=NAME)
+    try:
+        await plugin.start(scheduler)
+    except Exception:
+        if scheduler.plugins.get(NAME) is plugin:
+            scheduler.remove_plugin(name=NAME)
+        raise
+    return plugin
+
+
+async def install(
+    scheduler: Scheduler, client: str, settings: dict[str, Any]
+) -> tuple[SessionInfo, list[str], list[str]]:
+    """Let a client in; see :func:`start` and :meth:`ReferenceSchedulerPlugin.join`."""
+    plugin = await start(scheduler, settings)
+    joined = await plugin.join(client)
+    if plugin.missing:
+        await plugin.leave(client)
+    return joined

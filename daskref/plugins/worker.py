@@ -1,0 +1,384 @@
+"""The worker plugin: values out as references, references in as values.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=================================================  =================================
+name                                               what for
+=================================================  =================================
+``Worker.handlers``                                what other processes ask for
+``Worker.get_data`` and its ``comm.write``         where a result leaves, with its key
+``Worker.actor_execute``, ``.actor_attribute``     where actors are called
+``Worker._get_client``                             clients that tasks make
+``Worker.state.tasks[key].run_spec``               the task boundary
+``Worker.batched_send``                            messages to the scheduler
+=================================================  =================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from distributed.protocol.serialize import Serialize, to_serialize
+
+from daskref.boundary import Boundary, needs_boundary
+from daskref.connectors.base import Connector, Key
+from daskref.exceptions import (
+    ConnectorError,
+    ConnectorUnavailableError,
+    NotProxiableError,
+)
+from daskref.family import register_family
+from daskref.plugins.nanny import private_memory
+from daskref.plugins.scheduler import fetch
+from daskref.proxy import Proxy, get_factory, is_proxy
+from daskref.rpc import FAMILY, Connections
+from daskref.session import Session
+from daskref.store import (
+    FailedFactory,
+    Store,
+    StoreFactory,
+    is_transparent,
+    register_store,
+    reveal,
+    unregister_store,
+)
+
+if TYPE_CHECKING:
+    from distributed.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+class ReferenceWorkerPlugin:
+    """What a worker with daskref does, behind the bootstrap plugin.
+
+    Parameters
+    ----------
+    info
+        The session to join, pickled.
+    """
+
+    worker: Worker
+    session: Session
+    _undo: list[Callable[[], Any]]
+    _converting: dict[Any, asyncio.Task[Any]]
+
+    def __init__(self, info: bytes) -> None:
+        self._info = info
+        self._undo = []
+        self._converting = {}
+
+    async def setup(self, worker: Worker) -> None:
+        """Join the session and take over the worker's seams."""
+        register_family()
+        self.worker = worker
+        loop = asyncio.get_running_loop()
+        session = self.session = await loop.run_in_executor(
+            None, Session.join, pickle.loads(self._info)
+        )
+        self.threshold = session.info.settings.threshold
+        self._on_completion = session.info.settings.results == "on-completion"
+        if session.reachable:
+            connections = Connections(worker.rpc, worker.scheduler, session)
+            self._undo.append(connections.restore)
+        else:
+            name = session.info.store.name
+            relay = RelayConnector(worker, session.info.settings.timeout)
+            store = Store(name, relay, counters=session.counters)
+            register_store(store, exist_ok=True)
+            self._undo.append(lambda: unregister_store(name))
+            worker.batched_send(
+                {
+                    "op": "daskref-unreachable",
+                    "reason": "it does not see the session directory",
+                }
+            )
+        self._replace_handler("get_data", self.get_data)
+        self._replace_handler("actor_execute", self.actor_execute)
+        self._replace_handler("actor_attribute", self.actor_attribute)
+        worker.handlers["daskref_fetch"] = self.fetch
+        worker.handlers["daskref_counters"] = self.counters
+        self._undo.append(lambda: worker.handlers.pop("daskref_fetch"))
+        self._undo.append(lambda: worker.handlers.pop("daskref_counters"))
+        self._replace(worker, "_get_client", self._get_client)
+        self._replace(
+            worker.monitor,
+            "get_process_memory",
+            private_memory(worker.monitor.get_process_memory),
+        )
+
+    async def teardown(self, worker: Worker) -> None:
+        """Give the worker its seams back and leave the session."""
+        while self._undo:
+            self._undo.pop()()
+        if worker.status.name not in ("closing", "closed"):
+            await self._reveal_data(worker)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self.session.leave)
+
+    async def _reveal_data(self, worker: Worker) -> None:
+        for key in list(worker.data):
+            if is_proxy(value := worker.data[key]):
+                worker.data[key] = await self.session.run(reveal, value)
+
+    def _replace_handler(self, op: str, handler: Callable[..., Any]) -> None:
+        handlers = self.worker.handlers
+        before = handlers[op]
+        handlers[op] = handler
+        self._undo.append(lambda: handlers.__setitem__(op, before))
+
+    def _replace(self, owner: Any, name: str, value: Any) -> None:
+        # an attribute of the instance hides the method of its class
+        setattr(owner, name, value)
+        self._undo.append(lambda: delattr(owner, name))
+
+    # Tasks
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """Put the boundary around a task that is about to run."""
+        if finish == "executing":
+            ts = self.worker.state.tasks[key]
+            if needs_boundary(ts.run_spec, bool(ts.dependencies)):
+                ts.run_spec = Boundary(ts.run_spec, self.session.run)
+        elif finish == "memory" and self._on_completion:
+            ts = self.worker.state.tasks[key]
+            if ts.nbytes and ts.nbytes > self.threshold and self.session.reachable:
+                self.worker.loop.add_callback(self._complete, key)
+
+    async def _complete(self, key: Any) -> None:
+        value = self.worker.data.get(key)
+        if value is not None:
+            await self._refer(key, value)
+
+    def _get_client(self, timeout: float | None = None) -> Any:
+        from daskref.client import adopt
+
+        client = type(self.worker)._get_client(self.worker, timeout)
+        return adopt(client, self.session.info)
+
+    # Values out
+
+    async def get_data(
+        self,
+        comm: Any,
+        keys: Any,
+        who: str | None = None,
+        serializers: list[str] | None = None,
+    ) -> Any:
+        """Serve results: as references to who takes them, as values to who does not."""
+        convert = self._plain
+        if serializers is not None and FAMILY in serializers:
+            convert = self._refer
+            if str(comm.local_address).startswith("inproc://"):
+                convert = self._as_it_is  # passed by pointer: nothing is faster
+        served = _ServedComm(comm, convert)
+        return await type(self.worker).get_data(
+            self.worker, served, keys, who=who, serializers=serializers
+        )
+
+    async def _as_it_is(self, key: Any, value: Any) -> Any:
+        return value
+
+    async def _plain(self, key: Any, value: Any) -> Any:
+        return await self.session.run(reveal, value) if is_proxy(value) else value
+
+    async def _refer(self, key: Any, value: Any) -> Any:
+        """Return a proxy in the place of a large result, put once."""
+        if not self.session.reachable:
+            return await self._plain(key, value)
+        if is_transparent(value):
+            self._count_kept(value)
+            return value
+        ts = self.worker.state.tasks.get(key)
+        if ts is None or (ts.nbytes or 0) <= self.threshold or is_proxy(value):
+            return value
+        converting = self._converting.get(key)
+        if converting is None:
+            converting = asyncio.create_task(self._put(key, value))
+            self._converting[key] = converting
+            converting.add_done_callback(lambda _: self._converting.pop(key))
+        # several may ask at once, and each may go away
+        return await asyncio.shield(converting)
+
+    async def _put(self, key: Any, value: Any) -> Any:
+        session = self.session
+        try:
+            relinked = await session.run(session.relink, value)
+            reference = relinked or await session.run(session.put, value)
+        except NotProxiableError:
+            return value  # Dask has its own error for that
+        except ConnectorError as exc:
+            # Raised where the value is wanted: Dask would ask a failing handler again
+            # and again.
+            return Proxy(FailedFactory(exc))
+        if reference is None:
+            return value
+        self.worker.batched_send(
+            {
+                "op": "daskref-result",
+                "task": key,
+                "object": (reference.key, reference.nbytes),
+                "put": relinked is None,
+            }
+        )
+        proxy = Proxy(StoreFactory(reference, transparent=True))
+        self._count_kept(proxy)
+        if key in self.worker.data:
+            self.worker.data[key] = proxy
+        return proxy
+
+    def _count_kept(self, proxy: Any) -> None:
+        factory = get_factory(proxy)
+        if isinstance(factory, StoreFactory):
+            self.session.counters.add("bytes_kept", factory.reference.nbytes)
+
+    async def actor_execute(
+        self,
+        actor: Any = None,
+        function: Any = None,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
+        serializers: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """Call an actor: with values, for a reference."""
+        run = self.session.run
+        args = [await run(reveal, arg) if is_proxy(arg) else arg for arg in args]
+        kwargs = {
+            name: await run(reveal, arg) if is_proxy(arg) else arg
+            for name, arg in (kwargs or {}).items()
+        }
+        response = await type(self.worker).actor_execute(
+            self.worker, actor=actor, function=function, args=args, kwargs=kwargs
+        )
+        return await self._refer_result(response, serializers)
+
+    async def actor_attribute(
+        self,
+        actor: Any = None,
+        attribute: Any = None,
+        serializers: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """Read an actor's attribute, for a reference."""
+        response = type(self.worker).actor_attribute(
+            self.worker, actor=actor, attribute=attribute
+        )
+        return await self._refer_result(response, serializers)
+
+    async def _refer_result(
+        self, response: dict[str, Any], serializers: list[str] | None
+    ) -> dict[str, Any]:
+        result = response.get("result")
+        if isinstance(result, Serialize) and serializers and FAMILY in serializers:
+            value = await self.session.run(self.session.put_once, result.data)
+            response["result"] = to_serialize(value)
+        return response
+
+    # Requests
+
+    async def fetch(self, key: Key) -> dict[str, Any]:
+        """Send a stored object's bytes in-band, to a process out of reach."""
+        return await fetch(self.session, key)
+
+    def counters(self) -> dict[str, Any]:
+        """Return this process's counts."""
+        return self.session.report()
+
+
+class _ServedComm:
+    """A connection whose outgoing values are converted on their way.
+
+    Parameters
+    ----------
+    comm
+        The connection.
+    convert
+        ``async (key, value) -> value``.
+    """
+
+    def __init__(
+        self, comm: Any, convert: Callable[[Any, Any], Awaitable[Any]]
+    ) -> None:
+        self._comm = comm
+        self._convert = convert
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    async def write(self, msg: Any, **kwargs: Any) -> Any:
+        data = msg.get("data") if isinstance(msg, dict) else None
+        if data:
+            keys = list(data)
+            values = await asyncio.gather(
+                *(self._convert(key, data[key].data) for key in keys)
+            )
+            served = zip(keys, map(to_serialize, values), strict=True)
+            msg = {**msg, "data": dict(served)}
+        return await self._comm.write(msg, **kwargs)
+
+
+class RelayConnector(Connector):
+    """The store of a worker that cannot see it: others read it on its behalf.
+
+    Parameters
+    ----------
+    worker
+        Whose connections are used.
+    timeout
+        Seconds for one object.
+    """
+
+    def __init__(self, worker: Worker, timeout: float) -> None:
+        self._worker = worker
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"<RelayConnector of {self._worker.address}>"
+
+    def get(self, key: Key) -> memoryview | None:
+        """Ask workers that see the store, then the scheduler. Copies."""
+        future = asyncio.run_coroutine_threadsafe(
+            self._fetch(key), self._worker.loop.asyncio_loop
+        )
+        try:
+            data = future.result(self._timeout)
+        except TimeoutError as exc:
+            future.cancel()
+            raise ConnectorUnavailableError(
+                repr(self), f"nobody sent {key!r} within {self._timeout} s"
+            ) from exc
+        return None if data is None else memoryview(bytearray(data))
+
+    async def _fetch(self, key: Key) -> Any:
+        peers = await self._worker.scheduler.daskref_reachable()
+        for address in random.sample(peers, min(len(peers), 3)):
+            try:
+                response = await self._worker.rpc(address).daskref_fetch(key=key)
+            except OSError:
+                continue  # it is just leaving
+            if response["data"] is not None:
+                return response["data"]
+        response = await self._worker.scheduler.daskref_fetch(key=key)
+        return response["data"]
+
+    def put_frames(self, frames: Any) -> Key:
+        """Refuse: the value goes in-band."""
+        raise ConnectorUnavailableError(repr(self), "it only reads")
+
+    def exists(self, key: Key) -> bool:
+        """Tell whether somebody has the object; moves its bytes."""
+        return self.get(key) is not None
+
+    def evict(self, key: Key) -> None:
+        """Do nothing: the scheduler deletes."""
+
+    def config(self) -> dict[str, Any]:
+        """Return nothing: it is of one process."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing: the connections are the worker's."""

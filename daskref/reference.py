@@ -1,0 +1,173 @@
+"""References: a key, how to reach the store, and what is known of the object.
+
+A reference is inert. Creating, sending, printing, comparing or sizing one does no I/O
+and imports nothing for the sake of the object's type: the type travels pickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from daskref.connectors.base import Key
+
+
+class StoreConfig(NamedTuple):
+    """How any process finds or makes the store."""
+
+    #: Name in the registry of stores.
+    name: str
+    #: ``"module:Class"`` of the connector.
+    connector: str
+    #: What the connector's ``from_config`` takes.
+    options: tuple[tuple[str, Any], ...]
+
+
+@cache
+def hash_salt() -> int:
+    """Return a number that is equal in processes that salt string hashes alike."""
+    return hash("daskref")
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What is known of an object without fetching it."""
+
+    #: Fully qualified name, as in ``"numpy.ndarray"``.
+    type_name: str
+    #: The pickled type.
+    type_pickle: bytes
+    #: Size in bytes of the stored object.
+    nbytes: int
+    #: Content hash; equal for equal content. ``None`` if it was not asked for.
+    token: str | None = None
+    #: ``hash(obj)``, if it has one, and the salt that it was made with.
+    hash: int | None = None
+    hash_salt: int | None = None
+    #: Whether the object can be hashed.
+    hashable: bool = False
+    #: ``len(obj)``, ``obj.shape`` and ``str(obj.dtype)``, where it has them.
+    length: int | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+
+    def type(self) -> type:
+        """Unpickle the type. Imports its module."""
+        loaded: type = pickle.loads(self.type_pickle)
+        return loaded
+
+    def cached_hash(self) -> int | None:
+        """Return ``hash(obj)`` if it is known and valid in this process."""
+        if self.hash is not None and self.hash_salt == hash_salt():
+            return self.hash
+        return None
+
+
+@cache
+def _pickled_type(cls: type) -> bytes:
+    data: bytes = cloudpickle.dumps(cls)
+    return data
+
+
+def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
+    """Return the metadata of an object at hand.
+
+    Parameters
+    ----------
+    obj
+        The object; not changed, not kept.
+    nbytes
+        Its stored size.
+    token
+        Its content hash, if known.
+    """
+    cls = type(obj)
+    shape = getattr(obj, "shape", None)
+    if not (isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)):
+        shape = None
+    dtype = getattr(obj, "dtype", None) if shape is not None else None
+    try:
+        length = len(obj)
+    except Exception:  # no length, or a length that only its owner can explain
+        length = None
+    # None where the class says that it cannot be hashed
+    method: Any = cls.__hash__
+    hashable = method is not None
+    hashed = None
+    if hashable:
+        try:
+            hashed = hash(obj)
+        except Exception:
+            hashable = False
+    if method is object.__hash__:
+        hashed = None  # by identity: means nothing in another process
+    return Metadata(
+        type_name=f"{cls.__module__}.{cls.__qualname__}",
+        type_pickle=_pickled_type(cls),
+        nbytes=nbytes,
+        token=token,
+        hash=hashed,
+        hash_salt=hash_salt() if hashed is not None else None,
+        hashable=hashable,
+        length=length,
+        shape=shape,
+        dtype=str(dtype) if dtype is not None else None,
+    )
+
+
+class Reference:
+    """A key, how to reach the store, and metadata.
+
+    Parameters
+    ----------
+    key
+        The connector's key.
+    store
+        How to reach the store.
+    metadata
+        What is known of the object.
+
+    Notes
+    -----
+    Two references are equal if they name the same key. Immutable; safe to share.
+    """
+
+    __slots__ = ("key", "metadata", "store")
+
+    key: Key
+    store: StoreConfig
+    metadata: Metadata
+
+    def __init__(self, key: Key, store: StoreConfig, metadata: Metadata) -> None:
+        self.key = key
+        self.store = store
+        self.metadata = metadata
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of the stored object."""
+        return self.metadata.nbytes
+
+    def __repr__(self) -> str:
+        meta = self.metadata
+        shape = f" {meta.shape}" if meta.shape is not None else ""
+        return f"<Reference {meta.type_name}{shape} {meta.nbytes} B at {self.key!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __sizeof__(self) -> int:
+        return 512  # with its metadata; never that of the object
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("daskref.Reference", self.metadata.token or tuple(self.key))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reference, (self.key, self.store, self.metadata)

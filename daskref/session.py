@@ -1,0 +1,256 @@
+"""What one process has of one cluster's store.
+
+The scheduler plugin creates a session; workers and clients join it. A process that
+cannot see the store (another host, another container) joins as *unreachable*: it puts
+nothing, and others send it values in-band.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import uuid
+from asyncio import get_running_loop
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dask.sizeof import sizeof
+
+from daskref.config import Settings
+from daskref.connectors import SharedMemoryConnector, open_connector
+from daskref.connectors.base import Connector, Key
+from daskref.exceptions import (
+    ConnectorError,
+    ConnectorUnavailableError,
+    DaskrefError,
+    NotProxiableError,
+)
+from daskref.metrics import Counters
+from daskref.proxy import Proxy
+from daskref.reference import Reference, StoreConfig
+from daskref.store import Store, StoreFactory, register_store
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+#: What every session has in its store, for processes that join to look for.
+PROBE = b"daskref"
+
+_sessions: dict[str, Session] = {}
+_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a process needs to join. Pickles."""
+
+    #: Unique to the cluster's run.
+    id: str
+    #: How to reach the store.
+    store: StoreConfig
+    #: The settings of the cluster.
+    settings: Settings
+    #: Key of a small object: who reads it shares the store.
+    probe: Key
+
+
+class Session:
+    """The store of one cluster, as one process sees it.
+
+    Use :meth:`create` and :meth:`join`. All who join in one process share one
+    instance; the last :meth:`leave` closes it.
+    """
+
+    info: SessionInfo
+    store: Store | None
+    counters: Counters
+    executor: ThreadPoolExecutor
+    _users: int
+    _warned: bool
+
+    def __init__(
+        self, info: SessionInfo, store: Store | None, counters: Counters
+    ) -> None:
+        self.info = info
+        self.store = store
+        self.counters = counters
+        # Off the event loop, and apart from Dask's one offload thread: a large put
+        # must not hold up the deserialization of messages.
+        self.executor = ThreadPoolExecutor(4, thread_name_prefix="daskref")
+        self._users = 1
+        self._warned = False
+        self._process = uuid.uuid4().hex
+
+    @property
+    def reachable(self) -> bool:
+        """Whether this process can put and get."""
+        return self.store is not None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.info.id} on {self.store or 'no store in reach'}>"
+
+    @classmethod
+    def create(cls, settings: Settings) -> Session:
+        """Open the store that the settings name, and make a session of it. Blocks.
+
+        Raises
+        ------
+        ConfigError
+            If the connector's spec is malformed.
+        ConnectorError
+            If the store does not work.
+        """
+        connector = open_session_connector(settings)
+        session_id = uuid.uuid4().hex
+        counters = Counters()
+        store = Store(f"daskref-{session_id}", connector, counters=counters)
+        try:
+            probe = connector.put(PROBE)
+        except Exception:
+            connector.close()
+            raise
+        info = SessionInfo(session_id, store.config, settings, probe)
+        register_store(store)
+        session = cls(info, store, counters)
+        with _lock:
+            _sessions[session_id] = session
+        return session
+
+    @classmethod
+    def join(cls, info: SessionInfo) -> Session:
+        """Return this process's part of a session, reachable or not. Blocks."""
+        with _lock:
+            session = _sessions.get(info.id)
+            if session is not None:
+                session._users += 1
+                return session
+            counters = Counters()
+            session = _sessions[info.id] = cls(info, _reach(info, counters), counters)
+            return session
+
+    def leave(self) -> None:
+        """Give up one use; the last one closes the store here. Blocks."""
+        with _lock:
+            self._users -= 1
+            if self._users:
+                return
+            _sessions.pop(self.info.id, None)
+        self.executor.shutdown(wait=False)
+        if self.store is not None:
+            self.store.close()
+
+    def put(self, obj: Any, token: str | None = None) -> Reference | None:
+        """Put an object, unless the store is out of reach or fails. Blocks.
+
+        Returns
+        -------
+        Reference or None
+            ``None``: send the value in-band.
+
+        Raises
+        ------
+        ConnectorError
+            If the store failed and ``daskref.on-failure`` is ``raise``.
+        NotProxiableError
+            If the object does not serialize.
+        """
+        if self.store is None or hasattr(type(obj), "__cuda_array_interface__"):
+            return None
+        try:
+            return self.store.put_reference(obj, token)
+        except ConnectorError as exc:
+            self._failed(exc)
+            return None
+
+    def relink(self, obj: Any, token: str | None = None) -> Reference | None:
+        """Return a new reference to what came out of the store; see Store. Blocks."""
+        return None if self.store is None else self.store.relink(obj, token)
+
+    def put_once(self, obj: Any) -> Any:
+        """Return a transparent proxy of an object for one reader, or the object.
+
+        For messages: no Dask key keeps the object alive, a lease does, until its one
+        reader has it.
+        """
+        if sizeof(obj) <= self.info.settings.threshold:
+            return obj
+        try:
+            reference = self.relink(obj) or self.put(obj)
+        except NotProxiableError:  # Dask has its own error for that
+            return obj
+        if reference is None or self.store is None:
+            return obj
+        self.store.connector.renew(reference.key, self.info.settings.lease)
+        self.counters.add("bytes_kept", reference.nbytes)
+        return Proxy(StoreFactory(reference, transparent=True, once=True))
+
+    async def run(self, func: Callable[..., T], *args: Any) -> T:
+        """Run a blocking function off the event loop."""
+        return await get_running_loop().run_in_executor(self.executor, func, *args)
+
+    def report(self) -> dict[str, Any]:
+        """Return this process's counts, its host's name, and what tells it apart."""
+        return {
+            "process": self._process,
+            "host": socket.gethostname(),
+            **self.counters.snapshot(),
+        }
+
+    def _failed(self, exc: DaskrefError) -> None:
+        if self.info.settings.on_failure == "raise":
+            raise exc
+        self.counters.add("fallbacks")
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "The store failed, so values travel in-band, as plain Dask sends them "
+                "(daskref.on-failure: raise makes this an error). Further failures are "
+                "only counted. %s",
+                exc,
+            )
+
+
+def open_session_connector(settings: Settings) -> Connector:
+    """Open the connector that the settings name."""
+    if settings.connector in ("auto", "shm://"):
+        return SharedMemoryConnector(
+            root=settings.shm_root,
+            budget=settings.shm_budget,
+            recycle=settings.shm_recycle,
+            spill_directory=settings.spill_directory,
+        )
+    return open_connector(settings.connector)
+
+
+def sessions() -> list[Session]:
+    """Return the sessions that this process has joined."""
+    with _lock:
+        return list(_sessions.values())
+
+
+def _reach(info: SessionInfo, counters: Counters) -> Store | None:
+    try:
+        store = Store.from_config(info.store, counters=counters)
+        try:
+            seen = store.connector.exists(info.probe)
+        except BaseException:
+            store.close()
+            raise
+        if seen:
+            register_store(store, exist_ok=True)
+            return store
+        store.close()
+        raise ConnectorUnavailableError(
+            repr(store.connector), "it does not hold what the scheduler put there"
+        )
+    except ConnectorError as exc:
+        logger.warning(
+            "This process cannot see the cluster's store, so its values travel "
+            "in-band, as plain Dask sends them. %s",
+            exc,
+        )
+        return None

@@ -1,0 +1,439 @@
+"""Stores: objects in, references and proxies out; the registry of stores by name."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from zict import LRU
+
+from daskref.codec import decode, encode
+from daskref.connectors.base import Connector, Key
+from daskref.connectors.registry import connector_path, load_connector
+from daskref.exceptions import (
+    ConnectorError,
+    ConnectorUnavailableError,
+    DaskrefError,
+    MissingKeyError,
+    ResolveError,
+)
+from daskref.metrics import Counters, metered
+from daskref.proxy import Proxy, get_factory, is_proxy, populate
+from daskref.reference import Metadata, Reference, StoreConfig, describe
+from daskref.tokens import content_token
+
+logger = logging.getLogger(__name__)
+
+_registry: dict[str, Store] = {}
+_registry_lock = threading.RLock()
+
+
+class Store:
+    """Put objects into a connector, get them back, make proxies of them.
+
+    Parameters
+    ----------
+    name
+        Name in the registry of stores.
+    connector
+        Where the bytes go.
+    serializer, deserializer
+        ``(obj) -> buffer`` and ``(buffer) -> obj`` in place of Dask's serialization.
+    cache_size
+        How many resolved objects :meth:`get` keeps; 0 for none.
+    metrics
+        Count and time operations with Dask's metrics as well.
+    populate_target
+        A proxy from :meth:`proxy` is resolved already, to the object it was made of.
+        It still pickles as a reference.
+    register
+        Register the store under its name at once.
+
+    Notes
+    -----
+    Thread-safe. Every method may block on the connector. :meth:`get` returns one
+    shared object per key while it is cached, as ProxyStore's does;
+    :meth:`get_reference` returns a new private one each time.
+    """
+
+    name: str
+    connector: Connector
+    counters: Counters
+    _cache: LRU[Key, Any]
+    _lock: threading.Lock
+    #: id of an object that came out of this store -> itself, weakly, and from where
+    _origins: dict[int, tuple[weakref.ref[Any], Reference]]
+
+    def __init__(
+        self,
+        name: str,
+        connector: Connector,
+        *,
+        serializer: Callable[[Any], Any] | None = None,
+        deserializer: Callable[[Any], Any] | None = None,
+        cache_size: int = 16,
+        metrics: bool = False,
+        populate_target: bool = True,
+        register: bool = False,
+        counters: Counters | None = None,
+    ) -> None:
+        if cache_size < 0:
+            raise ValueError(
+                f"cache_size={cache_size} is not valid: expected 0 or more"
+            )
+        if (serializer is None) != (deserializer is None):
+            raise ValueError("give serializer and deserializer, or neither")
+        self.name = name
+        self.connector = connector
+        self.counters = counters if counters is not None else Counters()
+        self._serializer = serializer
+        self._deserializer = deserializer
+        self._cache_size = cache_size
+        self._metrics = metrics
+        self._populate_target = populate_target
+        self._cache = LRU(max(cache_size, 1), {})
+        self._lock = threading.Lock()
+        self._origins = {}
+        self._config = StoreConfig(
+            name, connector_path(connector), tuple(connector.config().items())
+        )
+        if register:
+            register_store(self)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name!r} on {self.connector!r}>"
+
+    # Objects under keys
+
+    def put(self, obj: Any) -> Key:
+        """Write an object and return its key.
+
+        Raises
+        ------
+        NotProxiableError
+            If the object does not serialize.
+        ConnectorError
+            If the store failed; nothing remains of the object then.
+        """
+        return self._write(obj)[0]
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """Return the object, or *default* if there is none."""
+        with self._lock:
+            if key in self._cache:
+                return self._cache[key]
+        try:
+            obj = self._read(key)
+        except MissingKeyError:
+            return default
+        if self._cache_size:
+            with self._lock:
+                self._cache[key] = obj
+        return obj
+
+    def exists(self, key: Key) -> bool:
+        """Tell whether the object is in the store."""
+        return self.connector.exists(key)
+
+    def is_cached(self, key: Key) -> bool:
+        """Tell whether :meth:`get` would answer without the connector."""
+        with self._lock:
+            return key in self._cache
+
+    def evict(self, key: Key) -> None:
+        """Delete the object. Silent if it is not there."""
+        with self._lock:
+            self._cache.pop(key, None)
+        self.connector.evict(key)
+        self.counters.add("evictions")
+
+    # References
+
+    def put_reference(self, obj: Any, token: str | None = None) -> Reference:
+        """Write an object and return a reference to it.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        token
+            Its content hash, kept in the metadata.
+        """
+        key, nbytes = self._write(obj)
+        return self.refer(key, describe(obj, nbytes, token))
+
+    def refer(self, key: Key, metadata: Metadata) -> Reference:
+        """Return a reference to a key of this store."""
+        return Reference(key, self._config, metadata)
+
+    def get_reference(self, reference: Reference) -> Any:
+        """Return a new private copy-on-write object for a reference.
+
+        Raises
+        ------
+        MissingKeyError
+            If it is not in the store.
+        """
+        obj = self._read(reference.key)
+        number, origins = id(obj), self._origins
+        try:
+            ref = weakref.ref(obj, lambda _: origins.pop(number, None))
+        except TypeError:  # no weak references to it: a later put makes a new object
+            return obj
+        origins[number] = (ref, reference)
+        return obj
+
+    def relink(self, obj: Any, token: str | None = None) -> Reference | None:
+        """Return a new reference to an object that came out of this store unchanged.
+
+        Nothing is copied: the stored object gets a second key, with a life of its own.
+
+        Parameters
+        ----------
+        obj
+            Any object.
+        token
+            Its content hash, if known.
+
+        Returns
+        -------
+        Reference or None
+            ``None`` if the object is another, has been changed, or is not in the store
+            any more.
+        """
+        ref, origin = self._origins.get(id(obj), (None, None))
+        link = getattr(self.connector, "link", None)
+        if ref is None or origin is None or ref() is not obj or link is None:
+            return None
+        known = origin.metadata.token
+        if known is None:
+            data = self.connector.get(origin.key)
+            if data is None:
+                return None
+            known = content_token(decode(data))
+        if known != (token or content_token(obj)):
+            return None
+        key = link(origin.key)
+        return None if key is None else self.refer(key, origin.metadata)
+
+    # Proxies
+
+    def proxy(self, obj: Any) -> Any:
+        """Write an object and return a proxy of it.
+
+        Returns
+        -------
+        Proxy
+            Resolved already if the store was made with ``populate_target``; it pickles
+            as a reference either way. The object stays until :meth:`evict`.
+        """
+        proxy = Proxy(StoreFactory(self.put_reference(obj)))
+        if self._populate_target:
+            populate(proxy, obj)
+        return proxy
+
+    # The store itself
+
+    @property
+    def config(self) -> StoreConfig:
+        """How another process finds or makes this store."""
+        return self._config
+
+    @classmethod
+    def from_config(
+        cls, config: StoreConfig, counters: Counters | None = None
+    ) -> Store:
+        """Open the store that *config* describes; not registered."""
+        connector = load_connector(config.connector, dict(config.options))
+        return cls(config.name, connector, counters=counters)
+
+    def close(self) -> None:
+        """Unregister the store and close its connector. A second call is silent."""
+        with _registry_lock:
+            if _registry.get(self.name) is self:
+                del _registry[self.name]
+        with self._lock:
+            self._cache.clear()
+        self.connector.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _write(self, obj: Any) -> tuple[Key, int]:
+        if self._serializer is not None:
+            frames, nbytes = [data := self._serializer(obj)], memoryview(data).nbytes
+        else:
+            frames, nbytes = encode(obj)
+        put_frames = getattr(self.connector, "put_frames", None)
+        try:
+            with metered("daskref-put"):
+                if put_frames is not None:
+                    key = put_frames(frames)
+                else:  # one of ProxyStore's
+                    key = self.connector.put(b"".join(frames))
+        except (DaskrefError, MemoryError):
+            raise
+        except Exception as exc:
+            raise ConnectorError(
+                repr(self.connector), f"a put of {nbytes} bytes failed ({exc!r})"
+            ) from exc
+        self.counters.add("puts")
+        logger.debug("PUT %s %d bytes", key, nbytes)
+        return key, nbytes
+
+    def _read(self, key: Key) -> Any:
+        with metered("daskref-get"):
+            data = self.connector.get(key)
+            if data is None:
+                raise MissingKeyError(key, repr(self.connector))
+            load = self._deserializer or decode
+            obj = load(data)
+        self.counters.add("gets")
+        logger.debug("GET %s", key)
+        return obj
+
+
+def get_store(name: str) -> Store | None:
+    """Return the registered store of that name, or ``None``."""
+    with _registry_lock:
+        return _registry.get(name)
+
+
+def register_store(store: Store, exist_ok: bool = False) -> None:
+    """Register a store under its name.
+
+    Raises
+    ------
+    ValueError
+        If another store has the name and *exist_ok* is false.
+    """
+    with _registry_lock:
+        if not exist_ok and _registry.get(store.name, store) is not store:
+            raise ValueError(f"a store named {store.name!r} is registered already")
+        _registry[store.name] = store
+
+
+def unregister_store(name: str) -> None:
+    """Forget a registered store, without closing it. Silent if there is none."""
+    with _registry_lock:
+        _registry.pop(name, None)
+
+
+def get_or_create_store(config: StoreConfig) -> Store:
+    """Return the registered store that *config* names, made of it if need be.
+
+    However many threads ask, one store is made.
+    """
+    with _registry_lock:
+        store = _registry.get(config.name)
+        if store is None:
+            store = _registry[config.name] = Store.from_config(config)
+        return store
+
+
+class StoreFactory:
+    """What a proxy resolves with: a reference, in whichever process.
+
+    Parameters
+    ----------
+    reference
+        What to get.
+    transparent
+        Made by daskref inside Dask: resolved at the next task boundary, and before a
+        result is handed out. The user never sees such a proxy.
+    once
+        There is one reader: resolving evicts. The bytes live on in what it returned.
+    """
+
+    __slots__ = ("once", "reference", "transparent")
+
+    def __init__(
+        self, reference: Reference, transparent: bool = False, once: bool = False
+    ) -> None:
+        self.reference = reference
+        self.transparent = transparent
+        self.once = once
+
+    @property
+    def metadata(self) -> Metadata:
+        """What is known of the object."""
+        return self.reference.metadata
+
+    def __call__(self) -> Any:
+        """Return a new private object for the reference."""
+        obj = resolve_reference(self.reference)
+        if self.once:
+            get_or_create_store(self.reference.store).evict(self.reference.key)
+        return obj
+
+    def __repr__(self) -> str:
+        return f"<StoreFactory of {self.reference!r}>"
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return self.reference.__dask_tokenize__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoreFactory, (self.reference, self.transparent, self.once)
+
+
+def resolve_reference(reference: Reference) -> Any:
+    """Return a new private object for a reference. Blocks; never on an event loop.
+
+    Raises
+    ------
+    ResolveError
+        If the store cannot be reached, or the object is not there.
+    """
+    try:
+        return get_or_create_store(reference.store).get_reference(reference)
+    except ConnectorUnavailableError as exc:
+        raise ResolveError(
+            repr(reference),
+            f"this process cannot reach its store ({exc}). References of one host's "
+            "shared memory do not leave that host",
+        ) from exc
+    except (MissingKeyError, ConnectorError) as exc:
+        raise ResolveError(repr(reference), str(exc)) from exc
+
+
+class FailedFactory:
+    """Stands for a value that could not be stored, where that is an error.
+
+    Parameters
+    ----------
+    error
+        Raised by whoever wants the value.
+    """
+
+    __slots__ = ("error",)
+
+    transparent = True
+
+    def __init__(self, error: DaskrefError) -> None:
+        self.error = error
+
+    def __call__(self) -> Any:
+        """Raise the error."""
+        raise self.error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FailedFactory, (self.error,)
+
+
+def is_transparent(obj: Any) -> bool:
+    """Tell whether an object is a proxy that daskref made, for daskref to resolve."""
+    return is_proxy(obj) and getattr(get_factory(obj), "transparent", False) is True
+
+
+def reveal(obj: Any) -> Any:
+    """Return a new private object for a transparent proxy; anything else as it is.
+
+    Blocks; never on an event loop.
+    """
+    return get_factory(obj)() if is_transparent(obj) else obj

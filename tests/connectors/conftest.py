@@ -1,0 +1,55 @@
+"""Connectors with stores of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daskref.connectors import Connector, SharedMemoryConnector
+from daskref.connectors.registry import open_connector, registered
+from tests.connectors.processes import Child
+
+#: Arguments for a store of the test's own, by scheme; none needed by default.
+ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "file": lambda path: {"store_dir": path / "shared"},
+    "shm": lambda path: {"spill_directory": path},
+}
+#: Rules that a connector cannot keep, by scheme.
+RELAXED = {"local": {"processes"}}
+
+
+@pytest.fixture(params=sorted(registered()))
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(scheme: str, tmp_path: Path) -> Callable[[], Connector]:
+    arguments = ARGUMENTS.get(scheme, lambda path: {})(tmp_path)
+    spec = {
+        "class": registered()[scheme].__module__ + ":" + registered()[scheme].__name__
+    }
+    return lambda: open_connector({**spec, **arguments})
+
+
+@pytest.fixture
+def shm(tmp_path: Path) -> Iterator[SharedMemoryConnector]:
+    with SharedMemoryConnector(spill_directory=tmp_path) as connector:
+        yield connector
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., Child]]:
+    """``code, **names -> Child``; killed when the test ends."""
+    started: list[Child] = []
+
+    def start(code: str, *, prefix: tuple[str, ...] = (), **names: Any) -> Child:
+        started.append(Child(code, names, prefix))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()

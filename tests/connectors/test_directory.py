@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from daskref.connectors.directory import SessionDirectory
+from daskref.connectors.locks import EXCLUSIVE, exclusively, open_plain, try_lock
+from daskref.exceptions import ConnectorUnavailableError
+
+LIVE = """
+from daskref.connectors.directory import SessionDirectory
+session = SessionDirectory.create(root) if path is None else (
+    SessionDirectory.join(path, nonce))
+say(session.path, session.nonce, session.writer)
+sys.stdin.readline()
+session.leave()
+say("left")
+"""
+
+
+def start(child, root=None, session=None):
+    process = child(
+        LIVE,
+        root=root and str(root),
+        path=session and session.path,
+        nonce=session and session.nonce,
+    )
+    path, nonce, writer = map(eval, process.line().split())
+    return process, path, nonce, writer
+
+
+def test_is_private_and_whole_at_once(tmp_path):
+    session = SessionDirectory.create(str(tmp_path), "abc")
+    try:
+        assert session.path == str(tmp_path / f"daskref-{os.geteuid()}-abc")
+        assert os.stat(session.path).st_mode & 0o777 == 0o700
+        assert sorted(os.listdir(session.path)) == [
+            "free",
+            "identity",
+            "lock",
+            f"p-{session.writer}",
+        ]
+        assert os.listdir(tmp_path) == [os.path.basename(session.path)]
+    finally:
+        session.leave()
+
+
+def test_the_last_one_out_removes_it(tmp_path, child):
+    first = SessionDirectory.create(str(tmp_path))
+    second = SessionDirectory.join(first.path, first.nonce)
+    third, *_ = start(child, session=first)
+    first.leave()
+    second.leave()
+    second.leave()
+    assert os.path.isdir(first.path)
+    third.say()
+    assert third.line() == "'left'"
+    third.wait()
+    assert not os.listdir(tmp_path)
+
+
+def test_a_killed_session_is_swept_and_a_live_one_is_not(tmp_path, child):
+    dead, dead_path, *_ = start(child, tmp_path)
+    live, live_path, *_ = start(child, tmp_path)
+    Path(dead_path, "free", "1-2-3").touch()
+    assert SessionDirectory.sweep(str(tmp_path)) == []
+    dead.kill()
+    assert SessionDirectory.sweep(str(tmp_path)) == [dead_path]
+    assert os.listdir(tmp_path) == [os.path.basename(live_path)]
+    live.say()
+    live.wait()
+    assert not os.listdir(tmp_path)
+
+
+def test_a_killed_participant_is_gone_and_the_others_stay(tmp_path, child):
+    session = SessionDirectory.create(str(tmp_path))
+    process, _, _, writer = start(child, session=session)
+    assert not session.gone(writer)
+    assert not session.gone(session.writer)
+    process.kill()
+    assert session.gone(writer)
+    assert session.gone("0" * 8)
+    assert SessionDirectory.sweep(str(tmp_path)) == []
+    session.leave()
+    assert not os.listdir(tmp_path)
+
+
+def test_half_made_directories_are_swept(tmp_path):
+    uid = os.geteuid()
+    young, old, free, held = (tmp_path / f".daskref-{uid}-{n}" for n in "abcd")
+    for path in (young, old, free, held):
+        path.mkdir()
+    os.utime(old, (0, 0))
+    (free / "lock").touch()
+    (held / "lock").touch()
+    fd = open_plain(str(held / "lock"), os.O_RDWR)
+    try:
+        assert try_lock(fd, EXCLUSIVE)
+        SessionDirectory.sweep(str(tmp_path))
+        assert sorted(tmp_path.iterdir()) == [young, held]
+    finally:
+        os.close(fd)
+
+
+def test_sweeping_touches_nothing_else(tmp_path):
+    uid = os.geteuid()
+    others = [
+        tmp_path / f"daskref-{uid + 1}-abc",
+        tmp_path / "data",
+        tmp_path / f"daskref-{uid}-no-lock",
+    ]
+    for path in others:
+        path.mkdir()
+        os.utime(path, (0, 0))
+    (others[0] / "lock").touch()
+    (tmp_path / f"daskref-{uid}-file").touch()
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "lock").touch()
+    (tmp_path / f"daskref-{uid}-link").symlink_to(target)
+    before = sorted(tmp_path.rglob("*"))
+    assert SessionDirectory.sweep(str(tmp_path)) == []
+    assert sorted(tmp_path.rglob("*")) == before
+    assert SessionDirectory.sweep(str(tmp_path / "missing")) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_another_users_directory_is_refused_and_not_swept(tmp_path):
+    session = SessionDirectory.create(str(tmp_path))
+    try:
+        os.chown(session.path, 12345, -1)
+        with pytest.raises(ConnectorUnavailableError, match="belongs to another user"):
+            SessionDirectory.join(session.path, session.nonce)
+        assert SessionDirectory.sweep(str(tmp_path)) == []
+    finally:
+        os.chown(session.path, 0, -1)
+        session.leave()
+
+
+def test_unsafe_or_other_directories_are_refused(tmp_path):
+    session = SessionDirectory.create(str(tmp_path))
+    path, nonce = session.path, session.nonce
+    try:
+        (tmp_path / "link").symlink_to(path)
+        with pytest.raises(ConnectorUnavailableError, match="not a directory"):
+            SessionDirectory.join(str(tmp_path / "link"), nonce)
+        with pytest.raises(ConnectorUnavailableError, match="another session"):
+            SessionDirectory.join(path, "0" * 32)
+        os.chmod(path, 0o755)
+        with pytest.raises(ConnectorUnavailableError, match="open to other users"):
+            SessionDirectory.join(path, nonce)
+        os.chmod(path, 0o700)
+        (tmp_path / "empty").mkdir(mode=0o700)
+        with pytest.raises(ConnectorUnavailableError, match="not a session"):
+            SessionDirectory.join(str(tmp_path / "empty"), nonce)
+    finally:
+        session.leave()
+    with pytest.raises(ConnectorUnavailableError, match="another host"):
+        SessionDirectory.join(path, nonce)
+
+
+def test_a_session_that_is_being_removed_is_refused(tmp_path):
+    session = SessionDirectory.create(str(tmp_path))
+    session.leave()
+    shutil.rmtree(session.path, ignore_errors=True)
+    os.mkdir(session.path, 0o700)
+    Path(session.path, "lock").touch(0o600)
+    with (
+        exclusively(os.path.join(session.path, "lock")),
+        pytest.raises(ConnectorUnavailableError, match="has ended"),
+    ):
+        SessionDirectory.join(session.path, session.nonce)
+
+
+def test_a_root_that_is_not_there(tmp_path):
+    with pytest.raises(ConnectorUnavailableError, match="No such file"):
+        SessionDirectory.create(str(tmp_path / "missing"))
+
+
+def test_an_id_that_is_taken(tmp_path):
+    session = SessionDirectory.create(str(tmp_path), "abc")
+    with pytest.raises(ConnectorUnavailableError, match="not empty"):
+        SessionDirectory.create(str(tmp_path), "abc")
+    session.leave()
+    assert not os.listdir(tmp_path)
+
+
+def test_a_creator_whose_half_made_directory_is_swept_starts_again(
+    tmp_path, monkeypatch
+):
+    real, swept = SessionDirectory._enter, []
+
+    def enter(self, fd):
+        # The worst moment: named, but a sweeper removed it just before it was locked.
+        if not swept:
+            swept.append(self.path)
+            shutil.rmtree(self.path)
+        real(self, fd)
+
+    monkeypatch.setattr(SessionDirectory, "_enter", enter)
+    session = SessionDirectory.create(str(tmp_path))
+    assert session.path != swept[0]
+    assert os.listdir(tmp_path) == [os.path.basename(session.path)]
+    session.leave()
+
+
+FORK = """
+import os
+from daskref.connectors.directory import SessionDirectory
+session = SessionDirectory.create(root)
+first = session.writer
+ready, go = os.pipe(), os.pipe()
+pid = os.fork()
+if not pid:
+    if joins:
+        session.ensure()
+    session.leave() if leaves else None
+    say(session.writer == first, os.path.isdir(session.path), session.gone(first))
+    os.write(ready[1], b"x")
+    os.read(go[0], 1)
+    os._exit(0)
+os.read(ready[0], 1)
+session.leave()
+say(os.path.isdir(session.path))
+os.write(go[1], b"x")
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("joins", [False, True])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_forked_child_takes_part_only_if_it_joins(tmp_path, child, joins, leaves):
+    process = child(FORK, root=str(tmp_path), joins=joins, leaves=leaves)
+    # Either way the parent's part is as it was.
+    assert process.line() == f"{not joins} True False"
+    # A child that joined keeps the session; one that did not does not.
+    assert process.line() == str(joins and not leaves)
+    process.wait()
+    SessionDirectory.sweep(str(tmp_path))
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.stress
+def test_sweepers_and_creators_race(tmp_path, child):
+    code = """
+from daskref.connectors.directory import SessionDirectory
+for _ in range(200):
+    session = SessionDirectory.create(root)
+    SessionDirectory.sweep(root)
+    assert session.gone("0" * 8) and not session.gone(session.writer)
+    SessionDirectory.join(session.path, session.nonce).leave()
+    session.leave()
+"""
+    processes = [child(code, root=str(tmp_path)) for _ in range(4)]
+    killed = child(code.replace("200", "10**9"), root=str(tmp_path))
+    for process in processes:
+        process.wait()
+    killed.popen.send_signal(signal.SIGKILL)
+    killed.popen.wait()
+    SessionDirectory.sweep(str(tmp_path))
+    left = os.listdir(tmp_path)
+    # At most what had no lock file yet when its maker was killed.
+    assert all(name.startswith(".") for name in left)
+    assert len(left) <= 1

@@ -1,0 +1,71 @@
+"""Errors: they survive pickling and say what they were told."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from daskref import exceptions
+from daskref.exceptions import DaskrefError
+
+ARGUMENTS = {
+    "DaskrefError": ("something",),
+    "ConfigError": ("daskref.threshold", "abc", "a size"),
+    "ConnectorError": ("<shm>", "it is full"),
+    "ConnectorClosedError": ("<shm>",),
+    "ConnectorUnavailableError": ("<shm>", "no such directory"),
+    "MissingKeyError": (("name", 3), "<shm>"),
+    "ResolveError": ("<Reference>", "it was evicted"),
+    "NotInstalledError": (["the scheduler"],),
+    "NotProxiableError": ("_thread.lock", "it does not pickle"),
+    "WireError": ("truncated",),
+}
+CLASSES = {
+    name: cls
+    for name, cls in vars(exceptions).items()
+    if isinstance(cls, type) and issubclass(cls, DaskrefError)
+}
+
+
+def test_every_class_is_covered():
+    assert ARGUMENTS.keys() == CLASSES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_round_trip(name):
+    error = CLASSES[name](*ARGUMENTS[name])
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert vars(back) == vars(error)
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_text_holds_every_argument(name):
+    text = str(CLASSES[name](*ARGUMENTS[name]))
+    for argument in ARGUMENTS[name]:
+        parts = argument if isinstance(argument, list) else [argument]
+        for part in parts:
+            assert str(part) in text
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("ConfigError", ValueError),
+        ("MissingKeyError", LookupError),
+        ("ResolveError", RuntimeError),
+        ("NotInstalledError", ImportError),
+        ("NotProxiableError", TypeError),
+        ("WireError", ValueError),
+    ],
+)
+def test_caught_as_python_would_expect(name, base):
+    assert issubclass(CLASSES[name], base)
+
+
+def test_the_tree_is_drawn():
+    assert exceptions.__doc__ is not None
+    for name in CLASSES:
+        assert name in exceptions.__doc__
