@@ -262,8 +262,10 @@ def run_row(row: Row, size: int, rounds: int) -> Result:
         daskref.Client(other, set_as_default=False) as with_daskref,
     ):
         for _ in range(rounds + 1):
-            plain.append(row.measure(without, size))
-            ours.append(row.measure(with_daskref, size))
+            with without.as_current():
+                plain.append(row.measure(without, size))
+            with with_daskref.as_current():
+                ours.append(row.measure(with_daskref, size))
             _settle(with_daskref)
     return Result(row, plain[1:], ours[1:])
 

@@ -1,4 +1,14 @@
-"""The task boundary: what Dask keeps as proxies, user functions see as values."""
+"""The task boundary: what Dask keeps as proxies, user functions see as values.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+==========================  =========================================================
+name                        what for
+==========================  =========================================================
+``_task_spec.GraphNode``    base of the boundary, with ``_dependencies``
+``_task_spec.Task``         its arguments, for coroutines
+==========================  =========================================================
+"""
 
 from __future__ import annotations
 
@@ -7,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dask._task_spec import GraphNode, Task
+from dask.tokenize import tokenize
 
 from daskref.nodes import StoredNode
 from daskref.store import reveal
@@ -67,7 +78,7 @@ class Boundary(GraphNode):
         return Boundary, (self.inner,)  # an executor of processes: no event loop there
 
     def __dask_tokenize__(self) -> Any:
-        return self.inner.__dask_tokenize__()
+        return "daskref.Boundary", tokenize(self.inner)
 
 
 def _reveal_all(node: GraphNode, values: Any) -> tuple[GraphNode, dict[Any, Any]]:
@@ -81,7 +92,7 @@ def _reveal_all(node: GraphNode, values: Any) -> tuple[GraphNode, dict[Any, Any]
 
 
 def _value(arg: Any) -> Any:
-    return arg() if isinstance(arg, StoredNode) else arg
+    return arg({}) if isinstance(arg, StoredNode) else arg
 
 
 def needs_boundary(node: Any, has_dependencies: bool) -> bool:

@@ -19,6 +19,11 @@ name                                   what for
 ``Client._run_on_scheduler``           installing the scheduler plugin; its results
 ``Client._send_to_scheduler``          messages in order with the graphs
 ``Client._stream_handlers``            the scheduler's message that it restarted
+``Worker._initialized_clients``        telling a task's own client from others
+``_expr.LLGExpr``                      the graph of scattered values
+``_task_spec.DataNode``                small scattered values, in that graph
+``_task_spec.GraphNode``               annotations
+``_task_spec.parse_input``             futures among the arguments of ``lazy``
 =====================================  =============================================
 """
 

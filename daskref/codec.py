@@ -14,6 +14,8 @@ hands slices of the buffer to Dask.
 
 from __future__ import annotations
 
+import operator
+import pickle
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -110,13 +112,14 @@ def decode(buffer: Buffer) -> Any:
     Returns
     -------
     object
-        Backed by *buffer* without a copy, for types that can be; writable if the
-        original was and *buffer* is.
+        Backed by *buffer* without a copy, for types that can be; as writable as the
+        original: of a read-only *buffer*, Dask then makes a copy.
 
     Raises
     ------
     WireError
-        If daskref did not write the buffer, a newer version did, or it is cut short.
+        If daskref did not write the buffer, a newer version did, it is cut short, or
+        damaged.
     """
     view = ensure_memoryview(buffer)
     if view.nbytes < _PRELUDE.size:
@@ -147,10 +150,18 @@ def decode(buffer: Buffer) -> Any:
             use_list=False,
             **msgpack_opts,
         )
-        header, lengths = meta["header"], meta["lengths"]
+        header, lengths = (
+            dict(meta["header"]),
+            list(map(operator.index, meta["lengths"])),
+        )
+        if header["serializer"] not in SERIALIZERS or min(lengths, default=0) < 0:
+            raise ValueError(f"serializer {header['serializer']!r}, lengths {lengths}")
     except Exception as exc:
         raise WireError(f"the object's header is damaged ({exc!r})") from exc
-    return deserialize(header, _split(view, position, lengths))
+    try:
+        return deserialize(header, _split(view, position, lengths))
+    except (pickle.UnpicklingError, EOFError) as exc:
+        raise WireError(f"the object's frames are damaged ({exc!r})") from exc
 
 
 def _split(view: memoryview, position: int, lengths: Sequence[int]) -> list[memoryview]:

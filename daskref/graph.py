@@ -5,6 +5,22 @@ nothing large was found. Otherwise the graph is materialized here, not on the sc
 and each large literal is replaced where it lies: among the arguments of tasks, in
 data nodes, in fused subgraphs; deeper down (containers, closures, attributes) the
 argument around it is pickled with persistent ids.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+======================================  ============================================
+name                                    what for
+======================================  ============================================
+``_expr.Expr``                          what leaves a client
+``_expr.LLGExpr``                       a graph that is materialized
+``_task_spec.Alias``                    nodes to leave alone
+``_task_spec.TaskRef``                  nodes to leave alone
+``_task_spec.DataNode``                 values that have a key of their own
+``_task_spec.GraphNode``                all nodes
+``_task_spec.Task``                     calls; ``_token``, ``_repr`` and ``_is_coro``
+                                        are what it remembers of its arguments
+``_task_spec.convert_legacy_graph``     graphs of tuples
+======================================  ============================================
 """
 
 from __future__ import annotations
@@ -14,7 +30,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, ClassVar
+from typing import Any
 
 import cloudpickle
 from dask._expr import Expr, LLGExpr
@@ -104,7 +120,7 @@ def _unpickle(data: Any, *buffers: Any) -> Any:
 class GraphExpr(LLGExpr):
     """A materialized graph that keeps its annotations."""
 
-    _parameters: ClassVar = ["dsk", "annotations_by_type"]
+    _parameters = ["dsk", "annotations_by_type"]  # noqa: RUF012
 
     def __dask_annotations__(self) -> Any:
         return self.operand("annotations_by_type")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from dask.sizeof import sizeof
@@ -18,8 +18,7 @@ _CONTAINERS = (list, tuple, set, frozenset, dict)
 _generic_sizeof = sizeof.dispatch(object)
 
 
-@cache
-def sizer_of(cls: Hashable) -> Sizer:
+def _find_sizer(cls: type) -> Sizer:
     """Return the function that sizes objects of a type, or ``None``.
 
     A leaf is an object whose bytes lie in buffers: arrays, frames, strings of bytes or
@@ -40,6 +39,10 @@ def sizer_of(cls: Hashable) -> Sizer:
         return lambda obj: int(obj.nbytes)
     rule = sizeof.dispatch(cls)
     return None if rule is _generic_sizeof else rule
+
+
+#: ``(type) -> Sizer``: as above, remembered.
+sizer_of: Callable[[type], Sizer] = lru_cache(maxsize=4096)(_find_sizer)
 
 
 def leaf_nbytes(obj: Any) -> int:

@@ -2,6 +2,16 @@
 
 They are inert: wherever a graph travels they are a few hundred bytes. A worker's task
 thread calls them, as it calls any node among a task's arguments.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+==========================  =========================================================
+name                        what for
+==========================  =========================================================
+``_task_spec.GraphNode``    base of our nodes, with ``_dependencies`` and
+                            ``_verify_values``
+``_task_spec.Task``         whose arguments have our nodes among them
+==========================  =========================================================
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ and imports nothing for the sake of the object's type: the type travels pickled.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -67,10 +68,7 @@ class Metadata:
         return None
 
 
-@cache
-def _pickled_type(cls: type) -> bytes:
-    data: bytes = cloudpickle.dumps(cls)
-    return data
+_pickled_type: Callable[[type], bytes] = lru_cache(maxsize=1024)(cloudpickle.dumps)
 
 
 def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:

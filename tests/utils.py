@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
-import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -90,36 +91,25 @@ def start(
         text=True,
         env={**os.environ, **(env or {})},
     )
-    assert popen.stdout is not None
-    deadline = time.monotonic() + timeout
-    lines = []
-    while time.monotonic() < deadline:
-        if not select.select([popen.stdout], [], [], 0.5)[0]:
-            continue
-        line = popen.stdout.readline()
-        if not line:
-            break
-        lines.append(line)
-        if match := re.search(pattern, line):
-            _drain(popen)
-            return Process(popen, match.group(1))
-    popen.kill()
-    raise AssertionError(f"{command} did not start:\n{''.join(lines)}")
-
-
-def _drain(popen: subprocess.Popen[str]) -> None:
-    # or the process would stop when the pipe is full
-    import threading
+    found: queue.Queue[str | None] = queue.Queue()
+    output: list[str] = []
+    popen.output = output  # type: ignore[attr-defined]
 
     def read() -> None:
         assert popen.stdout is not None
-        with contextlib.suppress(ValueError):
-            for line in popen.stdout:
+        with contextlib.suppress(ValueError):  # closed meanwhile
+            for line in popen.stdout:  # to the end, or the process would stop
                 output.append(line)
+                if match := re.search(pattern, line):
+                    found.put(match.group(1))
+        found.put(None)
 
-    output: list[str] = []
-    popen.output = output  # type: ignore[attr-defined]
     threading.Thread(target=read, daemon=True).start()
+    with contextlib.suppress(queue.Empty):
+        if (address := found.get(timeout=timeout)) is not None:
+            return Process(popen, address)
+    popen.kill()
+    raise AssertionError(f"{command} did not start:\n{''.join(output)}")
 
 
 DASK = (sys.executable, "-m", "dask")

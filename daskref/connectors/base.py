@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 #: Anything that supports the buffer protocol.
 Buffer: TypeAlias = Any
 
-#: A connector's key: a NamedTuple of plain values, hashable and picklable.
+#: A connector's key: a NamedTuple of plain values, hashable and picklable. Connectors
+#: take a plain tuple of the same values as well: that is what a message makes of it.
 Key: TypeAlias = tuple[Any, ...]
 
 

@@ -52,10 +52,10 @@ class Budget:
         return max(nbytes - free, over, 0)
 
     def share(self, part: int | float) -> int:
-        """Return *part*, a fraction of the file system or bytes, in bytes."""
-        if isinstance(part, int):
-            return part
-        return int(part * _space(self.path)[0])
+        """Return *part* in bytes: a fraction (float) of the budget, or bytes."""
+        limit = self.limit
+        whole = int(limit * _space(self.path)[0]) if isinstance(limit, float) else limit
+        return int(part * whole) if isinstance(part, float) else min(part, whole)
 
     def _used(self, nbytes: int) -> int:
         """Count the files, or estimate from the last count when the limit is far."""

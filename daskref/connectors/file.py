@@ -197,7 +197,7 @@ class FileConnector(Connector):
         gone = self._ready().gone
         names = None
         if known is not None:
-            names = {key[0] for key in known if isinstance(key, FileKey)}
+            names = {key[0] for key in known if key}
         return [FileKey(*s) for s in leases.sweep(self._own, names, grace, gone)]
 
     def usage(self) -> Usage:

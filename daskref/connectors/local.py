@@ -168,9 +168,9 @@ class LocalConnector(Connector):
         return f"<LocalConnector {self._id}>"
 
 
-def _name(key: object) -> str:
-    if isinstance(key, LocalKey) and isinstance(key.name, str):
-        name = key.name
+def _name(key: Key) -> str:
+    if type(key) in (tuple, LocalKey) and len(key) == 1 and isinstance(key[0], str):
+        name = key[0]
         if len(name) == 32 and set(name) <= set("0123456789abcdef"):
             return name
     raise WireError(f"{key!r} is not a LocalKey that daskref made")

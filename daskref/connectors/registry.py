@@ -87,7 +87,7 @@ def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
         raise ConfigError(_SETTING, spec, f"a URL, {_schemes()}") from exc
     scheme, colon, _ = spec.partition("://")
     if url.scheme not in SCHEMES or not colon:
-        near = get_close_matches(scheme.lower().strip(":/"), SCHEMES, 1)
+        near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1)
         hint = f" (did you mean {near[0]}://?)" if near else ""
         raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
     cls = load_class(SCHEMES[url.scheme])

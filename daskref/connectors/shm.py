@@ -13,6 +13,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
@@ -126,13 +127,7 @@ class SharedMemoryConnector(Connector):
         forget_in_child(self)
         path = self._session.path
         self._budget = Budget(path, limit)
-
-        def share() -> int:
-            whole = self._budget.share(limit)
-            if isinstance(recycled, float):
-                return int(recycled * whole)
-            return min(recycled, whole)
-
+        share = partial(self._budget.share, recycled)
         self._pool = Pool(os.path.join(path, "free"), share)
         self._memory = ObjectDirectory(path, pool=self._pool, kept=KeptMappings(share))
         self._disk = None
@@ -293,7 +288,7 @@ class SharedMemoryConnector(Connector):
         """Delete what nobody will; a key in *known* stays even if its lease ended."""
         names = None
         if known is not None:
-            names = {key[0] for key in known if isinstance(key, SharedMemoryKey)}
+            names = {key[0] for key in known if key}
         return [
             SharedMemoryKey(*swept)
             for tier in self._tiers()
@@ -310,7 +305,7 @@ class SharedMemoryConnector(Connector):
         path = self._ready().path
         there = os.statvfs(path)
         sizes = {
-            "budget": self._budget.share(self._budget.limit),
+            "budget": self._budget.share(1.0),
             "free": there.f_bavail * there.f_frsize,
             "objects": self.usage().nbytes,
             "recycled": sum(segment.nbytes for segment in self._pool.segments()),

@@ -42,8 +42,9 @@ def parse_size(value: object, setting: str, expected: str = _BYTES) -> int:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         if match and match[2].lower() in _UNITS:
-            factor: int = _UNITS[match[2].lower()]
-            return math.ceil(float(match[1]) * factor)
+            number = float(match[1]) * _UNITS[match[2].lower()]
+            if math.isfinite(number):
+                return math.ceil(number)
     elif (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
