@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from daskref import connectors as connectors
     from daskref._version import __version__ as __version__
     from daskref.client import Client as Client
-    from daskref.client import disable as disable
-    from daskref.client import enable as enable
-    from daskref.client import lazy as lazy
     from daskref.client import stats as stats
+    from daskref.enabling import disable as disable
+    from daskref.enabling import enable as enable
+    from daskref.nodes import lazy as lazy
     from daskref.preload import dask_setup as dask_setup
     from daskref.proxy import Proxy as Proxy
     from daskref.proxy import extract as extract
@@ -31,11 +31,11 @@ _HOMES = {
     "__version__": "daskref._version",
     "connectors": "daskref.connectors",
     "dask_setup": "daskref.preload",
-    "disable": "daskref.client",
-    "enable": "daskref.client",
+    "disable": "daskref.enabling",
+    "enable": "daskref.enabling",
     "extract": "daskref.proxy",
     "is_resolved": "daskref.proxy",
-    "lazy": "daskref.client",
+    "lazy": "daskref.nodes",
     "resolve": "daskref.proxy",
     "stats": "daskref.client",
 }

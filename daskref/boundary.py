@@ -24,6 +24,7 @@ from daskref.store import reveal
 
 #: ``async (function, *arguments) -> result``: run a blocking function in a thread.
 Run = Callable[..., Any]
+Keep = Callable[[Any], None]
 
 
 class Boundary(GraphNode):
@@ -35,17 +36,24 @@ class Boundary(GraphNode):
         The node that Dask was about to execute.
     run
         For coroutine functions, which execute on the event loop.
+    keep
+        ``(result) -> None``: called in the task's thread. What a task passes on may
+        lose its place in the store as soon as the task is done.
     """
 
-    __slots__ = ("inner", "run")
+    __slots__ = ("inner", "keep", "run")
 
     inner: GraphNode
     run: Run | None
+    keep: Keep | None
 
-    def __init__(self, inner: GraphNode, run: Run | None = None) -> None:
+    def __init__(
+        self, inner: GraphNode, run: Run | None = None, keep: Keep | None = None
+    ) -> None:
         self.key = inner.key
         self.inner = inner
         self.run = run
+        self.keep = keep
         self._dependencies = inner.dependencies
 
     @property
@@ -57,16 +65,22 @@ class Boundary(GraphNode):
         return bool(self.inner.is_coro)
 
     def copy(self) -> Boundary:
-        return Boundary(self.inner, self.run)
+        return Boundary(self.inner, self.run, self.keep)
 
     def __call__(self, values: Any = ()) -> Any:
         if self.is_coro and self.run is not None:
             return self._call_coroutine(self.run, values)
-        return self.inner({key: reveal(values[key]) for key in values})
+        result = self.inner({key: reveal(values[key]) for key in values})
+        if self.keep is not None:
+            self.keep(result)
+        return result
 
     async def _call_coroutine(self, run: Run, values: Any) -> Any:
         inner, revealed = await run(_reveal_all, self.inner, values)
-        return await inner(revealed)
+        result = await inner(revealed)
+        if self.keep is not None:
+            await run(self.keep, result)
+        return result
 
     def __repr__(self) -> str:
         return repr(self.inner)

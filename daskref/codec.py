@@ -31,6 +31,7 @@ from distributed.protocol.utils import msgpack_opts
 from distributed.utils import ensure_memoryview
 
 from daskref.connectors.base import Buffer
+from daskref.connectors.memory import raw
 from daskref.exceptions import NotProxiableError, WireError
 
 MAGIC = b"\x89daskref"
@@ -78,7 +79,7 @@ def encode(obj: Any) -> Encoded:
     """
     try:
         header, frames = serialize(obj, serializers=SERIALIZERS, on_error="raise")
-        views = [ensure_memoryview(frame) for frame in frames]
+        views = [_raw(frame) for frame in frames]
     except Exception as exc:
         cls = type(obj)
         raise NotProxiableError(
@@ -99,6 +100,11 @@ def encode(obj: Any) -> Encoded:
         position += pad + view.nbytes
     out[0] = _PRELUDE.pack(MAGIC, VERSION, 0, len(packed), position, 0)
     return Encoded(out, position)
+
+
+def _raw(frame: Buffer) -> memoryview:
+    view = memoryview(frame)
+    return raw(view if view.contiguous else bytearray(view))
 
 
 def decode(buffer: Buffer) -> Any:
@@ -154,8 +160,9 @@ def decode(buffer: Buffer) -> Any:
             dict(meta["header"]),
             list(map(operator.index, meta["lengths"])),
         )
-        if header["serializer"] not in SERIALIZERS or min(lengths, default=0) < 0:
-            raise ValueError(f"serializer {header['serializer']!r}, lengths {lengths}")
+        known = "is-collection" in header or header["serializer"] in SERIALIZERS
+        if not known or min(lengths, default=0) < 0:
+            raise ValueError(f"header {header!r:.200}, lengths {lengths!r:.200}")
     except Exception as exc:
         raise WireError(f"the object's header is damaged ({exc!r})") from exc
     try:

@@ -231,6 +231,27 @@ class Settings:
         return cls(**values)
 
 
+def changed(**overrides: Any) -> dict[str, Any]:
+    """Return the fields of :class:`Settings` that this process has set.
+
+    Parameters
+    ----------
+    **overrides
+        See :meth:`Settings.read`.
+
+    Raises
+    ------
+    ConfigError
+        If a value is malformed.
+    """
+    plain = {
+        field: parse(setting, dask.config.get(setting, config=defaults()["daskref"]))
+        for field, (setting, parse) in _FIELDS.items()
+    }
+    ours = vars(Settings.read(**overrides))
+    return {field: value for field, value in ours.items() if value != plain[field]}
+
+
 def _get(setting: str) -> object:
     # somebody may have cleared the configuration: then our defaults still hold
     default = dask.config.get(setting, config=defaults()["daskref"])

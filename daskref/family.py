@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import copyreg
 import logging
 import pickle
 import threading
@@ -32,6 +33,7 @@ from daskref.config import Settings, threshold
 from daskref.exceptions import DaskrefError, WireError
 from daskref.leases import keep_alive
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
+from daskref.resolution import base_of
 from daskref.session import Session, sessions
 from daskref.store import StoreFactory
 
@@ -76,8 +78,7 @@ def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any]
         raise NotImplementedError(str(exc)) from exc
     if reference is None or session.store is None:
         raise NotImplementedError
-    session.store.connector.renew(reference.key, session.info.settings.lease)
-    session.counters.add("bytes_kept", reference.nbytes)
+    session.lease(reference)
     # In a cluster's session this is one message, for one reader that wants the value.
     return _header(StoreFactory(reference, transparent=shared, once=shared)), []
 
@@ -167,6 +168,14 @@ def register_family() -> None:
         register_serialization_family(NAME, dumps, loads)
         dask_serialize.register(Proxy, _serialize_proxy)
         dask_deserialize.register(Proxy, loads)
+        # Dask's own family sends the type as well
+        copyreg.pickle(type(Proxy), _reduce_class)
+
+
+def _reduce_class(cls: type) -> Any:
+    """Let a class that was made for one kind of target pickle as what it is made of."""
+    base = base_of(cls)
+    return cls.__qualname__ if base is cls else (base_of, (base,))
 
 
 def register_sizeof(dispatch: Any) -> None:

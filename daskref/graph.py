@@ -28,7 +28,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -53,6 +53,7 @@ from daskref.nodes import (
     StoredNode,
     call_packed,
     call_packed_coroutine,
+    references_in,
 )
 from daskref.reference import Reference
 
@@ -221,6 +222,41 @@ def _pack_graph(expr: Expr, threshold: int, put: Put) -> Any:
     if all(packed[key] is node for key, node in dsk.items()):
         return None
     return GraphExpr(packed, dict(annotations), _determ_token=expr.deterministic_token)
+
+
+def graph_of(packed: Any, expr: Any) -> Mapping[Any, Any]:
+    """Return the tasks of what :func:`pack_expr` made of an expression, by key."""
+    expr = expr if isinstance(packed, Prepickled) else packed
+    graph: Mapping[Any, Any] = convert_legacy_graph(expr.__dask_graph__())
+    return graph
+
+
+def references_by_key(
+    graph: Mapping[Any, Any], keys: Iterable[Any]
+) -> dict[Any, set[Reference]]:
+    """Tell what the computation of each key needs, its dependencies' needs included.
+
+    Parameters
+    ----------
+    graph
+        From :func:`graph_of`.
+    keys
+        Keys of the graph.
+    """
+    needed: dict[Any, set[Reference]] = {}
+    stack = list(keys := list(keys))
+    while stack:
+        key = stack[-1]
+        node = graph.get(key)
+        dependencies = () if node is None else node.dependencies
+        if key not in needed:
+            if missing := [other for other in dependencies if other not in needed]:
+                stack += missing
+                continue
+            needed[key] = references_in(node)
+            needed[key] = needed[key].union(*(needed[other] for other in dependencies))
+        stack.pop()
+    return {key: needed[key] for key in keys}
 
 
 def pack_argument(value: Any, threshold: int, put: Put) -> Any:

@@ -40,7 +40,15 @@ class Submission:
 
     def __init__(self) -> None:
         self.held: set[_Held] = set()
-        self.keys: set[Any] = set()
+        #: key of a future -> what its computation needs of that
+        self.keys: dict[Any, set[Reference]] = {}
+        #: content that the store did not take: not tried again in the same call
+        self.failed: set[str] = set()
+
+    @property
+    def references(self) -> set[Reference]:
+        """What the call uses."""
+        return {held.reference for held in self.held}
 
 
 class Holdings:
@@ -108,11 +116,14 @@ class Holdings:
             token = content_token(obj)
         if submission is None:
             submission = self._local.submission
+        if token in submission.failed:
+            return None
         held = self._use(token, submission)
         if held is None:
             relinked = self._session.relink(obj, token)
             reference = relinked or self._session.put(obj, token)
             if reference is None:
+                submission.failed.add(token)
                 return None
             held = self._add(token, reference, submission, put=relinked is None)
         self._watch(obj, held)
@@ -123,8 +134,8 @@ class Holdings:
     def submission(self) -> Iterator[Submission]:
         """Keep what this thread puts inside the block until futures hold it.
 
-        Nested blocks of one thread are one. Add the futures' keys to the
-        :class:`Submission` before the outermost block ends.
+        Nested blocks of one thread are one. Add the futures' keys, and what they need,
+        to the :class:`Submission` before the outermost block ends.
         """
         outer: Submission | None = getattr(self._local, "submission", None)
         if outer is not None:
@@ -143,12 +154,15 @@ class Holdings:
 
     def close(self, submission: Submission) -> None:
         """Let the submission's futures hold what it put."""
+        by_reference = {held.reference: held for held in submission.held}
         with self._lock:
+            for key, references in submission.keys.items():
+                for reference in references & by_reference.keys():
+                    held = by_reference[reference]
+                    held.keys.add(key)
+                    self._by_key.setdefault(key, set()).add(held)
             for held in submission.held:
                 held.uses -= 1
-                held.keys |= submission.keys
-                for key in submission.keys:
-                    self._by_key.setdefault(key, set()).add(held)
                 self._release_unused(held)
 
     def release_key(self, key: Any) -> None:

@@ -11,6 +11,7 @@ name                        what for
 ``_task_spec.GraphNode``    base of our nodes, with ``_dependencies`` and
                             ``_verify_values``
 ``_task_spec.Task``         whose arguments have our nodes among them
+``_task_spec.parse_input``  futures among the arguments of ``lazy``
 ==========================  =========================================================
 """
 
@@ -21,7 +22,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dask._task_spec import GraphNode, Task
+from dask._task_spec import GraphNode, Task, parse_input
 
 from daskref.proxy import Proxy
 from daskref.reference import Reference
@@ -154,6 +155,11 @@ class PackedNode(StoredNode):
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedNode, (self.key, self.data, self.inside)
 
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        parts = (ref.__dask_tokenize__() for ref in self.references)
+        data = None if isinstance(self.data, Reference) else self.data
+        return ("daskref.PackedNode", data, *parts)
+
 
 class _Unpacker(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, inside: tuple[Reference, ...]) -> None:
@@ -212,6 +218,27 @@ class Lazy(GraphNode):
         from dask.tokenize import tokenize
 
         return ("daskref.Lazy", tokenize(self.value))
+
+
+def lazy(x: Any) -> Any:
+    """Let an argument arrive as a :class:`~daskref.Proxy`.
+
+    Parameters
+    ----------
+    x
+        An argument of ``submit``, ``map`` or a delayed function: a value of any size,
+        or a future.
+
+    Returns
+    -------
+    object
+        To be passed as the argument.
+
+    Examples
+    --------
+    >>> future = client.submit(f, daskref.lazy(frame))  # doctest: +SKIP
+    """
+    return Lazy(parse_input(x))
 
 
 class Constant:

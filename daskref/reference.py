@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -84,10 +85,14 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
         Its content hash, if known.
     """
     cls = type(obj)
-    shape = getattr(obj, "shape", None)
-    if not (isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)):
-        shape = None
-    dtype = getattr(obj, "dtype", None) if shape is not None else None
+    shape = dtype = None
+    # whatever the user's own properties and methods raise
+    with suppress(Exception):
+        shape = obj.shape
+        if not (isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)):
+            shape = None
+        elif hasattr(obj, "dtype"):
+            dtype = str(obj.dtype)
     try:
         length = len(obj)
     except Exception:  # no length, or a length that only its owner can explain
@@ -113,7 +118,7 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
         hashable=hashable,
         length=length,
         shape=shape,
-        dtype=str(dtype) if dtype is not None else None,
+        dtype=dtype,
     )
 
 

@@ -44,6 +44,18 @@ class _RPC(PooledRPCCall):  # type: ignore[misc]
     async def proxy(self, *, msg: dict[str, Any], **kwargs: Any) -> Any:
         return await self._call("proxy", {"msg": msg, **kwargs}, msg)
 
+    async def scatter(self, **kwargs: Any) -> Any:
+        return await self._send("scatter", kwargs)
+
+    async def update_data(self, **kwargs: Any) -> Any:
+        return await self._send("update_data", kwargs)
+
+    async def _send(self, op: str, kwargs: dict[str, Any]) -> Any:
+        # What is a value is meant to be one: the family would put it again.
+        kwargs.setdefault("serializers", without_family(self.serializers))
+        # PooledRPCCall makes its calls in __getattr__
+        return await super().__getattr__(op)(**kwargs)
+
     async def _call(
         self, op: str, kwargs: dict[str, Any], message: dict[str, Any]
     ) -> Any:
@@ -57,8 +69,7 @@ class _RPC(PooledRPCCall):  # type: ignore[misc]
                 kwargs = {**kwargs, **changed}
             else:
                 kwargs = {**kwargs, "msg": {**message, **changed}}
-        # PooledRPCCall makes its calls in __getattr__
-        response = await super().__getattr__(op)(**kwargs)
+        response = await self._send(op, {**kwargs})
         if isinstance(response, dict) and "result" in response:
             response["result"] = await session.run(reveal, response["result"])
         return response
@@ -91,6 +102,11 @@ def _attach_call(call: Any, session: Session) -> Any:
 def _with_family(names: Sequence[str] | None, *more: str) -> list[str]:
     """Put the family before others, and what is always needed behind them."""
     return list(dict.fromkeys([FAMILY, *(names or _DEFAULT), *more]))
+
+
+def without_family(names: Sequence[str]) -> list[str]:
+    """Return the other families; Dask's own if there are none."""
+    return [name for name in names if name != FAMILY] or list(_DEFAULT)
 
 
 class Connections:

@@ -7,13 +7,16 @@ nothing, and others send it values in-band.
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
 import threading
+import time
 import uuid
 from asyncio import get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -83,6 +86,7 @@ class Session:
         self.executor = ThreadPoolExecutor(4, thread_name_prefix="daskref")
         self._users = 1
         self._warned = False
+        self._next_sweep = 0.0
         self._process = uuid.uuid4().hex
 
     @property
@@ -170,6 +174,24 @@ class Session:
         """Return a new reference to what came out of the store; see Store. Blocks."""
         return None if self.store is None else self.store.relink(obj, token)
 
+    def keep(self, obj: Any, call_soon: Callable[..., Any]) -> None:
+        """Keep in the store what an object came from, while it lives. Blocks.
+
+        Parameters
+        ----------
+        obj
+            Any object; see :meth:`Store.keep`.
+        call_soon
+            ``(callable, *args)``: run it on an event loop. Thread-safe, takes no locks.
+        """
+        if self.store is not None:
+            self.store.keep(obj, functools.partial(call_soon, self._evict_soon))
+
+    def _evict_soon(self, key: Key) -> None:
+        if self.store is not None:
+            with suppress(RuntimeError):  # the session was left: nothing is kept
+                self.executor.submit(self.store.connector.evict, key)
+
     def put_once(self, obj: Any) -> Any:
         """Return a transparent proxy of an object for one reader, or the object.
 
@@ -184,13 +206,28 @@ class Session:
             return obj
         if reference is None or self.store is None:
             return obj
-        self.store.connector.renew(reference.key, self.info.settings.lease)
-        self.counters.add("bytes_kept", reference.nbytes)
+        self.lease(reference)
         return Proxy(StoreFactory(reference, transparent=True, once=True))
 
     async def run(self, func: Callable[..., T], *args: Any) -> T:
         """Run a blocking function off the event loop."""
         return await get_running_loop().run_in_executor(self.executor, func, *args)
+
+    def lease(self, reference: Reference) -> None:
+        """Let an object that no Dask key keeps live by a lease. Blocks.
+
+        Expired leases are swept on the way, now and then: there may be no scheduler
+        that does.
+        """
+        assert self.store is not None
+        connector, seconds = self.store.connector, self.info.settings.lease
+        if not hasattr(connector, "renew"):
+            return  # one of ProxyStore's: the object lives as long as the store
+        connector.renew(reference.key, seconds)
+        self.counters.add("bytes_kept", reference.nbytes)
+        if time.monotonic() > self._next_sweep:
+            self._next_sweep = time.monotonic() + seconds / 2
+            self.counters.add("evictions", len(connector.sweep()))
 
     def report(self) -> dict[str, Any]:
         """Return this process's counts, its host's name, and what tells it apart."""

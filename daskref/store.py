@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from zict import LRU
@@ -18,6 +20,7 @@ from daskref.exceptions import (
     ConnectorUnavailableError,
     DaskrefError,
     MissingKeyError,
+    NotProxiableError,
     ResolveError,
 )
 from daskref.metrics import Counters, metered
@@ -66,6 +69,8 @@ class Store:
     _lock: threading.Lock
     #: id of an object that came out of this store -> itself, weakly, and from where
     _origins: dict[int, tuple[weakref.ref[Any], Reference]]
+    #: id of such an object -> a key of its own, for as long as it lives
+    _kept: dict[int, Key]
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class Store:
         self._cache = LRU(max(cache_size, 1), {})
         self._lock = threading.Lock()
         self._origins = {}
+        self._kept = {}
         self._config = StoreConfig(
             name, connector_path(connector), tuple(connector.config().items())
         )
@@ -161,9 +167,25 @@ class Store:
             The object.
         token
             Its content hash, kept in the metadata.
+
+        Raises
+        ------
+        NotProxiableError
+            If the object, or its class, does not serialize.
+        ConnectorError
+            If the store failed; nothing remains of the object then.
         """
         key, nbytes = self._write(obj)
-        return self.refer(key, describe(obj, nbytes, token))
+        try:
+            metadata = describe(obj, nbytes, token)
+        except Exception as exc:
+            self.connector.evict(key)
+            cls = type(obj)
+            raise NotProxiableError(
+                f"{cls.__module__}.{cls.__qualname__}",
+                f"its class does not pickle ({exc!r})",
+            ) from exc
+        return self.refer(key, metadata)
 
     def refer(self, key: Key, metadata: Metadata) -> Reference:
         """Return a reference to a key of this store."""
@@ -219,6 +241,37 @@ class Store:
         key = link(origin.key)
         return None if key is None else self.refer(key, origin.metadata)
 
+    def keep(self, obj: Any, release: Callable[[Key], None]) -> None:
+        """Keep in the store what an object came from, for as long as the object lives.
+
+        Others may evict the key that it was got by; :meth:`relink` still works then.
+        That costs no memory: the object has the stored pages mapped.
+
+        Parameters
+        ----------
+        obj
+            Any object; silent if it is not from this store, or is not there any more.
+        release
+            ``(key) -> None``: to evict that key, soon. Called by the garbage collector,
+            in any thread: it may do no I/O and wait for no locks.
+        """
+        number, origins, kept = id(obj), self._origins, self._kept
+        ref, origin = origins.get(number, (None, None))
+        if ref is None or origin is None or ref() is not obj or number in kept:
+            return
+        link = getattr(self.connector, "link", None)
+        key = None if link is None else link(origin.key)
+        if key is None:
+            return
+
+        def released(_: object) -> None:
+            origins.pop(number, None)
+            if kept.pop(number, None) is not None:
+                release(key)
+
+        kept[number] = key
+        origins[number] = (weakref.ref(obj, released), self.refer(key, origin.metadata))
+
     # Proxies
 
     def proxy(self, obj: Any) -> Any:
@@ -257,6 +310,10 @@ class Store:
                 del _registry[self.name]
         with self._lock:
             self._cache.clear()
+        kept, self._kept = self._kept, {}
+        for key in list(kept.values()):
+            with suppress(DaskrefError):
+                self.connector.evict(key)
         self.connector.close()
 
     def __enter__(self) -> Store:
@@ -277,19 +334,30 @@ class Store:
                     key = put_frames(frames)
                 else:  # one of ProxyStore's
                     key = self.connector.put(b"".join(frames))
-        except (DaskrefError, MemoryError):
+        except (DaskrefError, MemoryError) as exc:
+            _forget_locals(exc)
             raise
         except Exception as exc:
+            _forget_locals(exc)
             raise ConnectorError(
                 repr(self.connector), f"a put of {nbytes} bytes failed ({exc!r})"
             ) from exc
+        finally:
+            del frames
         self.counters.add("puts")
         logger.debug("PUT %s %d bytes", key, nbytes)
         return key, nbytes
 
     def _read(self, key: Key) -> Any:
         with metered("daskref-get"):
-            data = self.connector.get(key)
+            try:
+                data = self.connector.get(key)
+            except (DaskrefError, MemoryError):
+                raise
+            except Exception as exc:
+                raise ConnectorError(
+                    repr(self.connector), f"a get of {key!r} failed ({exc!r})"
+                ) from exc
             if data is None:
                 raise MissingKeyError(key, repr(self.connector))
             load = self._deserializer or decode
@@ -297,6 +365,14 @@ class Store:
         self.counters.add("gets")
         logger.debug("GET %s", key)
         return obj
+
+
+def _forget_locals(exc: BaseException) -> None:
+    """Let an error not keep alive, through its traceback, what could not be put."""
+    while exc.__cause__ is not None:
+        traceback.clear_frames(exc.__traceback__)
+        exc = exc.__cause__
+    traceback.clear_frames(exc.__traceback__)
 
 
 def get_store(name: str) -> Store | None:

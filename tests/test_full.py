@@ -117,7 +117,9 @@ def send(spill: str) -> Any:
         assert client.gather(client.map(total, [y]))[0] == 2 * y.size
         said.append(happened())
         scattered = client.scatter(make(3.0))
-        assert client.submit(total, scattered).result(TIMEOUT) == 3 * y.size
+        (holders,) = client.who_has(scattered).values()
+        seen = client.submit(total, scattered, workers=holders)
+        assert seen.result(TIMEOUT) == 3 * y.size
         said.append(happened())
         # what fits still goes by reference
         small = np.ones(1 << 20)
@@ -165,7 +167,8 @@ def fail(spill: str) -> Any:
         moved = client.submit(total, made, workers=[second])
         attempt("worker to worker", lambda: moved.result(TIMEOUT))
         # and all is well afterwards
-        assert client.submit(total, made).result(TIMEOUT) == x.size
+        again = client.submit(total, made, workers=[first], pure=False)
+        assert again.result(TIMEOUT) == x.size
         small = np.ones(1 << 20)
         assert client.submit(total, small).result(TIMEOUT) == small.size
         return errors

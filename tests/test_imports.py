@@ -22,8 +22,8 @@ LAYERS = [
     ["codec", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
     ["interfaces", "resolution", "proxy", "store"],
-    ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc"],
-    ["graph", "family", "client", "plugins", "entry"],
+    ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
+    ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
     ["cli", "demo", "demo_cluster", "bench"],
 ]
@@ -31,7 +31,7 @@ SHARED = {"exceptions"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
     *["codec", "metrics", "tokens", "session", "rpc"],
-    *["graph", "family", "client", "plugins", "preload"],
+    *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
     *["cli", "demo", "demo_cluster", "bench"],
 }
 #: Drivers: connector -> the one that it may import.

@@ -68,6 +68,11 @@ def _map(fd: int, nbytes: int, flags: int) -> int:
 
 def raw(buffer: Any) -> memoryview:
     """Return the bytes of any contiguous buffer, not copied, whatever its format."""
+    view = memoryview(buffer)
+    if view.c_contiguous and view.nbytes:
+        # Not a PickleBuffer of a memoryview: Python before 3.12.7 crashes when it
+        # collects them in a cycle, such as an error's traceback (gh-77894).
+        return view.cast("B")
     return pickle.PickleBuffer(buffer).raw()
 
 

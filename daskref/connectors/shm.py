@@ -200,15 +200,23 @@ class SharedMemoryConnector(Connector):
         nbytes = sum(view.nbytes for view in views)
         name = new_name(self._ready().writer)
         try:
-            if not self._put_in_memory(name, views):
-                if self._disk is None:
-                    with self._lock:
-                        path = make_spill(self._session, self._spill_root)
-                        self._disk = ObjectDirectory(path)
-                self._disk.put(name, views)
+            in_memory = self._put_in_memory(name, views)
         except OSError as exc:
-            raise self._failed(exc, nbytes) from exc
+            raise ConnectorError(
+                repr(self), f"an object of {nbytes} B could not be written: {exc}"
+            ) from exc
+        if not in_memory:
+            try:
+                self._put_on_disk(name, views)
+            except OSError as exc:
+                raise self._no_room(exc, nbytes) from exc
         return SharedMemoryKey(name, nbytes)
+
+    def _put_on_disk(self, name: str, views: Sequence[memoryview]) -> None:
+        if self._disk is None:
+            with self._lock:
+                self._disk = ObjectDirectory(make_spill(self._session, self._spill_root))
+        self._disk.put(name, views)
 
     def _put_in_memory(self, name: str, views: Sequence[memoryview]) -> bool:
         for _ in range(2):
@@ -227,20 +235,15 @@ class SharedMemoryConnector(Connector):
             lacking = self._budget.lacking(nbytes)
         return not lacking
 
-    def _failed(self, exc: OSError, nbytes: int) -> ConnectorError:
-        if exc.errno not in FULL:
-            return ConnectorError(repr(self), f"an object could not be written: {exc}")
-        free = []
-        for path in (self._session.path, self._spill_root):
-            try:
-                there = os.statvfs(path)
-            except OSError:
-                continue
-            free.append(f"{there.f_bavail * there.f_frsize} B free in {path}")
+    def _no_room(self, exc: OSError, nbytes: int) -> ConnectorError:
+        path, root = self._session.path, self._spill_root
+        disk = f"{root} cannot be used ({exc.strerror})"
+        if exc.errno in FULL:
+            disk = f"{_free(root)} B free in {root}"
         return ConnectorError(
             repr(self),
-            f"no room for an object of {nbytes} B: {' and '.join(free)}, with "
-            f"daskref.shm.budget={self._options['budget']!r}. Set "
+            f"no room for an object of {nbytes} B: {_free(path)} B free in {path}, "
+            f"with daskref.shm.budget={self._options['budget']!r}, and {disk}. Set "
             "daskref.spill-directory to a directory on a larger disk, or raise "
             "daskref.shm.budget",
         )
@@ -329,3 +332,8 @@ class SharedMemoryConnector(Connector):
 
     def __repr__(self) -> str:
         return f"<SharedMemoryConnector {self._session.path}>"
+
+
+def _free(path: str) -> int:
+    there = os.statvfs(path)
+    return there.f_bavail * there.f_frsize

@@ -117,6 +117,10 @@ def write_mapped(
                 thread.join()
     if errors:
         exc = errors[0]
-        if isinstance(exc, OSError) and exc.errno == errno.EFAULT:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from exc
-        raise exc
+        errors.clear()
+        try:
+            if isinstance(exc, OSError) and exc.errno == errno.EFAULT:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from exc
+            raise exc
+        finally:
+            del exc  # or the error would keep itself alive, and the buffers with it

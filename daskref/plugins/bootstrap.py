@@ -47,8 +47,8 @@ async def _install(client, settings, dask_scheduler=None):  # type: ignore[no-un
     return await install(dask_scheduler, client, settings)
 
 
-#: ``async (client, settings) -> (info, missing, unreachable) | None``, to be run on
-#: the scheduler; ``None``: there is no daskref there.
+#: ``async (client, settings) -> (info, missing) | None``, to be run on the scheduler;
+#: ``None``: there is no daskref there.
 install_on_scheduler = by_value(_install)
 
 

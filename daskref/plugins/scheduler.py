@@ -271,17 +271,17 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     # Requests
 
-    async def join(self, client: str) -> tuple[SessionInfo, list[str], list[str]]:
+    async def join(self, client: str) -> tuple[SessionInfo, list[str]]:
         """Let a client in.
 
         Returns
         -------
         tuple
-            The session; workers without daskref; workers that cannot see the store.
+            The session; addresses of workers without daskref.
         """
         await self.start(self.scheduler)
         self._clients.add(client)
-        return self.info, self.missing, sorted(self._unreachable)
+        return self.info, self.missing
 
     async def leave(self, client: str) -> bool:
         """Let a client go back to plain Dask; True if the plugin went with it."""
@@ -380,7 +380,7 @@ async def start(
 
 async def install(
     scheduler: Scheduler, client: str, settings: dict[str, Any]
-) -> tuple[SessionInfo, list[str], list[str]]:
+) -> tuple[SessionInfo, list[str]]:
     """Let a client in; see :func:`start` and :meth:`ReferenceSchedulerPlugin.join`."""
     plugin = await start(scheduler, settings)
     joined = await plugin.join(client)

@@ -36,7 +36,7 @@ from daskref.family import register_family
 from daskref.plugins.nanny import private_memory
 from daskref.plugins.scheduler import fetch
 from daskref.proxy import Proxy, get_factory, is_proxy
-from daskref.rpc import FAMILY, Connections
+from daskref.rpc import FAMILY, Connections, without_family
 from daskref.session import Session
 from daskref.store import (
     FailedFactory,
@@ -144,7 +144,7 @@ class ReferenceWorkerPlugin:
         if finish == "executing":
             ts = self.worker.state.tasks[key]
             if needs_boundary(ts.run_spec, bool(ts.dependencies)):
-                ts.run_spec = Boundary(ts.run_spec, self.session.run)
+                ts.run_spec = Boundary(ts.run_spec, self.session.run, self._keep)
         elif finish == "memory" and self._on_completion:
             ts = self.worker.state.tasks[key]
             if ts.nbytes and ts.nbytes > self.threshold and self.session.reachable:
@@ -155,8 +155,11 @@ class ReferenceWorkerPlugin:
         if value is not None:
             await self._refer(key, value)
 
+    def _keep(self, result: Any) -> None:
+        self.session.keep(result, self.worker.loop.add_callback)
+
     def _get_client(self, timeout: float | None = None) -> Any:
-        from daskref.client import adopt
+        from daskref.enabling import adopt
 
         client = type(self.worker)._get_client(self.worker, timeout)
         return adopt(client, self.session.info)
@@ -318,6 +321,9 @@ class _ServedComm:
             )
             served = zip(keys, map(to_serialize, values), strict=True)
             msg = {**msg, "data": dict(served)}
+            # What is a value now is meant to be one: the family would put it again.
+            if names := kwargs.get("serializers"):
+                kwargs["serializers"] = without_family(names)
         return await self._comm.write(msg, **kwargs)
 
 

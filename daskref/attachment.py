@@ -1,0 +1,116 @@
+"""What a client has while it passes values by reference: coming, and going.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=====================================  =============================================
+name                                   what for
+=====================================  =============================================
+``Client._run_on_scheduler``           installing the scheduler plugin
+``Client._send_to_scheduler``          messages in order with the graphs
+``Client._stream_handlers``            the scheduler's message that it restarted
+=====================================  =============================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import distributed
+
+from daskref import config
+from daskref.exceptions import NotInstalledError
+from daskref.family import register_family
+from daskref.holdings import Holdings
+from daskref.plugins.bootstrap import install_on_scheduler
+from daskref.rpc import Connections
+from daskref.session import Session
+
+
+class Attachment:
+    """What a client has while it passes values by reference."""
+
+    def __init__(
+        self, client: Any, session: Session, threshold: int | str | None
+    ) -> None:
+        self.session = session
+        self.holdings = Holdings(session, self._send, self._call_soon)
+        self._client = client
+        self._threshold = (
+            None
+            if threshold is None
+            else config.parse_size("daskref.threshold", threshold)
+        )
+        self._configured = config.threshold()
+        # Dask drops all futures at a restart, without telling one by one
+        self._handlers = client._stream_handlers
+        self._restart = self._handlers["restart"]
+        self._handlers["restart"] = self._handle_restart
+        self._connections = None
+        if session.reachable:
+            self._connections = Connections(client.rpc, client.scheduler, session)
+
+    def threshold(self) -> int:
+        """Bytes: this client's, unless ``dask.config`` was changed since."""
+        configured = config.threshold()
+        if self._threshold is None or configured != self._configured:
+            return configured
+        return self._threshold
+
+    def say_goodbye(self) -> None:
+        """Leave this process's counts with the scheduler."""
+        self._send({"op": "daskref-counters", "report": self.session.report()})
+
+    def _handle_restart(self) -> None:
+        self._restart()
+        self.holdings.release_keys()
+
+    def detach(self) -> None:
+        """Give the client's connections back."""
+        self._handlers["restart"] = self._restart
+        if self._connections is not None:
+            self._connections.restore()
+        self.holdings.clear()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        client = self._client
+        if client._daskref is self:
+            with suppress(distributed.client.ClosedClientError, RuntimeError):
+                client._send_to_scheduler(message)
+
+    def keep(self, value: Any) -> None:
+        """Keep a gathered value in the store while it lives: it may be sent again."""
+        self.session.keep(value, self._call_soon)
+
+    def _call_soon(self, callback: Any, *args: Any) -> None:
+        with suppress(RuntimeError, AttributeError):  # the loop has ended
+            self._client.loop.add_callback(callback, *args)
+
+
+async def attach(client: Any) -> None:
+    """Let a connected client pass values by reference: set up what is not yet."""
+    register_family()
+    await detach(client)
+    options = client._daskref_options
+    settings = config.changed(**options)
+    joined = await distributed.Client._run_on_scheduler(
+        client, install_on_scheduler, client.id, settings
+    )
+    if joined is None:
+        raise NotInstalledError([f"the scheduler {client.scheduler.address}"])
+    info, missing = joined
+    if missing:
+        raise NotInstalledError([f"worker {address}" for address in missing])
+    session = await asyncio.get_running_loop().run_in_executor(None, Session.join, info)
+    client._daskref = Attachment(client, session, options.get("threshold"))
+
+
+async def detach(client: Any) -> None:
+    """Undo :func:`attach` in this process."""
+    state = client._daskref
+    if state is not None:
+        client._daskref = None
+        state.detach()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, state.session.leave)

@@ -1,0 +1,127 @@
+"""Clients that somebody else made: by reference from now on, and the way back.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=====================================  =============================================
+name                                   what for
+=====================================  =============================================
+``Worker._initialized_clients``        telling a task's own client from others
+=====================================  =============================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import distributed
+
+from daskref.attachment import Attachment, attach, detach
+from daskref.client import ByReference, options_of
+from daskref.session import Session, SessionInfo
+
+C = TypeVar("C", bound=distributed.Client)
+
+
+def adopt(client: Any, info: SessionInfo) -> Any:
+    """Let a client that a task made pass values by reference; returns it.
+
+    The task's worker is in the session already, so there is nothing to wait for. A
+    client that is not the task's own (all in one process) stays as it is.
+    """
+    made_by_worker = client in distributed.Worker._initialized_clients
+    if made_by_worker and not isinstance(client, ByReference):
+        _mix_in(client, {})
+        client._daskref = Attachment(client, Session.join(info), None)
+    return client
+
+
+def _mix_in(client: Any, options: dict[str, Any]) -> None:
+    cls = type(client)
+    client._daskref_options = options
+    client._daskref_class = cls
+    client.__class__ = type(cls.__name__, (ByReference, cls), {"__module__": __name__})
+
+
+def enable(
+    client: C,
+    *,
+    threshold: int | str | None = None,
+    connector: str | dict[str, Any] | None = None,
+) -> Any:
+    """Let a client that somebody else made pass large values by reference.
+
+    Parameters
+    ----------
+    client
+        A connected client. Other clients of the process are not touched.
+    threshold, connector
+        See :class:`Client`.
+
+    Returns
+    -------
+    distributed.Client
+        The same object; for an asynchronous client, a coroutine that returns it.
+
+    Raises
+    ------
+    NotInstalledError
+        If the scheduler or a worker lacks daskref. The client stays as it was.
+    ConfigError
+        If the threshold or the connector's spec is malformed.
+
+    See Also
+    --------
+    disable : the way back
+    """
+    options = options_of(threshold, connector)
+
+    async def _enable() -> C:
+        if not isinstance(client, ByReference):
+            _mix_in(client, options)
+        client._daskref_options = options
+        try:
+            await attach(client)
+        except BaseException:
+            _mix_out(client)
+            raise
+        return client
+
+    return client.sync(_enable)
+
+
+def disable(client: Any) -> Any:
+    """Let a client go back to plain Dask, with nothing left behind.
+
+    The last client to go takes the plugins of scheduler and workers with it, once
+    nothing is stored any more.
+
+    Parameters
+    ----------
+    client
+        A client of :class:`Client` or :func:`enable`; silent for any other.
+
+    Returns
+    -------
+    None
+        For an asynchronous client, a coroutine.
+    """
+
+    async def _disable() -> None:
+        if not isinstance(client, ByReference):
+            return
+        if client._daskref is not None:
+            client._daskref.holdings.release_all()
+            # after the release: that went through the stream, this is a request
+            await client.scheduler.daskref_leave(client=client.id)
+        await detach(client)
+        _mix_out(client)
+
+    return client.sync(_disable)
+
+
+def _mix_out(client: Any) -> None:
+    if isinstance(client, ByReference):
+        before = client.__dict__.pop("_daskref_class", distributed.Client)
+        client.__dict__.pop("_daskref_options", None)
+        client.__dict__.pop("_daskref", None)
+        client.__class__ = before

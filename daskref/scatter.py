@@ -1,0 +1,109 @@
+"""What a user scatters: taken apart as Dask does, and put."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dask.sizeof import sizeof
+
+from daskref.holdings import Holdings, Submission
+from daskref.proxy import is_proxy
+from daskref.reference import Reference
+from daskref.tokens import content_token
+
+#: Values of a list that is scattered, each below the threshold but together above it,
+#: go by reference from this size on, in bytes: a scheduler shall not pile them up.
+SHARE_OF_MANY = 16 * 1024
+
+_COLLECTIONS = (list, tuple, set, frozenset)
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """Values by key, and the way back to what ``scatter`` returns."""
+
+    #: What the user gave.
+    data: Any
+    #: A key for each value, in order; equal values share one.
+    keys: list[Any]
+    #: Key -> value.
+    values: dict[Any, Any]
+    #: Key -> content hash, or what stands for it.
+    tokens: dict[Any, str]
+
+    def rebuild(self, futures: dict[Any, Any]) -> Any:
+        """Return futures in the form of the data.
+
+        Parameters
+        ----------
+        futures
+            Key -> future.
+        """
+        found = [futures[key] for key in self.keys]
+        cls = type(self.data)
+        if cls is dict:
+            return dict(zip(self.keys, found, strict=True))
+        if _is_namedtuple(self.data):
+            return cls(*found)
+        return cls(found) if cls in _COLLECTIONS else found[0]
+
+
+def take_apart(data: Any, hash: bool) -> Scattered:
+    """Give each value of what is scattered a key. Blocks: it hashes.
+
+    Parameters
+    ----------
+    data
+        Whatever ``Client.scatter`` takes.
+    hash
+        Whether equal values shall have equal keys.
+    """
+    if isinstance(data, range | Iterator):
+        data = list(data)
+    if type(data) is dict:
+        tokens = {key: _token(value, hash) for key, value in data.items()}
+        return Scattered(data, list(data), data, tokens)
+    collection = type(data) in _COLLECTIONS or _is_namedtuple(data)
+    values = list(data) if collection else [data]
+    hashes = [_token(value, hash) for value in values]
+    keys = [
+        f"{type(value).__name__}-{token}"
+        for value, token in zip(values, hashes, strict=True)
+    ]
+    return Scattered(
+        data,
+        keys,
+        dict(zip(keys, values, strict=True)),
+        dict(zip(keys, hashes, strict=True)),
+    )
+
+
+def _token(value: Any, hash: bool) -> str:
+    return content_token(value) if hash else uuid.uuid4().hex
+
+
+def _is_namedtuple(data: Any) -> bool:
+    return isinstance(data, tuple) and hasattr(data, "_fields")
+
+
+def put_scattered(
+    scattered: Scattered, threshold: int, holdings: Holdings, submission: Submission
+) -> dict[Any, Reference | None]:
+    """Put what goes by reference. Blocks.
+
+    Returns
+    -------
+    dict
+        Key -> reference, for the large values only; ``None`` where the store failed.
+    """
+    sizes = {key: sizeof(value) for key, value in scattered.values.items()}
+    small = sum(size for size in sizes.values() if size <= threshold)
+    limit = threshold if small <= threshold else min(threshold, SHARE_OF_MANY)
+    return {
+        key: holdings.put(value, scattered.tokens[key], submission)
+        for key, value in scattered.values.items()
+        if sizes[key] > limit and not is_proxy(value)
+    }

@@ -1,0 +1,120 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+
+from daskref import __version__
+from daskref.cli import main
+from daskref.connectors import SharedMemoryConnector
+
+
+def test_info(capsys: Any) -> None:
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert f"daskref {__version__}" in out
+    assert "1.00 MiB" in out
+    assert "would use <SharedMemoryConnector /dev/shm/" in out
+    assert "works: a value of 1 MiB came back as it was" in out
+
+
+def test_info_shows_what_is_configured(capsys: Any, tmp_path: Path) -> None:
+    options = {
+        "daskref.threshold": "5 MiB",
+        "daskref.connector": f"file://{tmp_path}/store",
+    }
+    with dask.config.set(options):
+        assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "5.00 MiB" in out
+    assert f"would use <FileConnector {tmp_path}/store>" in out
+    assert not list(tmp_path.iterdir())  # and takes it away again
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("daskref.threshold", "many", "daskref.threshold='many' is not valid"),
+        ("daskref.connector", "shmm://", "did you mean shm://?"),
+        ("daskref.connector", "file:///proc/no", "cannot be made"),
+        ("daskref.shm.root", "/no/such/place", "/no/such/place"),
+        ("daskref.shm.budget", "a lot", "daskref.shm.budget"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    capsys: Any, setting: str, value: str, told: str
+) -> None:
+    with dask.config.set({setting: value}):
+        assert main(["info"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_sweep_removes_what_the_dead_left(capsys: Any, tmp_path: Path) -> None:
+    code = (
+        "import os; from daskref.connectors import SharedMemoryConnector\n"
+        f"c = SharedMemoryConnector(root={str(tmp_path)!r})\n"
+        "c.put(b'x' * 100); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    (dead,) = tmp_path.iterdir()
+    with (
+        SharedMemoryConnector(tmp_path) as alive,
+        dask.config.set({"daskref.shm.root": str(tmp_path)}),
+    ):
+        # making one has swept already
+        assert not dead.exists()
+        subprocess.run([sys.executable, "-c", code.split("\n", 1)[0]], check=True)
+        key = alive.put(b"y")
+        assert main(["sweep"]) == 0
+        assert alive.exists(key)
+    assert "0 dead sessions removed" in capsys.readouterr().out
+    subprocess.run([sys.executable, "-c", code], check=True)
+    (dead,) = tmp_path.iterdir()
+    with dask.config.set({"daskref.shm.root": str(tmp_path)}):
+        assert main(["sweep"]) == 0
+    out = capsys.readouterr().out
+    assert f"removed {dead}" in out
+    assert "1 dead sessions removed" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "told"),
+    [
+        (["--version"], 0, __version__),
+        (["--help"], 0, "sweep"),
+        ([], 2, "required"),
+        (["dance"], 2, "invalid choice"),
+        (["info", "--dance"], 2, "unrecognized arguments: --dance"),
+    ],
+)
+def test_usage(capsys: Any, argv: list[str], status: int, told: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == status
+    assert told in "".join(capsys.readouterr())
+
+
+def test_bench_lists_its_rows(capsys: Any) -> None:
+    assert main(["bench", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) > 5
+
+
+@pytest.mark.slow
+def test_as_a_program() -> None:
+    command = [sys.executable, "-c", "import sys; from daskref.cli import main; "
+               "sys.exit(main())"]  # fmt: skip
+    done = subprocess.run([*command, "info"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "works" in done.stdout
+    assert not done.stderr

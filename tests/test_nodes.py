@@ -1,0 +1,195 @@
+"""Graph nodes that stand for stored values."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from dask._task_spec import DataNode, Task, TaskRef, execute_graph, parse_input
+from dask.sizeof import sizeof
+from dask.tokenize import tokenize
+
+import daskref
+from daskref.connectors import LocalConnector
+from daskref.exceptions import ResolveError
+from daskref.nodes import (
+    Constant,
+    Lazy,
+    PackedNode,
+    ReferenceNode,
+    StoredNode,
+    nodes_in,
+    references_in,
+)
+from daskref.proxy import Proxy, extract, get_factory, is_resolved
+from daskref.store import Store, is_transparent
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store("nodes", LocalConnector(), register=True) as store:
+        yield store
+
+
+@pytest.fixture
+def reference(store: Store) -> Any:
+    return store.put_reference(np.arange(1000), "token")
+
+
+def packed(store: Store, large: bool = False) -> PackedNode:
+    """Return a node for ``{"a": [1000 numbers], "n": 5}``."""
+    reference = store.put_reference([0] * 1000, "zeros")
+
+    class Packer(cloudpickle.Pickler):  # type: ignore[misc]
+        def persistent_id(self, obj: Any) -> int | None:
+            return 0 if obj is marker else None
+
+    import io
+
+    marker = object()
+    file = io.BytesIO()
+    Packer(file).dump({"a": marker, "b": marker, "n": 5})
+    data: Any = file.getvalue()
+    if large:
+        data = store.put_reference(data, "data")
+    return PackedNode("k", data, (reference,))
+
+
+class TestReferenceNode:
+    def test_the_call_returns_a_new_private_object_each_time(
+        self, reference: Any
+    ) -> None:
+        node = ReferenceNode("k", reference)
+        first, second = node(), node({})
+        assert type(first) is np.ndarray
+        first += 1
+        assert second[0] == 0
+
+    @pytest.mark.parametrize(
+        ("form", "transparent"), [("inside", True), ("proxy", False)]
+    )
+    def test_other_forms_are_proxies(
+        self, reference: Any, form: str, transparent: bool
+    ) -> None:
+        proxy = ReferenceNode("k", reference, form)()
+        assert isinstance(proxy, Proxy)
+        assert not is_resolved(proxy)
+        assert is_transparent(proxy) is transparent
+        assert extract(proxy)[-1] == 999
+
+    @pytest.mark.parametrize("form", ["value", "inside", "proxy"])
+    def test_travels(self, reference: Any, form: str) -> None:
+        node = pickle.loads(pickle.dumps(ReferenceNode("k", reference, form)))
+        assert (node.key, node.reference, node.form) == ("k", reference, form)
+        assert node.dependencies == frozenset()
+        assert node.copy().form == form
+
+    def test_substitute_gives_it_another_key_only(self, reference: Any) -> None:
+        node = ReferenceNode("k", reference, "inside")
+        assert node.substitute({"k": "x"}) is node
+        assert node.substitute({}, key="k") is node
+        other = node.substitute({}, key="other")
+        assert (other.key, node.key) == ("other", "k")
+        assert other.form == "inside"
+
+    def test_is_inert(self, reference: Any, store: Store) -> None:
+        node = ReferenceNode("k", reference)
+        gets = store.counters.snapshot()["gets"]
+        assert sizeof(node) < 2000
+        assert "numpy.ndarray (1000,)" in repr(node)
+        assert tokenize(node) == tokenize(ReferenceNode("other", reference))
+        assert tokenize(node) != tokenize(ReferenceNode("k", reference, "proxy"))
+        assert not node.is_coro
+        assert node.data_producer
+        assert store.counters.snapshot()["gets"] == gets
+
+    def test_what_is_gone_says_so(self, reference: Any, store: Store) -> None:
+        store.evict(reference.key)
+        with pytest.raises(ResolveError, match="evicted"):
+            ReferenceNode("k", reference)()
+
+    def test_among_the_arguments_of_a_task(self, reference: Any) -> None:
+        node = ReferenceNode(None, reference)
+        task = Task("t", lambda x, y: x[-1] + y, node, TaskRef("y"))
+        assert task.dependencies == {"y"}
+        assert execute_graph({"t": task, "y": DataNode("y", 1)})["t"] == 1000
+
+
+class TestPackedNode:
+    @pytest.mark.parametrize("large", [False, True])
+    def test_the_call_puts_it_together(self, store: Store, large: bool) -> None:
+        node = pickle.loads(pickle.dumps(packed(store, large)))
+        value = node()
+        assert value["n"] == 5
+        assert value["a"] == [0] * 1000
+        # the same object in two places stays one object
+        assert value["a"] is value["b"]
+        assert node()["a"] is not value["a"]
+
+    def test_holds_all_its_references(self, store: Store) -> None:
+        assert len(packed(store).references) == 1
+        node = packed(store, large=True)
+        assert set(node.references) == {node.data, *node.inside}
+        assert node.copy().references == node.references
+        assert node.substitute({}, key="new").references == node.references
+        assert "Reference" in repr(node)
+
+    def test_its_token_is_of_its_content(self, store: Store) -> None:
+        one, two = packed(store), packed(store)
+        assert one.references != two.references
+        assert tokenize(one) == tokenize(two)
+
+
+class TestLazy:
+    def test_a_value_arrives_as_a_resolved_proxy(self) -> None:
+        proxy = daskref.lazy([1, 2])()
+        assert isinstance(proxy, Proxy)
+        assert proxy == [1, 2]
+
+    def test_a_task_is_depended_on(self) -> None:
+        lazy = Lazy(parse_input(TaskRef("x")))
+        assert lazy.dependencies == {"x"}
+        assert extract(lazy({"x": 5})) == 5
+        other = lazy.substitute({"x": "y"})
+        assert other.dependencies == {"y"}
+        assert extract(other({"y": 6})) == 6
+
+    def test_travels(self) -> None:
+        lazy = pickle.loads(pickle.dumps(Lazy([1])))
+        assert lazy.value == [1]
+        assert lazy.copy().value is lazy.value
+        assert lazy.substitute({"x": "y"}) is lazy
+        assert repr(lazy) == "Lazy(list)"
+        assert tokenize(Lazy([1])) == tokenize(Lazy([1])) != tokenize(Lazy([2]))
+
+    def test_its_proxy_travels_as_the_value(self) -> None:
+        proxy = pickle.loads(pickle.dumps(Lazy([1])()))
+        assert isinstance(get_factory(proxy), Constant)
+        assert extract(proxy) == [1]
+
+
+def test_nodes_are_found_wherever_they_are_put(store: Store, reference: Any) -> None:
+    inner = packed(store)
+    found = [
+        ReferenceNode(None, reference),
+        Lazy(ReferenceNode(None, reference)),
+        Task("t", print, ReferenceNode(None, reference), 1),
+        Task("t", print, sep=ReferenceNode(None, reference)),
+        Task("t", print, Task(None, print, ReferenceNode(None, reference))),
+    ]
+    for node in found:
+        assert references_in(node) == {reference}
+    assert references_in(Task("t", print, inner)) == set(inner.inside)
+    fused = Task.fuse(
+        Task("x", abs, TaskRef("y")),
+        ReferenceNode("y", reference),
+    )
+    assert references_in(fused) == {reference}
+    for node in (1, None, {"x": 1}, DataNode("x", 1), Task("t", print, 1), TaskRef(1)):
+        assert references_in(node) == set()
+    assert [type(n) for n in nodes_in(inner)] == [PackedNode]
+    assert issubclass(PackedNode, StoredNode)
