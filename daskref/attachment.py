@@ -24,6 +24,7 @@ from daskref.exceptions import NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
 from daskref.plugins.bootstrap import install_on_scheduler
+from daskref.reference import Reference
 from daskref.rpc import Connections
 from daskref.session import Session
 
@@ -78,6 +79,20 @@ class Attachment:
         if client._daskref is self:
             with suppress(distributed.client.ClosedClientError, RuntimeError):
                 client._send_to_scheduler(message)
+
+    def tell_scattered(self, references: dict[Any, set[Reference]]) -> None:
+        """Let Dask's keys hold what workers were given under them.
+
+        Of a key that the scheduler knows already, it keeps the graph node that it has,
+        with a reference to another copy of the content.
+        """
+        objects = [
+            (key, (reference.key, reference.nbytes))
+            for key in references
+            for reference in references[key]
+        ]
+        if objects:
+            self._send({"op": "daskref-scattered", "objects": objects})
 
     def keep(self, value: Any) -> None:
         """Keep a gathered value in the store while it lives: it may be sent again."""

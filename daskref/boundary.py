@@ -20,7 +20,7 @@ from dask._task_spec import GraphNode, Task
 from dask.tokenize import tokenize
 
 from daskref.nodes import StoredNode
-from daskref.store import reveal
+from daskref.transparency import reveal
 
 #: ``async (function, *arguments) -> result``: run a blocking function in a thread.
 Run = Callable[..., Any]

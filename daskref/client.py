@@ -25,6 +25,7 @@ name                                   what for
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ from typing import Any
 import distributed
 from dask._expr import LLGExpr
 from dask._task_spec import DataNode, GraphNode
+from dask.sizeof import sizeof
 from dask.typing import no_default
 from distributed.spans import SpanMetadata
 
@@ -42,7 +44,13 @@ from daskref.metrics import summarize
 from daskref.nodes import ReferenceNode, references_in
 from daskref.proxy import Proxy, is_proxy
 from daskref.scatter import put_scattered, take_apart
-from daskref.store import StoreFactory, reveal
+from daskref.store import StoreFactory
+from daskref.transparency import reveal
+
+#: Parameters of ``map`` that are not its function's.
+_MAP_OPTIONS = frozenset(inspect.signature(distributed.Client.map).parameters)
+#: Bytes above which Dask makes a keyword argument of ``map`` a task.
+_APART = 100_000
 
 
 class ByReference(distributed.Client):  # type: ignore[misc]
@@ -83,10 +91,12 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     def map(self, func: Any, /, *iterables: Any, **kwargs: Any) -> Any:
         """See Dask's. Large arguments are put before the call returns."""
         state = self._daskref
-        if state is None or not state.session.reachable:
+        if state is None:
             return super().map(func, *iterables, **kwargs)
+        if not state.session.reachable:
+            return super().map(func, *iterables, **self._apart(kwargs))
         with state.holdings.submission():
-            _, kwargs = _packed(state, (), kwargs)
+            kwargs = self._apart(_packed(state, (), kwargs)[1])
             columns = [
                 _packed(state, tuple(column), {})[0]
                 if isinstance(column, list | tuple)
@@ -94,6 +104,18 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 for column in iterables
             ]
             return super().map(func, *columns, **kwargs)
+
+    def _apart(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Make tasks of large keyword arguments of ``map`` that stay in-band.
+
+        Dask does so as well, but its task has no priority, which ends the scheduler's
+        work on the graph with an assertion (2026.8.0).
+        """
+        kwargs = dict(kwargs)
+        for name in kwargs.keys() - _MAP_OPTIONS:
+            if sizeof(kwargs[name]) > _APART:
+                kwargs[name] = super().submit(_same, kwargs[name])
+        return kwargs
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         state = self._daskref
@@ -175,7 +197,10 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 allow_other_workers=bool(workers) or None,
                 internal_priority=dict.fromkeys(nodes, 0),
             )
-            submission.keys |= {key: references_in(nodes[key]) for key in nodes}
+            needed = {key: references_in(nodes[key]) for key in nodes}
+            if futures:
+                state.tell_scattered(needed)
+            submission.keys |= needed
         finally:
             state.holdings.close(submission)
         return scattered.rebuild(futures or made)
@@ -285,6 +310,10 @@ def _packed(
         tuple(pack_argument(arg, threshold, put) for arg in args),
         {name: pack_argument(arg, threshold, put) for name, arg in kwargs.items()},
     )
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _reveal_values(

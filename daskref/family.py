@@ -21,6 +21,7 @@ import pickle
 import threading
 from typing import Any
 
+import cloudpickle
 from dask.sizeof import sizeof
 from distributed.protocol.serialize import (
     dask_deserialize,
@@ -99,9 +100,9 @@ def loads(header: dict[str, Any], frames: list[Any]) -> Any:
         )
     try:
         factory = pickle.loads(header["factory"])
+        proxy = Proxy(factory)
     except Exception as exc:
         raise WireError(f"the header's reference is damaged ({exc!r})") from exc
-    proxy = Proxy(factory)
     if isinstance(factory, StoreFactory) and not factory.transparent:
         keep_alive(proxy, factory.reference)
     return proxy
@@ -130,7 +131,7 @@ def _serialize_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
     factory = get_factory(x)
     if isinstance(factory, StoreFactory):
         return _header(factory), []
-    return {"version": VERSION, "factory": pickle.dumps(factory)}, []
+    return {"version": VERSION, "factory": cloudpickle.dumps(factory)}, []
 
 
 def _on_event_loop() -> bool:

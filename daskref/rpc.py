@@ -23,7 +23,7 @@ from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.protocol.serialize import Serialize
 
 from daskref.session import Session
-from daskref.store import reveal
+from daskref.transparency import reveal
 
 #: The family's name.
 FAMILY = "daskref"

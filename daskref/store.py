@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from zict import LRU
@@ -24,9 +22,9 @@ from daskref.exceptions import (
     ResolveError,
 )
 from daskref.metrics import Counters, metered
-from daskref.proxy import Proxy, get_factory, is_proxy, populate
+from daskref.origins import Origins
+from daskref.proxy import Proxy, populate
 from daskref.reference import Metadata, Reference, StoreConfig, describe
-from daskref.tokens import content_token
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +65,7 @@ class Store:
     counters: Counters
     _cache: LRU[Key, Any]
     _lock: threading.Lock
-    #: id of an object that came out of this store -> itself, weakly, and from where
-    _origins: dict[int, tuple[weakref.ref[Any], Reference]]
-    #: id of such an object -> a key of its own, for as long as it lives
-    _kept: dict[int, Key]
+    _origins: Origins
 
     def __init__(
         self,
@@ -101,8 +96,7 @@ class Store:
         self._populate_target = populate_target
         self._cache = LRU(max(cache_size, 1), {})
         self._lock = threading.Lock()
-        self._origins = {}
-        self._kept = {}
+        self._origins = Origins(connector)
         self._config = StoreConfig(
             name, connector_path(connector), tuple(connector.config().items())
         )
@@ -200,77 +194,22 @@ class Store:
             If it is not in the store.
         """
         obj = self._read(reference.key)
-        number, origins = id(obj), self._origins
-        try:
-            ref = weakref.ref(obj, lambda _: origins.pop(number, None))
-        except TypeError:  # no weak references to it: a later put makes a new object
-            return obj
-        origins[number] = (ref, reference)
+        self._origins.remember(obj, reference)
         return obj
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
-        """Return a new reference to an object that came out of this store unchanged.
+        """Return a new reference to what came out of this store unchanged.
 
-        Nothing is copied: the stored object gets a second key, with a life of its own.
-
-        Parameters
-        ----------
-        obj
-            Any object.
-        token
-            Its content hash, if known.
-
-        Returns
-        -------
-        Reference or None
-            ``None`` if the object is another, has been changed, or is not in the store
-            any more.
+        See :meth:`daskref.origins.Origins.relink`.
         """
-        ref, origin = self._origins.get(id(obj), (None, None))
-        link = getattr(self.connector, "link", None)
-        if ref is None or origin is None or ref() is not obj or link is None:
-            return None
-        known = origin.metadata.token
-        if known is None:
-            data = self.connector.get(origin.key)
-            if data is None:
-                return None
-            known = content_token(decode(data))
-        if known != (token or content_token(obj)):
-            return None
-        key = link(origin.key)
-        return None if key is None else self.refer(key, origin.metadata)
+        return self._origins.relink(obj, token)
 
     def keep(self, obj: Any, release: Callable[[Key], None]) -> None:
         """Keep in the store what an object came from, for as long as the object lives.
 
-        Others may evict the key that it was got by; :meth:`relink` still works then.
-        That costs no memory: the object has the stored pages mapped.
-
-        Parameters
-        ----------
-        obj
-            Any object; silent if it is not from this store, or is not there any more.
-        release
-            ``(key) -> None``: to evict that key, soon. Called by the garbage collector,
-            in any thread: it may do no I/O and wait for no locks.
+        See :meth:`daskref.origins.Origins.keep`.
         """
-        number, origins, kept = id(obj), self._origins, self._kept
-        ref, origin = origins.get(number, (None, None))
-        if ref is None or origin is None or ref() is not obj or number in kept:
-            return
-        link = getattr(self.connector, "link", None)
-        key = None if link is None else link(origin.key)
-        if key is None:
-            return
-
-        def released(_: object) -> None:
-            origins.pop(number, None)
-            if kept.pop(number, None) is not None:
-                release(key)
-
-        kept[number] = key
-        origins[number] = (weakref.ref(obj, released), self.refer(key, origin.metadata))
+        self._origins.keep(obj, release)
 
     # Proxies
 
@@ -310,10 +249,7 @@ class Store:
                 del _registry[self.name]
         with self._lock:
             self._cache.clear()
-        kept, self._kept = self._kept, {}
-        for key in list(kept.values()):
-            with suppress(DaskrefError):
-                self.connector.evict(key)
+        self._origins.close()
         self.connector.close()
 
     def __enter__(self) -> Store:
@@ -476,40 +412,3 @@ def resolve_reference(reference: Reference) -> Any:
         ) from exc
     except (MissingKeyError, ConnectorError) as exc:
         raise ResolveError(repr(reference), str(exc)) from exc
-
-
-class FailedFactory:
-    """Stands for a value that could not be stored, where that is an error.
-
-    Parameters
-    ----------
-    error
-        Raised by whoever wants the value.
-    """
-
-    __slots__ = ("error",)
-
-    transparent = True
-
-    def __init__(self, error: DaskrefError) -> None:
-        self.error = error
-
-    def __call__(self) -> Any:
-        """Raise the error."""
-        raise self.error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FailedFactory, (self.error,)
-
-
-def is_transparent(obj: Any) -> bool:
-    """Tell whether an object is a proxy that daskref made, for daskref to resolve."""
-    return is_proxy(obj) and getattr(get_factory(obj), "transparent", False) is True
-
-
-def reveal(obj: Any) -> Any:
-    """Return a new private object for a transparent proxy; anything else as it is.
-
-    Blocks; never on an event loop.
-    """
-    return get_factory(obj)() if is_transparent(obj) else obj

@@ -56,10 +56,8 @@ def run_case(module: str, case: str, *args: Any, size: str = "50%") -> Any:
     object
         What the function returned, as JSON has it.
     """
-    code = (
-        f"import json, {module}; "
-        f"print('returned', json.dumps({module}.{case}(*json.loads({json.dumps(args)!r}))))"
-    )
+    call = f"{module}.{case}(*json.loads({json.dumps(args)!r}))"
+    code = f"import json, {module}; print('returned', json.dumps({call}))"
     done = subprocess.run(
         [*own_shm(size), sys.executable, "-X", "faulthandler", "-c", code],
         stdout=subprocess.PIPE,

@@ -62,6 +62,22 @@ def test_arrays_come_back(obj: Any) -> None:
     np.testing.assert_array_equal(again, obj)
 
 
+@pytest.mark.parametrize(
+    "obj",
+    [
+        [np.arange(3.0), np.arange(5)],
+        (np.arange(3.0), 1, "x"),
+        {"x": np.arange(3.0), "y": {"z": [np.arange(2)]}},
+        {1: np.arange(3.0), (2, 3): None},
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_collections_of_arrays_come_back(obj: Any) -> None:
+    again = decode(stored(obj))
+    assert type(again) is type(obj)
+    assert str(again) == str(obj)
+
+
 def test_frames_come_back() -> None:
     frame = pd.DataFrame({"n": range(1000), "s": ["text"] * 1000})
     pd.testing.assert_frame_equal(decode(stored(frame)), frame)

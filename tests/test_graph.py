@@ -36,8 +36,9 @@ from daskref.exceptions import ConnectorError
 from daskref.graph import GraphExpr, Prepickled, is_small, pack_argument, pack_expr
 from daskref.nodes import PackedNode, ReferenceNode, references_in
 from daskref.proxy import Proxy
-from daskref.store import Store, reveal
+from daskref.store import Store
 from daskref.tokens import content_token
+from daskref.transparency import reveal
 
 THRESHOLD = 1000
 LARGE = 500  # elements of 8 bytes

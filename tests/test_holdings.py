@@ -99,11 +99,16 @@ def array(fill: float = 1.0) -> Any:
     return np.full(10, fill)
 
 
+def needed_by(submission: Any, *keys: Any) -> None:
+    """Say that futures of these keys need all that was put."""
+    submission.keys |= dict.fromkeys(keys, submission.references)
+
+
 def submit(holdings: Holdings, obj: Any, *keys: Any) -> Reference:
     """Put an object as `submit` does, for futures of these keys."""
     with holdings.submission() as submission:
         reference = holdings.put(obj)
-        submission.keys.update(keys)
+        needed_by(submission, *keys)
     assert reference is not None
     return reference
 
@@ -200,15 +205,19 @@ class TestLife:
             holdings.put(array())
             gc.collect()
             check(holdings, scheduler, 1)
-            submission.keys.add("a")
+            needed_by(submission, "a")
         check(holdings, scheduler, 1)
         holdings.release_key("a")
         check(holdings, scheduler, 0)
 
     def test_a_submission_that_fails_holds_nothing(self, holdings, scheduler):
-        with pytest.raises(ZeroDivisionError), holdings.submission():
-            holdings.put(array())
-            raise ZeroDivisionError
+        def fail() -> None:
+            with holdings.submission():
+                holdings.put(array())
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
         check(holdings, scheduler, 0)
 
     def test_nested_submissions_are_one(self, holdings, scheduler):
@@ -217,7 +226,7 @@ class TestLife:
                 assert inner is outer
                 holdings.put(array())
             check(holdings, scheduler, 1)
-            outer.keys.add("a")
+            needed_by(outer, "a")
         check(holdings, scheduler, 1)
         with holdings.submission() as another:
             assert another is not outer
@@ -227,7 +236,7 @@ class TestLife:
         with ThreadPoolExecutor(1) as executor:
             executor.submit(holdings.put, array(), "token", submission).result()
         check(holdings, scheduler, 1)
-        submission.keys.add("a")
+        needed_by(submission, "a")
         holdings.close(submission)
         check(holdings, scheduler, 1)
         holdings.release_key("a")
@@ -284,8 +293,34 @@ class TestLife:
         assert session.puts == 2
         check(holdings, scheduler, 1)
 
+    def test_a_future_holds_what_it_needs_and_no_more(self, holdings, scheduler):
+        with holdings.submission() as submission:
+            first, second = holdings.put(array(1)), holdings.put(array(2))
+            submission.keys |= {"a": {first}, "b": {first, second}, "c": set()}
+        check(holdings, scheduler, 2)
+        holdings.release_key("b")
+        check(holdings, scheduler, 1)
+        assert scheduler.held == {first.key}
+        holdings.release_key("a")
+        check(holdings, scheduler, 0)
+
 
 class TestFailures:
+    def test_what_was_declined_is_not_tried_again_in_the_same_call(
+        self, holdings, session
+    ):
+        session.declines = True
+        x = array()
+        tried = []
+        session.before_put = lambda: tried.append(1)
+        with holdings.submission():
+            assert holdings.put(x) is None
+            assert holdings.put(x) is None
+        assert len(tried) == 1
+        session.declines = False
+        with holdings.submission():
+            assert holdings.put(x) is not None
+
     def test_a_declined_put_holds_nothing(self, holdings, session, scheduler):
         session.declines = True
         with holdings.submission():
@@ -372,7 +407,7 @@ class TestRaces:
         with holdings.submission() as submission:
             holdings.put(array())
             holdings.release_key("a")  # of an earlier future with that key
-            submission.keys.add("a")
+            needed_by(submission, "a")
         check(holdings, scheduler, 1)
         holdings.release_key("a")
         check(holdings, scheduler, 0)
@@ -387,14 +422,14 @@ class TestRaces:
                 with holdings.submission() as submission:
                     holdings.put(shared[i % 4])
                     holdings.put(own)
-                    submission.keys.add(key)
+                    needed_by(submission, key)
                 holdings.release_key(key)
 
         with ThreadPoolExecutor(8) as executor:
             list(executor.map(work, range(8)))
         gc.collect()
         check(holdings, scheduler, 4)
-        del shared
+        shared.clear()
         gc.collect()
         check(holdings, scheduler, 0)
         assert not holdings._by_original

@@ -21,7 +21,7 @@ LAYERS = [
     ["connectors"],
     ["codec", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
-    ["interfaces", "resolution", "proxy", "store"],
+    ["interfaces", "resolution", "proxy", "origins", "store", "transparency"],
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],

@@ -326,6 +326,36 @@ class TestNotBefore:
         del theirs
         assert_freed(plain)
 
+    def test_a_second_client_that_scatters_the_same(
+        self, cluster: Any, plain: Any
+    ) -> None:
+        workers = list(plain.scheduler_info()["workers"])
+        mine = plain.scatter(large(), workers=workers[:1])
+        with daskref.Client(cluster, set_as_default=False) as second:
+            theirs = second.scatter(large(), workers=workers[1:])
+            assert mine.key == theirs.key
+            settle(second)
+        settle(plain)
+        for worker in workers:  # one has it from the second client
+            future = plain.submit(total, mine, worker, workers=[worker])
+            assert future.result() == SUM
+        del mine, future
+        assert_freed(plain)
+
+    def test_scattered_again_while_something_else_holds_it(self, client: Any) -> None:
+        variable = Variable(uuid.uuid4().hex, client=client)
+        first, second = client.scheduler_info()["workers"]
+        variable.set(client.scatter(large(), workers=[first]))
+        settle(client)  # the client itself holds nothing any more
+        client.scatter(large(), workers=[second])
+        settle(client)
+        for worker in (first, second):
+            future = client.submit(total, variable.get(), worker, workers=[worker])
+            assert future.result() == SUM
+        del future
+        variable.delete()
+        assert_freed(client)
+
     def test_a_client_that_closes(self, cluster: Any, plain: Any) -> None:
         with daskref.Client(cluster, set_as_default=False) as first:
             x = large()

@@ -26,7 +26,8 @@ from daskref.nodes import (
     references_in,
 )
 from daskref.proxy import Proxy, extract, get_factory, is_resolved
-from daskref.store import Store, is_transparent
+from daskref.store import Store
+from daskref.transparency import is_transparent
 
 
 @pytest.fixture

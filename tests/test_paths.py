@@ -150,6 +150,15 @@ class TestLiterals:
         assert client.gather(client.map(total, arrays)) == [0, 262144.0, 524288.0]
         assert puts() == 4
 
+    @pytest.mark.parametrize("nbytes", [500_000, 5_000_000])
+    def test_large_keywords_of_map(self, client: Any, nbytes: int) -> None:
+        def pick(i: int, df: Any = None, more: Any = None) -> float:
+            return float(df[i] + more[0][i])
+
+        x = np.arange(nbytes / 8)
+        futures = client.map(pick, range(20), df=x, more=[x], batch_size=7)
+        assert client.gather(futures) == [2.0 * i for i in range(20)]
+
     def test_delayed(self, client: Any, puts: Any) -> None:
         x = large()
         assert dask.delayed(total)(x).compute() == 262144.0

@@ -26,17 +26,15 @@ from daskref.exceptions import (
 from daskref.proxy import Proxy, extract, get_factory, is_resolved, resolve
 from daskref.reference import StoreConfig
 from daskref.store import (
-    FailedFactory,
     Store,
     StoreFactory,
     get_or_create_store,
     get_store,
-    is_transparent,
     register_store,
     resolve_reference,
-    reveal,
     unregister_store,
 )
+from daskref.transparency import FailedFactory, is_transparent, reveal
 
 
 @pytest.fixture(params=["local", "shm", "file"])

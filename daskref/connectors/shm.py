@@ -215,7 +215,9 @@ class SharedMemoryConnector(Connector):
     def _put_on_disk(self, name: str, views: Sequence[memoryview]) -> None:
         if self._disk is None:
             with self._lock:
-                self._disk = ObjectDirectory(make_spill(self._session, self._spill_root))
+                self._disk = ObjectDirectory(
+                    make_spill(self._session, self._spill_root)
+                )
         self._disk.put(name, views)
 
     def _put_in_memory(self, name: str, views: Sequence[memoryview]) -> bool:

@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
-from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
 
 if TYPE_CHECKING:
     from daskref.session import SessionInfo
@@ -116,4 +116,37 @@ def worker_plugin_bytes(info: SessionInfo, *, strict: bool) -> bytes:
     # unpickled only once daskref is known to be there
     plugin.info = cloudpickle.dumps(info)
     data: bytes = cloudpickle.dumps(plugin)
+    return data
+
+
+def _setup_nanny(self, nanny):  # type: ignore[no-untyped-def]
+    try:
+        from daskref.plugins.nanny import MemoryNannyPlugin
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] != "daskref":
+            raise
+        return  # its worker says what is missing
+    self.plugin = MemoryNannyPlugin()
+    self.plugin.setup(nanny)
+
+
+def _teardown_nanny(self, nanny):  # type: ignore[no-untyped-def]
+    if self.plugin is not None:
+        self.plugin.teardown(nanny)
+
+
+def nanny_plugin_bytes() -> bytes:
+    """Return the nanny plugin pickled, as the scheduler hands it to nannies."""
+    cls = type(
+        "ReferenceNannyBootstrap",
+        (NannyPlugin,),
+        {
+            "__module__": "__main__",
+            "name": "daskref",
+            "plugin": None,
+            "setup": by_value(_setup_nanny),
+            "teardown": by_value(_teardown_nanny),
+        },
+    )
+    data: bytes = cloudpickle.dumps(cls())
     return data

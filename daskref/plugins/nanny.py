@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from distributed.diagnostics.plugin import NannyPlugin
-from distributed.protocol import pickle
 
 if TYPE_CHECKING:
     from distributed.nanny import Nanny
@@ -57,14 +56,7 @@ class MemoryNannyPlugin(NannyPlugin):  # type: ignore[misc]
     """Let a nanny judge its worker by the memory that is the worker's own."""
 
     name = "daskref"
-    idempotent = True
     _check: Callable[[], Any] | None = None
-
-    @staticmethod
-    def dumps() -> bytes:
-        """Return the plugin pickled, as the scheduler hands it to nannies."""
-        data: bytes = pickle.dumps(MemoryNannyPlugin())
-        return data
 
     def setup(self, nanny: Nanny) -> None:
         """Put our check before the nanny's."""

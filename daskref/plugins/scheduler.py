@@ -22,15 +22,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.protocol.serialize import to_serialize
 from tornado.ioloop import PeriodicCallback
 
 from daskref.config import Settings
 from daskref.connectors.base import Key
 from daskref.nodes import references_in
-from daskref.plugins.bootstrap import worker_plugin_bytes
+from daskref.plugins.bootstrap import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.plugins.holders import Holder, Holders
-from daskref.plugins.nanny import MemoryNannyPlugin
+from daskref.plugins.relay import fetch
 from daskref.session import PROBE, Session, SessionInfo
 
 if TYPE_CHECKING:
@@ -98,8 +97,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-put": self.on_put,
                 "daskref-release": self.on_release,
                 "daskref-result": self.on_result,
+                "daskref-scattered": self.on_scattered,
                 "daskref-counters": self.on_counters,
                 "daskref-unreachable": self.on_unreachable,
+                "daskref-read": self.on_read,
             }
         )
         scheduler.worker_plugins[NAME] = worker_plugin_bytes(self.info, strict=True)
@@ -127,13 +128,13 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         try:
             await self.scheduler.register_nanny_plugin(
                 None,
-                plugin=MemoryNannyPlugin.dumps(),
+                plugin=nanny_plugin_bytes(),
                 name=NAME,
                 idempotent=True,
             )
         except Exception:
             logger.warning(
-                "A nanny without daskref counts shared pages as its worker's memory",
+                "A nanny counts shared pages as its worker's memory",
                 exc_info=True,
             )
 
@@ -209,6 +210,14 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         keys = [tuple(key) for key in objects]
         self._evict(self.holders.release(Holder("client", client), keys))
 
+    def on_scattered(
+        self, client: str, objects: list[tuple[Any, tuple[Key, int]]]
+    ) -> None:
+        """Take note of what workers were given as a key's value; the key holds it."""
+        for task, (key, nbytes) in objects:
+            if task in self.scheduler.tasks:
+                self.holders.hold(Holder("key", task), tuple(key), nbytes)
+
     def on_result(
         self, worker: str, task: Any, object: tuple[Key, int], put: bool
     ) -> None:
@@ -224,6 +233,11 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def on_counters(self, report: dict[str, Any], client: str) -> None:
         """Take note of the counts of a client that is leaving."""
         self._reports[report["process"]] = report
+
+    def on_read(self, worker: str, object: Key) -> None:
+        """Delete what had one reader, a worker that cannot delete it itself."""
+        if (key := tuple(object)) not in self.holders:
+            self._evict([key])
 
     def on_unreachable(self, worker: str, reason: str) -> None:
         """Take note of a worker that cannot see the store."""
@@ -330,22 +344,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         except (AttributeError, NotImplementedError):  # it cannot tell: what is held
             return len(self.holders), self.holders.nbytes
         return usage.objects - 1, usage.nbytes - len(PROBE)
-
-
-async def fetch(session: Session, key: Key) -> dict[str, Any]:
-    """Read a stored object, to be sent in-band.
-
-    Returns
-    -------
-    dict
-        ``"data"``: the bytes, not copied; ``None`` if there is no such object, or this
-        process cannot see the store.
-    """
-    store = session.store
-    data = None
-    if store is not None:
-        data = await session.run(store.connector.get, tuple(key))
-    return {"status": "OK", "data": None if data is None else to_serialize(data)}
 
 
 def _ignore(**kwargs: Any) -> None:

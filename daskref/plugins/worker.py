@@ -19,34 +19,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from distributed.protocol.serialize import Serialize, to_serialize
 
 from daskref.boundary import Boundary, needs_boundary
-from daskref.connectors.base import Connector, Key
+from daskref.connectors.base import Key
 from daskref.exceptions import (
     ConnectorError,
-    ConnectorUnavailableError,
     NotProxiableError,
 )
 from daskref.family import register_family
 from daskref.plugins.nanny import private_memory
-from daskref.plugins.scheduler import fetch
+from daskref.plugins.relay import RelayConnector, fetch
 from daskref.proxy import Proxy, get_factory, is_proxy
 from daskref.rpc import FAMILY, Connections, without_family
 from daskref.session import Session
-from daskref.store import (
-    FailedFactory,
-    Store,
-    StoreFactory,
-    is_transparent,
-    register_store,
-    reveal,
-    unregister_store,
-)
+from daskref.store import Store, StoreFactory, register_store, unregister_store
+from daskref.transparency import FailedFactory, is_transparent, reveal
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -325,66 +316,3 @@ class _ServedComm:
             if names := kwargs.get("serializers"):
                 kwargs["serializers"] = without_family(names)
         return await self._comm.write(msg, **kwargs)
-
-
-class RelayConnector(Connector):
-    """The store of a worker that cannot see it: others read it on its behalf.
-
-    Parameters
-    ----------
-    worker
-        Whose connections are used.
-    timeout
-        Seconds for one object.
-    """
-
-    def __init__(self, worker: Worker, timeout: float) -> None:
-        self._worker = worker
-        self._timeout = timeout
-
-    def __repr__(self) -> str:
-        return f"<RelayConnector of {self._worker.address}>"
-
-    def get(self, key: Key) -> memoryview | None:
-        """Ask workers that see the store, then the scheduler. Copies."""
-        future = asyncio.run_coroutine_threadsafe(
-            self._fetch(key), self._worker.loop.asyncio_loop
-        )
-        try:
-            data = future.result(self._timeout)
-        except TimeoutError as exc:
-            future.cancel()
-            raise ConnectorUnavailableError(
-                repr(self), f"nobody sent {key!r} within {self._timeout} s"
-            ) from exc
-        return None if data is None else memoryview(bytearray(data))
-
-    async def _fetch(self, key: Key) -> Any:
-        peers = await self._worker.scheduler.daskref_reachable()
-        for address in random.sample(peers, min(len(peers), 3)):
-            try:
-                response = await self._worker.rpc(address).daskref_fetch(key=key)
-            except OSError:
-                continue  # it is just leaving
-            if response["data"] is not None:
-                return response["data"]
-        response = await self._worker.scheduler.daskref_fetch(key=key)
-        return response["data"]
-
-    def put_frames(self, frames: Any) -> Key:
-        """Refuse: the value goes in-band."""
-        raise ConnectorUnavailableError(repr(self), "it only reads")
-
-    def exists(self, key: Key) -> bool:
-        """Tell whether somebody has the object; moves its bytes."""
-        return self.get(key) is not None
-
-    def evict(self, key: Key) -> None:
-        """Do nothing: the scheduler deletes."""
-
-    def config(self) -> dict[str, Any]:
-        """Return nothing: it is of one process."""
-        return {}
-
-    def close(self) -> None:
-        """Do nothing: the connections are the worker's."""
