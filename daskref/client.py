@@ -65,7 +65,13 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         before = self.scheduler_comm
         await super()._ensure_connected(timeout=timeout)
         if self.scheduler_comm is not before and self.status == "running":
-            await attach(self)
+            try:
+                await attach(self)
+            except (OSError, ImportError):
+                raise  # Dask tries again, or closes the client
+            except BaseException:
+                await self._close()
+                raise
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         if self._daskref is not None:
@@ -259,7 +265,7 @@ class Client(ByReference):
 
     Parameters
     ----------
-    *args, **kwargs
+    *args
         For :class:`distributed.Client`.
     threshold : int or str, optional
         Bytes; values larger than this go by reference. Default:
@@ -267,6 +273,8 @@ class Client(ByReference):
     connector : str or mapping, optional
         Where they are kept, if this is the first client of the cluster with daskref.
         Default: ``daskref.connector``.
+    **kwargs
+        For :class:`distributed.Client`.
 
     Raises
     ------

@@ -76,6 +76,8 @@ class ConnectorClosedError(ConnectorError):
     ----------
     connector
         ``repr`` of the connector.
+    message
+        That it was closed.
     """
 
     def __init__(self, connector: str, message: str = "it was closed") -> None:
@@ -83,7 +85,15 @@ class ConnectorClosedError(ConnectorError):
 
 
 class ConnectorUnavailableError(ConnectorError):
-    """The store cannot be reached from this process."""
+    """The store cannot be reached from this process.
+
+    Parameters
+    ----------
+    connector
+        ``repr`` of the connector.
+    message
+        Why not, a sentence.
+    """
 
 
 class MissingKeyError(DaskrefError, LookupError):

@@ -14,7 +14,7 @@ COUNTERS = {
     "puts": "objects written into the store",
     "gets": "objects read from the store",
     "evictions": "objects deleted from the store",
-    "fallbacks": "values that went in-band because the store failed",
+    "fallbacks": "values that went to disk or in-band, for lack of room or of a store",
     "bytes_kept": "bytes that a reference replaced on the scheduler and the wire",
 }
 

@@ -9,6 +9,11 @@ async def dask_setup(server: Any) -> None:
     """Set up a scheduler, as its first client with daskref would; register the family.
 
     A worker learns of the session when it joins the scheduler.
+
+    Parameters
+    ----------
+    server
+        The scheduler or worker that Dask is starting.
     """
     from distributed.scheduler import Scheduler
 

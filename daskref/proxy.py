@@ -183,6 +183,11 @@ def is_resolved(proxy: Proxy[Any]) -> bool:
     proxy
         The proxy; it is not resolved by this.
 
+    Returns
+    -------
+    bool
+        Does no I/O. Once True it stays True.
+
     Raises
     ------
     TypeError

@@ -231,10 +231,13 @@ class Session:
 
     def report(self) -> dict[str, Any]:
         """Return this process's counts, its host's name, and what tells it apart."""
+        counts = self.counters.snapshot()
+        if self.store is not None:
+            counts["fallbacks"] += getattr(self.store.connector, "overflows", 0)
         return {
             "process": self._process,
             "host": socket.gethostname(),
-            **self.counters.snapshot(),
+            **counts,
         }
 
     def _failed(self, exc: DaskrefError) -> None:

@@ -52,6 +52,8 @@ class Store:
         It still pickles as a reference.
     register
         Register the store under its name at once.
+    counters
+        What to count in; its own by default.
 
     Notes
     -----
@@ -111,6 +113,16 @@ class Store:
     def put(self, obj: Any) -> Key:
         """Write an object and return its key.
 
+        Parameters
+        ----------
+        obj
+            The object; not changed, not kept.
+
+        Returns
+        -------
+        Key
+            A key that no other object has or had.
+
         Raises
         ------
         NotProxiableError
@@ -121,7 +133,28 @@ class Store:
         return self._write(obj)[0]
 
     def get(self, key: Key, default: Any = None) -> Any:
-        """Return the object, or *default* if there is none."""
+        """Return the object, or *default* if there is none.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+        default
+            Returned if there is no such object.
+
+        Returns
+        -------
+        object
+            The same one at every call while it is cached: who changes it changes what
+            others get.
+
+        Raises
+        ------
+        WireError
+            If *key* is none of the connector's, or daskref did not write the object.
+        ConnectorError
+            If the store failed.
+        """
         with self._lock:
             if key in self._cache:
                 return self._cache[key]
@@ -135,16 +168,44 @@ class Store:
         return obj
 
     def exists(self, key: Key) -> bool:
-        """Tell whether the object is in the store."""
+        """Tell whether the object is in the store.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+
+        Returns
+        -------
+        bool
+            What the connector says; the cache is not asked.
+        """
         return self.connector.exists(key)
 
     def is_cached(self, key: Key) -> bool:
-        """Tell whether :meth:`get` would answer without the connector."""
+        """Tell whether :meth:`get` would answer without the connector.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+
+        Returns
+        -------
+        bool
+            Does no I/O.
+        """
         with self._lock:
             return key in self._cache
 
     def evict(self, key: Key) -> None:
-        """Delete the object. Silent if it is not there."""
+        """Delete the object. Silent if it is not there.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process. What was read of the object stays valid.
+        """
         with self._lock:
             self._cache.pop(key, None)
         self.connector.evict(key)
@@ -161,6 +222,11 @@ class Store:
             The object.
         token
             Its content hash, kept in the metadata.
+
+        Returns
+        -------
+        Reference
+            Of a new object, whatever is stored already.
 
         Raises
         ------
@@ -182,7 +248,20 @@ class Store:
         return self.refer(key, metadata)
 
     def refer(self, key: Key, metadata: Metadata) -> Reference:
-        """Return a reference to a key of this store."""
+        """Return a reference to a key of this store.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`; not looked up.
+        metadata
+            What is known of the object.
+
+        Returns
+        -------
+        Reference
+            Does no I/O.
+        """
         return Reference(key, self._config, metadata)
 
     def get_reference(self, reference: Reference) -> Any:
@@ -216,6 +295,12 @@ class Store:
     def proxy(self, obj: Any) -> Any:
         """Write an object and return a proxy of it.
 
+        Parameters
+        ----------
+        obj
+            The object. Kept in the proxy if the store was made with
+            ``populate_target``.
+
         Returns
         -------
         Proxy
@@ -238,7 +323,27 @@ class Store:
     def from_config(
         cls, config: StoreConfig, counters: Counters | None = None
     ) -> Store:
-        """Open the store that *config* describes; not registered."""
+        """Open the store that *config* describes; not registered.
+
+        Parameters
+        ----------
+        config
+            From another store's :attr:`config`, in any process.
+        counters
+            What to count in; its own by default.
+
+        Returns
+        -------
+        Store
+            A new one; the caller closes it.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot reach the place.
+        ConfigError
+            If there is no such connector here.
+        """
         connector = load_connector(config.connector, dict(config.options))
         return cls(config.name, connector, counters=counters)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,8 @@ class TestSettings:
     def test_a_store_that_does_not_work(self, lone: Any) -> None:
         with pytest.raises(ConnectorError, match="/proc/no"):
             daskref.Client(lone, set_as_default=False, connector="file:///proc/no")
+        # the client that could not be made is not left connected
+        wait_until(lambda: not set(lone.scheduler.clients) - {"fire-and-forget"})
 
     @pytest.mark.parametrize(
         "options",
@@ -424,22 +427,26 @@ class TestWhatDoesNotPickle:
         del future
         works(client)
 
+    @pytest.mark.slow
     def test_as_what_a_task_on_another_worker_wants(self, client: Any) -> None:
         first, second = client.scheduler_info()["workers"]
         future = client.submit(make_unpicklable, workers=[first], pure=False)
         distributed.wait(future)
-        other = client.submit(_type_name, future, workers=[second], retries=0)
-        with pytest.raises(Exception, match=r"serialize|pickle"):
-            other.result(timeout=20)
+        other = client.submit(_type_name, future, workers=[second])
+        # As in plain Dask: the other worker asks again, until somebody gives up.
+        with pytest.raises(TimeoutError):
+            other.result(timeout=0.5)
+        other.release()
         del future, other
         works(client)
 
+    @pytest.mark.slow
     def test_with_actors(self, client: Any) -> None:
         actor = client.submit(Actor, actor=True, pure=False).result()
-        with pytest.raises(TypeError, match=r"serialize|pickle"):
-            actor.take(Unpicklable()).result(timeout=20)
-        with pytest.raises(Exception, match=r"serialize|pickle"):
-            actor.give().result(timeout=20)
+        # As in plain Dask, which logs the error and tells nobody.
+        for call in (partial(actor.take, Unpicklable()), actor.give):
+            with pytest.raises(TimeoutError):
+                call().result(timeout=0.5)
         assert actor.take(large()).result(timeout=20) == "ndarray"
         del actor
         works(client)

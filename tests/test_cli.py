@@ -58,6 +58,7 @@ def test_bad_settings_are_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_sweep_removes_what_the_dead_left(capsys: Any, tmp_path: Path) -> None:
     code = (
         "import os; from daskref.connectors import SharedMemoryConnector\n"

@@ -66,7 +66,9 @@ def _logged(process: Process) -> list[str]:
     return [
         line
         for line in process.popen.output  # type: ignore[attr-defined]
-        if "daskref" in line and ("WARNING" in line or "The store failed" in line)
+        if "The store failed" in line
+        or "goes to disk" in line
+        or ("daskref" in line and "WARNING" in line)
     ]
 
 
@@ -196,7 +198,7 @@ def churn(spill: str) -> Any:
         for i, value in enumerate(client.gather(held)):
             assert value[0] == value[-1] == i
         assert daskref.stats(client)["bytes"] >= bytes_held
-        del held, x, futures
+        del held, x, futures, value
         wait_until(lambda: not daskref.stats(client)["objects"], "all evicted")
         return [happened()]
 
@@ -215,10 +217,12 @@ class TestSpill:
     @pytest.mark.parametrize("case", ["send", "fetch", "churn"])
     def test_what_does_not_fit_goes_to_disk(self, case: str, tmp_path: Path) -> None:
         for said in run_case("tests.test_full", case, str(tmp_path), size=SIZE):
-            assert said["fallbacks"] == 0
-            assert said["client"] == []
-            assert said["workers"] == [[], []]
+            assert said["fallbacks"] >= 1
             assert said["puts"] >= 1
+            # whoever overflows says it once
+            messages = [said["client"], *said["workers"]]
+            assert max(map(len, messages)) == 1
+            assert all("goes to disk" in text for said in messages for text in said)
         assert list(tmp_path.iterdir()) == []
 
 

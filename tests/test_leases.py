@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,8 +35,9 @@ def store() -> Iterator[Store]:
         yield store
 
 
-def threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "daskref-leases"]
+def ended(keeper: LeaseKeeper | None) -> Any:
+    assert keeper is not None
+    return wait_until(lambda: keeper._thread is None, "the thread's end")
 
 
 def make(store: Store) -> Any:
@@ -62,7 +62,7 @@ def test_renewed_while_the_proxy_lives(store: Store) -> None:
     del proxy
     gc.collect()
     assert wait_until(connector.sweep, "the lease's end") == [reference.key]
-    wait_until(lambda: not threads(), "the thread's end")
+    ended(keeper)
 
 
 def test_the_thread_starts_again(store: Store) -> None:
@@ -70,10 +70,11 @@ def test_the_thread_starts_again(store: Store) -> None:
     for _ in range(3):
         proxy = make(store)
         keeper.add(proxy, reference_of(proxy))
-        assert len(threads()) == 1
+        assert keeper._thread is not None
+        assert keeper._thread.is_alive()
         del proxy
         gc.collect()
-        wait_until(lambda: not threads())
+        ended(keeper)
     assert not keeper._kept
 
 
@@ -90,7 +91,7 @@ def test_several_proxies_of_one_object(store: Store) -> None:
     wait_until(lambda: connector.renewed)
     del other
     gc.collect()
-    wait_until(lambda: not threads())
+    ended(keeper)
 
 
 def test_a_store_that_fails_ends_nothing(store: Store, monkeypatch: Any) -> None:
@@ -110,7 +111,7 @@ def test_a_store_that_fails_ends_nothing(store: Store, monkeypatch: Any) -> None
     wait_until(lambda: connector.renewed)
     del proxy
     gc.collect()
-    wait_until(lambda: not threads())
+    ended(keeper)
 
 
 def test_one_keeper_per_process(store: Store, monkeypatch: Any) -> None:
@@ -121,7 +122,7 @@ def test_one_keeper_per_process(store: Store, monkeypatch: Any) -> None:
     wait_until(lambda: connector.renewed)
     del proxy
     gc.collect()
-    wait_until(lambda: not threads())
+    ended(leases._keeper)
 
 
 def test_the_keeper_takes_the_configured_lease(store: Store, monkeypatch: Any) -> None:
@@ -134,4 +135,4 @@ def test_the_keeper_takes_the_configured_lease(store: Store, monkeypatch: Any) -
     assert connector.renewed[0][1] == 0.06
     del proxy
     gc.collect()
-    wait_until(lambda: not threads())
+    ended(leases._keeper)

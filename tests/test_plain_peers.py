@@ -76,9 +76,10 @@ def total(x: Any) -> float:
 
 def share(key: str, client: Any) -> Any:
     """Return another client's future of a key, as if it had come in a message."""
+    future = distributed.Future(key, client)  # first: the answer may come at once
     message = {"op": "client-desires-keys", "keys": [key], "client": client.id}
     client._send_to_scheduler(message)
-    return distributed.Future(key, client)
+    return future
 
 
 def nothing_is_stored(client: Any) -> bool:
@@ -236,9 +237,10 @@ def test_plain_client_in_another_process(
             return type(x).__name__, float(x.sum())
 
         def share(key):
+            future = distributed.Future(key, client)
             message = {"op": "client-desires-keys", "keys": [key], "client": client.id}
             client._send_to_scheduler(message)
-            return distributed.Future(key, client)
+            return future
 
         with distributed.Client(sys.argv[1]) as client:
             found = [

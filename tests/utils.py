@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import queue
 import re
@@ -80,6 +81,11 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def _die_with_parent() -> None:
+    # PR_SET_PDEATHSIG: a test run that is killed leaves no cluster behind
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def start(
     *command: str, pattern: str, env: dict[str, str] | None = None, timeout: float = 60
 ) -> Process:
@@ -90,6 +96,7 @@ def start(
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, **(env or {})},
+        preexec_fn=_die_with_parent,
     )
     found: queue.Queue[str | None] = queue.Queue()
     output: list[str] = []

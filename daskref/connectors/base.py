@@ -48,6 +48,9 @@ class Connector(ABC):
     #: URL scheme under which the registry knows the class (``"shm"`` for ``shm://``).
     scheme: ClassVar[str]
 
+    #: How many of this process's objects went to a slower place for lack of room.
+    overflows: int = 0
+
     @abstractmethod
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         """Store buffers, one after another, as one object.
@@ -73,6 +76,12 @@ class Connector(ABC):
     def get(self, key: Key) -> memoryview | None:
         """Return the object as one writable-or-not contiguous buffer.
 
+        Parameters
+        ----------
+        key
+            What :meth:`put` returned, in any process; a plain tuple of the same values
+            will do.
+
         Returns
         -------
         memoryview or None
@@ -90,11 +99,28 @@ class Connector(ABC):
 
     @abstractmethod
     def exists(self, key: Key) -> bool:
-        """Tell whether the object is there; raises as :meth:`get` does."""
+        """Tell whether the object is there; raises as :meth:`get` does.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
+
+        Returns
+        -------
+        bool
+            By the time that the caller looks at it, another process may have evicted.
+        """
 
     @abstractmethod
     def evict(self, key: Key) -> None:
-        """Delete the object. Silent if it is not there; raises as :meth:`get` does."""
+        """Delete the object. Silent if it is not there; raises as :meth:`get` does.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`. What was read of the object stays readable.
+        """
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -115,6 +141,16 @@ class Connector(ABC):
     def from_config(cls, config: dict[str, Any]) -> Connector:
         """Open the store that another process's :meth:`config` describes.
 
+        Parameters
+        ----------
+        config
+            As it was returned there; not changed.
+
+        Returns
+        -------
+        Connector
+            A new one; the caller closes it.
+
         Raises
         ------
         ConnectorUnavailableError
@@ -125,19 +161,58 @@ class Connector(ABC):
     # Optional from here on: the defaults are correct, a backend makes them fast.
 
     def put(self, obj: Buffer) -> Key:
-        """Store one buffer; see :meth:`put_frames`."""
+        """Store one buffer; raises as :meth:`put_frames` does.
+
+        Parameters
+        ----------
+        obj
+            One buffer, as :meth:`put_frames` takes several.
+
+        Returns
+        -------
+        Key
+            A key that no other object has or had.
+        """
         return self.put_frames([obj])
 
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
-        """Store several buffers as several objects."""
+        """Store several buffers as several objects.
+
+        Parameters
+        ----------
+        objs
+            One buffer per object. After an error those before it are stored.
+
+        Returns
+        -------
+        list of Key
+            In the same order.
+        """
         return [self.put(obj) for obj in objs]
 
     def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
-        """Return several objects; ``None`` in the place of each that is missing."""
+        """Return several objects.
+
+        Parameters
+        ----------
+        keys
+            See :meth:`get`.
+
+        Returns
+        -------
+        list of memoryview or None
+            In the same order; ``None`` in the place of each that is missing.
+        """
         return [self.get(key) for key in keys]
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
-        """Delete several objects."""
+        """Delete several objects; see :meth:`evict`.
+
+        Parameters
+        ----------
+        keys
+            See :meth:`get`.
+        """
         for key in keys:
             self.evict(key)
 
@@ -145,6 +220,11 @@ class Connector(ABC):
         """Give the object a second key without copying it.
 
         The bytes live until both keys are evicted.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
 
         Returns
         -------
@@ -155,6 +235,13 @@ class Connector(ABC):
 
     def renew(self, key: Key, seconds: float) -> bool:
         """Set the object's lease: it may be swept once *seconds* have passed.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
+        seconds
+            From now on; shorter or longer than what is left of the lease.
 
         Returns
         -------
@@ -185,7 +272,18 @@ class Connector(ABC):
         return []
 
     def usage(self) -> Usage:
-        """Return what all objects of the store take up, linked ones counted once."""
+        """Return what all objects of the store take up, linked ones counted once.
+
+        Returns
+        -------
+        Usage
+            Of all processes that share the store.
+
+        Raises
+        ------
+        NotImplementedError
+            If the store cannot tell.
+        """
         raise NotImplementedError
 
     def __enter__(self) -> Connector:

@@ -37,6 +37,8 @@ from daskref.connectors.presence import (
     own_directories,
     presence_gone,
     read_identity,
+    remove_spill,
+    remove_whole,
 )
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -248,8 +250,7 @@ class SessionDirectory:
             try:
                 fd = open_plain(os.path.join(path, "lock"), os.O_RDWR)
             except OSError:
-                if _abandoned(path):
-                    shutil.rmtree(path, ignore_errors=True)
+                _remove_abandoned(path)
                 continue
             try:
                 if try_lock(fd, EXCLUSIVE):
@@ -265,18 +266,17 @@ class SessionDirectory:
         return f"<SessionDirectory {self.path}>"
 
 
-def _abandoned(path: str) -> bool:
+def _remove_abandoned(path: str) -> None:
     # Without a lock file: half-made, half-removed, or no session at all.
-    if not os.path.basename(path).startswith("."):
-        return False
-    try:
-        there = os.lstat(path)
-        return (
-            not os.path.lexists(os.path.join(path, "lock"))
-            and time.time() - there.st_mtime > _HALF_MADE
-        )
-    except FileNotFoundError:
-        return False
+    if not os.path.basename(path).startswith(".") or ".spill-" in path:
+        return
+    with suppress(OSError):
+        # Empty: if it is just being made, its maker tries again.
+        os.rmdir(path)
+    with suppress(FileNotFoundError):
+        old = time.time() - os.lstat(path).st_mtime > _HALF_MADE
+        if old and not os.path.lexists(os.path.join(path, "lock")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(path: str) -> None:
@@ -287,8 +287,8 @@ def _remove(path: str) -> None:
             spill = file.read()
     except OSError:
         spill = ""
-    if spill and nonce and read_identity(spill).get("nonce") == nonce:
-        shutil.rmtree(spill, ignore_errors=True)
+    if spill:
+        remove_spill(spill, nonce)
     root, name = os.path.split(path)
     hidden = path
     if not name.startswith("."):
@@ -297,4 +297,4 @@ def _remove(path: str) -> None:
             os.rename(path, hidden)
         except FileNotFoundError:
             return
-    shutil.rmtree(hidden, ignore_errors=True)
+    remove_whole(hidden, "lock")

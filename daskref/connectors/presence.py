@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from contextlib import suppress
 
@@ -62,6 +63,44 @@ def read_identity(path: str) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return identity if isinstance(identity, dict) else {}
+
+
+def remove_whole(path: str, last: str) -> None:
+    """Remove a directory, and in it one file last.
+
+    Whoever is killed on the way leaves a directory that still says what it is.
+    """
+    try:
+        with os.scandir(path) as entries:
+            found = [entry for entry in entries if entry.name != last]
+    except OSError:
+        return  # another one removes it
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                os.unlink(entry.path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_spill(path: str, nonce: str | None) -> None:
+    """Remove what a session has on disk, half-made or half-removed as well.
+
+    Parameters
+    ----------
+    path
+        Where the session says that it is.
+    nonce
+        Of the session.
+    """
+    root, name = os.path.split(path)
+    for found in own_directories(root):
+        there = os.path.basename(found)
+        if (there == name or there.startswith(f".{name}-")) and (
+            read_identity(found).get("nonce", nonce) == nonce
+        ):
+            remove_whole(found, "identity")
 
 
 def make_presence(path: str, writer: str, text: bytes = b"") -> int:

@@ -9,6 +9,7 @@ process was killed stays until the next one of the same user starts on that host
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import tempfile
 import weakref
@@ -32,6 +33,9 @@ from daskref.connectors.spill import find_spill, make_spill, sweep_spills
 from daskref.exceptions import ConnectorClosedError, ConnectorError
 
 _ROOT = "/dev/shm"
+
+
+logger = logging.getLogger(__name__)
 
 
 class SharedMemoryKey(NamedTuple):
@@ -215,10 +219,21 @@ class SharedMemoryConnector(Connector):
     def _put_on_disk(self, name: str, views: Sequence[memoryview]) -> None:
         if self._disk is None:
             with self._lock:
-                self._disk = ObjectDirectory(
-                    make_spill(self._session, self._spill_root)
-                )
+                path = make_spill(self._session, self._spill_root)
+                self._disk = ObjectDirectory(path)
         self._disk.put(name, views)
+        with self._lock:
+            self.overflows += 1
+            first = self.overflows == 1
+        if first:
+            logger.warning(
+                "%r has no room for %d bytes within daskref.shm.budget: from now on "
+                "what does not fit goes to disk, in %s, which is slower. Give shared "
+                "memory more room (in a container: --shm-size), or raise the budget",
+                self,
+                sum(view.nbytes for view in views),
+                self._disk.path,
+            )
 
     def _put_in_memory(self, name: str, views: Sequence[memoryview]) -> bool:
         for _ in range(2):

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from functools import cache
 
 from daskref.connectors.directory import SessionDirectory
@@ -19,8 +20,12 @@ from daskref.connectors.presence import (
     check_private,
     own_directories,
     read_identity,
+    remove_whole,
 )
 from daskref.exceptions import ConnectorUnavailableError
+
+#: Seconds after which a directory without an identity was abandoned half-made.
+_HALF_MADE = 60.0
 
 
 @cache
@@ -124,10 +129,20 @@ def sweep_spills(root: str) -> list[str]:
     removed = []
     for path in own_directories(root):
         identity = read_identity(path)
-        if "session" in identity and _ended(identity):
-            shutil.rmtree(path, ignore_errors=True)
+        if _ended(identity) if "session" in identity else _abandoned(path, identity):
+            remove_whole(path, "identity")
             removed.append(path)
     return removed
+
+
+def _abandoned(path: str, identity: dict[str, str]) -> bool:
+    """Tell whether a directory without an identity was left half-made, long ago."""
+    if identity or ".spill" not in os.path.basename(path):
+        return False
+    try:
+        return time.time() - os.lstat(path).st_mtime > _HALF_MADE
+    except FileNotFoundError:
+        return False
 
 
 def _ended(identity: dict[str, str]) -> bool:

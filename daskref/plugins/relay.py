@@ -85,7 +85,10 @@ class RelayConnector(Connector):
         return self.get(key) is not None
 
     def evict(self, key: Key) -> None:
-        """Do nothing: the scheduler deletes."""
+        """Tell the scheduler that the object had its one reader."""
+        worker = self._worker
+        message = {"op": "daskref-read", "object": key}
+        worker.loop.add_callback(worker.batched_send, message)
 
     def config(self) -> dict[str, Any]:
         """Return nothing: it is of one process."""

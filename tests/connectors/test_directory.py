@@ -91,9 +91,11 @@ def test_a_killed_participant_is_gone_and_the_others_stay(tmp_path, child):
 
 def test_half_made_directories_are_swept(tmp_path):
     uid = os.geteuid()
-    young, old, free, held = (tmp_path / f".daskref-{uid}-{n}" for n in "abcd")
-    for path in (young, old, free, held):
+    young, old, free, held, empty = (tmp_path / f".daskref-{uid}-{n}" for n in "abcde")
+    for path in (young, old, free, held, empty):
         path.mkdir()
+    for path in (young, old):
+        (path / "identity").touch()
     os.utime(old, (0, 0))
     (free / "lock").touch()
     (held / "lock").touch()
