@@ -42,6 +42,19 @@ from tests.utils import large, wait_until
 SUM = 262144.0
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of this module's own.
+
+    After a transfer that did not pickle, Dask uses the same connection again, out of
+    step: the next transfer between these workers may fail.
+    """
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0"
+    ) as cluster:
+        yield cluster
+
+
 def total(x: Any) -> float:
     return float(np.sum(x))
 

@@ -22,7 +22,7 @@ from distributed.protocol.serialize import (
     serialize_bytes,
 )
 
-from daskref import family, store
+from daskref import family, session, store
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, WireError
 from daskref.family import VERSION, dumps, loads, register_family
@@ -35,9 +35,11 @@ FAMILIES = ["daskref", "dask", "pickle"]
 
 
 @pytest.fixture
-def own() -> Iterator[Any]:
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Let the family make a session of this process's own, and end it."""
     register_family()
+    # a cluster that other tests share may run its scheduler in this process
+    monkeypatch.setattr(session, "_sessions", {})
     assert family._own_session is None
     before = set(store._registry)
     yield lambda: family._own_session
