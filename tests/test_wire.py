@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from daskref import wire
 from tests.utils import wait_until
@@ -22,7 +27,7 @@ def _carry(one, other, nbytes):
         nbytes -= len(other.recv(nbytes))
 
 
-def test_meter_counts_both_directions_of_this_process():
+def counts_both_directions_of_this_process():
     meter = wire.Meter()
     one, other = _pair()
     with one, other:
@@ -33,7 +38,7 @@ def test_meter_counts_both_directions_of_this_process():
         assert 150_000 <= meter.update().received <= 150_010
 
 
-def test_meter_keeps_what_closed_connections_carried():
+def keeps_what_closed_connections_carried():
     one, other = _pair()
     with one, other:
         _carry(one, other, 1000)
@@ -46,13 +51,28 @@ def test_meter_keeps_what_closed_connections_carried():
     assert closed == meter.update()
 
 
-def test_traffic_is_that_of_open_connections():
+def traffic_is_that_of_open_connections():
     before = wire.traffic()
     one, other = _pair()
     with one, other:
         _carry(one, other, 70_000)
         assert wire.traffic().received - before.received >= 70_000
     assert wire.traffic().received - before.received < 70_000
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        counts_both_directions_of_this_process,
+        keeps_what_closed_connections_carried,
+        traffic_is_that_of_open_connections,
+    ],
+)
+def test_in_a_process_without_other_connections(case):
+    """Clusters that other tests share have connections in this one."""
+    code = f"from tests import test_wire; test_wire.{case.__name__}()"
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
 
 
 def test_other_descriptors_are_passed_over(tmp_path):
