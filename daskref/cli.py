@@ -12,6 +12,7 @@ from dask.utils import format_bytes
 from daskref._version import __version__
 from daskref.config import Settings
 from daskref.connectors import SharedMemoryConnector
+from daskref.connectors.credentials import mask
 from daskref.exceptions import DaskrefError
 from daskref.session import open_session_connector
 from daskref.store import Store
@@ -61,7 +62,7 @@ def _info(rest: list[str]) -> int:
     print(f"daskref {__version__}")
     for name, value in vars(settings).items():
         shown = format_bytes(value) if name == "threshold" else value
-        print(f"  {name.replace('_', '-'):20} {shown}")
+        print(f"  {name.replace('_', '-'):20} {mask(str(shown))}")
     connector = open_session_connector(settings)
     with Store("daskref-info", connector) as store:
         print(f"would use {connector!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from numbers import Real
@@ -176,7 +176,8 @@ class Settings:
     #: Bytes; values larger than this go by reference.
     threshold: int
     #: ``"auto"``, a spec such as ``"shm://"``, or a mapping with ``"class"``.
-    connector: str | dict[str, Any]
+    #: May name a password, hence not in ``repr``.
+    connector: str | dict[str, Any] = field(repr=False)
     #: ``"inband"`` or ``"raise"``.
     on_failure: str
     #: ``"on-transfer"`` or ``"on-completion"``.
@@ -223,11 +224,11 @@ class Settings:
         if unknown := overrides.keys() - _FIELDS.keys():
             raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
         values = {}
-        for field, (setting, parse) in _FIELDS.items():
-            value = overrides.get(field)
+        for name, (setting, parse) in _FIELDS.items():
+            value = overrides.get(name)
             if value is None:
                 value = _get(setting)
-            values[field] = parse(f"daskref.{setting}", value)
+            values[name] = parse(f"daskref.{setting}", value)
         return cls(**values)
 
 
@@ -245,11 +246,11 @@ def changed(**overrides: Any) -> dict[str, Any]:
         If a value is malformed.
     """
     plain = {
-        field: parse(setting, dask.config.get(setting, config=defaults()["daskref"]))
-        for field, (setting, parse) in _FIELDS.items()
+        name: parse(setting, dask.config.get(setting, config=defaults()["daskref"]))
+        for name, (setting, parse) in _FIELDS.items()
     }
     ours = vars(Settings.read(**overrides))
-    return {field: value for field, value in ours.items() if value != plain[field]}
+    return {name: value for name, value in ours.items() if value != plain[name]}
 
 
 def _get(setting: str) -> object:

@@ -17,7 +17,7 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from dask.sizeof import sizeof
@@ -25,6 +25,7 @@ from dask.sizeof import sizeof
 from daskref.config import Settings
 from daskref.connectors import SharedMemoryConnector, open_connector
 from daskref.connectors.base import Connector, Key
+from daskref.connectors.credentials import remember
 from daskref.exceptions import (
     ConnectorError,
     ConnectorUnavailableError,
@@ -59,6 +60,8 @@ class SessionInfo:
     settings: Settings
     #: Key of a small object: who reads it shares the store.
     probe: Key
+    #: What opens the store, by place: not in references, nor in this object's ``repr``.
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
 
 class Session:
@@ -117,7 +120,8 @@ class Session:
         except Exception:
             connector.close()
             raise
-        info = SessionInfo(session_id, store.config, settings, probe)
+        secrets: dict[str, Any] = getattr(connector, "secrets", dict)()  # ours only
+        info = SessionInfo(session_id, store.config, settings, probe, secrets)
         register_store(store)
         session = cls(info, store, counters)
         with _lock:
@@ -132,6 +136,8 @@ class Session:
             if session is not None:
                 session._users += 1
                 return session
+            for place, secrets in info.secrets.items():
+                remember(place, secrets)
             counters = Counters()
             session = _sessions[info.id] = cls(info, _reach(info, counters), counters)
             return session

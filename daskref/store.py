@@ -363,18 +363,21 @@ class Store:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _write(self, obj: Any) -> tuple[Key, int]:
+    def _write(self, obj: Any, **hints: Any) -> tuple[Key, int]:
         if self._serializer is not None:
             frames, nbytes = [data := self._serializer(obj)], memoryview(data).nbytes
         else:
             frames, nbytes = encode(obj)
         put_frames = getattr(self.connector, "put_frames", None)
+        if getattr(self.connector, "takes_hints", False):
+            cls = type(obj)
+            hints = {"type_name": f"{cls.__module__}.{cls.__qualname__}", **hints}
         try:
             with metered("daskref-put"):
                 if put_frames is not None:
-                    key = put_frames(frames)
+                    key = put_frames(frames, **hints)
                 else:  # one of ProxyStore's
-                    key = self.connector.put(b"".join(frames))
+                    key = self.connector.put(b"".join(frames), **hints)
         except (DaskrefError, MemoryError) as exc:
             _forget_locals(exc)
             raise

@@ -48,6 +48,10 @@ class Connector(ABC):
     #: URL scheme under which the registry knows the class (``"shm"`` for ``shm://``).
     scheme: ClassVar[str]
 
+    #: Whether :meth:`put_frames` takes what is known of the object as keywords:
+    #: ``type_name`` (``"numpy.ndarray"``), and what the user gave to ``Store.put``.
+    takes_hints: ClassVar[bool] = False
+
     #: How many of this process's objects went to a slower place for lack of room.
     overflows: int = 0
 
@@ -285,6 +289,18 @@ class Connector(ABC):
             If the store cannot tell.
         """
         raise NotImplementedError
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return what other processes need besides :meth:`config`, by place.
+
+        Returns
+        -------
+        dict
+            As :func:`daskref.connectors.credentials.remember` takes it. A session
+            hands it to its processes over Dask's own connections; it is in no
+            reference, no log and no ``repr``.
+        """
+        return {}
 
     def __enter__(self) -> Connector:
         return self

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from daskref.connectors.base import Connector
+from daskref.connectors.credentials import mask
 from daskref.exceptions import ConfigError
 
 _SETTING = "daskref.connector"
@@ -21,10 +22,13 @@ SCHEMES = {
     "shm": "daskref.connectors.shm:SharedMemoryConnector",
 }
 
+#: Scheme -> the extra that brings its driver.
+EXTRAS: dict[str, str] = {}
+
 
 def registered() -> dict[str, type[Connector]]:
     """Return the connector classes by URL scheme."""
-    return {scheme: load_class(path) for scheme, path in SCHEMES.items()}
+    return {scheme: load_scheme(scheme) for scheme in SCHEMES}
 
 
 def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
@@ -57,7 +61,12 @@ def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
     LocalKey(name='...')
     """
     if isinstance(spec, str):
-        cls, found = _from_url(spec)
+        try:
+            cls, found = _from_url(spec)
+        except ConfigError as exc:  # the spec may name a password
+            raise ConfigError(
+                exc.setting, mask(str(exc.value)), mask(exc.expected)
+            ) from None
     elif isinstance(spec, Mapping) and isinstance(spec.get("class"), str):
         cls = load_class(spec["class"])
         found = {name: value for name, value in spec.items() if name != "class"}
@@ -90,7 +99,7 @@ def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
         near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1)
         hint = f" (did you mean {near[0]}://?)" if near else ""
         raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
-    cls = load_class(SCHEMES[url.scheme])
+    cls = load_scheme(url.scheme)
     return cls, {**_from_location(cls, spec, url), **dict(query)}
 
 
@@ -134,6 +143,27 @@ def connector_path(obj: object) -> str:
     """Return ``"module:Class"`` of a connector or a connector class."""
     cls = obj if isinstance(obj, type) else type(obj)
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def load_scheme(scheme: str) -> type[Any]:
+    """Import the class of a scheme.
+
+    Raises
+    ------
+    ConfigError
+        If its driver is not installed; it names the command that installs it.
+    """
+    try:
+        return load_class(SCHEMES[scheme])
+    except ConfigError as exc:
+        if scheme not in EXTRAS:
+            raise
+        command = f"pip install 'daskref[{EXTRAS[scheme]}]'"
+        raise ConfigError(
+            _SETTING,
+            f"{scheme}://",
+            f"its driver to be installed: `{command}` ({exc.__cause__})",
+        ) from exc
 
 
 def load_class(path: str) -> type[Any]:

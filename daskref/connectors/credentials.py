@@ -1,0 +1,54 @@
+"""Credentials of stores, kept apart from what references carry.
+
+A connector's ``config()`` travels in every reference, so it holds no secrets. What a
+process was told of a store, by its user or over Dask's own connections when it joined
+a session, is kept here, by the store's place: a URL without user and password.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from threading import Lock
+
+#: What can stand between ``//`` and the host of a URL, and options that are secret.
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+_SECRET_OPTION = re.compile(
+    r"([?&;](?:password|passwd|secret|token|key|access_key|secret_key)=)[^&#\s]*",
+    re.IGNORECASE,
+)
+
+_known: dict[str, dict[str, str]] = {}
+_lock = Lock()
+
+
+def remember(place: str, secrets: Mapping[str, str]) -> None:
+    """Keep what opens the store at a place, for later connectors of this process.
+
+    Parameters
+    ----------
+    place
+        A URL without credentials; the connector class says how it writes one.
+    secrets
+        Replace those kept before. Empty: nothing changes.
+    """
+    if secrets:
+        with _lock:
+            _known[place] = dict(secrets)
+
+
+def recall(place: str) -> dict[str, str]:
+    """Return a copy of what is kept for a place; empty if nothing is."""
+    with _lock:
+        return dict(_known.get(place, {}))
+
+
+def mask(text: str) -> str:
+    """Return text with the credentials of the URLs in it replaced by ``***``.
+
+    Examples
+    --------
+    >>> mask("redis://user:secret@host:6379/0?password=other")
+    'redis://***@host:6379/0?password=***'
+    """
+    return _SECRET_OPTION.sub(r"\1***", _USERINFO.sub("***@", text))
