@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -122,3 +123,123 @@ def test_the_same_in_every_process() -> None:
     ).stdout
     ours = [content_token(np.arange(1000.0)), content_token({"a": [1, "x"]})]
     assert out.split() == ours
+
+
+def text(values: Any) -> Any:
+    return pd.Series(values, dtype="str")
+
+
+def arrow(n: int = 1000) -> Any:
+    pa = pytest.importorskip("pyarrow")
+    return pa.table({"x": range(n), "s": [f"s{i % 7}" for i in range(n)]})
+
+
+SLICED = {
+    "text": lambda: [
+        text([f"s{i}" for i in range(1000)]).iloc[part].reset_index(drop=True)
+        for part in (slice(500), slice(500, None))
+    ],
+    "tables": lambda: [arrow().slice(0, 500), arrow().slice(500)],
+    "tables of one": lambda: (
+        lambda table: [table.slice(0, 500), table.slice(500), table.slice(0, 499)]
+    )(arrow()),
+    "arrays of one": lambda: (
+        lambda column: [column.chunk(0).slice(0, 7), column.chunk(0).slice(7, 7)]
+    )(arrow()["x"]),
+    "structs": lambda: (
+        lambda pa: [
+            pa.StructArray.from_arrays([pa.array(range(10)).slice(n, 5)], ["x"])
+            for n in (0, 5)
+        ]
+    )(pytest.importorskip("pyarrow")),
+    "transposed": lambda: (lambda x: [x[:, ::2], x[:, ::2].T])(
+        np.arange(8.0).reshape(2, 4)
+    ),
+    "joined alike": lambda: [
+        np.array(["a-b", "c"], dtype=object),
+        np.array(["a", "b-c"], dtype=object),
+        np.array(["ab", "-c"], dtype=object),
+    ],
+    "joined alike, in frames": lambda: [
+        pd.DataFrame({"s": np.array(names, dtype=object)})
+        for names in (["a-b", "c"], ["a", "b-c"])
+    ],
+    "columns of blocks": lambda: [
+        pd.DataFrame({"a": [1], "b": [2.0]}),
+        pd.DataFrame({"a": [2.0], "b": [1]})[["a", "b"]],
+    ],
+    "names": lambda: [pd.Series([1], name="a"), pd.Series([1], name="b")],
+    "attributes": lambda: (lambda frame: [frame, _with_attribute(frame)])(
+        pd.DataFrame({"a": [1]})
+    ),
+}
+
+
+def _with_attribute(frame: Any) -> Any:
+    frame = frame.copy()
+    frame.attrs["unit"] = "m"
+    return frame
+
+
+@pytest.mark.parametrize("name", SLICED)
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: {"a": (1, x)}])
+def test_what_dask_takes_for_the_same_is_told_apart(name: str, wrap: Any) -> None:
+    tokens = [content_token(wrap(x)) for x in SLICED[name]()]
+    assert len(set(tokens)) == len(tokens)
+
+
+@dataclasses.dataclass
+class Holder:
+    held: Any
+
+
+def test_parts_of_dataclasses_are_told_apart() -> None:
+    first, second = map(Holder, SLICED["text"]())
+    assert content_token(first) != content_token(second)
+    assert content_token(first) == content_token(Holder(SLICED["text"]()[0]))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda frame: frame["s"],
+        lambda frame: frame.loc[3],
+        lambda frame: frame.sort_values("x"),
+        lambda frame: frame.groupby("s").sum(),
+        lambda frame: frame.index.is_unique,
+        lambda frame: frame.set_index("x").loc[5],
+        lambda frame: hash(frame["s"].iloc[0]),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["str", object])
+def test_use_does_not_change_the_token_of_a_frame(use: Any, dtype: Any) -> None:
+    frame = pd.DataFrame({"x": np.arange(100), "s": ["one", "two"] * 50})
+    frame["s"] = frame["s"].astype(dtype)
+    before = content_token(frame)
+    use(frame)
+    assert content_token(frame) == before
+
+
+def test_chunks_of_text_are_not_joined() -> None:
+    import tracemalloc
+
+    pa = pytest.importorskip("pyarrow")
+    frame = pd.concat([pd.DataFrame({"s": text(["text"] * 100_000)})] * 3)
+    assert frame["s"].array._pa_array.num_chunks == 3
+    before = pa.total_allocated_bytes()
+    peak = pa.default_memory_pool().max_memory()
+    tracemalloc.start()
+    try:
+        content_token(frame)
+        _, traced = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert pa.total_allocated_bytes() == before
+    assert pa.default_memory_pool().max_memory() == peak
+    assert traced < 1 << 20
+
+
+def test_objects_that_contain_themselves() -> None:
+    loop: list[Any] = [np.zeros(3)]
+    loop.append(loop)
+    assert isinstance(content_token(loop), str)
