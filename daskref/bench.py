@@ -11,6 +11,7 @@ import argparse
 import gc
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,8 @@ class Row:
     cluster: bool = True
     #: Settings of daskref for this row.
     settings: dict[str, Any] | None = None
+    #: Each round is a program of its own with a cluster of its own: nothing is warm.
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,8 @@ ROWS = (
     Row("gather", "gather of what is in the store", 50, _gather),
     Row("put", "put, recycled pages (against memcpy)", 0.7, _put, cluster=False),
     Row("get", "get (against get of 1 MiB)", 0.5, _get, cluster=False),
-    Row("flights", "flights sweep, 40 submits of 188 MB", 15, _flights),
+    Row("flights", "flights sweep, 40 submits of 188 MB", 15, _flights, fresh=True),
+    Row("flights-again", "flights sweep, on a used cluster", 15, _flights),
     Row("noops", "20,000 no-op tasks", 1 / 1.03, _noops),
     Row("small", "10,000 tasks with a 10 kB argument", 1 / 1.03, _small_arguments),
 )
@@ -241,7 +245,7 @@ def _tasks(dask_scheduler: Any) -> int:
 
 
 def run_row(row: Row, size: int, rounds: int) -> Result:
-    """Measure one row; the first round of each side does not count.
+    """Measure one row; the first round of a cluster that serves several does not count.
 
     Parameters
     ----------
@@ -260,18 +264,15 @@ def run_row(row: Row, size: int, rounds: int) -> Result:
             plain.append(a)
             ours.append(b)
         return Result(row, plain[1:], ours[1:])
-    options = {
-        "n_workers": 4,
-        "threads_per_worker": 1,
-        "processes": True,
-        "dashboard_address": ":0",
-    }
+    if row.fresh:
+        for _ in range(rounds):
+            for side, times in (("plain", plain), ("daskref", ours)):
+                times.append(_run_program(row, side, size))
+        return Result(row, plain, ours)
     with (
         dask.config.set(row.settings or {}),
-        LocalCluster(**options) as one,
-        LocalCluster(**options) as other,
-        distributed.Client(one, set_as_default=False) as without,
-        daskref.Client(other, set_as_default=False) as with_daskref,
+        _plain() as without,
+        _with_daskref() as with_daskref,
     ):
         for _ in range(rounds + 1):
             for client, times in ((without, plain), (with_daskref, ours)):
@@ -279,6 +280,56 @@ def run_row(row: Row, size: int, rounds: int) -> Result:
                     times.append(row.measure(client, size))
                 _settle(client)
     return Result(row, plain[1:], ours[1:])
+
+
+@contextmanager
+def _cluster() -> Iterator[Any]:
+    with LocalCluster(
+        n_workers=4, threads_per_worker=1, processes=True, dashboard_address=":0"
+    ) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _plain() -> Iterator[Any]:
+    with _cluster() as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@contextmanager
+def _with_daskref() -> Iterator[Any]:
+    with _cluster() as cluster, daskref.Client(cluster) as client:
+        yield client
+
+
+def _run_program(row: Row, side: str, size: int) -> float:
+    """Measure one side of a row once, in a new process."""
+    done = subprocess.run(
+        [
+            *[sys.executable, "-m", "daskref.bench", row.name],
+            *["--size", str(size), "--once", side],
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    return float(done.stdout)
+
+
+def _run_once(row: Row, side: str, size: int) -> float:
+    with dask.config.set(row.settings or {}), _SIDES[side]() as client:
+        client.run(_import_data)
+        seconds: float = row.measure(client, size)
+        return seconds
+
+
+def _import_data() -> None:
+    # a second or two on every new worker, whoever passes the data
+    import pandas  # noqa: F401
+
+
+_SIDES = {"plain": _plain, "daskref": _with_daskref}
 
 
 def memcpy_speed(size: int) -> float:
@@ -332,6 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     parser.add_argument("--size", default="1 GiB", help="size of the large value")
     parser.add_argument("--json", type=Path, help="write the raw seconds to a file")
+    parser.add_argument("--once", choices=_SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.list:
         for row in ROWS:
@@ -342,6 +394,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no such row: {', '.join(sorted(unknown))}; see --list")
     rows = [known[name] for name in args.rows] or list(ROWS)
     size = dask.utils.parse_bytes(args.size)
+    if args.once:
+        print(_run_once(rows[0], args.once, size))
+        return 0
     print(
         f"memcpy {memcpy_speed(size) / 1e9:.1f} GB/s; {args.size}; "
         f"{args.rounds} rounds\n"

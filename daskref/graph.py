@@ -276,9 +276,13 @@ def pack_argument(value: Any, threshold: int, put: Put) -> Any:
 class _Pack:
     """Replaces large values, node by node; unchanged nodes are returned as they are."""
 
+    #: id of a function -> itself, and what replaces it: tasks share functions.
+    _functions: dict[int, tuple[Any, Any]]
+
     def __init__(self, threshold: int, put: Put) -> None:
         self._threshold = threshold
         self._put = put
+        self._functions = {}
 
     def node(self, node: GraphNode, form: str = "inside") -> GraphNode:
         """Return the node with its large values replaced.
@@ -323,7 +327,7 @@ class _Pack:
             for arg in task.args
         )
         kwargs = {name: self.value(arg) for name, arg in task.kwargs.items()}
-        func = task.func if _is_plain_function(task.func) else self.value(task.func)
+        func = self._function(task.func)
         if (
             func is task.func
             and all(a is b for a, b in zip(args, task.args, strict=True))
@@ -339,6 +343,14 @@ class _Pack:
         packed.kwargs = kwargs
         packed._token = packed._repr = packed._is_coro = None
         return packed
+
+    def _function(self, func: Any) -> Any:
+        if _is_plain_function(func):
+            return func
+        known = self._functions.get(id(func))
+        if known is None:
+            known = self._functions[id(func)] = func, self.value(func)
+        return known[1]
 
     def _subgraph(self, dsk: Mapping[Any, Any]) -> Mapping[Any, Any]:
         packed = {key: self.node(node, "value") for key, node in dsk.items()}

@@ -178,6 +178,17 @@ class TestTasks:
         assert len(put) == 1
         assert run(packed, "t") == LARGE
 
+    def test_a_function_that_tasks_share_is_looked_into_once(self, put: Putter) -> None:
+        x = large()
+
+        def scale(factor: int) -> float:
+            return total(x) * factor
+
+        tasks = {f"t{n}": Task(f"t{n}", scale, n) for n in range(3)}
+        packed = pack_expr(llg(**tasks), THRESHOLD, put)
+        assert put.calls == 1
+        assert run(packed, "t2") == 2 * LARGE
+
     def test_coroutine_functions_stay_coroutine_functions(self, put: Putter) -> None:
         x = large()
 

@@ -33,6 +33,8 @@ from distributed import (
 
 import daskref
 from daskref.exceptions import ResolveError
+from daskref.proxy import get_factory
+from daskref.store import resolve_reference
 from tests.utils import LARGE, large, processes, start, start_worker, wait_until
 
 #: Sum of what ``large()`` returns.
@@ -68,6 +70,10 @@ def total_if(path: str, x: Any) -> float:
     if not os.path.exists(path):
         raise FileNotFoundError(path)
     return total(x)
+
+
+def reference_of(key: str, dask_worker: Any) -> Any:
+    return get_factory(dask_worker.data[key]).reference
 
 
 def stored(client: Any) -> int:
@@ -488,6 +494,24 @@ class TestKilled:
             ]  # fmt: skip
             assert client.submit(total, chained).result() == 8 * SUM
             del plain, served, chained
+            assert_freed(client)
+
+    def test_a_reference_that_was_sent_just_before(self) -> None:
+        with (
+            processes(2) as (scheduler, _),
+            daskref.Client(scheduler.address) as client,
+        ):
+            pids = client.run(os.getpid)
+            first = next(iter(pids))
+            options = {"workers": [first], "allow_other_workers": True}
+            made = client.submit(make, **options)
+            assert made.result()[0] == 1  # put now
+            reference = client.run(reference_of, made.key, workers=[first])[first]
+            os.kill(pids[first], signal.SIGKILL)
+            wait_until(lambda: first not in client.scheduler_info()["workers"])
+            wait(made)  # it was computed again
+            assert total(resolve_reference(reference)) == SUM
+            del made
             assert_freed(client)
 
     def test_a_running_task_of_the_worker(self) -> None:

@@ -12,10 +12,11 @@ class Holder(NamedTuple):
     """Something that keeps stored objects alive.
 
     ``key`` is a Dask task whose graph node refers to them, ``result`` a Dask task whose
-    result they are, ``client`` a client that may send them again.
+    result they are, ``lost`` one whose result they were until its worker died,
+    ``client`` a client that may send them again.
     """
 
-    #: ``"key"``, ``"result"`` or ``"client"``.
+    #: ``"key"``, ``"result"``, ``"lost"`` or ``"client"``.
     kind: str
     #: The Dask key, or the client's id.
     name: Hashable
@@ -53,6 +54,10 @@ class Holders:
     def holds(self, holder: Holder) -> bool:
         """Tell whether the holder holds anything."""
         return holder in self._held
+
+    def held(self, holder: Holder) -> dict[Key, int]:
+        """Return what a holder holds, with sizes in bytes."""
+        return {key: self._nbytes[key] for key in self._held.get(holder, ())}
 
     def hold(self, holder: Holder, key: Key, nbytes: int) -> None:
         """Let a holder hold an object; silent if it does already."""

@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 #: Name of all daskref plugins.
 NAME = "daskref"
+#: Seconds for which a lost result stays in the store while it is computed again: who
+#: was sent its reference just before may still be about to read it.
+LOST = 10.0
 
 
 class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
@@ -67,6 +70,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._puts = 0
         self._queue: list[Key] = []
         self._evicting = None
+        self._lost: dict[Any, asyncio.TimerHandle] = {}
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
 
@@ -142,6 +146,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Delete what is left and leave the session."""
         if self._reconciler is not None:
             self._reconciler.stop()
+        for timer in self._lost.values():
+            timer.cancel()
         if self._evicting is not None:
             await self._evicting
         if hasattr(self, "session"):
@@ -180,13 +186,37 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     ) -> None:
         """Release what a task held that is forgotten, or whose result is gone."""
         if start == "memory" and finish != "memory":
+            ts = self.scheduler.tasks[key]
+            if ts.who_wants or ts.waiters:
+                self._lose(key)
             self._evict(self.holders.release(Holder("result", key)))
         if finish == "forgotten":
             self._evict(self.holders.release(Holder("key", key)))
+            self._forget_lost(key)
+
+    def _lose(self, key: Any) -> None:
+        """Keep the result of a task whose only worker was lost, for a while."""
+        objects = self.holders.held(Holder("result", key))
+        for name, nbytes in objects.items():
+            self.holders.hold(Holder("lost", key), name, nbytes)
+        if objects:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(LOST, self._forget_lost, key)
+            self._cancel(self._lost.get(key))
+            self._lost[key] = timer
+
+    def _forget_lost(self, key: Any) -> None:
+        self._cancel(self._lost.pop(key, None))
+        self._evict(self.holders.release(Holder("lost", key)))
+
+    @staticmethod
+    def _cancel(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
 
     def restart(self, scheduler: Scheduler) -> None:
         """Release what tasks held: there are none any more."""
-        self._evict(self.holders.release_kinds("key", "result"))
+        self._evict(self.holders.release_kinds("key", "result", "lost"))
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Release what the client held."""
