@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,9 @@ ROWS = (
     Row("small", "10,000 tasks with a 10 kB argument", 1 / 1.03, _small_arguments),
 )
 
+#: Comparisons with others than Dask -> the module whose ``main`` runs one.
+COMPARISONS = {"connectors": "daskref.bench_connectors"}
+
 
 def _settle(client: Any) -> None:
     """Wait until nothing is left of the last round, for one minute at most.
@@ -377,14 +381,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv
         Arguments; default: those of the process.
     """
-    parser = argparse.ArgumentParser(prog="daskref bench", description=__doc__)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] in COMPARISONS:
+        return int(import_module(COMPARISONS[given[0]]).main(given[1:]))
+    parser = argparse.ArgumentParser(
+        prog="daskref bench",
+        description=__doc__,
+        epilog=f"Further comparisons: daskref bench {{{','.join(COMPARISONS)}}} --help",
+    )
     parser.add_argument("rows", nargs="*", help="names of rows; default: all")
     parser.add_argument("--list", action="store_true", help="list the rows and stop")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     parser.add_argument("--size", default="1 GiB", help="size of the large value")
     parser.add_argument("--json", type=Path, help="write the raw seconds to a file")
     parser.add_argument("--once", choices=_SIDES, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(given)
     if args.list:
         for row in ROWS:
             print(f"{row.name:12} {row.title}")

@@ -25,20 +25,20 @@ LAYERS = [
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
-    ["cli", "demo", "demo_cluster", "bench"],
+    ["cli", "demo", "demo_cluster", "bench", "bench_connectors"],
 ]
 SHARED = {"exceptions"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
     *["codec", "metrics", "tokens", "session", "rpc"],
     *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
-    *["cli", "demo", "demo_cluster", "bench"],
+    *["cli", "demo", "demo_cluster", "bench", "bench_connectors"],
 }
 #: Drivers: connector -> the one that it may import.
 DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec"}
 #: Never needed to import daskref; only by programs that bring their own data.
 HEAVY = {"numpy", "pandas", "pyarrow", "polars", "bokeh"}
-BRINGS_DATA = {"flights", "demo", "bench"}
+BRINGS_DATA = {"flights", "demo", "bench", "bench_connectors"}
 
 
 class Import(NamedTuple):
