@@ -221,12 +221,15 @@ class Store(ObjectStore):
             If *evict* and *lifetime* are both given.
         """
         _check_exclusive(evict, lifetime)
+        operation = Operation()
         if lifetime is not None:
             lifetime.add_key(key, store=self)
         reference = self.refer(key, unknown())
-        return Proxy(
+        proxy: Any = Proxy(
             StoreFactory(reference, once=evict, shared=True, deserializer=deserializer)
         )
+        self._io.note("proxy_from_key", key, operation)
+        return proxy
 
     def locked_proxy(
         self,
@@ -422,8 +425,12 @@ class Store(ObjectStore):
             polling_interval_limit,
             polling_timeout,
         )
-        reference = self.refer(self._io.new_key(), unknown())
+        operation = Operation()
+        with operation.part("connector"):
+            key = self._io.new_key()
+        reference = self.refer(key, unknown())
         factory = FutureFactory(reference, polling, evict, deserializer)
+        self._io.note("future", key, operation)
         return Future(factory, serializer=serializer)
 
 
