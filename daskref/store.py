@@ -351,7 +351,7 @@ class Store(ObjectStore):
             for each, obj in zip(written, proxiable, strict=True):
                 target = obj if plain else each.view
                 metadata = unknown(each.nbytes)
-                if plain or populate_target:
+                if (plain or populate_target) and not is_proxy(target):
                     metadata = self._describe(target, each.key, each.nbytes)
                 reference = self.refer(each.key, metadata)
                 factory = StoreFactory(

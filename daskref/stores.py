@@ -235,10 +235,8 @@ def _find(config: StoreConfig) -> Store | None:
     """Return the store for a configuration, if there is one."""
     with _lock:
         store: Store | None = _registry.get(config.name)
-        if store is not None:
-            theirs = store.config()
-            if theirs[:3] == config[:3] or _made.get(_place(theirs)) is not store:
-                return store  # if it is the user's own, the name decides
+        if store is not None and _made.get(_place(store.config())) is not store:
+            return store  # the user's own: the name decides
         place = _place(config)
         if place in _made:
             _made.move_to_end(place)
