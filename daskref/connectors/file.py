@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
@@ -19,7 +19,13 @@ from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.filesession import FileSession
 from daskref.connectors.filesystems import is_local
 from daskref.connectors.memory import raw
-from daskref.connectors.objects import FULL, ObjectDirectory, checked, new_name
+from daskref.connectors.objects import (
+    FULL,
+    UNKNOWN_SIZE,
+    ObjectDirectory,
+    checked,
+    new_name,
+)
 from daskref.connectors.presence import own_directories
 from daskref.exceptions import (
     ConfigError,
@@ -34,7 +40,7 @@ class FileKey(NamedTuple):
 
     #: Of the file: 8 hexadecimal digits of its writer, 24 of its own.
     name: str
-    #: Size of the object in bytes.
+    #: Size of the object in bytes; -1 if it came after the key.
     nbytes: int
 
 
@@ -141,11 +147,16 @@ class FileConnector(Connector):
 
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         """See :meth:`Connector.put_frames`."""
+        name = new_name(self._ready().writer)
+        return FileKey(name, self._put(name, frames))
+
+    def _put(
+        self, name: str, frames: Sequence[Buffer], publish: str | None = None
+    ) -> int:
         views = [raw(frame) for frame in frames]
         nbytes = sum(view.nbytes for view in views)
-        name = new_name(self._ready().writer)
         try:
-            self._own.put(name, views)
+            self._own.put(name, views, publish=publish)
         except OSError as exc:
             advice = ": it is full" if exc.errno in FULL else ""
             raise ConnectorError(
@@ -154,13 +165,41 @@ class FileConnector(Connector):
                 f"({exc.strerror}). Name a directory with more room in "
                 "daskref.connector",
             ) from exc
-        return FileKey(name, nbytes)
+        return nbytes
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`."""
+        return FileKey(new_name(self._ready().writer), UNKNOWN_SIZE)
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        name, _ = checked(key, FileKey)
+        self._put(new_name(self._ready().writer), frames, name)
 
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`."""
+        return self._find(key, ObjectDirectory.get)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`.
+
+        A network file system that repeats a request whose answer was lost may tell the
+        one who deleted the object that it was gone; then nobody gets it.
+        """
+        return self._find(key, ObjectDirectory.take)
+
+    def _find(
+        self,
+        key: Key,
+        read: Callable[[ObjectDirectory, str, int], memoryview | None],
+    ) -> memoryview | None:
         name, nbytes = checked(key, FileKey)
         try:
-            found = (place.get(name, nbytes) for place in self._places())
+            found = (read(place, name, nbytes) for place in self._places())
             return next((view for view in found if view is not None), None)
         except OSError as exc:
             raise ConnectorError(
