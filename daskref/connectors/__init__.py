@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from daskref.connectors.base import Connector as Connector
+from daskref.connectors.base import DeferrableConnector as DeferrableConnector
 from daskref.connectors.base import Usage as Usage
 from daskref.connectors.file import FileConnector as FileConnector
 from daskref.connectors.file import FileKey as FileKey
@@ -14,6 +15,7 @@ from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
 
 __all__ = [
     "Connector",
+    "DeferrableConnector",
     "FileConnector",
     "FileKey",
     "LocalConnector",

@@ -30,14 +30,15 @@ from daskref.connectors.memory import raw
 from daskref.connectors.objects import (
     FULL,
     READY,
+    UNKNOWN_SIZE,
     ObjectDirectory,
     checked,
     new_name,
     read_file,
     sync_directory,
-    unlink,
 )
 from daskref.connectors.presence import own_directories
+from daskref.connectors.segments import unlink
 from daskref.connectors.sizes import parse_duration
 from daskref.exceptions import (
     ConfigError,
@@ -58,7 +59,7 @@ class FileKey(NamedTuple):
 
     #: Of the file: 8 hexadecimal digits of its writer, 24 of its own.
     name: str
-    #: Size of the object in bytes.
+    #: Size of the object in bytes; -1 if it came after the key.
     nbytes: int
 
 
@@ -237,16 +238,39 @@ class FileConnector(Connector):
         name = new_name(self._ready().writer)
         return FileKey(name, self._put(name, frames))
 
-    def _put(self, name: str, frames: Sequence[Buffer]) -> int:
+    def _put(
+        self, name: str, frames: Sequence[Buffer], publish: str | None = None
+    ) -> int:
         views = [raw(frame) for frame in frames]
         nbytes = sum(view.nbytes for view in views)
         with self._translated(f"an object of {nbytes} B"):
-            self._own.put(name, views)
+            self._own.put(name, views, publish=publish)
         return nbytes
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`."""
+        return FileKey(new_name(self._ready().writer), UNKNOWN_SIZE)
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        name, _ = checked(key, FileKey)
+        self._put(new_name(self._ready().writer), frames, name)
 
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`."""
         return self._find(key, ObjectDirectory.get)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`.
+
+        A network file system that repeats a request whose answer was lost may tell the
+        one who deleted the object that it was gone; then nobody gets it.
+        """
+        return self._find(key, ObjectDirectory.take)
 
     def _find(
         self,
@@ -254,7 +278,8 @@ class FileConnector(Connector):
         read: Callable[[ObjectDirectory, str, int], memoryview | None],
     ) -> memoryview | None:
         if theirs := self._theirs(key):
-            return self._patiently(key, lambda: _read_theirs(theirs))
+            taken = read is ObjectDirectory.take
+            return self._patiently(key, lambda: _read_theirs(theirs, taken))
         name, nbytes = checked(key, FileKey)
         try:  # nearly always there, at once
             if self._ready() and (view := read(self._own, name, nbytes)) is not None:
@@ -266,10 +291,11 @@ class FileConnector(Connector):
             found = (read(place, name, nbytes) for place in self._places())
             return next((view for view in found if view is not None), None)
 
-        return self._patiently(key, look)
+        # Of an object that is to come, nobody knows whether it should be there.
+        return self._patiently(key, look, wait=nbytes != UNKNOWN_SIZE)
 
     def _patiently(
-        self, key: Key, look: Callable[[], memoryview | None]
+        self, key: Key, look: Callable[[], memoryview | None], wait: bool = True
     ) -> memoryview | None:
         """Look again, as a network file system needs it, for a bounded time.
 
@@ -277,7 +303,10 @@ class FileConnector(Connector):
         until it is read: that is a stale handle.
         """
         pause = 0.01
-        deadline = time.monotonic() + (0.0 if self._local else self._patience)
+        patience = 0.0 if self._local or not wait else self._patience
+        deadline = time.monotonic() + patience
+        if not self._local:
+            self._refresh()
         while True:
             late = time.monotonic() >= deadline
             try:
@@ -430,7 +459,7 @@ class FileConnector(Connector):
         return f"<FileConnector {self._store_dir}>"
 
 
-def _read_theirs(path: str) -> memoryview | None:
+def _read_theirs(path: str, taken: bool) -> memoryview | None:
     if not os.path.lexists(path + READY):
         return None
     try:
@@ -439,9 +468,13 @@ def _read_theirs(path: str) -> memoryview | None:
         return None
     try:
         # Not mapped: they may write it again.
-        return read_file(fd, os.fstat(fd).st_size)
+        view = read_file(fd, os.fstat(fd).st_size)
     finally:
         os.close(fd)
+    if not taken:
+        return view
+    unlink(path + READY)
+    return view if unlink(path) else None
 
 
 def _flag(value: bool | str) -> bool:

@@ -12,7 +12,8 @@ from functools import cache
 
 from daskref.connectors.base import Usage
 from daskref.connectors.locks import write_whole
-from daskref.connectors.objects import LEASE, NAME, PART, READY, ObjectDirectory, unlink
+from daskref.connectors.objects import LEASE, NAME, PART, READY, ObjectDirectory
+from daskref.connectors.segments import unlink
 
 
 def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:

@@ -112,6 +112,28 @@ class LocalConnector(Connector):
         shelf.objects.pop(name, None)
         shelf.leases.pop(name, None)
 
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`."""
+        name = _name(key)
+        shelf = self._open()
+        found = shelf.objects.pop(name, None)  # for one thread only
+        shelf.leases.pop(name, None)
+        return None if found is None else memoryview(bytearray(found))
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`."""
+        self._open()
+        return LocalKey(secrets.token_hex(16))
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        name = _name(key)
+        self._open().objects[name] = b"".join(raw(frame) for frame in frames)
+
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`."""
         name = _name(key)

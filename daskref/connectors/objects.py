@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from daskref.connectors.locks import (
     EXCLUSIVE,
@@ -18,7 +17,7 @@ from daskref.connectors.locks import (
     unlock,
 )
 from daskref.connectors.memory import SharedMapping, can_populate, private_view
-from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard
+from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard, unlink
 from daskref.connectors.writing import MAPPED, write_file, write_mapped
 from daskref.exceptions import WireError
 
@@ -30,6 +29,8 @@ LEASE, PART = "l-", ".w-"
 READY = ".ready"
 #: Smaller files are read: to map one costs more, unless it may be written again.
 _WORTH_MAPPING = 64 * 2**10
+#: In keys of objects that were not there yet when the key was made.
+UNKNOWN_SIZE = -1
 #: Seconds after which a lock that should be held for microseconds is an error.
 _STUCK = 30.0
 #: What a full disk says, or a process that may not have more memory.
@@ -54,7 +55,7 @@ def checked(key: object, kind: type[tuple[str, int]]) -> tuple[str, int]:
     if isinstance(key, tuple) and type(key) in (tuple, kind) and len(key) == 2:
         name, nbytes = key
         right = isinstance(name, str) and NAME.fullmatch(name)
-        if right and type(nbytes) is int and nbytes >= 0:
+        if right and type(nbytes) is int and nbytes >= UNKNOWN_SIZE:
             return name, nbytes
     raise WireError(f"{key!r} is not a {kind.__name__} that daskref made")
 
@@ -115,6 +116,7 @@ class ObjectDirectory:
         name: str,
         views: Sequence[memoryview],
         room: Callable[[int], bool] = lambda nbytes: True,
+        publish: str | None = None,
     ) -> bool:
         """Write an object.
 
@@ -126,6 +128,9 @@ class ObjectDirectory:
             Its bytes.
         room
             nbytes -> whether a new file of this size may be made.
+        publish
+            The name that readers look for, if another process chose it. *name* is the
+            writer's own: whoever sweeps must see who is writing.
 
         Returns
         -------
@@ -141,9 +146,9 @@ class ObjectDirectory:
         if self.pool is None:
             if not room(nbytes):
                 return False
-            self._put_new(self.at(PART + name), self.at(name), views)
+            self._put_new(self.at(PART + name), self.at(publish or name), views)
             return True
-        part, path = self.at(PART + name), self.at(name)
+        part, path = self.at(PART + name), self.at(publish or name)
         claim = None
         if self.kept is not None:
             self.kept.prune(self.pool)
@@ -256,7 +261,7 @@ class ObjectDirectory:
         Raises
         ------
         WireError
-            If the file has another size than *nbytes*.
+            If the file has another size than *nbytes*, where that is known.
         OSError
             If it cannot be read.
         """
@@ -268,6 +273,8 @@ class ObjectDirectory:
         keep_lock = False
         try:
             there = os.fstat(fd).st_size
+            if nbytes == UNKNOWN_SIZE:
+                nbytes = there
             if there != nbytes:
                 raise WireError(
                     f"{self.at(name)} has {there} bytes, its key says {nbytes}: it "
@@ -297,22 +304,36 @@ class ObjectDirectory:
     # Deleting, linking.
 
     def evict(self, name: str) -> bool:
-        """Delete an object and its lease; False if it is not here."""
-        path = self.at(name)
-        try:
-            if self.pool is None:
-                os.unlink(path)
+        """Delete an object and its lease; whether this very call deleted it."""
+        evicted = self._evict(self.at(name))
+        if evicted:
+            unlink(self.at(LEASE + name))
+        return evicted
+
+    def _evict(self, path: str) -> bool:
+        if self.pool is None:
+            evicted = unlink(path)
+            if evicted:
                 unlink(path + READY)
-            else:
-                there = os.lstat(path)
-                if there.st_nlink != 1 or not self.pool.add(
-                    path, there.st_size, time.time_ns()
-                ):
-                    discard(path)
+            return evicted
+        try:
+            there = os.lstat(path)
+            if there.st_nlink == 1 and self.pool.add(
+                path, there.st_size, time.time_ns()
+            ):
+                return True
         except FileNotFoundError:
             return False
-        unlink(self.at(LEASE + name))
-        return True
+        return discard(path)
+
+    def take(self, name: str, nbytes: int) -> memoryview | None:
+        """Return an object and delete it; ``None`` if it is not here, for this caller.
+
+        Raises as :meth:`get` does. The name goes in one atomic step of the file system,
+        which tells whose step it was.
+        """
+        view = self.get(name, nbytes)
+        return view if view is not None and self.evict(name) else None
 
     def link(self, name: str, new: str) -> bool:
         """Give the object another name; False if it is not here."""
@@ -332,12 +353,6 @@ class ObjectDirectory:
                 unlock(fd)
             os.close(fd)
         return True
-
-
-def unlink(path: str) -> None:
-    """Delete a file. Silent if it is not there."""
-    with suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def sync_directory(path: str) -> None:

@@ -428,6 +428,13 @@ class TestLate:
             connector.evict(key)
             assert connector.get(key) is None
 
+    def test_what_is_to_come_is_not_waited_for(self, connector, monkeypatch):
+        monkeypatch.setattr("time.sleep", None)
+        key = connector.new_key()
+        assert connector.get(key) is None
+        connector.set(key, b"bytes")
+        assert connector.get(key) == b"bytes"
+
     def test_a_local_file_system_is_asked_at_once(self, tmp_path, monkeypatch):
         monkeypatch.setattr("time.sleep", None)
         with FileConnector(tmp_path, patience=30) as connector:
