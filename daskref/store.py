@@ -11,6 +11,7 @@ from typing import Any
 from zict import LRU
 
 from daskref.codec import decode, encode
+from daskref.connectors.adapted import adapt
 from daskref.connectors.base import Connector, Key
 from daskref.connectors.registry import connector_path, load_connector
 from daskref.exceptions import (
@@ -89,7 +90,7 @@ class Store:
         if (serializer is None) != (deserializer is None):
             raise ValueError("give serializer and deserializer, or neither")
         self.name = name
-        self.connector = connector
+        self.connector = connector = adapt(connector)
         self.counters = counters if counters is not None else Counters()
         self._serializer = serializer
         self._deserializer = deserializer

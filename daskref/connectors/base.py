@@ -179,6 +179,23 @@ class Connector(ABC):
         """
         return self.put_frames([obj])
 
+    def put_everywhere(self, obj: Buffer) -> list[Key]:
+        """Store one buffer in each place that this connector puts objects to.
+
+        For a session, to find out who sees all of them.
+
+        Parameters
+        ----------
+        obj
+            One buffer.
+
+        Returns
+        -------
+        list of Key
+            One per place; a single one unless the connector has several stores.
+        """
+        return [self.put(obj)]
+
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
         """Store several buffers as several objects.
 
