@@ -16,44 +16,74 @@ if TYPE_CHECKING:
     from daskref.client import stats as stats
     from daskref.enabling import disable as disable
     from daskref.enabling import enable as enable
+    from daskref.locker import ProxyLocker as ProxyLocker
     from daskref.nodes import lazy as lazy
+    from daskref.prefetch import resolve_async as resolve_async
     from daskref.preload import dask_setup as dask_setup
     from daskref.proxy import Proxy as Proxy
     from daskref.proxy import extract as extract
+    from daskref.proxy import get_factory as get_factory
     from daskref.proxy import is_resolved as is_resolved
     from daskref.proxy import resolve as resolve
+    from daskref.reference import StoreConfig as StoreConfig
     from daskref.store import Store as Store
+    from daskref.stores import get_key as get_key
+    from daskref.stores import get_or_create_store as get_or_create_store
+    from daskref.stores import get_store as get_store
+    from daskref.stores import register_store as register_store
+    from daskref.stores import store_registration as store_registration
+    from daskref.stores import unregister_store as unregister_store
 
 _HOMES = {
     "Client": "daskref.client",
     "Proxy": "daskref.proxy",
+    "ProxyLocker": "daskref.locker",
     "Store": "daskref.store",
+    "StoreConfig": "daskref.reference",
     "__version__": "daskref._version",
     "connectors": "daskref.connectors",
     "dask_setup": "daskref.preload",
     "disable": "daskref.enabling",
     "enable": "daskref.enabling",
     "extract": "daskref.proxy",
+    "get_factory": "daskref.proxy",
+    "get_key": "daskref.stores",
+    "get_or_create_store": "daskref.stores",
+    "get_store": "daskref.stores",
     "is_resolved": "daskref.proxy",
     "lazy": "daskref.nodes",
+    "register_store": "daskref.stores",
     "resolve": "daskref.proxy",
+    "resolve_async": "daskref.prefetch",
     "stats": "daskref.client",
+    "store_registration": "daskref.stores",
+    "unregister_store": "daskref.stores",
 }
 
 __all__ = [
     "Client",
     "Proxy",
+    "ProxyLocker",
     "Store",
+    "StoreConfig",
     "__version__",
     "connectors",
     "dask_setup",
     "disable",
     "enable",
     "extract",
+    "get_factory",
+    "get_key",
+    "get_or_create_store",
+    "get_store",
     "is_resolved",
     "lazy",
+    "register_store",
     "resolve",
+    "resolve_async",
     "stats",
+    "store_registration",
+    "unregister_store",
 ]
 
 

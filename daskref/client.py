@@ -40,12 +40,12 @@ from distributed.spans import SpanMetadata
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
 from daskref.connectors.registry import describe_connector
+from daskref.factory import StoreFactory
 from daskref.graph import graph_of, pack_argument, pack_expr, references_by_key
 from daskref.metrics import summarize
 from daskref.nodes import ReferenceNode, references_in
 from daskref.proxy import Proxy, is_proxy
 from daskref.scatter import put_scattered, take_apart
-from daskref.store import StoreFactory
 from daskref.transparency import reveal
 
 #: Parameters of ``map`` that are not its function's.

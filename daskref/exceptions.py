@@ -6,11 +6,14 @@
     ├── ConfigError (ValueError)            a setting or a connector spec is malformed
     ├── ConnectorError                      the store failed
     │   ├── ConnectorClosedError            you closed it
-    │   └── ConnectorUnavailableError       it cannot be reached from this process
+    │   ├── ConnectorUnavailableError       it cannot be reached from this process
+    │   └── NotDeferrableError (NotImplementedError)    it has no futures
     ├── MissingKeyError (LookupError)       the object is not in the store
     ├── ResolveError (RuntimeError)         a proxy or reference could not be resolved
+    │   └── ResolveTimeoutError (TimeoutError)    a future was not set in time
     ├── NotInstalledError (ImportError)     a peer lacks daskref
     ├── NotProxiableError (TypeError)       the object cannot go by reference
+    ├── StoreExistsError (ValueError)       another store has the name
     └── WireError (ValueError)              foreign bytes, or of a newer daskref
 
 Every class survives pickling: the constructor's arguments are its fields, and the
@@ -96,6 +99,27 @@ class ConnectorUnavailableError(ConnectorError):
     """
 
 
+class NotDeferrableError(ConnectorError, NotImplementedError):
+    """The connector cannot make a key for an object that comes later.
+
+    Parameters
+    ----------
+    connector
+        ``repr`` of the connector.
+    message
+        What to do.
+    """
+
+    def __init__(
+        self,
+        connector: str,
+        message: str = "it has no futures: it cannot make a key before there is an "
+        "object (methods new_key and set). Use a connector that can, such as a "
+        "FileConnector",
+    ) -> None:
+        super().__init__(connector, message)
+
+
 class MissingKeyError(DaskrefError, LookupError):
     """The object is not in the store (any more).
 
@@ -139,6 +163,18 @@ class ResolveError(DaskrefError, RuntimeError):
         return f"could not resolve {self.reference}: {self.reason}"
 
 
+class ResolveTimeoutError(ResolveError, TimeoutError):
+    """A future was not set in time.
+
+    Parameters
+    ----------
+    reference
+        ``repr`` of what should have been resolved.
+    reason
+        How long was waited, and what to look for, a sentence.
+    """
+
+
 class NotInstalledError(DaskrefError, ImportError):
     """Processes of the cluster lack daskref.
 
@@ -178,6 +214,26 @@ class NotProxiableError(DaskrefError, TypeError):
 
     def __str__(self) -> str:
         return f"an object of type {self.type_name} cannot be stored: {self.reason}"
+
+
+class StoreExistsError(DaskrefError, ValueError):
+    """Another store is registered under the name.
+
+    Parameters
+    ----------
+    name
+        The name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"a store named {self.name!r} is registered already: get_store(name) "
+            "returns it, and register_store(store, exist_ok=True) replaces it"
+        )
 
 
 class WireError(DaskrefError, ValueError):

@@ -32,11 +32,11 @@ from distributed.protocol.serialize import (
 
 from daskref.config import Settings, threshold
 from daskref.exceptions import DaskrefError, WireError
+from daskref.factory import StoreFactory
 from daskref.leases import keep_alive
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
 from daskref.resolution import base_of
 from daskref.session import Session, sessions
-from daskref.store import StoreFactory
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +103,14 @@ def loads(header: dict[str, Any], frames: list[Any]) -> Any:
         proxy = Proxy(factory)
     except Exception as exc:
         raise WireError(f"the header's reference is damaged ({exc!r})") from exc
-    if isinstance(factory, StoreFactory) and not factory.transparent:
+    # What a user made with Store.proxy lives as the user said.
+    if isinstance(factory, StoreFactory) and factory.is_leased:
         keep_alive(proxy, factory.reference)
     return proxy
 
 
 def _header(factory: StoreFactory) -> dict[str, Any]:
-    metadata = factory.metadata
+    metadata = factory.reference.metadata
     return {
         "version": VERSION,
         "key": list(factory.reference.key),

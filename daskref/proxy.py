@@ -42,6 +42,8 @@ from typing import Any, TypeVar, cast
 
 import cloudpickle
 
+from daskref.exceptions import ResolveError
+from daskref.locker import ProxyLocker
 from daskref.resolution import Slots, base_of, create, give, has_target
 
 T = TypeVar("T")
@@ -171,6 +173,8 @@ def is_proxy(obj: object) -> bool:
 
 
 def _check(obj: object, function: str) -> None:
+    if type(obj) is ProxyLocker:
+        raise ResolveError(repr(obj), "its unlock() returns the proxy itself")
     if not is_proxy(obj):
         raise TypeError(f"{function}() takes a Proxy, not {type(obj).__name__}")
 

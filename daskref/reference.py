@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from daskref.carried import Carried
 from daskref.connectors.base import Key
 
 
@@ -27,6 +28,13 @@ class StoreConfig(NamedTuple):
     connector: str
     #: What the connector's ``from_config`` takes.
     options: tuple[tuple[str, Any], ...]
+    #: The user's own, if there are any.
+    serializer: Carried | None = None
+    deserializer: Carried | None = None
+    #: As the store was made with.
+    cache_size: int = 16
+    metrics: bool = False
+    populate_target: bool = True
 
 
 @cache
@@ -57,6 +65,11 @@ class Metadata:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether anything is known but the size; see :func:`unknown`."""
+        return bool(self.type_pickle)
+
     def type(self) -> type:
         """Unpickle the type. Imports its module."""
         loaded: type = pickle.loads(self.type_pickle)
@@ -67,6 +80,17 @@ class Metadata:
         if self.hash is not None and self.hash_salt == hash_salt():
             return self.hash
         return None
+
+
+def unknown(nbytes: int = 0) -> Metadata:
+    """Return the metadata of an object that nobody has looked at.
+
+    Parameters
+    ----------
+    nbytes
+        Its stored size, if known.
+    """
+    return Metadata("object", b"", nbytes)
 
 
 _pickled_type: Callable[[type], bytes] = lru_cache(maxsize=1024)(cloudpickle.dumps)
@@ -157,6 +181,8 @@ class Reference:
 
     def __repr__(self) -> str:
         meta = self.metadata
+        if not meta.known:
+            return f"<Reference at {self.key!r}>"
         shape = f" {meta.shape}" if meta.shape is not None else ""
         return f"<Reference {meta.type_name}{shape} {meta.nbytes} B at {self.key!r}>"
 

@@ -32,10 +32,12 @@ from daskref.exceptions import (
     DaskrefError,
     NotProxiableError,
 )
+from daskref.factory import StoreFactory
 from daskref.metrics import Counters
 from daskref.proxy import Proxy
 from daskref.reference import Reference, StoreConfig
-from daskref.store import Store, StoreFactory, register_store
+from daskref.store import Store
+from daskref.stores import register_store
 
 T = TypeVar("T")
 
@@ -124,7 +126,7 @@ class Session:
             connector.close()
             raise
         secrets: dict[str, Any] = getattr(connector, "secrets", dict)()  # ours only
-        info = SessionInfo(session_id, store.config, settings, probes, secrets)
+        info = SessionInfo(session_id, store.config(), settings, probes, secrets)
         register_store(store)
         session = cls(info, store, counters)
         with _lock:

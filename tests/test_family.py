@@ -22,7 +22,7 @@ from distributed.protocol.serialize import (
     serialize_bytes,
 )
 
-from daskref import family, session, store
+from daskref import family, session, stores
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, WireError
 from daskref.family import VERSION, dumps, loads, register_family
@@ -41,12 +41,12 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # a cluster that other tests share may run its scheduler in this process
     monkeypatch.setattr(session, "_sessions", {})
     assert family._own_session is None
-    before = set(store._registry)
+    before = set(stores._registry)
     yield lambda: family._own_session
     gc.collect()
     # those of other processes' sessions stay open for as long as this process lives
-    for name in set(store._registry) - before:
-        store._registry[name].close()
+    for name in set(stores._registry) - before:
+        stores._registry[name].close()
     if family._own_session is not None:
         family._own_session.leave()
         family._own_session = None

@@ -19,9 +19,14 @@ LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
     ["_version", "exceptions", "config", "metrics", "wire", "flights"],
     ["connectors"],
-    ["codec", "reference", "tokens"],
+    ["codec", "carried", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
-    ["interfaces", "resolution", "proxy", "origins", "store", "transparency"],
+    [
+        *["interfaces", "resolution", "locker", "proxy", "prefetch", "origins"],
+        *["stores", "factory", "failures", "futures", "storemetrics", "objectio"],
+        "objectstore",
+        *["store", "ownership", "transparency"],
+    ],
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],

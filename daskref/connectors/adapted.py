@@ -5,13 +5,15 @@ frames, translates errors, gives keys their class back after a message of Dask's
 lets a process that only takes part close without deleting what others use.
 
 Known limits: such a connector knows no leases, so nothing sweeps what its putter's
-death left behind. Two that take one object at the same moment may both get it.
+death left behind. Two processes that take one object at the same moment may both get
+it.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
 from typing import Any, ClassVar, get_type_hints
 
 from daskref.connectors.base import Buffer, Connector, Key
@@ -53,7 +55,12 @@ def adapted_class(cls: type[Any]) -> type[AdaptedConnector]:
 def _make_class(cls: type[Any]) -> type[AdaptedConnector]:
     deferrable = hasattr(cls, "new_key") and hasattr(cls, "set")
     base = DeferrableAdaptedConnector if deferrable else AdaptedConnector
-    return type(cls.__name__, (base,), {"adapts": cls, "__module__": __name__})
+    more = _parameters(getattr(cls, "put", None)) - {"self", "obj"}
+    return type(
+        cls.__name__,
+        (base,),
+        {"__module__": __name__, "adapts": cls, "takes_hints": len(more) > 0},
+    )
 
 
 def class_of(connector: object) -> type[Any]:
@@ -81,12 +88,14 @@ class AdaptedConnector(Connector):
     _member: bool
     _closed: bool
     _kind: type[Any] | None
+    _taking: Lock
 
     def __init__(self, connector: Any, *, member: bool = False) -> None:
         self._inner = connector
         self._member = member
         self._closed = False
         self._kind = _key_class(type(connector))
+        self._taking = Lock()
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Connector:
@@ -148,6 +157,12 @@ class AdaptedConnector(Connector):
                 repr(self), f"a {method} failed ({mask(repr(exc))})"
             ) from exc
 
+    def _known(self, hints: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what a store says on its own account, unless the class takes it."""
+        if "type_name" in _parameters(self._inner.put):
+            return hints
+        return {name: value for name, value in hints.items() if name != "type_name"}
+
     def _about(self, method: str, key: Key) -> Any:
         restored = self._restored(key)
         result = self._call(method, restored)
@@ -168,7 +183,7 @@ class AdaptedConnector(Connector):
             For the connector's ``put``.
         """
         data = b"".join(map(raw, frames))
-        key: Key = self._call("put", data, **hints)
+        key: Key = self._call("put", data, **self._known(hints))
         if not isinstance(key, tuple):
             raise ConnectorError(
                 repr(self), f"its put returned {key!r}: a key should be a tuple"
@@ -183,7 +198,9 @@ class AdaptedConnector(Connector):
     def put_batch(self, objs: Iterable[Buffer], **hints: Any) -> list[Key]:
         """See :meth:`Connector.put_batch` and :meth:`put_frames`."""
         data = [b"".join([raw(obj)]) for obj in objs]
-        keys: list[Key] = list(self._call("put_batch", data, **hints)) if data else []
+        keys: list[Key] = (
+            list(self._call("put_batch", data, **self._known(hints))) if data else []
+        )
         for key in keys:
             self._learn(key)
         return keys
@@ -206,6 +223,11 @@ class AdaptedConnector(Connector):
     def evict(self, key: Key) -> None:
         """See :meth:`Connector.evict`."""
         self._about("evict", key)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`: exactly one of this process's threads gets it."""
+        with self._taking:
+            return super().take(key)
 
     # The connector itself
 

@@ -50,6 +50,7 @@ class Connector(ABC):
 
     #: Whether :meth:`put_frames` takes what is known of the object as keywords:
     #: ``type_name`` (``"numpy.ndarray"``), and what the user gave to ``Store.put``.
+    #: For a batch, ``type_name`` is a list with one name per object.
     takes_hints: ClassVar[bool] = False
 
     #: How many of this process's objects went to a slower place for lack of room.

@@ -316,24 +316,31 @@ class MultiConnector(Connector):
         *,
         subset_tags: Iterable[str] = (),
         superset_tags: Iterable[str] = (),
-        type_name: str = "",
+        type_name: str | Sequence[str] = "",
     ) -> list[Key]:
-        """Store several buffers, one batch per connector; see :meth:`put_frames`."""
-        groups: dict[str, tuple[Connector, list[int], list[Buffer]]] = {}
-        count = 0
-        for number, obj in enumerate(objs):
+        """Store several buffers, one batch per connector; see :meth:`put_frames`.
+
+        Parameters
+        ----------
+        objs, subset_tags, superset_tags
+            See there. If no policy takes one of them, none is stored.
+        type_name
+            Of all objects, or one name per object.
+        """
+        objs = list(objs)
+        types = [type_name] * len(objs) if isinstance(type_name, str) else type_name
+        groups: dict[str, tuple[Connector, list[int]]] = {}
+        for number, (obj, each) in enumerate(zip(objs, types, strict=True)):
             nbytes = memoryview(obj).nbytes
-            name, connector = self._route(nbytes, subset_tags, superset_tags, type_name)
-            group = groups.setdefault(name, (connector, [], []))
-            group[1].append(number)
-            group[2].append(obj)
-            count += 1
+            name, connector = self._route(nbytes, subset_tags, superset_tags, each)
+            groups.setdefault(name, (connector, []))[1].append(number)
         keys: dict[int, Key] = {}
-        for name, (connector, numbers, batch) in groups.items():
-            hints = _hints(connector, subset_tags, superset_tags, type_name)
+        for name, (connector, numbers) in groups.items():
+            batch, named = [objs[n] for n in numbers], [types[n] for n in numbers]
+            hints = _hints(connector, subset_tags, superset_tags, named)
             made = connector.put_batch(batch, **hints)
             keys |= zip(numbers, (MultiKey(name, key) for key in made), strict=True)
-        return [keys[number] for number in range(count)]
+        return [keys[number] for number in range(len(objs))]
 
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`.
@@ -529,7 +536,7 @@ def _hints(
     connector: Connector,
     subset_tags: Iterable[str],
     superset_tags: Iterable[str],
-    type_name: str,
+    type_name: str | Sequence[str],
 ) -> dict[str, Any]:
     if not getattr(connector, "takes_hints", False):
         return {}

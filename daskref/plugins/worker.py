@@ -30,13 +30,15 @@ from daskref.exceptions import (
     ConnectorError,
     NotProxiableError,
 )
+from daskref.factory import StoreFactory
 from daskref.family import register_family
 from daskref.plugins.nanny import private_memory
 from daskref.plugins.relay import RelayConnector, fetch
 from daskref.proxy import Proxy, get_factory, is_proxy
 from daskref.rpc import FAMILY, Connections, without_family
 from daskref.session import Session
-from daskref.store import Store, StoreFactory, register_store, unregister_store
+from daskref.store import Store
+from daskref.stores import register_store, unregister_store
 from daskref.transparency import FailedFactory, is_transparent, reveal
 
 if TYPE_CHECKING:
