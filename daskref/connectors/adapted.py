@@ -256,6 +256,9 @@ class AdaptedConnector(Connector):
             kwargs.setdefault("clear", False)
         self._inner.close(*args, **kwargs)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.adapts, self.config())
+
 
 class DeferrableAdaptedConnector(AdaptedConnector):
     """One whose objects can come after their keys."""
@@ -269,6 +272,10 @@ class DeferrableAdaptedConnector(AdaptedConnector):
     def set(self, key: Key, obj: Buffer) -> None:
         """See :meth:`DeferrableConnector.set`."""
         self._call("set", self._restored(key), b"".join([raw(obj)]))
+
+
+def _reopened(cls: type[Any], config: dict[str, Any]) -> Connector:
+    return adapted_class(cls).from_config(config)
 
 
 def _view(data: Any) -> memoryview | None:
