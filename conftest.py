@@ -114,7 +114,7 @@ def _stores() -> set[str]:
     found: set[str] = set()
     # not imported for the guard's sake: most tests need neither
     if stores := sys.modules.get("daskref.stores"):
-        found.update(stores._registry)
+        found.update(stores._registry, stores._made)
     if session := sys.modules.get("daskref.session"):
         found.update(map(repr, session.sessions()))
     return found

@@ -158,7 +158,18 @@ def resolving(reference: Reference, read: Callable[[Store], Any]) -> Any:
         If the store cannot be reached, or the object is not there.
     """
     try:
-        return read(get_or_create_store(reference.store))
+        store = get_or_create_store(reference.store)
+        try:
+            return read(store)
+        except MissingKeyError as exc:
+            if store.config()[:3] == reference.store[:3]:
+                raise
+            raise ResolveError(
+                repr(reference),
+                f"{exc}. The store that this process has registered as {store.name!r} "
+                "is another one than the one that made the reference: give one of "
+                "them another name",
+            ) from exc
     except ConnectorUnavailableError as exc:
         raise ResolveError(
             repr(reference),

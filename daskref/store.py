@@ -221,12 +221,15 @@ class Store(ObjectStore):
             If *evict* and *lifetime* are both given.
         """
         _check_exclusive(evict, lifetime)
+        operation = Operation()
         if lifetime is not None:
             lifetime.add_key(key, store=self)
         reference = self.refer(key, unknown())
-        return Proxy(
+        proxy: Any = Proxy(
             StoreFactory(reference, once=evict, shared=True, deserializer=deserializer)
         )
+        self._io.note("proxy_from_key", key, operation)
+        return proxy
 
     def locked_proxy(
         self,
@@ -348,7 +351,7 @@ class Store(ObjectStore):
             for each, obj in zip(written, proxiable, strict=True):
                 target = obj if plain else each.view
                 metadata = unknown(each.nbytes)
-                if plain or populate_target:
+                if (plain or populate_target) and not is_proxy(target):
                     metadata = self._describe(target, each.key, each.nbytes)
                 reference = self.refer(each.key, metadata)
                 factory = StoreFactory(
@@ -422,8 +425,12 @@ class Store(ObjectStore):
             polling_interval_limit,
             polling_timeout,
         )
-        reference = self.refer(self._io.new_key(), unknown())
+        operation = Operation()
+        with operation.part("connector"):
+            key = self._io.new_key()
+        reference = self.refer(key, unknown())
         factory = FutureFactory(reference, polling, evict, deserializer)
+        self._io.note("future", key, operation)
         return Future(factory, serializer=serializer)
 
 

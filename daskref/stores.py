@@ -1,9 +1,15 @@
-"""The registry of stores: by name, one of each per process."""
+"""The registry of stores: by name, one of each per process.
+
+A store that was made for a proxy that arrived is found again by its whole place, name
+and connector: a later program of the user's may use the name for another place, and the
+worker that served both still tells them apart.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,7 +25,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _registry: dict[str, Any] = {}
-#: Name of a store that is being made -> held by the thread that makes it.
+#: Place -> store that was made for its proxies; those used last.
+_made: OrderedDict[str, Any] = OrderedDict()
+#: How many of those stay open.
+_MOST_MADE = 64
+#: Place of a store that is being made -> held by the thread that makes it.
 _making: dict[str, threading.Lock] = {}
 _lock = threading.RLock()
 
@@ -123,15 +133,20 @@ def unregister_store(name_or_store: str | ObjectStore) -> None:
         A name: whichever store has it. A store: that one, if it is registered.
     """
     with _lock:
-        if isinstance(name_or_store, str):
-            name = name_or_store
-        else:
-            name = name_or_store.name
-            if _registry.get(name) is not name_or_store:
-                return
-        if _registry.pop(name, None) is None:
+        store: Any = name_or_store
+        if isinstance(store, str):
+            store = _registry.get(store)
+        if store is None:
             return
-    logger.info("Unregistered a store named %r", name)
+        place = _place(store.config())
+        is_made = _made.get(place) is store
+        is_registered = _registry.get(store.name) is store
+        if is_made:
+            del _made[place]
+        if not is_registered:
+            return
+        del _registry[store.name]
+    logger.info("Unregistered a store named %r", store.name)
 
 
 @contextmanager
@@ -197,26 +212,51 @@ def get_or_create_store(store_config: StoreConfig, *, register: bool = True) -> 
     """
     from daskref.store import Store
 
-    name = store_config.name
+    if not register:
+        return _find(store_config) or Store.from_config(store_config)
     with _lock:
-        store = get_store(name)
-        if store is not None:
+        if (store := _find(store_config)) is not None:
             return store
-        if not register:
-            return Store.from_config(store_config)
-        making = _making.setdefault(name, threading.Lock())
+        place = _place(store_config)
+        making = _making.setdefault(place, threading.Lock())
     with making:  # connecting may be slow: other stores' users do not wait for it
-        store = get_store(name)
-        if store is not None:
-            return store
-        made = Store.from_config(store_config)
         try:
-            register_store(made)
-        except StoreExistsError:
-            # 1. A fails to make it. 2. B, which waited, and C, which did not, try.
-            made.close()
-            return get_or_create_store(store_config)
+            return _find(store_config) or _keep(Store.from_config(store_config))
         finally:
             with _lock:
-                _making.pop(name, None)
-        return made
+                _making.pop(place, None)
+
+
+def _place(config: StoreConfig) -> str:
+    return repr(config[:3])
+
+
+def _find(config: StoreConfig) -> Store | None:
+    """Return the store for a configuration, if there is one."""
+    with _lock:
+        store: Store | None = _registry.get(config.name)
+        if store is not None and _made.get(_place(store.config())) is not store:
+            return store  # the user's own: the name decides
+        place = _place(config)
+        if place in _made:
+            _made.move_to_end(place)
+        return _made.get(place)
+
+
+def _keep(store: Store) -> Store:
+    """Keep a store that was made, unless another one was meanwhile; return that."""
+    surplus = []
+    with _lock:
+        # 1. A fails to make it. 2. B, which waited, and C, which did not, both do.
+        found = _find(store.config())
+        if found is None:
+            _made[_place(store.config())] = _registry[store.name] = store
+            while len(_made) > _MOST_MADE:
+                surplus.append(_made.popitem(last=False)[1])
+    if found is not None:
+        store.close()
+        return found
+    logger.info("Registered a store named %r", store.name)
+    for each in surplus:
+        each.close()
+    return store
