@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import distributed
@@ -39,6 +39,7 @@ from distributed.spans import SpanMetadata
 
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
+from daskref.connectors.registry import describe_connector
 from daskref.factory import StoreFactory
 from daskref.graph import graph_of, pack_argument, pack_expr, references_by_key
 from daskref.metrics import summarize
@@ -270,8 +271,9 @@ class Client(ByReference):
     threshold : int or str, optional
         Bytes; values larger than this go by reference. Default:
         ``daskref.threshold``.
-    connector : str or mapping, optional
-        Where they are kept, if this is the first client of the cluster with daskref.
+    connector : str or mapping or Connector, optional
+        Where they are kept, if this is the first client of the cluster with daskref: a
+        spec, or a connector, ProxyStore's included, which stays the caller's to close.
         Default: ``daskref.connector``.
     **kwargs
         For :class:`distributed.Client`.
@@ -296,7 +298,7 @@ class Client(ByReference):
         self,
         *args: Any,
         threshold: int | str | None = None,
-        connector: str | dict[str, Any] | None = None,
+        connector: Any = None,
         **kwargs: Any,
     ) -> None:
         self._daskref_options = options_of(threshold, connector)
@@ -335,6 +337,8 @@ def _reveal_values(
 
 def options_of(threshold: Any, connector: Any) -> dict[str, Any]:
     """Check a client's own settings; raises ConfigError if they are malformed."""
+    if not (connector is None or isinstance(connector, str | Mapping)):
+        connector = describe_connector(connector)
     config.Settings.read(threshold=threshold, connector=connector)
     return {"threshold": threshold, "connector": connector}
 

@@ -142,11 +142,7 @@ class ObjectIO:
         leaves something behind.
         """
         batch = getattr(type(self.connector), "put_batch", None)
-        if (
-            batch in (None, Connector.put_batch)
-            or getattr(self.connector, "takes_hints", False)
-            or len(objs) < 2
-        ):
+        if batch in (None, Connector.put_batch) or len(objs) < 2:
             return self._put_each(objs, serializer, hints, view)
         operation = Operation()
         joined = [
@@ -159,7 +155,9 @@ class ObjectIO:
                 with operation.part("deserialize"):
                     seen = [_load(view, data, "an object to be put") for data in joined]
             with metered("daskref-put"), operation.part("connector"):
-                keys = self.connector.put_batch(joined, **self._hints(objs, hints))
+                keys = self.connector.put_batch(
+                    joined, **self._batch_hints(objs, hints)
+                )
         except BaseException as exc:
             _forget_locals(exc)
             if isinstance(exc, DaskrefError | MemoryError | TypeError):
@@ -265,6 +263,14 @@ class ObjectIO:
                 f"{', '.join(sorted(hints))}"
             )
         return hints
+
+    def _batch_hints(
+        self, objs: Sequence[Any], hints: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        common = self._hints(objs, hints)
+        if "type_name" in common and "type_name" not in (hints or {}):
+            common["type_name"] = [self._hints(obj, None)["type_name"] for obj in objs]
+        return common
 
     def _write(self, encoded: Encoded, hints: Mapping[str, Any]) -> Key:
         put_frames = getattr(self.connector, "put_frames", None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zict import LRU
 
 from daskref.carried import carry
+from daskref.connectors.adapted import adapt
 from daskref.connectors.base import Connector, Key
 from daskref.connectors.registry import connector_path, load_connector
 from daskref.exceptions import MissingKeyError, NotProxiableError
@@ -80,7 +81,7 @@ class ObjectStore:
         if (serializer is None) != (deserializer is None):
             raise ValueError("give serializer and deserializer, or neither")
         self.name = name
-        self.connector = connector
+        self.connector = connector = adapt(connector)
         self.counters = counters if counters is not None else Counters()
         self._io = ObjectIO(
             name,

@@ -60,8 +60,9 @@ class SessionInfo:
     store: StoreConfig
     #: The settings of the cluster.
     settings: Settings
-    #: Key of a small object: who reads it shares the store.
-    probe: Key
+    #: Keys of small objects, one in each place that objects go to: who sees them all
+    #: shares the store.
+    probes: tuple[Key, ...]
     #: What opens the store, by place: not in references, nor in this object's ``repr``.
     secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
@@ -117,13 +118,15 @@ class Session:
         session_id = uuid.uuid4().hex
         counters = Counters()
         store = Store(f"daskref-{session_id}", connector, counters=counters)
+        connector = store.connector
         try:
-            probe = connector.put(PROBE)
+            put = getattr(connector, "put_everywhere", lambda obj: [connector.put(obj)])
+            probes = tuple(put(PROBE))
         except Exception:
             connector.close()
             raise
         secrets: dict[str, Any] = getattr(connector, "secrets", dict)()  # ours only
-        info = SessionInfo(session_id, store.config(), settings, probe, secrets)
+        info = SessionInfo(session_id, store.config(), settings, probes, secrets)
         register_store(store)
         session = cls(info, store, counters)
         with _lock:
@@ -284,7 +287,7 @@ def _reach(info: SessionInfo, counters: Counters) -> Store | None:
     try:
         store = Store.from_config(info.store, counters=counters)
         try:
-            seen = store.connector.exists(info.probe)
+            seen = all(map(store.connector.exists, info.probes))
         except BaseException:
             store.close()
             raise

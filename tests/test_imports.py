@@ -19,7 +19,7 @@ LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
     ["_version", "exceptions", "config", "metrics", "wire", "flights"],
     ["connectors"],
-    ["codec", "carried", "reference", "tokens"],
+    ["codec", "carried", "foreign", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
     [
         *["interfaces", "resolution", "locker", "proxy", "prefetch", "origins"],

@@ -140,7 +140,7 @@ class TestOutOfReach:
 
     def test_another_store_at_the_same_place(self, session: Session) -> None:
         # reachable by its path, but not what the scheduler wrote into
-        session.store.evict(session.info.probe)  # type: ignore[union-attr]
+        session.store.evict(session.info.probes[0])  # type: ignore[union-attr]
         other = Session.join(dataclasses.replace(session.info, id="again"))
         try:
             assert not other.reachable
@@ -234,8 +234,8 @@ class TestPutOnce:
             connector: Any = session.store.connector  # type: ignore[union-attr]
             from tests.utils import wait_until
 
-            assert wait_until(lambda: connector.sweep([session.info.probe])) == [key]
-            assert session.store.exists(session.info.probe)  # type: ignore[union-attr]
+            assert wait_until(lambda: connector.sweep(session.info.probes)) == [key]
+            assert session.store.exists(session.info.probes[0])  # type: ignore[union-attr]
         finally:
             session.leave()
 

@@ -9,6 +9,9 @@ from daskref.connectors.file import FileConnector as FileConnector
 from daskref.connectors.file import FileKey as FileKey
 from daskref.connectors.local import LocalConnector as LocalConnector
 from daskref.connectors.local import LocalKey as LocalKey
+from daskref.connectors.multi import MultiConnector as MultiConnector
+from daskref.connectors.multi import MultiKey as MultiKey
+from daskref.connectors.policies import Policy as Policy
 from daskref.connectors.registry import open_connector as open_connector
 from daskref.connectors.shm import SharedMemoryConnector as SharedMemoryConnector
 from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
@@ -20,6 +23,9 @@ __all__ = [
     "FileKey",
     "LocalConnector",
     "LocalKey",
+    "MultiConnector",
+    "MultiKey",
+    "Policy",
     "SharedMemoryConnector",
     "SharedMemoryKey",
     "Usage",

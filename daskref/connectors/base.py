@@ -50,6 +50,7 @@ class Connector(ABC):
 
     #: Whether :meth:`put_frames` takes what is known of the object as keywords:
     #: ``type_name`` (``"numpy.ndarray"``), and what the user gave to ``Store.put``.
+    #: For a batch, ``type_name`` is a list with one name per object.
     takes_hints: ClassVar[bool] = False
 
     #: How many of this process's objects went to a slower place for lack of room.
@@ -178,6 +179,23 @@ class Connector(ABC):
             A key that no other object has or had.
         """
         return self.put_frames([obj])
+
+    def put_everywhere(self, obj: Buffer) -> list[Key]:
+        """Store one buffer in each place that this connector puts objects to.
+
+        For a session, to find out who sees all of them.
+
+        Parameters
+        ----------
+        obj
+            One buffer.
+
+        Returns
+        -------
+        list of Key
+            One per place; a single one unless the connector has several stores.
+        """
+        return [self.put(obj)]
 
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
         """Store several buffers as several objects.

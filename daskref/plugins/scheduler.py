@@ -302,7 +302,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         sweep = getattr(self.session.store.connector, "sweep", None)
         if sweep is None:
             return
-        known = [*self.holders, *self._queue, self.info.probe]
+        known = [*self.holders, *self._queue, *self.info.probes]
         grace = self.settings.reconcile_grace
         try:
             swept = await self.session.run(sweep, known, grace)
@@ -366,14 +366,15 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         }
 
     def _usage(self) -> tuple[int, int]:
-        """Return how many objects are in the store, and their bytes; not the probe."""
+        """Return how many objects are in the store, and their bytes; not the probes."""
         assert self.session.store is not None
         connector = self.session.store.connector
         try:
             usage = connector.usage()
         except (AttributeError, NotImplementedError):  # it cannot tell: what is held
             return len(self.holders), self.holders.nbytes
-        return usage.objects - 1, usage.nbytes - len(PROBE)
+        probes = len(self.info.probes)
+        return usage.objects - probes, usage.nbytes - probes * len(PROBE)
 
 
 def _ignore(**kwargs: Any) -> None:
