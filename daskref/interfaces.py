@@ -28,6 +28,13 @@ class ProxyType(type):
     ``type.__module__`` would return that descriptor.
     """
 
+    #: Proxies of this very class of which nothing is known, once there was one.
+    __daskref_unknown__: type | None
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
+        super().__init__(name, bases, body)
+        cls.__daskref_unknown__ = None
+
     @property
     def __module__(cls) -> str:  # type: ignore[override]
         module = cls.__dict__["__module__"]

@@ -38,7 +38,7 @@ import copy
 import sys
 import uuid
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
@@ -96,14 +96,12 @@ class Proxy(Slots[T]):
 
     __slots__ = ()
 
-    def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
-        """Make a proxy without importing, fetching or calling anything."""
-        if not callable(factory):
-            raise TypeError(
-                f"Proxy() takes a callable without arguments that returns the target, "
-                f"not {type(factory).__name__}"
-            )
-        return cast("Proxy[T]", create(base_of(cls), factory))
+    if TYPE_CHECKING:
+
+        def __new__(cls, factory: Callable[[], T]) -> Proxy[T]: ...
+
+    else:
+        __new__ = create
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__daskref_target__, name)

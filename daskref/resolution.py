@@ -7,12 +7,13 @@ Dask and debuggers ask of any object; after, it forwards, with no check left in 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from types import FrameType, FunctionType, GenericAlias, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from daskref.answers import ANSWERED
 from daskref.exceptions import ResolveError
 from daskref.interfaces import (
     COMMON,
@@ -26,8 +27,16 @@ from daskref.interfaces import (
     interface_of,
 )
 from daskref.reference import Metadata
+from daskref.turns import end_turn, take_turn, try_turn
 
 T = TypeVar("T")
+
+
+def _metadata(proxy: Any) -> Metadata | None:
+    """Return what is known of the target, if its factory says."""
+    metadata = getattr(proxy.__daskref_factory__, "metadata", None)
+    return metadata if isinstance(metadata, Metadata) else None
+
 
 if TYPE_CHECKING:
 
@@ -36,8 +45,6 @@ if TYPE_CHECKING:
 
         __daskref_factory__: Callable[[], T]
         __daskref_metadata__: Metadata | None
-        __daskref_lock__: threading.RLock
-        __daskref_busy__: bool
         __daskref_target__: T
 
 else:
@@ -49,13 +56,11 @@ else:
         {
             **COMMON,
             "__class_getitem__": classmethod(GenericAlias),
+            "__daskref_metadata__": property(_metadata),
             "__doc__": "The fields of a proxy, and the methods that every object has.",
             "__module__": __name__,
             "__slots__": (
-                "__daskref_busy__",
                 "__daskref_factory__",
-                "__daskref_lock__",
-                "__daskref_metadata__",
                 "__daskref_target__",
                 "__weakref__",
             ),
@@ -66,44 +71,46 @@ else:
 # A proxy's own __setattr__ sets attributes of the target.
 _fields = vars(Slots)
 _set_factory = _fields["__daskref_factory__"].__set__
-_set_metadata = _fields["__daskref_metadata__"].__set__
-_set_lock = _fields["__daskref_lock__"].__set__
-_set_busy = _fields["__daskref_busy__"].__set__
 _set_target = _fields["__daskref_target__"].__set__
 _get_target = _fields["__daskref_target__"].__get__
 _set_class = vars(object)["__class__"].__set__
+_new = object.__new__
 
 
-def create(base: type, factory: Callable[[], Any]) -> Any:
+def create(cls: Any, factory: Callable[[], Any]) -> Any:
     """Return a new unresolved proxy, without importing, fetching or calling anything.
 
     Parameters
     ----------
-    base
+    cls
         The class that the user named.
     factory
         ``() -> target``.
+
+    Raises
+    ------
+    TypeError
+        If the factory cannot be called.
     """
+    if not callable(factory):
+        raise TypeError(
+            f"Proxy() takes a callable without arguments that returns the target, "
+            f"not {type(factory).__name__}"
+        )
     metadata = getattr(factory, "metadata", None)
-    if isinstance(metadata, Metadata):
-        interface = _foreseen(metadata)
+    if metadata is None or not isinstance(metadata, Metadata):
+        made = cls.__daskref_unknown__ or _unknown_class(cls)
     else:
-        metadata, interface = None, GENERIC
-    proxy: Any = object.__new__(_class(base, interface, False))
+        made = _foreseen_class(cls, metadata)
+    proxy: Any = _new(made)
     _set_factory(proxy, factory)
-    _set_metadata(proxy, metadata)
-    _set_lock(proxy, threading.RLock())
-    _set_busy(proxy, False)
     return proxy
 
 
 def has_target(proxy: Any) -> bool:
     """Return whether a proxy is resolved."""
-    try:
-        _get_target(proxy)
-    except AttributeError:
-        return False
-    return True
+    resolved: bool = type(proxy).__daskref_resolved__
+    return resolved
 
 
 def base_of(cls: type) -> Any:
@@ -113,15 +120,14 @@ def base_of(cls: type) -> Any:
 
 def _fetch(proxy: Any) -> Any:
     """Return the target; call the factory if nobody has."""
-    with proxy.__daskref_lock__:
-        if has_target(proxy):
+    key = id(proxy)
+    if not take_turn(key):
+        raise ResolveError(
+            _describe(proxy), "its factory uses the very proxy that it is to resolve"
+        )
+    try:
+        if type(proxy).__daskref_resolved__:
             return _get_target(proxy)
-        if proxy.__daskref_busy__:
-            raise ResolveError(
-                _describe(proxy),
-                "its factory uses the very proxy that it is to resolve",
-            )
-        _set_busy(proxy, True)
         try:
             target = bare(proxy.__daskref_factory__())
         except ResolveError:
@@ -132,13 +138,19 @@ def _fetch(proxy: Any) -> Any:
                 f"its factory raised {type(exc).__name__}: {exc}. The next use tries "
                 "again",
             ) from exc
-        finally:
-            _set_busy(proxy, False)
         return _settle(proxy, target)
+    finally:
+        end_turn(key)
 
 
 def _settle(proxy: Any, target: Any) -> Any:
-    made = _class(base_of(type(proxy)), interface_of(type(target)), True)
+    cls = type(proxy)
+    if cls.__daskref_resolved__:  # its factory gave it a target
+        return _get_target(proxy)
+    try:
+        made = _resolved_class(cls, type(target))
+    except TypeError:  # the target's class does not hash
+        made = _resolved_class.__wrapped__(cls, type(target))
     # A thread that sees the new class must find the target: this order.
     _set_target(proxy, target)
     _set_class(proxy, made)
@@ -147,9 +159,13 @@ def _settle(proxy: Any, target: Any) -> Any:
 
 def give(proxy: Any, target: Any) -> None:
     """Make a target at hand that of a proxy, unless it has one."""
-    with proxy.__daskref_lock__:
-        if not has_target(proxy):
-            _settle(proxy, bare(target))
+    key = id(proxy)
+    taken = take_turn(key)  # or its factory gives it
+    try:
+        _settle(proxy, bare(target))
+    finally:
+        if taken:
+            end_turn(key)
 
 
 def _describe(proxy: Any) -> str:
@@ -192,9 +208,8 @@ def _walked() -> bool:
     return False
 
 
-@lru_cache(maxsize=256)
-def _find_interface(type_name: str) -> Interface:
-    """Return the interface of a type whose module is imported, by the type's name."""
+def _find_type(type_name: str) -> type:
+    """Return a type whose module is imported, by the type's name."""
     parts = type_name.split(".")
     for i in range(len(parts) - 1, 0, -1):
         module = sys.modules.get(".".join(parts[:i]))
@@ -204,23 +219,43 @@ def _find_interface(type_name: str) -> Interface:
         for part in parts[i:]:
             found = vars(found)[part]  # getattr() might import
         if f"{found.__module__}.{found.__qualname__}" == type_name:
-            return interface_of(found)
+            cls: type = found
+            return cls
         break
     raise LookupError(type_name)
 
 
-def _foreseen(metadata: Metadata) -> Interface:
-    """Return the interface that a target will have, if it is known by now."""
+def _unknown_class(cls: Any) -> type:
+    """Return the class of proxies of which nothing is known."""
+    base = base_of(cls)
+    base.__daskref_unknown__ = _class(base, GENERIC, False)
+    return base.__daskref_unknown__
+
+
+@lru_cache(maxsize=512)
+def _imported_class(cls: type, type_name: str) -> type:
+    """Return the class of unresolved proxies of a type whose module is imported."""
+    return _class(base_of(cls), interface_of(_find_type(type_name)), False)
+
+
+@lru_cache(maxsize=512)
+def _resolved_class(cls: type, target_type: type) -> type:
+    """Return the class of resolved proxies of a type."""
+    return _class(base_of(cls), interface_of(target_type), True)
+
+
+def _foreseen_class(cls: type, metadata: Metadata) -> type:
+    """Return the class that fits what is known by now."""
     try:
-        return _find_interface(metadata.type_name)
+        return _imported_class(cls, metadata.type_name)
     except Exception:  # not imported, or a local class
         if not metadata.type_name.startswith("builtins."):
-            return GENERIC
+            return _unknown_class(cls)
     try:
         # Functions, iterators and the like say that they are from there, and are not.
-        return interface_of(metadata.type())
+        return _class(base_of(cls), interface_of(metadata.type()), False)
     except Exception:
-        return GENERIC
+        return _unknown_class(cls)
 
 
 def _known_type(proxy: Any) -> type | None:
@@ -232,18 +267,22 @@ def _known_type(proxy: Any) -> type | None:
         cls: type = metadata.type()
     except Exception:  # this process lacks the module: so would resolving, with a word
         return None
-    lock = proxy.__daskref_lock__
-    # Now a better class is known than Proxy() may have had. If the lock is held,
-    # somebody resolves, which sets the final class.
-    if lock.acquire(blocking=False):
+    if not type(proxy).__daskref_foreseen__:
+        _foresee(proxy, cls)
+    return cls
+
+
+def _foresee(proxy: Any, cls: type) -> None:
+    """Give a proxy the class that its target's type, known by now, asks for."""
+    key = id(proxy)
+    # If it is somebody's turn, that one resolves, which sets the final class.
+    if try_turn(key):
         try:
             if not has_target(proxy):
                 made = _class(base_of(type(proxy)), interface_of(cls), False)
-                if type(proxy) is not made:
-                    _set_class(proxy, made)
+                _set_class(proxy, made)
         finally:
-            lock.release()
-    return cls
+            end_turn(key)
 
 
 #: What ``iscoroutinefunction`` of inspect and asyncio ask of any object.
@@ -264,10 +303,13 @@ def _unresolved_class(self: Any) -> Any:
 
 
 def _unresolved_getattr(self: Any, name: str) -> Any:
-    if name == "__daskref_target__":  # the slot is empty: how every forwarder resolves
-        return _fetch(self)
-    metadata = self.__daskref_metadata__
-    if (name.startswith("__") and name.endswith("__")) or name in _COROUTINE_MARKS:
+    if name in ANSWERED:
+        metadata = self.__daskref_metadata__
+        if metadata is not None:
+            with suppress(LookupError):
+                return metadata.answer(name)
+    elif (name.startswith("__") and name.endswith("__")) or name in _COROUTINE_MARKS:
+        metadata = self.__daskref_metadata__
         if name.startswith("__dask"):
             raise AttributeError(name)
         if name == "__name__" and _walked():  # to make a key or a label
@@ -278,9 +320,7 @@ def _unresolved_getattr(self: Any, name: str) -> Any:
                 raise AttributeError(
                     f"{metadata.type_name!r} object has no attribute {name!r}"
                 )
-    elif name == "shape" and metadata is not None and metadata.shape is not None:
-        return metadata.shape
-    return getattr(_fetch(self), name)
+    return getattr(self.__daskref_target__, name)
 
 
 def _unresolved_hash(self: Any) -> int:
@@ -319,6 +359,8 @@ def _class(base: type, interface: Interface, resolved: bool) -> type:
         )
     else:
         body["__class__"] = property(_unresolved_class)
+        # In front of the empty slot: how every forwarder resolves.
+        body["__daskref_target__"] = property(_fetch)
         body["__getattr__"] = _unresolved_getattr
         body["__repr__"] = _describe
         if "__hash__" not in body:
@@ -332,6 +374,8 @@ def _class(base: type, interface: Interface, resolved: bool) -> type:
             **body,
             "__slots__": (),
             "__daskref_base__": base,
+            "__daskref_foreseen__": interface is not GENERIC,
+            "__daskref_resolved__": resolved,
             "__qualname__": base.__qualname__,
             "__module__": Told("__module__", base.__module__, resolved),
             "__doc__": Told("__doc__", base.__doc__, resolved),
