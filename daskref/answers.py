@@ -148,9 +148,10 @@ def _lasts(obj: Any, name: str, value: Any) -> bool:
     numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
     if name == "nbytes":
         # of other data types it depends on what the value's buffers were cut from
-        dtype = getattr(obj, "dtype", None)
-        known = numpy is not None and isinstance(dtype, numpy.dtype)
-        return known and value == dtype.itemsize * obj.size
+        dtype = obj.dtype
+        if numpy is None or not isinstance(dtype, numpy.dtype):
+            return False
+        return bool(value == dtype.itemsize * obj.size)
     if name in ("columns", "column_names"):
         if len(value) > MAX_COLUMNS:
             return False

@@ -98,7 +98,8 @@ class Proxy(Slots[T]):
 
     if TYPE_CHECKING:
 
-        def __new__(cls, factory: Callable[[], T]) -> Proxy[T]: ...
+        def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
+            """Make a proxy without importing, fetching or calling anything."""
 
     else:
         __new__ = create
@@ -126,10 +127,7 @@ class Proxy(Slots[T]):
         return own + sys.getsizeof(self.__daskref_target__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return base_of(type(self)), (self.__daskref_factory__,)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return self.__reduce__()
+        return self.__daskref_base__, (self.__daskref_factory__,)
 
     def __copy__(self) -> Any:
         if has_target(self):

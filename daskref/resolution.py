@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum, auto
 from functools import lru_cache
 from types import FrameType, FunctionType, GenericAlias, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     class Slots(Generic[T], metaclass=ProxyType):
         """The fields of a proxy, and the methods that every object has."""
 
+        __daskref_base__: type
         __daskref_factory__: Callable[[], T]
         __daskref_metadata__: Metadata | None
         __daskref_target__: T
@@ -77,6 +79,17 @@ _set_class = vars(object)["__class__"].__set__
 _new = object.__new__
 
 
+class State(Enum):
+    """What the class of a proxy goes by."""
+
+    #: Neither target nor metadata.
+    UNKNOWN = auto()
+    #: Metadata.
+    DESCRIBED = auto()
+    #: The target.
+    RESOLVED = auto()
+
+
 def create(cls: Any, factory: Callable[[], Any]) -> Any:
     """Return a new unresolved proxy, without importing, fetching or calling anything.
 
@@ -101,7 +114,7 @@ def create(cls: Any, factory: Callable[[], Any]) -> Any:
     if metadata is None or not isinstance(metadata, Metadata):
         made = cls.__daskref_unknown__ or _unknown_class(cls)
     else:
-        made = _foreseen_class(cls, metadata)
+        made = _described_class(cls, metadata)
     proxy: Any = _new(made)
     _set_factory(proxy, factory)
     return proxy
@@ -129,7 +142,9 @@ def _fetch(proxy: Any) -> Any:
         if type(proxy).__daskref_resolved__:
             return _get_target(proxy)
         try:
-            target = bare(proxy.__daskref_factory__())
+            target = proxy.__daskref_factory__()
+            if type(type(target)) is ProxyType:
+                target = target.__daskref_target__
         except ResolveError:
             raise
         except Exception as exc:
@@ -144,13 +159,14 @@ def _fetch(proxy: Any) -> Any:
 
 
 def _settle(proxy: Any, target: Any) -> Any:
-    cls = type(proxy)
+    cls: Any = type(proxy)
     if cls.__daskref_resolved__:  # its factory gave it a target
         return _get_target(proxy)
+    kind: Any = type(target)
     try:
-        made = _resolved_class(cls, type(target))
+        made = _resolved_class(cls, kind)
     except TypeError:  # the target's class does not hash
-        made = _resolved_class.__wrapped__(cls, type(target))
+        made = _resolved_class.__wrapped__(cls, kind)
     # A thread that sees the new class must find the target: this order.
     _set_target(proxy, target)
     _set_class(proxy, made)
@@ -228,43 +244,40 @@ def _find_type(type_name: str) -> type:
 def _unknown_class(cls: Any) -> type:
     """Return the class of proxies of which nothing is known."""
     base = base_of(cls)
-    base.__daskref_unknown__ = _class(base, GENERIC, False)
-    return base.__daskref_unknown__
+    made = base.__daskref_unknown__ = _class(base, GENERIC, State.UNKNOWN)
+    return made
 
 
 @lru_cache(maxsize=512)
 def _imported_class(cls: type, type_name: str) -> type:
     """Return the class of unresolved proxies of a type whose module is imported."""
-    return _class(base_of(cls), interface_of(_find_type(type_name)), False)
+    interface = interface_of(_find_type(type_name))
+    return _class(base_of(cls), interface, State.DESCRIBED)
+
+
+def _described_class(cls: type, metadata: Metadata) -> type:
+    """Return the class that fits what is known by now."""
+    try:
+        return _imported_class(cls, metadata.type_name)
+    except Exception:  # not imported, or a local class
+        interface = GENERIC
+    # Functions, iterators and the like say that they are from there, and are not.
+    if metadata.type_name.startswith("builtins."):
+        with suppress(Exception):
+            interface = interface_of(metadata.type())
+    return _class(base_of(cls), interface, State.DESCRIBED)
 
 
 @lru_cache(maxsize=512)
 def _resolved_class(cls: type, target_type: type) -> type:
     """Return the class of resolved proxies of a type."""
-    return _class(base_of(cls), interface_of(target_type), True)
-
-
-def _foreseen_class(cls: type, metadata: Metadata) -> type:
-    """Return the class that fits what is known by now."""
-    try:
-        return _imported_class(cls, metadata.type_name)
-    except Exception:  # not imported, or a local class
-        if not metadata.type_name.startswith("builtins."):
-            return _unknown_class(cls)
-    try:
-        # Functions, iterators and the like say that they are from there, and are not.
-        return _class(base_of(cls), interface_of(metadata.type()), False)
-    except Exception:
-        return _unknown_class(cls)
+    return _class(base_of(cls), interface_of(target_type), State.RESOLVED)
 
 
 def _known_type(proxy: Any) -> type | None:
     """Return the target's type by metadata; None if it cannot be told."""
-    metadata = proxy.__daskref_metadata__
-    if metadata is None:
-        return None
     try:
-        cls: type = metadata.type()
+        cls: type = proxy.__daskref_metadata__.type()
     except Exception:  # this process lacks the module: so would resolving, with a word
         return None
     if not type(proxy).__daskref_foreseen__:
@@ -279,7 +292,8 @@ def _foresee(proxy: Any, cls: type) -> None:
     if try_turn(key):
         try:
             if not has_target(proxy):
-                made = _class(base_of(type(proxy)), interface_of(cls), False)
+                base = base_of(type(proxy))
+                made = _class(base, interface_of(cls), State.DESCRIBED)
                 _set_class(proxy, made)
         finally:
             end_turn(key)
@@ -293,80 +307,89 @@ _NAMED = (type, FunctionType, ModuleType)
 # What classes of unresolved proxies have in place of the forwarding methods.
 
 
-def _unresolved_class(self: Any) -> Any:
-    if _walked():
-        return type(self)
-    if self.__daskref_metadata__ is None:
-        return self.__daskref_target__.__class__
+def _leaf_class_of(self: Any) -> Any:
+    return type(self) if _walked() else self.__daskref_target__.__class__
+
+
+def _described_class_of(self: Any) -> Any:
     # Rather a plain "no" to every isinstance() than an error in all sorts of code.
-    return _known_type(self) or type(self)
+    return type(self) if _walked() else _known_type(self) or type(self)
 
 
-def _unresolved_getattr(self: Any, name: str) -> Any:
-    if name in ANSWERED:
-        metadata = self.__daskref_metadata__
-        if metadata is not None:
-            with suppress(LookupError):
-                return metadata.answer(name)
-    elif (name.startswith("__") and name.endswith("__")) or name in _COROUTINE_MARKS:
-        metadata = self.__daskref_metadata__
+def _unknown_getattr(self: Any, name: str) -> Any:
+    if name[:2] == "__" and name[-2:] == "__":
         if name.startswith("__dask"):
             raise AttributeError(name)
         if name == "__name__" and _walked():  # to make a key or a label
-            return "proxy" if metadata is None else metadata.type_name.split(".")[-1]
-        if metadata is not None:
-            cls = _known_type(self)
-            if not (cls is None or defines(cls, name) or issubclass(cls, _NAMED)):
-                raise AttributeError(
-                    f"{metadata.type_name!r} object has no attribute {name!r}"
-                )
+            return "proxy"
     return getattr(self.__daskref_target__, name)
 
 
-def _unresolved_hash(self: Any) -> int:
+def _described_getattr(self: Any, name: str) -> Any:
     metadata = self.__daskref_metadata__
-    if metadata is not None:
-        cached: int | None = metadata.cached_hash()
-        if cached is not None:
-            return cached
-        if not metadata.hashable:
-            raise TypeError(f"unhashable type: {metadata.type_name!r}")
+    if name in ANSWERED:
+        with suppress(LookupError):
+            return metadata.answer(name)
+    elif (name.startswith("__") and name.endswith("__")) or name in _COROUTINE_MARKS:
+        if name.startswith("__dask"):
+            raise AttributeError(name)
+        if name == "__name__" and _walked():
+            return metadata.type_name.split(".")[-1]
+        cls = _known_type(self)
+        if not (cls is None or defines(cls, name) or issubclass(cls, _NAMED)):
+            raise AttributeError(
+                f"{metadata.type_name!r} object has no attribute {name!r}"
+            )
+    return getattr(self.__daskref_target__, name)
+
+
+def _unknown_hash(self: Any) -> int:
     if _walked():  # looking for it among keys, where it is not
         return object.__hash__(self)
     return hash(self.__daskref_target__)
 
 
-def _unresolved_len(self: Any) -> int:
+def _described_hash(self: Any) -> int:
     metadata = self.__daskref_metadata__
-    if metadata is not None and metadata.length is not None:
-        return int(metadata.length)
-    return len(self.__daskref_target__)
+    cached: int | None = metadata.cached_hash()
+    if cached is not None:
+        return cached
+    if not metadata.hashable:
+        raise TypeError(f"unhashable type: {metadata.type_name!r}")
+    if _walked():
+        return object.__hash__(self)
+    return hash(self.__daskref_target__)
 
 
-def _walked_class(self: Any) -> Any:
-    return type(self) if _walked() else self.__daskref_target__.__class__
+def _described_len(self: Any) -> int:
+    length: int | None = self.__daskref_metadata__.length
+    return len(self.__daskref_target__) if length is None else length
+
+
+def _class_of(self: Any) -> Any:
+    return self.__daskref_target__.__class__
 
 
 @lru_cache(maxsize=512)
-def _class(base: type, interface: Interface, resolved: bool) -> type:
+def _class(base: type, interface: Interface, state: State) -> type:
     """Return the class of proxies with an interface; one per interface and state."""
     body = forwarders(interface)
+    resolved = state is State.RESOLVED
     if resolved:
-        body["__class__"] = property(
-            _walked_class
-            if interface.walked
-            else lambda self: self.__daskref_target__.__class__
-        )
+        body["__class__"] = property(_leaf_class_of if interface.walked else _class_of)
     else:
-        body["__class__"] = property(_unresolved_class)
         # In front of the empty slot: how every forwarder resolves.
         body["__daskref_target__"] = property(_fetch)
-        body["__getattr__"] = _unresolved_getattr
         body["__repr__"] = _describe
+        described = state is State.DESCRIBED
+        body["__class__"] = property(
+            _described_class_of if described else _leaf_class_of
+        )
+        body["__getattr__"] = _described_getattr if described else _unknown_getattr
         if "__hash__" not in body:
-            body["__hash__"] = _unresolved_hash
-        if "__len__" in body:
-            body["__len__"] = _unresolved_len
+            body["__hash__"] = _described_hash if described else _unknown_hash
+        if "__len__" in body and described:
+            body["__len__"] = _described_len
     made = type(base)(
         base.__name__,
         (base,),
