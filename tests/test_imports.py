@@ -19,6 +19,7 @@ LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
     ["_version", "exceptions", "config", "metrics", "wire", "flights"],
     ["connectors"],
+    ["answers", "turns", "walkers"],
     ["codec", "carried", "foreign", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
     [
@@ -30,7 +31,8 @@ LAYERS = [
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
-    ["cli", "demo", "demo_cluster", "bench", "bench_connectors"],
+    ["bench", "bench_connectors", "bench_proxies"],
+    ["cli", "demo", "demo_cluster"],
 ]
 SHARED = {"exceptions"}
 #: These, and packages of these names, may import ``distributed``.
