@@ -224,14 +224,17 @@ class FileConnector(Connector):
         try:
             yield
         except OSError as exc:
-            advice = ""
-            if exc.errno in FULL:
-                advice = (
-                    ": it is full. Name a directory with more room in daskref.connector"
-                )
-            raise ConnectorError(
-                repr(self), f"{what} could not be written ({exc.strerror}){advice}"
-            ) from exc
+            raise self._not_written(what, exc) from exc
+
+    def _not_written(self, what: str, exc: OSError) -> ConnectorError:
+        advice = ""
+        if exc.errno in FULL:
+            advice = (
+                ": it is full. Name a directory with more room in daskref.connector"
+            )
+        return ConnectorError(
+            repr(self), f"{what} could not be written ({exc.strerror}){advice}"
+        )
 
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         """See :meth:`Connector.put_frames`."""
@@ -243,8 +246,10 @@ class FileConnector(Connector):
     ) -> int:
         views = [raw(frame) for frame in frames]
         nbytes = sum(view.nbytes for view in views)
-        with self._translated(f"an object of {nbytes} B"):
+        try:
             self._own.put(name, views, publish=publish)
+        except OSError as exc:
+            raise self._not_written(f"an object of {nbytes} B", exc) from exc
         return nbytes
 
     def new_key(self, obj: Buffer | None = None) -> Key:

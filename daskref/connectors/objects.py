@@ -107,7 +107,7 @@ class ObjectDirectory:
 
     def at(self, name: str) -> str:
         """Return the path of a file in the directory."""
-        return os.path.join(self.path, name)
+        return f"{self.path}/{name}"
 
     # Writing.
 
