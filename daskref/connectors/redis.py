@@ -167,6 +167,7 @@ class RedisConnector(Connector):
         except BaseException:
             self._wires.close()
             raise
+        self._place.remember()
         self._closed = False
         self._finalizer = weakref.finalize(self, self._session.leave)
 

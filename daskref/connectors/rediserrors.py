@@ -28,14 +28,14 @@ _CLUSTER = Advice(
 )
 _UNREACHED = Advice(
     True,
-    "the server cannot be reached ({}). Start `redis-server` there, or correct host "
-    "and port in the connector's URL",
+    "the server cannot be reached ({}). Start `redis-server` there, or correct the "
+    "connector's URL: host, port, and rediss:// in place of redis:// for TLS",
 )
 _SLOW = Advice(
     True,
     "the server did not answer in time ({}). It is stopped or overloaded, or something "
-    "on the way drops the packets; if it is just slow, raise the options `timeout` and "
-    "`connect_timeout`",
+    "on the way drops the packets, or it has no TLS and was asked for it; if it is "
+    "just slow, raise the options `timeout` and `connect_timeout`",
 )
 _REFUSED = Advice(False, "the server refused a command ({})")
 _AUTHENTICATION = Advice(
@@ -47,7 +47,7 @@ _PERMISSION = Advice(
     True,
     "the user lacks a permission ({}). It needs the keys of the connector's prefix and "
     "the commands that the documentation lists: `ACL SETUSER name ~daskref:* +@read "
-    "+@write +@scripting +@connection`",
+    "+@write +@scripting +@connection +time`",
 )
 _STRANGE = Advice(
     True,
@@ -62,52 +62,63 @@ _TLS = Advice(
 )
 _INTERNAL = Advice(False, "the driver failed ({}), which is an error of daskref")
 
-#: Every exception of the driver -> what it means to us.
-ADVICE: dict[type[BaseException], Advice] = {
-    driver.RedisError: _REFUSED,
-    driver.ConnectionError: _UNREACHED,
-    driver.MaxConnectionsError: _UNREACHED,
-    driver.TimeoutError: _SLOW,
-    driver.AuthenticationError: _AUTHENTICATION,
-    driver.AuthenticationWrongNumberOfArgsError: _AUTHENTICATION,
-    driver.AuthorizationError: _AUTHENTICATION,
-    driver.ExternalAuthProviderError: _AUTHENTICATION,
-    driver.NoPermissionError: _PERMISSION,
-    driver.InvalidResponse: _STRANGE,
-    driver.ResponseError: _REFUSED,
-    driver.BusyLoadingError: Advice(
+#: Every exception of the driver, by name (older ones lack some) -> what it means.
+_NAMED = {
+    "RedisError": _REFUSED,
+    "ConnectionError": _UNREACHED,
+    "MaxConnectionsError": _UNREACHED,
+    "TimeoutError": _SLOW,
+    "AuthenticationError": _AUTHENTICATION,
+    "AuthenticationWrongNumberOfArgsError": _AUTHENTICATION,
+    "AuthorizationError": _AUTHENTICATION,
+    "ExternalAuthProviderError": _AUTHENTICATION,
+    "NoPermissionError": _PERMISSION,
+    "InvalidResponse": _STRANGE,
+    "ResponseError": _REFUSED,
+    "BusyLoadingError": Advice(
         True, "the server is still loading its data ({}). Try again later"
     ),
-    driver.OutOfMemoryError: Advice(
+    "OutOfMemoryError": Advice(
         False,
         "the server is full ({}). Raise its `maxmemory`, or name a server with more "
         "room in daskref.connector",
     ),
-    driver.ReadOnlyError: Advice(
+    "ReadOnlyError": Advice(
         True, "the server is a replica that only reads ({}). Name the primary"
     ),
-    driver.ClusterError: _CLUSTER,
-    driver.ClusterDownError: _CLUSTER,
-    driver.ClusterCrossSlotError: _CLUSTER,
-    driver.RedisClusterException: _CLUSTER,
-    driver.SlotNotCoveredError: _CLUSTER,
-    driver.CrossSlotTransactionError: _CLUSTER,
-    driver.AskError: _CLUSTER,
-    driver.MovedError: _CLUSTER,
-    driver.TryAgainError: _CLUSTER,
-    driver.MasterDownError: Advice(
+    "ClusterError": _CLUSTER,
+    "ClusterDownError": _CLUSTER,
+    "ClusterCrossSlotError": _CLUSTER,
+    "RedisClusterException": _CLUSTER,
+    "SlotNotCoveredError": _CLUSTER,
+    "CrossSlotTransactionError": _CLUSTER,
+    "AskError": _CLUSTER,
+    "MovedError": _CLUSTER,
+    "TryAgainError": _CLUSTER,
+    "MasterDownError": Advice(
         True, "the server is a replica and has lost its primary ({}). Name the primary"
     ),
-    driver.ModuleError: _REFUSED,
-    driver.DataError: _INTERNAL,
-    driver.PubSubError: _INTERNAL,
-    driver.WatchError: _INTERNAL,
-    driver.NoScriptError: _INTERNAL,
-    driver.ExecAbortError: _INTERNAL,
-    driver.LockError: _INTERNAL,
-    driver.LockNotOwnedError: _INTERNAL,
-    driver.ChildDeadlockedError: _INTERNAL,
-    driver.InvalidPipelineStack: _INTERNAL,
+    "ModuleError": _REFUSED,
+    "DataError": _INTERNAL,
+    "PubSubError": _INTERNAL,
+    "WatchError": _INTERNAL,
+    "NoScriptError": _INTERNAL,
+    "ExecAbortError": _INTERNAL,
+    "LockError": _INTERNAL,
+    "LockNotOwnedError": _INTERNAL,
+    "ChildDeadlockedError": _INTERNAL,
+    "InvalidPipelineStack": _INTERNAL,
+    "NoSuchFieldsetError": _REFUSED,
+    "IncorrectPolicyType": _INTERNAL,
+}
+
+#: Class of an error -> what it means.
+ADVICE: dict[type[BaseException], Advice] = {
+    **{
+        getattr(driver, name): advice
+        for name, advice in _NAMED.items()
+        if hasattr(driver, name)
+    },
     # not the driver's: of the sockets that we read ourselves
     ssl.SSLError: _TLS,
     TimeoutError: _SLOW,
@@ -162,6 +173,8 @@ class Refusal(Exception):
     def kind(self) -> type[BaseException]:
         """The driver's class for it."""
         # a script's error begins with ERR in some versions, and names the code later
+        if "user executing the script can't" in self.text:
+            return driver.NoPermissionError
         for word in self.text.replace(":", " ").replace("-", " ").split()[:12]:
             if word in CODES:
                 return CODES[word]

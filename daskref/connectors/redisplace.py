@@ -85,9 +85,8 @@ class Place:
 
     def _log_in(self, username: str, password: str) -> None:
         told = {"username": username, "password": password}
-        told = {name: value for name, value in told.items() if value}
-        remember(self.url, told)
-        known = told or recall(self.url)
+        self._told = {name: value for name, value in told.items() if value}
+        known = self._told or recall(self.url)
         if not known:
             known = {
                 name: value
@@ -95,6 +94,10 @@ class Place:
                 if (value := _from_environment(name.upper())) is not None
             }
         self._username, self._password = known.get("username"), known.get("password")
+
+    def remember(self) -> None:
+        """Keep user and password, which have proved right, for this process."""
+        remember(self.url, self._told)
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """Return user and password by place; see :meth:`Connector.secrets`."""
@@ -147,4 +150,4 @@ def _tls(options: Mapping[str, str | None]) -> dict[str, str]:
 
 def without_query(url: SplitResult) -> str:
     """Return a URL without its options, which the registry has read."""
-    return url._replace(query="", fragment="").geturl()
+    return f"{url.scheme}://{url.netloc}{url.path}"

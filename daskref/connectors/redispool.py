@@ -85,10 +85,11 @@ class Wires:
             raise ConnectorUnavailableError(self.name, self._last_error)
         begin, attempt = time.monotonic(), 0
         while True:
-            wire, fresh = self._take(), False
+            wire = self._take()
+            fresh = wire is None
             try:
                 if wire is None:
-                    fresh, wire = True, Wire(self._make(), self._timeout)
+                    wire = Wire(self._make(), self._timeout)
                 result = work(wire)
             except Refusal as exc:
                 self._give(wire)

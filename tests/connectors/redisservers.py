@@ -59,6 +59,11 @@ class RedisServer:
         return f"redis{'s' if self.tls else ''}://127.0.0.1:{self.port}/0"
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """For a connector."""
+        return {"url": self.url, **({"ssl_ca_certs": self.tls.ca} if self.tls else {})}
+
+    @property
     def unix(self) -> str:
         return f"unix://{self.directory}/socket"
 
@@ -125,7 +130,7 @@ class RedisServer:
         ) as client:
             return client.execute_command(*command)
 
-    def keys(self) -> set[str]:
+    def names(self) -> set[str]:
         return set(self.ask("KEYS", "*"))
 
     def log(self) -> str:
@@ -147,7 +152,8 @@ class RedisServer:
         try:
             yield
         finally:
-            os.kill(self.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
         self.kill()
