@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from daskref.connectors.base import Connector as Connector
 from daskref.connectors.base import DeferrableConnector as DeferrableConnector
 from daskref.connectors.base import Usage as Usage
@@ -16,6 +19,10 @@ from daskref.connectors.registry import open_connector as open_connector
 from daskref.connectors.shm import SharedMemoryConnector as SharedMemoryConnector
 from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
 
+if TYPE_CHECKING:
+    from daskref.connectors.redis import RedisConnector as RedisConnector
+    from daskref.connectors.redisobjects import RedisKey as RedisKey
+
 __all__ = [
     "Connector",
     "DeferrableConnector",
@@ -26,8 +33,22 @@ __all__ = [
     "MultiConnector",
     "MultiKey",
     "Policy",
+    "RedisConnector",
+    "RedisKey",
     "SharedMemoryConnector",
     "SharedMemoryKey",
     "Usage",
     "open_connector",
 ]
+
+#: Names whose modules need a driver, imported when they are first asked for.
+_LAZY = {
+    "RedisConnector": "daskref.connectors.redis",
+    "RedisKey": "daskref.connectors.redisobjects",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

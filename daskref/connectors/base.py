@@ -48,6 +48,9 @@ class Connector(ABC):
     #: URL scheme under which the registry knows the class (``"shm"`` for ``shm://``).
     scheme: ClassVar[str]
 
+    #: Further schemes of the class.
+    aliases: ClassVar[tuple[str, ...]] = ()
+
     #: Whether :meth:`put_frames` takes what is known of the object as keywords:
     #: ``type_name`` (``"numpy.ndarray"``), and what the user gave to ``Store.put``.
     #: For a batch, ``type_name`` is a list with one name per object.

