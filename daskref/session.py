@@ -183,7 +183,10 @@ class Session:
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
         """Return a new reference to what came out of the store; see Store. Blocks."""
-        return None if self.store is None else self.store.relink(obj, token)
+        try:
+            return None if self.store is None else self.store.relink(obj, token)
+        except ConnectorError:
+            return None  # the put that comes instead says what is wrong
 
     def keep(self, obj: Any, call_soon: Callable[..., Any]) -> None:
         """Keep in the store what an object came from, while it lives. Blocks.
@@ -196,7 +199,8 @@ class Session:
             ``(callable, *args)``: run it on an event loop. Thread-safe, takes no locks.
         """
         if self.store is not None:
-            self.store.keep(obj, functools.partial(call_soon, self._evict_soon))
+            with suppress(ConnectorError):  # it is put again if it is asked for
+                self.store.keep(obj, functools.partial(call_soon, self._evict_soon))
 
     def _evict_soon(self, key: Key) -> None:
         if self.store is not None:
@@ -217,7 +221,11 @@ class Session:
             return obj
         if reference is None or self.store is None:
             return obj
-        self.lease(reference)
+        try:
+            self.lease(reference)
+        except ConnectorError as exc:
+            self._failed(exc)
+            return obj
         return Proxy(StoreFactory(reference, transparent=True, once=True))
 
     async def run(self, func: Callable[..., T], *args: Any) -> T:

@@ -205,6 +205,32 @@ class TestPut:
         finally:
             session.leave()
 
+    @pytest.mark.parametrize("method", ["get", "link"])
+    def test_a_store_that_fails_to_link_is_put_to(
+        self, session: Session, monkeypatch: Any, method: str
+    ) -> None:
+        reference = session.put(LARGE)
+        found = session.store.get_reference(reference)  # type: ignore[union-attr,arg-type]
+
+        def fail(self: Any, key: Any) -> Any:
+            raise ConnectorError("<local>", "it is away")
+
+        connector = session.store.connector  # type: ignore[union-attr]
+        monkeypatch.setattr(LocalConnector, method, fail)
+        if method == "link":
+            monkeypatch.setattr(connector, "link", fail.__get__(connector))
+            monkeypatch.setattr(session.store._origins, "_link", connector.link)  # type: ignore[union-attr]
+        assert session.relink(found) is None
+        session.keep(found, lambda *args: None)
+
+    def test_a_lease_that_fails(self, session: Session, monkeypatch: Any) -> None:
+        def fail(self: Any, key: Any, seconds: float) -> Any:
+            raise ConnectorError("<local>", "it is away")
+
+        monkeypatch.setattr(LocalConnector, "renew", fail)
+        assert session.put_once(LARGE) is LARGE
+        assert session.counters.snapshot()["fallbacks"] == 1
+
 
 class TestPutOnce:
     def test_one_reader(self, session: Session) -> None:
