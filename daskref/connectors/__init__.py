@@ -6,6 +6,8 @@ from daskref.connectors.base import Connector as Connector
 from daskref.connectors.base import Usage as Usage
 from daskref.connectors.file import FileConnector as FileConnector
 from daskref.connectors.file import FileKey as FileKey
+from daskref.connectors.fsspec import FsspecConnector as FsspecConnector
+from daskref.connectors.fsspec import FsspecKey as FsspecKey
 from daskref.connectors.local import LocalConnector as LocalConnector
 from daskref.connectors.local import LocalKey as LocalKey
 from daskref.connectors.registry import open_connector as open_connector
@@ -16,6 +18,8 @@ __all__ = [
     "Connector",
     "FileConnector",
     "FileKey",
+    "FsspecConnector",
+    "FsspecKey",
     "LocalConnector",
     "LocalKey",
     "SharedMemoryConnector",

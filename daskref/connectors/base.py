@@ -48,6 +48,9 @@ class Connector(ABC):
     #: URL scheme under which the registry knows the class (``"shm"`` for ``shm://``).
     scheme: ClassVar[str]
 
+    #: All schemes of a class that has several; :attr:`scheme` is one of them.
+    schemes: ClassVar[tuple[str, ...]] = ()
+
     #: Whether :meth:`put_frames` takes what is known of the object as keywords:
     #: ``type_name`` (``"numpy.ndarray"``), and what the user gave to ``Store.put``.
     takes_hints: ClassVar[bool] = False

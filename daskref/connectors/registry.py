@@ -18,6 +18,11 @@ _SETTING = "daskref.connector"
 #: Scheme -> ``"module:Class"``, imported when it is first asked for.
 SCHEMES = {
     "file": "daskref.connectors.file:FileConnector",
+    **dict.fromkeys(
+        # and `fsspec+<protocol>` for any other of fsspec's
+        ("abfs", "az", "fsspec", "gcs", "gs", "memory", "s3"),
+        "daskref.connectors.fsspec:FsspecConnector",
+    ),
     "local": "daskref.connectors.local:LocalConnector",
     "shm": "daskref.connectors.shm:SharedMemoryConnector",
 }
@@ -95,11 +100,12 @@ def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
     except ValueError as exc:
         raise ConfigError(_SETTING, spec, f"a URL, {_schemes()}") from exc
     scheme, colon, _ = spec.partition("://")
-    if url.scheme not in SCHEMES or not colon:
+    name = "fsspec" if url.scheme.startswith("fsspec+") else url.scheme
+    if name not in SCHEMES or not colon:
         near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1)
         hint = f" (did you mean {near[0]}://?)" if near else ""
         raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
-    cls = load_scheme(url.scheme)
+    cls = load_scheme(name)
     return cls, {**_from_location(cls, spec, url), **dict(query)}
 
 

@@ -15,20 +15,36 @@ from tests.connectors.processes import Child
 #: Arguments for a store of the test's own, by scheme; none needed by default.
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "file": lambda path: {"store_dir": path / "shared"},
+    "fsspec": lambda path: {"url": f"fsspec+file://{path}/shared"},
+    "memory": lambda path: {"url": f"memory:/{path}"},
     "shm": lambda path: {"spill_directory": path},
 }
 #: Rules that a connector cannot keep, by scheme.
-RELAXED = {"local": {"processes"}}
+RELAXED = {"local": {"processes"}, "memory": {"processes"}}
+#: Schemes of classes that have others too, for servers that the tests do not have.
+ALIASES = {"abfs", "az", "gcs", "gs"}
+#: Schemes with a server between.
+SLOW = {"s3"}
 
 
-@pytest.fixture(params=sorted(registered()))
+@pytest.fixture(
+    params=[
+        pytest.param(scheme, marks=pytest.mark.slow) if scheme in SLOW else scheme
+        for scheme in sorted(registered().keys() - ALIASES)
+    ]
+)
 def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def make(scheme: str, tmp_path: Path) -> Callable[[], Connector]:
-    arguments = ARGUMENTS.get(scheme, lambda path: {})(tmp_path)
+def make(
+    scheme: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Callable[[], Connector]:
+    if scheme == "s3":
+        arguments = request.getfixturevalue("s3").place()
+    else:
+        arguments = ARGUMENTS.get(scheme, lambda path: {})(tmp_path)
     spec = {
         "class": registered()[scheme].__module__ + ":" + registered()[scheme].__name__
     }
