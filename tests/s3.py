@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
-from tests.parts import require_module
 from tests.utils import start
 
 #: What makes botocore look nowhere but at the server: dummy credentials, no metadata.
@@ -28,8 +27,6 @@ class Server:
     """A server process; requests of its own go past what is tested."""
 
     def __init__(self, **env: str) -> None:
-        require_module("moto.server")
-        require_module("s3fs")
         command = (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0")
         self._process = start(
             *command, pattern=r"Running on (http://\S+)", env={**ENVIRONMENT, **env}

@@ -35,7 +35,7 @@ KNOW_DISTRIBUTED = {
     *["cli", "demo", "demo_cluster", "bench"],
 }
 #: Drivers: connector -> the one that it may import.
-DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec"}
+DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec", "opening": "fsspec"}
 #: Never needed to import daskref; only by programs that bring their own data.
 HEAVY = {"numpy", "pandas", "pyarrow", "polars", "bokeh"}
 BRINGS_DATA = {"flights", "demo", "bench"}

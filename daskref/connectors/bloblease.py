@@ -9,7 +9,7 @@ import time
 from functools import cache
 
 from daskref.connectors.base import Usage
-from daskref.connectors.blobs import Blobs
+from daskref.connectors.blobs import PART, Blobs
 from daskref.connectors.blobsession import CLAIM, LEASE, NAME, BlobSession, timestamp
 
 
@@ -70,6 +70,10 @@ def sweep(
         ]
         left = [name for name in beside if name not in sizes and _old(name, grace, now)]
         blobs.delete([session.at(before + name) for name in left])
+    for part in filter(PART.match, sizes):
+        name = PART.sub("", part)
+        if NAME.fullmatch(name) and is_gone(name[:8]):
+            blobs.delete([session.at(part)])
     blobs.delete([session.at(n) for name in swept for n in (name, LEASE + name)])
     return [(name, sizes[name]) for name in swept]
 

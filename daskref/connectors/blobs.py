@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+
+#: What stands before the name of an object while it is written, where a store shows
+#: it too early.
+PART = re.compile(r"^\.w-[0-9a-f]{8}-")
+
+
+def part_name(name: str) -> str:
+    """Return a hidden name; each who writes the object has one of its own."""
+    return f".w-{secrets.token_hex(4)}-{name}"
 
 
 class Blobs(ABC):

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from daskref.connectors.blobs import Blobs
+from daskref.connectors.blobs import PART, Blobs
 from daskref.connectors.forks import forget_in_child
 from daskref.connectors.liveness import has_ended, this_process
 from daskref.exceptions import ConnectorUnavailableError
@@ -29,8 +29,8 @@ SESSION = re.compile("daskref-[0-9a-f]{16}")
 #: was put, 16 digits of its own, 8 of this copy of it.
 NAME = re.compile("[0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{8}")
 PRESENCE = re.compile("p-([0-9a-f]{8})")
-#: What stands before an object's name: of its lease, its claim, a part of it.
-LEASE, CLAIM, PART = "l-", "c-", ".w-"
+#: What stands before an object's name: of its lease, and its claim.
+LEASE, CLAIM = "l-", "c-"
 IDENTITY, PROBE = "identity", "probe"
 #: How often within a lease a participant writes that it lives.
 _RENEWALS = 3
@@ -55,9 +55,7 @@ def timestamp(seconds: float) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    bare = name
-    for before in (LEASE, CLAIM, PART):
-        bare = bare.removeprefix(before)
+    bare = PART.sub("", name).removeprefix(LEASE).removeprefix(CLAIM)
     return bool(
         bare in (IDENTITY, PROBE) or PRESENCE.fullmatch(bare) or NAME.fullmatch(bare)
     )

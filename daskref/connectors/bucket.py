@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from daskref.connectors.blobs import Blobs, pieces
 from daskref.connectors.forks import forget_in_child
+from daskref.connectors.storefaults import NO_BUCKET, code
 from daskref.exceptions import WireError
 
 T = TypeVar("T")
@@ -211,7 +212,9 @@ class Bucket(Blobs):
         starts = range(0, nbytes, self._part_nbytes)
         try:
             await gather(read(s, min(s + self._part_nbytes, nbytes)) for s in starts)
-        except FileNotFoundError:
+        except FileNotFoundError as exc:
+            if code(exc) == NO_BUCKET:
+                raise
             return None
         except OSError:
             # A range outside of the object is an error of its own with each store.

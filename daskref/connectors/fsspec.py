@@ -13,22 +13,16 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
-from inspect import signature
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult
 
-from daskref.connectors import bloblease, storageoptions
+from daskref.connectors import bloblease, opening, storageoptions
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.blobs import Blobs
 from daskref.connectors.blobsession import CLAIM, LEASE, NAME, BlobSession, new_name
-from daskref.connectors.bucket import Bucket
 from daskref.connectors.credentials import recall, remember
 from daskref.connectors.memory import raw
-from daskref.connectors.s3 import LEAST_PART, S3Bucket
-from daskref.connectors.sizes import parse_size
 from daskref.connectors.storefaults import translate
-from daskref.connectors.tree import Tree
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,
@@ -37,15 +31,8 @@ from daskref.exceptions import (
     WireError,
 )
 
-_SETTING = "daskref.connector"
 #: Size in the key of an object that is yet to come.
 _UNKNOWN = -1
-#: What brings the driver of a protocol.
-_PACKAGES = {
-    **dict.fromkeys(("s3", "s3a"), "'daskref[s3]'"),
-    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
-    **dict.fromkeys(("abfs", "abfss", "az"), "adlfs"),
-}
 
 
 class FsspecKey(NamedTuple):
@@ -143,15 +130,15 @@ class FsspecConnector(Connector):
         self._protocol, self._url = location.protocol, location.url
         options = storageoptions.checked({**location.options, **storage_options})
         self._public, self._secret = storageoptions.split(options)
-        least = LEAST_PART if self._protocol in ("s3", "s3a") else 1
-        self._limits = {
-            "part_size": int(_at_least(least, "part_size", _size(part_size))),
-            "concurrency": int(_at_least(1, "concurrency", concurrency)),
-            "connect_timeout": _at_least(0.001, "connect_timeout", connect_timeout),
-            "timeout": _at_least(0.001, "timeout", timeout),
-            "retries": int(_at_least(0, "retries", retries)),
-            "lease": _at_least(0.001, "lease", lease),
+        given = {
+            "part_size": part_size,
+            "concurrency": concurrency,
+            "connect_timeout": connect_timeout,
+            "timeout": timeout,
+            "retries": retries,
+            "lease": lease,
         }
+        self._limits = opening.read_limits(self._protocol, given)
         if self._secret:
             remember(self._place, {"options": json.dumps(self._secret)})
         else:
@@ -159,7 +146,10 @@ class FsspecConnector(Connector):
         self._hidden = storageoptions.hide(self._secret)
         self._closed = False
         with self._edge("the store could not be opened", unavailable=True):
-            self._blobs = self._open_blobs()
+            options = storageoptions.merge(self._public, self._secret)
+            self._blobs = opening.open_blobs(
+                self._protocol, self._url, options, self._limits
+            )
             try:
                 self._session = BlobSession(
                     self._blobs,
@@ -203,38 +193,6 @@ class FsspecConnector(Connector):
             text = f"{url.scheme}://{url.path}"
         storageoptions.read_url(text)
         return {"url": text}
-
-    # The driver.
-
-    def _open_blobs(self) -> Blobs:
-        cls = _driver(self._protocol, self._url)
-        options = storageoptions.merge(self._public, self._secret)
-        names = list(signature(cls).parameters)
-        storageoptions.check_names(options, iter(names))
-        limits = self._limits
-        arguments = storageoptions.for_driver(
-            self._protocol,
-            {**cls._get_kwargs_from_urls(self._url), **options},
-            connect_timeout=limits["connect_timeout"],
-            timeout=limits["timeout"],
-            concurrency=limits["concurrency"],
-        )
-
-        def open_filesystem() -> Any:
-            filesystem = cls(**arguments)
-            filesystem.retries = limits["retries"] + 1
-            return filesystem
-
-        if not cls.async_impl:
-            return Tree(open_filesystem, self._url, part_nbytes=limits["part_size"])
-        kind = S3Bucket if self._protocol in ("s3", "s3a") else Bucket
-        return kind(
-            open_filesystem,
-            self._url,
-            part_nbytes=limits["part_size"],
-            concurrency=limits["concurrency"],
-            timeout=limits["timeout"],
-        )
 
     @contextmanager
     def _edge(self, what: str, unavailable: bool = False) -> Iterator[None]:
@@ -488,37 +446,3 @@ def _checked(key: Key) -> tuple[str, int | None]:
         if right and type(nbytes) is int and nbytes >= _UNKNOWN:
             return name, None if nbytes == _UNKNOWN else nbytes
     raise WireError(f"{key!r} is not a FsspecKey that daskref made")
-
-
-def _size(value: int | str) -> int:
-    return parse_size(value, f"{_SETTING}: option part_size")
-
-
-def _at_least(least: float, name: str, value: float | str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or not least <= number < float("inf"):
-        raise ConfigError(
-            f"{_SETTING}: option {name}", value, f"a number not less than {least:g}"
-        )
-    return number
-
-
-def _driver(protocol: str, url: str) -> Any:
-    """Return fsspec's class of a protocol."""
-    from fsspec import available_protocols, get_filesystem_class
-
-    try:
-        return get_filesystem_class(protocol)
-    except ValueError as exc:
-        near = get_close_matches(protocol, available_protocols(), 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(_SETTING, url, f"a protocol that fsspec knows{hint}") from exc
-    except ImportError as exc:
-        install = _PACKAGES.get(protocol)
-        advice = f"`pip install {install}`" if install else str(exc)
-        raise ConfigError(
-            _SETTING, url, f"its driver to be installed: {advice} ({exc.__cause__})"
-        ) from exc

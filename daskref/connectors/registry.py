@@ -102,7 +102,8 @@ def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
     scheme, colon, _ = spec.partition("://")
     name = "fsspec" if url.scheme.startswith("fsspec+") else url.scheme
     if name not in SCHEMES or not colon:
-        near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1)
+        # half of the letters: some schemes have two
+        near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1, 0.5)
         hint = f" (did you mean {near[0]}://?)" if near else ""
         raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
     cls = load_scheme(name)

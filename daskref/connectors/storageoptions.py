@@ -7,7 +7,7 @@ name, is treated as a secret: a list of names that look secret always has holes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
@@ -40,8 +40,10 @@ _FLAGS = frozenset([
 ])  # fmt: skip
 #: Of these, what stands before the ``@`` is not a user but a container.
 _CONTAINERS = frozenset({"abfs", "abfss", "az"})
+#: Protocols of s3fs.
+S3 = frozenset({"s3", "s3a"})
 #: Protocols whose URL needs a bucket.
-BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", *_CONTAINERS})
+BUCKETS = frozenset({*S3, "gs", "gcs", *_CONTAINERS})
 
 
 class Location(NamedTuple):
@@ -137,7 +139,7 @@ def _malformed(name: str, expected: str) -> ConfigError:
     return ConfigError(f"{_SETTING}: option {name}", "…", expected)
 
 
-def check_names(options: Mapping[str, Any], valid: Iterator[str]) -> None:
+def check_names(options: Mapping[str, Any], valid: Iterable[str]) -> None:
     """Refuse an option that is a typing error of one that the driver has.
 
     Raises
@@ -230,7 +232,7 @@ def for_driver(
         Requests at the same time.
     """
     ours: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    if protocol in ("s3", "s3a"):
+    if protocol in S3:
         ours["config_kwargs"] = {
             "connect_timeout": connect_timeout,
             "read_timeout": timeout,

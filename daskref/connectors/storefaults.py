@@ -28,7 +28,7 @@ UNIDENTIFIED = frozenset([
     "RefreshError", "DefaultCredentialsError", "ClientAuthenticationError",
 ])  # fmt: skip
 #: Codes of S3 that stand behind errors of other kinds.
-_NO_BUCKET, _FULL = "NoSuchBucket", "XMinioStorageFull"
+NO_BUCKET, _FULL = "NoSuchBucket", "XMinioStorageFull"
 _REFUSED = frozenset({"InvalidToken", "TokenRefreshRequired", "MissingSecurityHeader"})
 
 
@@ -85,7 +85,7 @@ def translate(
             f"there are no credentials that work ({said}). Give them as options, or "
             "in the environment of every process"
         )
-    elif code(exc) == _NO_BUCKET:
+    elif code(exc) == NO_BUCKET:
         text = f"the bucket does not exist ({said}). daskref makes none"
     elif isinstance(exc, PermissionError) or code(exc) in _REFUSED:
         text = (

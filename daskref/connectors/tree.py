@@ -11,12 +11,9 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any
 
-from daskref.connectors.blobs import Blobs, pieces
+from daskref.connectors.blobs import Blobs, part_name, pieces
 from daskref.connectors.bucket import by_name, check_size
 from daskref.connectors.forks import forget_in_child
-
-#: What stands before the name of an object while it is written.
-PART = ".w-"
 
 #: fsspec looks whether a name in memory is free, then takes it.
 _in_memory = Lock()
@@ -72,7 +69,7 @@ class Tree(Blobs):
         if exclusive and fs.exists(path):
             raise FileExistsError(path)
         directory, _, name = path.rpartition("/")
-        part = f"{directory}/{PART}{name}"
+        part = f"{directory}/{part_name(name)}"
         try:
             with fs.open(part, "wb") as file:
                 for piece in pieces(views, self._part_nbytes):
