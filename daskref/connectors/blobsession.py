@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from daskref.connectors.blobs import PART, Blobs
+from daskref.connectors.credentials import mask
 from daskref.connectors.forks import forget_in_child
 from daskref.connectors.liveness import has_ended, this_process
 from daskref.exceptions import ConnectorUnavailableError
@@ -90,6 +91,7 @@ class BlobSession:
 
     _thread: threading.Thread | None
     _stop: threading.Event
+    _joined: bool
     _ended: bool
 
     def __init__(
@@ -132,13 +134,13 @@ class BlobSession:
             self.exclusive = self._probe()
             self._write_identity()
         except BaseException:
-            self._stop_renewing()
             if self.writer:  # else the store is out of reach, or not ours to write to
                 try:
                     self._remove()
                 except Exception as exc:
                     logger.debug("%r was not removed: %r", self, exc)
             raise
+        self._start_renewing()
 
     def _write_identity(self) -> None:
         self._put(
@@ -170,13 +172,13 @@ class BlobSession:
         """Join, unless this process has; raises as the constructor does."""
         if self._ended:
             raise self._has_ended()
-        if self.writer:
+        if self._joined:
             return
         with self._mutex:
             self._join()
 
     def _join(self) -> None:
-        if self.writer:
+        if self._joined:
             return
         identity = self._read(IDENTITY)
         if identity.get("nonce") != self.nonce:
@@ -191,10 +193,10 @@ class BlobSession:
         self._enter()
         # After entering: who removes the session looks for our presence.
         if self._read(IDENTITY).get("nonce") != self.nonce:
-            self._stop_renewing()
             self._blobs.delete([self.at(f"p-{self.writer}")])
             self.writer = ""
             raise self._has_ended()
+        self._start_renewing()
 
     def _has_ended(self) -> ConnectorUnavailableError:
         where = "" if self._shared else " of the memory of another process"
@@ -211,6 +213,9 @@ class BlobSession:
         self._put_presence(writer)
         self.writer = writer
         forget_in_child(self)
+
+    def _start_renewing(self) -> None:
+        self._joined = True
         self._thread = threading.Thread(
             target=self._renew, name="daskref-presence", daemon=True
         )
@@ -273,9 +278,9 @@ class BlobSession:
             except Exception as exc:
                 logger.warning(
                     "%r was not left: what it stored stays until the next session at "
-                    "this place sweeps it (%r)",
+                    "this place sweeps it (%s)",
                     self,
-                    exc,
+                    mask(repr(exc)),
                 )
             finally:
                 self._ended = True
@@ -330,7 +335,7 @@ class BlobSession:
     def forget(self) -> None:
         """Have no part any more, in a forked child; the parent keeps its own."""
         self.writer = ""
-        self._ended = False
+        self._joined = self._ended = False
         self._thread = None
         self._stop = threading.Event()
         self._mutex = threading.Lock()

@@ -12,7 +12,7 @@ import json
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult
 
@@ -55,7 +55,7 @@ class FsspecConnector(Connector):
         exists.
     part_size
         Objects above this size are written and read in parts of it, in parallel; bytes
-        or text such as ``"8 MiB"``. At least 5 MiB for S3.
+        or text such as ``"16 MiB"``. At least 5 MiB for S3.
     concurrency
         Requests at the same time, of all threads together.
     connect_timeout
@@ -116,7 +116,7 @@ class FsspecConnector(Connector):
         self,
         url: str,
         *,
-        part_size: int | str = "8 MiB",
+        part_size: int | str = "16 MiB",
         concurrency: int | str = 8,
         connect_timeout: float | str = 5.0,
         timeout: float | str = 60.0,
@@ -230,18 +230,20 @@ class FsspecConnector(Connector):
         return FsspecKey(name, nbytes)
 
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
-        """Store several buffers, in parallel; see :meth:`Connector.put_batch`.
-
-        After an error each of them is stored or not.
-        """
+        """Store several buffers, in parallel; after an error none of them."""
         views = [raw(obj) for obj in objs]
         with self._edge(f"a batch of {len(views)} objects could not be written"):
             session = self._ready()
             names = [new_name(session.writer) for _ in views]
-            paths = map(session.at, names)
-            self._blobs.put_many(
-                [(path, [view]) for path, view in zip(paths, views, strict=True)]
-            )
+            paths = [session.at(name) for name in names]
+            try:
+                self._blobs.put_many(
+                    [(path, [view]) for path, view in zip(paths, views, strict=True)]
+                )
+            except BaseException:
+                with suppress(Exception):
+                    self._blobs.delete(paths)
+                raise
         return [FsspecKey(n, v.nbytes) for n, v in zip(names, views, strict=True)]
 
     def get(self, key: Key) -> memoryview | None:

@@ -38,7 +38,9 @@ class Place:
 
 @pytest.fixture(params=[pytest.param("s3", marks=SLOW), "file"])
 def place(request, tmp_path):
-    if request.param == "s3":
+    if request.param == "file":
+        return _files(tmp_path)
+    else:
         s3 = request.getfixturevalue("s3")
         url = s3.place()
         bucket = url["url"].split("/")[2]
@@ -51,6 +53,14 @@ def place(request, tmp_path):
             return {key.removeprefix("prefix/") for key in s3.keys(bucket)}
 
         return Place(url, names, write)
+
+
+@pytest.fixture
+def files(tmp_path):
+    return _files(tmp_path)
+
+
+def _files(tmp_path):
     root = tmp_path / "prefix"
 
     def write(name, text):
@@ -148,23 +158,23 @@ def test_the_next_session_removes_those_of_the_dead(place, child):
     ("until", "lease", "stays"),
     [(-50, 100, True), (-150, 100, False), (50, 1, True), (-5, 1, False)],
 )
-def test_participants_of_other_hosts_live_by_their_lease(place, until, lease, stays):
+def test_participants_of_other_hosts_live_by_their_lease(files, until, lease, stays):
     name = "daskref-" + 16 * "0"
     elsewhere = {**this_process(), "host": "elsewhere"}
     presence = {"until": timestamp(time.time() + until), "lease": lease}
-    place.write(f"{name}/identity", json.dumps({"nonce": "0"}))
-    place.write(f"{name}/{new_name('0' * 8)}", "object")
-    place.write(f"{name}/p-00000000", json.dumps({**presence, "process": elsewhere}))
-    with place.open():
-        assert any(key.startswith(name) for key in place.names()) == stays
+    files.write(f"{name}/identity", json.dumps({"nonce": "0"}))
+    files.write(f"{name}/{new_name('0' * 8)}", "object")
+    files.write(f"{name}/p-00000000", json.dumps({**presence, "process": elsewhere}))
+    with files.open():
+        assert any(key.startswith(name) for key in files.names()) == stays
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "\0", '{"until": "x"}'])
-def test_a_presence_that_nobody_can_read_counts_as_alive(place, text):
+def test_a_presence_that_nobody_can_read_counts_as_alive(files, text):
     name = "daskref-" + 16 * "0"
-    place.write(f"{name}/p-00000000", text)
-    with place.open():
-        assert f"{name}/p-00000000" in place.names()
+    files.write(f"{name}/p-00000000", text)
+    with files.open():
+        assert f"{name}/p-00000000" in files.names()
 
 
 def test_a_session_without_anyone_is_removed(place):

@@ -19,6 +19,7 @@ import pytest
 
 from daskref.connectors import FsspecConnector, FsspecKey, open_connector
 from daskref.connectors.blobs import pieces
+from daskref.connectors.bucket import Bucket
 from daskref.connectors.s3 import S3Bucket
 from daskref.exceptions import (
     ConfigError,
@@ -29,7 +30,9 @@ from daskref.exceptions import (
 )
 from daskref.reference import Reference, describe
 from daskref.store import Store
+from daskref.testing import RULES, check_connector
 from tests import s3 as s3_server
+from tests.spaces import require_namespaces, run_case
 from tests.utils import wait_until
 
 PART = 5 * 2**20
@@ -208,6 +211,81 @@ def test_batches_of_s3(open_s3, calls):
     assert connector.usage() == (0, 0)
 
 
+@SLOW
+def test_of_a_batch_that_fails_nothing_remains(open_s3, monkeypatch):
+    connector = open_s3()
+    original = S3Bucket._put_whole
+    stored = []
+
+    async def put_whole(self, path, data, exclusive):
+        if data == b"\x03":
+            await asyncio.wait_for(some_stored.wait(), 30)
+            raise OSError("broken in the middle")
+        await original(self, path, data, exclusive)
+        stored.append(path)
+        some_stored.set()
+
+    some_stored = asyncio.Event()
+    monkeypatch.setattr(S3Bucket, "_put_whole", put_whole)
+    with pytest.raises(ConnectorError, match="a batch of 20 objects"):
+        connector.put_batch([bytes([n]) for n in range(20)])
+    assert stored
+    assert connector.usage() == (0, 0)
+
+
+# Stores of other drivers: as they are called, shown with the driver that is here.
+
+
+@pytest.fixture
+def open_other(open_s3, monkeypatch):
+    monkeypatch.setattr("daskref.connectors.opening.S3Bucket", Bucket)
+    return open_s3
+
+
+@SLOW
+@pytest.mark.parametrize(
+    "rule",
+    ["missing", "configuration", "batches", "links", "leases", "usage", "frames"],
+)
+def test_any_asynchronous_driver_keeps_the_contract(open_other, rule):
+    check_connector(open_other, relax=RULES.keys() - {rule})
+
+
+@SLOW
+def test_any_asynchronous_driver_streams_large_objects(open_other, s3, bucket):
+    connector = open_other(part_size=PART)
+    assert type(connector._blobs) is Bucket
+    value = _pattern(3 * PART + 7)
+    key = connector.put(value)
+    name = f"prefix/{connector.config()['session']}/{key.name}"
+    etag = s3.client().head_object(Bucket=bucket, Key=name)["ETag"].strip('"')
+    assert etag.endswith("-4")
+    assert connector.get(key) == value
+    assert connector.take(key) == value
+    assert connector.get(key) is None
+
+
+@SLOW
+def test_a_stream_that_fails_is_not_published(open_other, s3, bucket, monkeypatch):
+    import s3fs
+
+    connector = open_other(part_size=PART)
+    before = s3.keys(bucket)
+    original = s3fs.S3FileSystem.call_s3
+
+    def call(self, method, *args, **kwargs):
+        if kwargs.get("PartNumber") == 2:
+            raise OSError("broken in the middle")
+        return original(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", call)
+    with pytest.raises(ConnectorError, match="broken in the middle"):
+        connector.put(bytes(4 * PART))
+    gc.collect()
+    assert s3.uploads(bucket) == []
+    assert s3.keys(bucket) == before
+
+
 # Credentials.
 
 
@@ -375,6 +453,25 @@ def test_every_operation_on_a_server_that_died(monkeypatch):
     connector.close()
     with pytest.raises(ConnectorClosedError):
         connector.get(key)
+
+
+def fill():
+    """Fill a small file system; see the test of this name."""
+    with FsspecConnector("fsspec+file:///dev/shm/place") as connector:
+        key = connector.put(b"bytes")
+        try:
+            connector.put(bytes(2 << 20))
+        except ConnectorError as exc:
+            return str(exc), connector.usage(), bytes(connector.get(key)).decode()
+
+
+@SLOW
+def test_a_full_disk():
+    require_namespaces()
+    text, usage, found = run_case(__name__, "fill", size="1m")
+    assert "could not be written: the store is full" in text
+    assert usage == [1, 5]
+    assert found == "bytes"
 
 
 def test_a_directory_that_may_not_be_written(tmp_path):
