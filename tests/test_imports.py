@@ -44,7 +44,7 @@ KNOW_DISTRIBUTED = {
 #: Drivers: connector -> the one that it may import.
 DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec"}
 DRIVERS |= dict.fromkeys(["rediserrors", "redisplace", "redispool"], "redis")
-DRIVERS |= {"rediswire": "redis"}
+DRIVERS |= {"rediswire": "redis", "opening": "fsspec"}
 #: Never needed to import daskref; only by programs that bring their own data.
 HEAVY = {"numpy", "pandas", "pyarrow", "polars", "bokeh"}
 BRINGS_DATA = {"flights", "demo", "bench", "bench_connectors"}

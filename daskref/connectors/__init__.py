@@ -10,6 +10,8 @@ from daskref.connectors.base import DeferrableConnector as DeferrableConnector
 from daskref.connectors.base import Usage as Usage
 from daskref.connectors.file import FileConnector as FileConnector
 from daskref.connectors.file import FileKey as FileKey
+from daskref.connectors.fsspec import FsspecConnector as FsspecConnector
+from daskref.connectors.fsspec import FsspecKey as FsspecKey
 from daskref.connectors.local import LocalConnector as LocalConnector
 from daskref.connectors.local import LocalKey as LocalKey
 from daskref.connectors.multi import MultiConnector as MultiConnector
@@ -28,6 +30,8 @@ __all__ = [
     "DeferrableConnector",
     "FileConnector",
     "FileKey",
+    "FsspecConnector",
+    "FsspecKey",
     "LocalConnector",
     "LocalKey",
     "MultiConnector",

@@ -19,6 +19,11 @@ _SETTING = "daskref.connector"
 #: Scheme -> ``"module:Class"``, imported when it is first asked for.
 SCHEMES = {
     "file": "daskref.connectors.file:FileConnector",
+    **dict.fromkeys(
+        # and `fsspec+<protocol>` for any other of fsspec's
+        ("abfs", "az", "fsspec", "gcs", "gs", "memory", "s3"),
+        "daskref.connectors.fsspec:FsspecConnector",
+    ),
     "local": "daskref.connectors.local:LocalConnector",
     "redis": "daskref.connectors.redis:RedisConnector",
     "rediss": "daskref.connectors.redis:RedisConnector",
@@ -135,11 +140,13 @@ def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
     except ValueError as exc:
         raise ConfigError(_SETTING, spec, f"a URL, {_schemes()}") from exc
     scheme, colon, _ = spec.partition("://")
-    if url.scheme not in SCHEMES or not colon:
-        near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1)
+    name = "fsspec" if url.scheme.startswith("fsspec+") else url.scheme
+    if name not in SCHEMES or not colon:
+        # half of the letters: some schemes have two
+        near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1, 0.5)
         hint = f" (did you mean {near[0]}://?)" if near else ""
         raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
-    cls = load_scheme(url.scheme)
+    cls = load_scheme(name)
     return cls, {**_from_location(cls, spec, url), **dict(query)}
 
 

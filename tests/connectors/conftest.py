@@ -16,15 +16,26 @@ from tests.connectors.redisservers import Certificates, RedisServer
 #: Arguments for a store of the test's own, by scheme; none needed by default.
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "file": lambda path: {"store_dir": path / "shared"},
+    "fsspec": lambda path: {"url": f"fsspec+file://{path}/shared"},
+    "memory": lambda path: {"url": f"memory:/{path}"},
     "shm": lambda path: {"spill_directory": path},
 }
 #: Fixtures of servers, by the scheme of the connectors that need one.
 SERVERS = {"redis": "redis_server", "rediss": "redis_tls_server"}
 #: Rules that a connector cannot keep, by scheme.
-RELAXED = {"local": {"processes"}}
+RELAXED = {"local": {"processes"}, "memory": {"processes"}}
+#: Schemes of classes that have others too, for servers that the tests do not have.
+ALIASES = {"abfs", "az", "gcs", "gs"}
+#: Schemes with a server between.
+SLOW = {"s3"}
 
 
-@pytest.fixture(params=sorted(registered()))
+@pytest.fixture(
+    params=[
+        pytest.param(scheme, marks=pytest.mark.slow) if scheme in SLOW else scheme
+        for scheme in sorted(registered().keys() - ALIASES)
+    ]
+)
 def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -36,6 +47,8 @@ def make(
     arguments = ARGUMENTS.get(scheme, lambda path: {})(tmp_path)
     if scheme in SERVERS:
         arguments |= request.getfixturevalue(SERVERS[scheme]).arguments
+    elif scheme == "s3":
+        arguments = request.getfixturevalue("s3").place()
     spec = {
         "class": registered()[scheme].__module__ + ":" + registered()[scheme].__name__
     }
