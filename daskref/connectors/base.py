@@ -48,8 +48,8 @@ class Connector(ABC):
     #: URL scheme under which the registry knows the class (``"shm"`` for ``shm://``).
     scheme: ClassVar[str]
 
-    #: All schemes of a class that has several; :attr:`scheme` is one of them.
-    schemes: ClassVar[tuple[str, ...]] = ()
+    #: Further schemes of the class.
+    aliases: ClassVar[tuple[str, ...]] = ()
 
     #: Whether :meth:`put_frames` takes what is known of the object as keywords:
     #: ``type_name`` (``"numpy.ndarray"``), and what the user gave to ``Store.put``.

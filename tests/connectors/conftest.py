@@ -19,17 +19,17 @@ ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "memory": lambda path: {"url": f"memory:/{path}"},
     "shm": lambda path: {"spill_directory": path},
 }
+#: Fixtures of servers, by the scheme of the connectors that need one.
+SERVERS = {"s3": "s3"}
 #: Rules that a connector cannot keep, by scheme.
 RELAXED = {"local": {"processes"}, "memory": {"processes"}}
 #: Schemes of classes that have others too, for servers that the tests do not have.
 ALIASES = {"abfs", "az", "gcs", "gs"}
-#: Schemes with a server between.
-SLOW = {"s3"}
 
 
 @pytest.fixture(
     params=[
-        pytest.param(scheme, marks=pytest.mark.slow) if scheme in SLOW else scheme
+        pytest.param(scheme, marks=pytest.mark.slow) if scheme in SERVERS else scheme
         for scheme in sorted(registered().keys() - ALIASES)
     ]
 )
@@ -41,10 +41,9 @@ def scheme(request: pytest.FixtureRequest) -> str:
 def make(
     scheme: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Callable[[], Connector]:
-    if scheme == "s3":
-        arguments = request.getfixturevalue("s3").place()
-    else:
-        arguments = ARGUMENTS.get(scheme, lambda path: {})(tmp_path)
+    arguments = ARGUMENTS.get(scheme, lambda path: {})(tmp_path)
+    if scheme in SERVERS:
+        arguments |= request.getfixturevalue(SERVERS[scheme]).arguments
     spec = {
         "class": registered()[scheme].__module__ + ":" + registered()[scheme].__name__
     }

@@ -16,10 +16,9 @@ from daskref.exceptions import ConfigError, ConnectorUnavailableError
 
 
 def test_every_class_is_registered_under_its_scheme():
-    classes = set(registered().values())
-    schemes = {s: cls for cls in classes for s in cls.schemes or (cls.scheme,)}
-    assert schemes == registered()
-    assert all(cls.scheme in (cls.schemes or (cls.scheme,)) for cls in classes)
+    for scheme, cls in registered().items():
+        assert scheme in (cls.scheme, *cls.aliases)
+        assert all(registered()[name] is cls for name in (cls.scheme, *cls.aliases))
     assert set(registered()) >= {"file", "local", "shm"}
 
 
