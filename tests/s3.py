@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from tests.utils import start
+
+#: A file that does not exist: nobody's profile gets into the tests.
+_NOTHING = str(Path(__file__).with_name("no-aws-configuration"))
 
 #: What makes botocore look nowhere but at the server: dummy credentials, no metadata.
 ENVIRONMENT = {
@@ -18,8 +21,8 @@ ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_CONFIG_FILE": _NOTHING,
+    "AWS_SHARED_CREDENTIALS_FILE": _NOTHING,
 }
 
 
@@ -44,8 +47,9 @@ class Server:
         self.client().create_bucket(Bucket=name)
         return name
 
-    def place(self) -> dict[str, Any]:
-        """Return arguments of a connector that has a bucket of its own."""
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of a connector that has a bucket of its own."""
         return {"url": f"s3://{self.bucket()}/prefix", "endpoint_url": self.endpoint}
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:

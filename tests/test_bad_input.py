@@ -121,7 +121,7 @@ class TestSettings:
         ("connector", "text"),
         [
             ("shmm://", r"did you mean shm://\?"),
-            ("nobody://host", "one of file://"),
+            ("nobody://host", "file://, fsspec://"),
             ("shm://?colour=blue", "colour"),
             ("shm://?budget=a%20lot", "budget"),
             ("file://relative/path", "absolute"),

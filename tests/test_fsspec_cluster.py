@@ -147,7 +147,7 @@ def test_a_store_that_dies_falls_back_or_raises(monkeypatch, on_failure):
     ):
         spec = {
             "class": "daskref.connectors.fsspec:FsspecConnector",
-            **server.place(),
+            **server.arguments,
             **{"connect-timeout": 1, "timeout": 10, "retries": 0},
         }
         with daskref.Client(cluster, connector=spec) as client:

@@ -11,7 +11,7 @@ import asyncio
 import json
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult
@@ -100,14 +100,7 @@ class FsspecConnector(Connector):
     """
 
     scheme: ClassVar[str] = "fsspec"
-    aliases: ClassVar[tuple[str, ...]] = (
-        "abfs",
-        "az",
-        "gcs",
-        "gs",
-        "memory",
-        "s3",
-    )
+    aliases: ClassVar[tuple[str, ...]] = ("abfs", "az", "gcs", "gs", "memory", "s3")
 
     _url: str
     _public: dict[str, Any]
@@ -298,21 +291,27 @@ class FsspecConnector(Connector):
                 return FsspecKey(new, nbytes)
         return None
 
-    @property
-    def take(self) -> Callable[[Key], memoryview | None]:
-        """``key -> memoryview | None``: return the object and delete it.
+    def take(self, key: Key) -> memoryview | None:
+        """Return the object and delete it, for one caller only.
 
-        Of several takers, in any processes, exactly one gets it. Absent (as ``hasattr``
-        tells) where the store cannot create an object only if there is none.
+        Of several takers, in whatever threads and processes, exactly one gets it, and
+        the others ``None``: by an object that only one can create. Where the store
+        cannot create an object on condition that there is none, as was tried out when
+        the session began, two takers at the same moment may both get it.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
         """
-        if not self._session.exclusive:
-            raise AttributeError(f"{self!r} cannot tell several takers apart")
-        return self._take
-
-    def _take(self, key: Key) -> memoryview | None:
         name, nbytes = _checked(key)
         with self._edge(f"{name} could not be taken"):
             session = self._ready()
+            if not session.exclusive:
+                found = self._blobs.get(session.at(name), nbytes)
+                if found is not None:
+                    self._delete(session, [name])
+                return found
             claim = session.at(CLAIM + name)
             try:
                 self._blobs.put(claim, [memoryview(b"claim")], exclusive=True)

@@ -21,18 +21,16 @@ ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "shm": lambda path: {"spill_directory": path},
 }
 #: Fixtures of servers, by the scheme of the connectors that need one.
-SERVERS = {"redis": "redis_server", "rediss": "redis_tls_server"}
+SERVERS = {"redis": "redis_server", "rediss": "redis_tls_server", "s3": "s3"}
 #: Rules that a connector cannot keep, by scheme.
 RELAXED = {"local": {"processes"}, "memory": {"processes"}}
 #: Schemes of classes that have others too, for servers that the tests do not have.
 ALIASES = {"abfs", "az", "gcs", "gs"}
-#: Schemes with a server between.
-SLOW = {"s3"}
 
 
 @pytest.fixture(
     params=[
-        pytest.param(scheme, marks=pytest.mark.slow) if scheme in SLOW else scheme
+        pytest.param(scheme, marks=pytest.mark.slow) if scheme in SERVERS else scheme
         for scheme in sorted(registered().keys() - ALIASES)
     ]
 )
@@ -47,8 +45,6 @@ def make(
     arguments = ARGUMENTS.get(scheme, lambda path: {})(tmp_path)
     if scheme in SERVERS:
         arguments |= request.getfixturevalue(SERVERS[scheme]).arguments
-    elif scheme == "s3":
-        arguments = request.getfixturevalue("s3").place()
     spec = {
         "class": registered()[scheme].__module__ + ":" + registered()[scheme].__name__
     }

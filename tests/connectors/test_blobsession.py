@@ -42,7 +42,7 @@ def place(request, tmp_path):
         return _files(tmp_path)
     else:
         s3 = request.getfixturevalue("s3")
-        url = s3.place()
+        url = s3.arguments
         bucket = url["url"].split("/")[2]
         client = s3.client()
 
@@ -286,7 +286,7 @@ def test_leases_and_claims_beside_nothing_are_removed(place):
 
 @SLOW
 def test_uploads_of_the_dead_are_given_up(s3):
-    place = s3.place()
+    place = s3.arguments
     bucket = place["url"].split("/")[2]
     name = "daskref-" + 16 * "0"
     client = s3.client()

@@ -67,7 +67,7 @@ def open_s3(s3, bucket):
 def place(request, tmp_path):
     """Arguments of a connector, each kind of store in its turn."""
     if request.param == "s3":
-        return request.getfixturevalue("s3").place()
+        return request.getfixturevalue("s3").arguments
     return {"url": f"fsspec+{request.param}://{tmp_path}/place"}
 
 
@@ -300,7 +300,7 @@ def test_credentials_are_in_no_reference(s3, bucket):
     with FsspecConnector(f"s3://{bucket}/prefix", **options) as connector:
         key = connector.put(b"bytes")
         store = Store("with-secrets", connector)
-        reference = Reference(key, store.config, describe(b"bytes", 5))
+        reference = Reference(key, store.config(), describe(b"bytes", 5))
         shown = [pickle.dumps(connector), pickle.dumps(reference)]
         for each in (connector, connector.config(), key, reference, store):
             shown.append(repr(each).encode())
@@ -431,7 +431,7 @@ def test_every_operation_on_a_server_that_died(monkeypatch):
         monkeypatch.setenv(name, value)
     with s3_server.server() as server:
         limits = {**FAST, "timeout": 5.0}  # it may be slow, but dies at once
-        connector = FsspecConnector(**server.place(), **limits)
+        connector = FsspecConnector(**server.arguments, **limits)
         key = connector.put(b"bytes")
     for operation in (
         lambda: connector.put(b"bytes"),
@@ -556,7 +556,7 @@ def test_exactly_one_takes(place):
 
 @SLOW
 def test_another_process_takes_no_second_time(s3, child):
-    with FsspecConnector(**s3.place()) as connector:
+    with FsspecConnector(**s3.arguments) as connector:
         key = connector.put(b"bytes")
         code = (
             "from daskref.connectors import FsspecConnector\n"
@@ -569,7 +569,7 @@ def test_another_process_takes_no_second_time(s3, child):
 
 
 @SLOW
-def test_take_is_not_offered_where_the_store_cannot_tell(open_s3, monkeypatch):
+def test_a_store_that_cannot_tell_takers_apart_still_takes(open_s3, monkeypatch):
     original = S3Bucket._put_whole
 
     async def put_whole(self, path, data, exclusive):
@@ -577,9 +577,11 @@ def test_take_is_not_offered_where_the_store_cannot_tell(open_s3, monkeypatch):
 
     monkeypatch.setattr(S3Bucket, "_put_whole", put_whole)
     connector = open_s3()
-    assert not hasattr(connector, "take")
+    key = connector.put(b"bytes")
     with FsspecConnector.from_config(connector.config()) as other:
-        assert not hasattr(other, "take")
+        assert not other._session.exclusive
+        assert other.take(key) == b"bytes"
+    assert connector.take(key) is None
     key = connector.new_key()
     connector.set(key, b"first")
     with pytest.raises(ConnectorError, match="set before"):
@@ -633,7 +635,7 @@ def test_memory_is_of_one_process(child):
 def test_a_forked_child_takes_part_by_itself(kind, request, tmp_path):
     place = {"url": f"fsspec+file://{tmp_path}/place"}
     if kind == "s3":
-        place = request.getfixturevalue("s3").place()
+        place = request.getfixturevalue("s3").arguments
     with FsspecConnector(**place) as connector:
         key = connector.put(b"bytes")
 
