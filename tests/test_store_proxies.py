@@ -316,6 +316,14 @@ class TestSerializers:
         assert hash(other) == hash((3, 4))
         assert not is_resolved(other)
 
+    def test_a_private_object(self, store: Store) -> None:
+        made: Any = get_factory(
+            store.proxy_from_key(store.put([1], serializer=to_json), deserializer=eval)
+        )
+        made.shared = False
+        assert made() == [1]
+        assert made() is not made()
+
     def test_a_deserializer_that_fails(self, store: Store) -> None:
         with pytest.raises(WireError, match="could not be deserialized"):
             store.proxy([1], deserializer=json.loads)
