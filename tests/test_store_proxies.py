@@ -591,5 +591,15 @@ def test_arguments_of_close_go_to_the_connector(monkeypatch: Any) -> None:
     assert seen == [True]
 
 
+def test_owned_proxies(local: Store) -> None:
+    pytest.importorskip("daskref.ownership")
+    owner = local.owned_proxy([1, 2], populate_target=False)
+    assert not is_resolved(owner)
+    assert owner == [1, 2]
+    assert local.owned_proxy(None) is None
+    del owner
+    assert local.connector.usage().objects == 0
+
+
 def test_a_proxy_is_a_proxy(local: Store) -> None:
     assert isinstance(local.proxy([1]), Proxy)
