@@ -339,6 +339,7 @@ class TestSerializers:
                 call([1], serializer=json.dumps)
         assert local.connector.usage().objects == 0
 
+    @pytest.mark.slow
     def test_of_a_store_reach_other_processes(self, tmp_path: Any) -> None:
         prefix = "stored: "
         with Store(
