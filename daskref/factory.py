@@ -110,7 +110,7 @@ class StoreFactory:
             return store.take_reference(self.reference, self.deserializer)
         if self.shared:
             return store.get_shared(self.reference, self.deserializer)
-        return store.get_reference(self.reference)
+        return store.get_reference(self.reference, self.deserializer)
 
     def _used_up(self) -> ResolveError:
         return ResolveError(

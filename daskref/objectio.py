@@ -393,16 +393,7 @@ class ObjectIO:
             For a get: whether it came from the cache.
         """
         operation.done()
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug(
-                "Store %r: %s %s in %.3f ms%s%s",
-                self.name,
-                name.upper(),
-                mask(repr(key)),
-                operation.elapsed_ms,
-                "" if nbytes is None else f", {nbytes} bytes",
-                "" if cached is None else f" (cached={cached})",
-            )
+        self._log(name, key, operation, nbytes, cached)
         metrics = self.metrics
         if metrics is None:
             return
@@ -414,19 +405,31 @@ class ObjectIO:
             metrics.add_attribute(f"{label}.object_size", key, nbytes)
         _note_times(metrics, label, key, operation)
 
+    def _log(
+        self,
+        name: str,
+        key: Key,
+        operation: Operation,
+        nbytes: int | None = None,
+        cached: bool | None = None,
+    ) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "Store %r: %s %s in %.3f ms%s%s",
+                self.name,
+                name.upper(),
+                mask(repr(key)),
+                operation.elapsed_ms,
+                "" if nbytes is None else f", {nbytes} bytes",
+                "" if cached is None else f" (cached={cached})",
+            )
+
     def _note_batch(
         self, keys: Sequence[Key], operation: Operation, sizes: Sequence[int]
     ) -> None:
         operation.done()
         for key, nbytes in zip(keys, sizes, strict=True):
-            logger.debug(
-                "Store %r: PUT %s in %.3f ms, %d bytes (one of %d)",
-                self.name,
-                key,
-                operation.elapsed_ms,
-                nbytes,
-                len(keys),
-            )
+            self._log("put", key, operation, nbytes)
             if self.metrics is not None:
                 self.metrics.add_attribute("store.put.object_size", key, nbytes)
         if self.metrics is not None:

@@ -367,16 +367,26 @@ class ObjectStore:
         """
         return Reference(key, self._config, metadata)
 
-    def get_reference(self, reference: Reference) -> Any:
+    def get_reference(
+        self, reference: Reference, deserializer: Load | None = None
+    ) -> Any:
         """Return a new private copy-on-write object for a reference.
+
+        Parameters
+        ----------
+        reference
+            From this store, in any process.
+        deserializer
+            ``(bytes) -> obj`` in place of the store's.
 
         Raises
         ------
         MissingKeyError
             If it is not in the store.
         """
-        obj = outcome(self._io.get(reference.key))
-        self._origins.remember(obj, reference)
+        obj = outcome(self._io.get(reference.key, deserializer))
+        if deserializer is None:
+            self._origins.remember(obj, reference)
         return obj
 
     def get_shared(self, reference: Reference, deserializer: Load | None = None) -> Any:

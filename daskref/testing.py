@@ -383,7 +383,7 @@ def _takes(connector: Connector) -> None:
     take = getattr(connector, "take", None)
     if take is None:
         return
-    for value in (b"", b"small", _pattern(_LARGE, 5)):
+    for value in (b"", b"small", _pattern(2_000_003, 5)):
         key = connector.put(value)
         view = memoryview(take(tuple(key)))
         _expect(view == value, "take returns other bytes than were put")
@@ -472,7 +472,7 @@ def _defers(connector: Connector) -> None:
         _expect(connector.get(key) is None, "get of a key that is not set is not None")
         _expect(not connector.exists(key), "a key that is not set exists")
         connector.evict(key)
-    for key, value in zip(keys, [b"", b"small", _pattern(_LARGE, 7)], strict=True):
+    for key, value in zip(keys, [b"", b"small", _pattern(2_000_003, 7)], strict=True):
         source = bytearray(value)
         connector.set(tuple(key), source)
         source[:5] = b"other"[: len(source)]

@@ -316,6 +316,14 @@ class TestSerializers:
         assert hash(other) == hash((3, 4))
         assert not is_resolved(other)
 
+    def test_a_private_object(self, store: Store) -> None:
+        made: Any = get_factory(
+            store.proxy_from_key(store.put([1], serializer=to_json), deserializer=eval)
+        )
+        made.shared = False
+        assert made() == [1]
+        assert made() is not made()
+
     def test_a_deserializer_that_fails(self, store: Store) -> None:
         with pytest.raises(WireError, match="could not be deserialized"):
             store.proxy([1], deserializer=json.loads)
@@ -331,6 +339,7 @@ class TestSerializers:
                 call([1], serializer=json.dumps)
         assert local.connector.usage().objects == 0
 
+    @pytest.mark.slow
     def test_of_a_store_reach_other_processes(self, tmp_path: Any) -> None:
         prefix = "stored: "
         with Store(
@@ -581,6 +590,16 @@ def test_arguments_of_close_go_to_the_connector(monkeypatch: Any) -> None:
     store = Store("closed", connector)
     store.close(clear=True)
     assert seen == [True]
+
+
+def test_owned_proxies(local: Store) -> None:
+    pytest.importorskip("daskref.ownership")
+    owner = local.owned_proxy([1, 2], populate_target=False)
+    assert not is_resolved(owner)
+    assert owner == [1, 2]
+    assert local.owned_proxy(None) is None
+    del owner
+    assert local.connector.usage().objects == 0
 
 
 def test_a_proxy_is_a_proxy(local: Store) -> None:

@@ -29,6 +29,7 @@ from daskref.exceptions import (
     WireError,
 )
 from daskref.testing import RULES, check_connector
+from tests.parts import require_module
 
 HERE = socket.gethostname()
 SLOW = {"processes", "round-trips", "views-outlive"}
@@ -129,6 +130,13 @@ class TestPolicy:
         assert Policy.read(policy) is policy
         assert Policy.read(None) == Policy()
         assert Policy.read({"max-size-bytes": "1 kB"}) == Policy(max_size_bytes=1000)
+
+    def test_proxystores_will_do(self):
+        theirs = require_module("proxystore.connectors.multi").Policy
+        policy = theirs(2, ["a", "b"], 1, 5, ["c"], ["d"])
+        assert Policy.read(policy) == Policy(2, ["a", "b"], 1, 5, ["c"], ["d"])
+        with MultiConnector({"a": ("local://", theirs(max_size_bytes=5))}) as connector:
+            assert connector.put(bytes(5)).connector_name == "a"
 
 
 class TestRoutes:
