@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -28,10 +29,18 @@ class ProxyType(type):
     ``type.__module__`` would return that descriptor.
     """
 
-    @property
-    def __module__(cls) -> str:  # type: ignore[override]
-        module = cls.__dict__["__module__"]
-        return module.own if type(module) is Told else module  # type: ignore[no-any-return]
+    #: Proxies of this very class of which nothing is known, once there was one.
+    __daskref_unknown__: type | None
+    __daskref_module__: str
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
+        super().__init__(name, bases, body)
+        cls.__daskref_unknown__ = None
+        module = body["__module__"]
+        cls.__daskref_module__ = module.own if type(module) is Told else module
+
+    # in C, since every pickle of a proxy asks
+    __module__ = property(attrgetter("__daskref_module__"))
 
     def __repr__(cls) -> str:
         return f"<class '{cls.__module__}.{cls.__qualname__}'>"

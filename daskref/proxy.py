@@ -38,7 +38,7 @@ import copy
 import sys
 import uuid
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
@@ -96,14 +96,13 @@ class Proxy(Slots[T]):
 
     __slots__ = ()
 
-    def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
-        """Make a proxy without importing, fetching or calling anything."""
-        if not callable(factory):
-            raise TypeError(
-                f"Proxy() takes a callable without arguments that returns the target, "
-                f"not {type(factory).__name__}"
-            )
-        return cast("Proxy[T]", create(base_of(cls), factory))
+    if TYPE_CHECKING:
+
+        def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
+            """Make a proxy without importing, fetching or calling anything."""
+
+    else:
+        __new__ = create
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__daskref_target__, name)
@@ -128,10 +127,7 @@ class Proxy(Slots[T]):
         return own + sys.getsizeof(self.__daskref_target__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return base_of(type(self)), (self.__daskref_factory__,)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return self.__reduce__()
+        return self.__daskref_base__, (self.__daskref_factory__,)
 
     def __copy__(self) -> Any:
         if has_target(self):

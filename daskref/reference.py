@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from daskref.answers import Answers, derive, is_plain_array, learn, recall
 from daskref.connectors.base import Key
 
 
@@ -56,11 +57,14 @@ class Metadata:
     length: int | None = None
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
+    #: Whether its other attributes follow from these two.
+    plain_array: bool = False
+    #: Other attributes; see :mod:`daskref.answers`.
+    answers: Answers = ()
 
     def type(self) -> type:
         """Unpickle the type. Imports its module."""
-        loaded: type = pickle.loads(self.type_pickle)
-        return loaded
+        return _load_type(self.type_pickle)
 
     def cached_hash(self) -> int | None:
         """Return ``hash(obj)`` if it is known and valid in this process."""
@@ -68,7 +72,27 @@ class Metadata:
             return self.hash
         return None
 
+    def answer(self, name: str) -> Any:
+        """Return an attribute of the object, equal to its own and of the same type.
 
+        Parameters
+        ----------
+        name
+            Name of the attribute. May import what the attribute is made of.
+
+        Raises
+        ------
+        LookupError
+            If only the object can tell.
+        """
+        if name == "shape" and self.shape is not None:
+            return self.shape
+        if self.plain_array and self.shape is not None and self.dtype is not None:
+            return derive(self.shape, self.dtype, name)
+        return recall(self.answers, name)
+
+
+_load_type: Callable[[bytes], type] = lru_cache(maxsize=256)(pickle.loads)
 _pickled_type: Callable[[type], bytes] = lru_cache(maxsize=1024)(cloudpickle.dumps)
 
 
@@ -89,7 +113,7 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
     # whatever the user's own properties and methods raise
     with suppress(Exception):
         shape = obj.shape
-        if not (isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)):
+        if not (type(shape) is tuple and all(type(n) is int for n in shape)):
             shape = None
         elif hasattr(obj, "dtype"):
             dtype = str(obj.dtype)
@@ -119,6 +143,8 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
         length=length,
         shape=shape,
         dtype=dtype,
+        plain_array=is_plain_array(obj),
+        answers=learn(obj),
     )
 
 

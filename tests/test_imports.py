@@ -19,13 +19,14 @@ LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
     ["_version", "exceptions", "config", "metrics", "wire", "flights"],
     ["connectors"],
+    ["answers", "turns"],
     ["codec", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
     ["interfaces", "resolution", "proxy", "origins", "store", "transparency"],
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
-    ["cli", "demo", "demo_cluster", "bench"],
+    ["cli", "demo", "demo_cluster", "bench", "bench_proxies"],
 ]
 SHARED = {"exceptions"}
 #: These, and packages of these names, may import ``distributed``.
