@@ -12,6 +12,7 @@ import math
 import operator
 import os
 import sys
+from abc import ABCMeta
 from collections.abc import Callable
 from functools import lru_cache
 from operator import attrgetter
@@ -225,6 +226,22 @@ COMMON: dict[str, Forwarder] = {
 }
 
 
+class SequencePattern(metaclass=ABCMeta):  # noqa: B024, only registered to
+    """What registers here, ``match`` takes for a sequence; ``isinstance`` does not.
+
+    A class may carry the flag that ``match`` looks for without being a
+    ``collections.abc.Sequence``, as arrays of NumPy do from 2.5 on.
+    """
+
+    __abc_tpflags__ = 1 << 5  # Py_TPFLAGS_SEQUENCE
+
+
+class MappingPattern(metaclass=ABCMeta):  # noqa: B024
+    """What registers here, ``match`` takes for a mapping."""
+
+    __abc_tpflags__ = 1 << 6  # Py_TPFLAGS_MAPPING
+
+
 class Interface(NamedTuple):
     """What a class of proxies is built from."""
 
@@ -234,6 +251,8 @@ class Interface(NamedTuple):
     nulls: frozenset[str]
     #: Whether Dask looks into instances, for tasks and keys or to pickle their code.
     walked: bool
+    #: Where to register the class, for ``match``.
+    pattern: type[SequencePattern | MappingPattern] | None = None
 
 
 # A class with __next__ is taken for an iterator and used up, one with __await__ is
@@ -242,7 +261,6 @@ _ONLY_IF_KNOWN = {
     "__anext__",
     "__array__",
     "__await__",
-    "__buffer__",
     "__delete__",
     "__get__",
     "__next__",
@@ -263,6 +281,9 @@ _KNOWN_TO_PYTHON: dict[type, set[str]] = {
     bytes: {"__int__", "__float__", "__fspath__"},
     bytearray: {"__int__", "__float__"},
 }
+
+
+_PATTERNS = 1 << 5 | 1 << 6
 
 
 def defines(cls: type, name: str) -> bool:
@@ -293,7 +314,16 @@ def _interface(cls: type) -> Interface:
     indexes = "__getitem__" in names and not names & {"__iter__", "__len__"}
     if indexes and not isinstance(getattr(cls, "__getitem__", None), FunctionType):
         nulls.add("__iter__")
-    return Interface(frozenset(names), frozenset(nulls), issubclass(cls, _WALKED))
+    return Interface(
+        frozenset(names), frozenset(nulls), issubclass(cls, _WALKED), _pattern(cls)
+    )
+
+
+def _pattern(cls: type) -> type[SequencePattern | MappingPattern] | None:
+    for pattern in (SequencePattern, MappingPattern):
+        if cls.__flags__ & pattern.__flags__ & _PATTERNS:
+            return pattern
+    return None
 
 
 def interface_of(cls: type) -> Interface:

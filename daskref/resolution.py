@@ -6,6 +6,7 @@ Dask and debuggers ask of any object; after, it forwards, with no check left in 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -366,6 +367,15 @@ def _described_len(self: Any) -> int:
     return len(self.__daskref_target__) if length is None else length
 
 
+def _signature(self: Any) -> Any:
+    target = self.__daskref_target__
+    # Of a class, inspect would read the signature off the methods of the proxy's type.
+    asked_by = sys._getframe(1).f_globals.get("__name__")
+    if asked_by == "inspect" and isinstance(target, type):
+        return inspect.signature(target)
+    return target.__signature__
+
+
 def _class_of(self: Any) -> Any:
     return self.__daskref_target__.__class__
 
@@ -374,6 +384,8 @@ def _class_of(self: Any) -> Any:
 def _class(base: type, interface: Interface, state: State) -> type:
     """Return the class of proxies with an interface; one per interface and state."""
     body = forwarders(interface)
+    if "__subclasscheck__" in interface.names:  # the target may be a class
+        body["__signature__"] = property(_signature)
     resolved = state is State.RESOLVED
     if resolved:
         body["__class__"] = property(_leaf_class_of if interface.walked else _class_of)
@@ -405,4 +417,6 @@ def _class(base: type, interface: Interface, state: State) -> type:
         },
     )
     type.__delattr__(made, "__slots__")
+    if interface.pattern is not None:
+        interface.pattern.register(made)
     return made

@@ -187,7 +187,7 @@ QUIET = {
 
 #: Which targets: Dask looks into the collections, and names the functions.
 KINDS = {
-    **{name: TARGETS[name] for name in TARGETS if name != "none"},
+    **{n: TARGETS[n] for n in TARGETS if n not in ("none", "coroutine")},
     "double": lambda: double,
     "big frame": lambda: pd.DataFrame({"x": np.arange(1000)}),
 }
