@@ -64,13 +64,25 @@ LIBRARIES = {
 }
 
 
+def is_any_proxy(x: Any) -> bool:
+    """Tell whether an object is a proxy of one of the libraries."""
+    return is_proxy(x) or _foreign(x) is not None
+
+
 def unwrap(x: Any) -> Any:
     """Return the target of a proxy of any of the libraries, else the object itself."""
     if is_proxy(x):
         return extract(x)
+    attribute = _foreign(x)
+    return x if attribute is None else getattr(x, attribute)
+
+
+def _foreign(x: Any) -> str | None:
+    """Return the attribute that has the target of another library's proxy."""
     for cls in type(x).__mro__:
-        if cls.__module__.startswith("proxystore."):
-            return x.__proxy_wrapped__
-        if cls.__module__.partition(".")[0] in ("wrapt", "lazy_object_proxy"):
-            return x.__wrapped__
-    return x
+        package = str(cls.__module__).partition(".")[0]
+        if package == "proxystore":
+            return "__proxy_wrapped__"
+        if package in ("wrapt", "lazy_object_proxy"):
+            return "__wrapped__"
+    return None
