@@ -19,6 +19,7 @@ import sys
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,6 @@ class Known(Unknown):
     def __init__(self, value: Any) -> None:
         super().__init__(value)
         self.metadata = describe(value, 100)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Known, (self.value,)
 
 
 class Target:
@@ -153,13 +151,6 @@ def makers() -> dict[str, Callable[[Any], Any]]:
     return found
 
 
-def _describing(name: str, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what makes a proxy that knows as much as it can."""
-    if name != "proxystore":
-        return make
-    return lambda factory: make(factory, cache_defaults=True, target=factory.value)  # type: ignore[call-arg]
-
-
 def prepare(
     row: Row, name: str, make: Callable[[Any], Any] | None
 ) -> timeit.Timer | None:
@@ -183,8 +174,13 @@ def prepare(
     else:
         factory: Any = Unknown(value)
         if row.state == "described":
-            factory = Known(value)
-            make = _describing(name, make)
+            if name == "daskref":
+                factory = Known(value)
+            elif name == "proxystore":
+                options = {"cache_defaults": True, "target": value}
+                make = partial(make, **options)
+            else:
+                return None
         elif row.statement.startswith(("dumps", "loads")):
             factory = get_list
         p = make(factory)

@@ -438,9 +438,9 @@ DIFFERENT = {
     "str.join": ["str"],
     "io.BytesIO": ["none"],
     "pd.DataFrame": ["none"],
-    "pd.Series": "scalar str bytes int bool float complex none texts context".split(),
-    "isin": ["table", "str", "bytes"],
-    "is_list_like": ["*"],
+    "pd.Series": "scalar str bytes int bool float complex none".split(),
+    "isin": ["str", "bytes"],
+    "is_list_like": ["str", "bytes"],
     "pl.DataFrame": ["ndarray", "none"],
     "pa.concat_tables": ["table"],
     # pandas asks for a Python integer or None by its type
@@ -458,6 +458,10 @@ BEFORE_312 = {
 }
 #: A proxy of bytes is a buffer, which NumPy takes for an array of integers.
 SINCE_312 = {"asarray": ["bytes"], "series @ p": ["bytes"]}
+
+
+#: Cases that take a proxy of which nothing is known for iterable.
+UNKNOWN_ITERATES = ("isin", "is_list_like")
 
 
 def expected_deviations(version=sys.version_info):
