@@ -48,8 +48,11 @@ def learn(obj: Any) -> Answers:
     Answers
         Only what is small, and what nobody can change by means of the answer.
     """
-    if is_plain_array(obj):
-        return ()
+    numpy = sys.modules.get("numpy")
+    # Of plain arrays the rest follows; of subclasses Dask sends the plain array.
+    if numpy is not None and isinstance(obj, numpy.ndarray):
+        if is_plain_array(obj) or type(obj) is not numpy.ndarray:
+            return ()
     found: list[tuple[str, Any]] = []
     room = ROOM
     for name in NAMES:
