@@ -48,11 +48,11 @@ def learn(obj: Any) -> Answers:
     Answers
         Only what is small, and what nobody can change by means of the answer.
     """
-    numpy = sys.modules.get("numpy")
-    # Of plain arrays the rest follows; of subclasses Dask sends the plain array.
-    if numpy is not None and isinstance(obj, numpy.ndarray):
-        if is_plain_array(obj) or type(obj) is not numpy.ndarray:
-            return ()
+    if is_plain_array(obj):
+        return ()  # derive() knows
+    ndarray = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if ndarray is not None and ndarray in type(obj).__mro__[1:]:
+        return ()  # Dask sends plain arrays for most of these
     found: list[tuple[str, Any]] = []
     room = ROOM
     for name in NAMES:

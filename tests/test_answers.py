@@ -226,9 +226,10 @@ def test_a_resolved_proxy_answers_from_its_target() -> None:
     p["b"] = 2
     assert p.shape == (1, 2)
     assert list(p.columns) == ["a", "b"]
-    q = Proxy(Factory(np.zeros(4)))
-    q.shape = (2, 2)  # writing resolves
-    assert (q.shape, q.ndim) == ((2, 2), 2)
+    q = Proxy(Factory(pd.Series([1])))
+    assert q.name is None
+    q.name = "changed"  # writing resolves
+    assert q.name == "changed"
 
 
 def test_what_is_not_known_is_fetched() -> None:
