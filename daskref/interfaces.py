@@ -132,6 +132,15 @@ def _array(self: Any, dtype: Any = None, **kwargs: Any) -> Any:
     return method(dtype, **kwargs)
 
 
+def _buffer(self: Any, flags: int) -> Any:
+    target = self.__daskref_target__
+    method = getattr(target, "__buffer__", None)
+    if method is None:  # nothing was known, so it was worth a try
+        kind = type(target).__name__
+        raise TypeError(f"a bytes-like object is required, not {kind!r}")
+    return method(flags)
+
+
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -201,7 +210,7 @@ FORWARDERS: dict[str, Forwarder] = {
     "__delete__": _method("__delete__"),
     "__instancecheck__": lambda self, obj: isinstance(obj, self.__daskref_target__),
     "__subclasscheck__": lambda self, cls: issubclass(cls, self.__daskref_target__),
-    "__buffer__": _method("__buffer__"),
+    "__buffer__": _buffer,
     "__array__": _array,
     "__array_ufunc__": _array_ufunc,
     "__array_function__": _array_function,

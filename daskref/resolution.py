@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from functools import lru_cache
-from types import FrameType, FunctionType, GenericAlias, ModuleType
+from types import FunctionType, GenericAlias, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from daskref.answers import ANSWERED
@@ -30,6 +30,7 @@ from daskref.interfaces import (
 )
 from daskref.reference import Metadata
 from daskref.turns import end_turn, take_turn, try_turn
+from daskref.walkers import walked
 
 T = TypeVar("T")
 
@@ -193,38 +194,6 @@ def _describe(proxy: Any) -> str:
     return f"<Proxy of {metadata.type_name}{shape}, not resolved>"
 
 
-#: Modules that search arguments for tasks, keys and collections, or choose how to
-#: pickle. To them a proxy is a leaf: they are told its own class, not the target's, or
-#: they would fetch a list to look into it, a function to send its code.
-_WALKERS = frozenset(
-    {
-        "cloudpickle.cloudpickle",
-        "dask._task_spec",
-        "dask.base",
-        "dask.core",
-        "dask.delayed",
-        "dask.tokenize",
-        "dask.utils",
-        "distributed.protocol.pickle",
-        "distributed.protocol.serialize",
-        "distributed.utils_comm",
-    }
-)
-#: Modules through which they ask.
-_ASKED_THROUGH = frozenset({"abc", "dataclasses", "inspect"})
-
-
-def _walked() -> bool:
-    """Return whether one of the walkers asks the caller."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        module = frame.f_globals.get("__name__")
-        if module not in _ASKED_THROUGH:
-            return module in _WALKERS
-        frame = frame.f_back
-    return False
-
-
 def _find_type(type_name: str) -> type:
     """Return a type whose module is imported, by the type's name."""
     parts = type_name.split(".")
@@ -309,19 +278,19 @@ _NAMED = (type, FunctionType, ModuleType)
 
 
 def _leaf_class_of(self: Any) -> Any:
-    return type(self) if _walked() else self.__daskref_target__.__class__
+    return type(self) if walked() else self.__daskref_target__.__class__
 
 
 def _described_class_of(self: Any) -> Any:
     # Rather a plain "no" to every isinstance() than an error in all sorts of code.
-    return type(self) if _walked() else _known_type(self) or type(self)
+    return type(self) if walked() else _known_type(self) or type(self)
 
 
 def _unknown_getattr(self: Any, name: str) -> Any:
     if name[:2] == "__" and name[-2:] == "__":
         if name.startswith("__dask"):
             raise AttributeError(name)
-        if name == "__name__" and _walked():  # to make a key or a label
+        if name == "__name__" and walked():  # to make a key or a label
             return "proxy"
     return getattr(self.__daskref_target__, name)
 
@@ -334,7 +303,7 @@ def _described_getattr(self: Any, name: str) -> Any:
     elif (name.startswith("__") and name.endswith("__")) or name in _COROUTINE_MARKS:
         if name.startswith("__dask"):
             raise AttributeError(name)
-        if name == "__name__" and _walked():
+        if name == "__name__" and walked():
             return metadata.type_name.split(".")[-1]
         cls = _known_type(self)
         if not (cls is None or defines(cls, name) or issubclass(cls, _NAMED)):
@@ -345,7 +314,7 @@ def _described_getattr(self: Any, name: str) -> Any:
 
 
 def _unknown_hash(self: Any) -> int:
-    if _walked():  # looking for it among keys, where it is not
+    if walked():  # looking for it among keys, where it is not
         return object.__hash__(self)
     return hash(self.__daskref_target__)
 
@@ -357,7 +326,7 @@ def _described_hash(self: Any) -> int:
         return cached
     if not metadata.hashable:
         raise TypeError(f"unhashable type: {metadata.type_name!r}")
-    if _walked():
+    if walked():
         return object.__hash__(self)
     return hash(self.__daskref_target__)
 
@@ -380,10 +349,20 @@ def _class_of(self: Any) -> Any:
     return self.__daskref_target__.__class__
 
 
+def _own_names(base: type) -> set[str]:
+    """Return what a user's subclass of Proxy defines: it goes before the target."""
+    names: set[str] = set()
+    for cls in base.__mro__:
+        if Slots in cls.__bases__:  # Proxy
+            break
+        names |= vars(cls).keys()
+    return names
+
+
 @lru_cache(maxsize=512)
 def _class(base: type, interface: Interface, state: State) -> type:
     """Return the class of proxies with an interface; one per interface and state."""
-    body = forwarders(interface)
+    body: dict[str, Any] = forwarders(interface)
     if "__subclasscheck__" in interface.names:  # the target may be a class
         body["__signature__"] = property(_signature)
     resolved = state is State.RESOLVED
@@ -402,11 +381,12 @@ def _class(base: type, interface: Interface, state: State) -> type:
             body["__hash__"] = _described_hash if described else _unknown_hash
         if "__len__" in body and described:
             body["__len__"] = _described_len
+    own = _own_names(base)
     made = type(base)(
         base.__name__,
         (base,),
         {
-            **body,
+            **{name: method for name, method in body.items() if name not in own},
             "__slots__": (),
             "__daskref_base__": base,
             "__daskref_foreseen__": interface is not GENERIC,

@@ -19,7 +19,7 @@ LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
     ["_version", "exceptions", "config", "metrics", "wire", "flights"],
     ["connectors"],
-    ["answers", "turns"],
+    ["answers", "turns", "walkers"],
     ["codec", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
     ["interfaces", "resolution", "proxy", "origins", "store", "transparency"],

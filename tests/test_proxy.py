@@ -7,11 +7,14 @@ import collections.abc
 import copy
 import dataclasses
 import inspect
+import io
 import operator
 import pickle
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
+from typing import Optional, TypeVar, get_args, get_origin, get_type_hints
 
 import cloudpickle
 import numpy as np
@@ -32,6 +35,7 @@ from tests.proxy_cases import (
     AsyncContext,
     Context,
     Factory,
+    Point,
     agen,
     coroutine,
     double,
@@ -270,17 +274,77 @@ def test_is_proxy_asks_nothing():
     assert is_proxy(Proxy(fail))
 
 
-def test_subclass_keeps_its_class():
-    p = Owned(Factory([1]))
-    assert isinstance(p, Owned)
-    assert p[0] == 1
-    assert type(p).__mro__[1] is Owned
-    assert isinstance(pickle.loads(pickle.dumps(p)), Owned)
-    assert (Owned.__module__, Proxy.__module__) == (__name__, "daskref.proxy")
-
-
 class Owned(Proxy):
     __slots__ = ()
+
+
+class Labelled(Proxy[list]):
+    """With fields, methods and a constructor of its own."""
+
+    __slots__ = ("label",)
+
+    def __new__(cls, factory, label="none"):
+        self = super().__new__(cls, factory)
+        object.__setattr__(self, "label", label)
+        return self
+
+    def __repr__(self):
+        return f"<{self.label}>"
+
+    def __getitem__(self, key):
+        return f"own {key}"
+
+    def __reduce__(self):
+        return Labelled, (get_factory(self), self.label)
+
+
+T = TypeVar("T")
+
+
+class Loose(Proxy[T]):
+    """Without ``__slots__``, and generic."""
+
+
+@pytest.mark.parametrize("cls", [Owned, Labelled, Loose])
+@pytest.mark.parametrize("known", [True, False])
+def test_subclass_keeps_its_class(cls, known):
+    p = cls(Factory([1], known))
+    for _ in range(2):
+        assert isinstance(p, cls)
+        assert type(p).__mro__[1] is cls
+        q = pickle.loads(pickle.dumps(p))
+        assert isinstance(q, cls)
+        assert not is_resolved(q)
+        assert isinstance(cloudpickle.loads(cloudpickle.dumps(p)), cls)
+        resolve(p)
+    assert isinstance(p, list)
+    assert len(p) == 1
+    assert isinstance(copy.copy(cls(Factory([1], known))), cls)
+    assert isinstance(copy.deepcopy(cls(Factory([1], known))), cls)
+    assert (cls.__module__, Proxy.__module__) == (__name__, "daskref.proxy")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_subclass_may_go_before_the_target(known):
+    p = Labelled(Factory([1], known), "mine")
+    assert (repr(p), p[5], p.label) == ("<mine>", "own 5", "mine")
+    q = pickle.loads(pickle.dumps(p))
+    resolve(p)
+    assert (repr(p), p[5], p.label, len(p)) == ("<mine>", "own 5", "mine", 1)
+    assert (q.label, extract(q)) == ("mine", [1])
+
+
+def test_subclass_of_a_subclass():
+    class Inner(Labelled):
+        __slots__ = ()
+
+    p = Inner(Factory([1]), "inner")
+    resolve(p)
+    assert isinstance(p, Labelled)
+    assert repr(p) == "<inner>"
+    assert type(p).__mro__[1:3] == (Inner, Labelled)
+    # what was made for one class is not used for another
+    assert type(Owned(list)) is not type(Proxy(list)) is not type(Inner(list))
 
 
 def test_classes_are_shared():
@@ -301,6 +365,61 @@ def test_generic_alias():
     p = Proxy[list](factory)
     assert factory.calls == 0
     assert p == [1]
+    assert get_origin(Proxy[int]) is Proxy
+    assert get_args(Proxy[int]) == (int,)
+    assert Proxy[T][int] == Proxy[int] != Proxy[str]
+    assert pickle.loads(pickle.dumps(Proxy[int])) == Proxy[int]
+    assert Loose[int].__origin__ is Loose
+
+
+def annotated(
+    a: Proxy[int], b: Proxy[str] | None = None, *c: list[Proxy[T]]
+) -> dict[str, Proxy[np.ndarray]]:
+    """Have annotations of all sorts."""
+
+
+def test_type_hints():
+    assert get_type_hints(annotated) == {
+        "a": Proxy[int],
+        "b": Proxy[str] | None,
+        "c": list[Proxy[T]],
+        "return": dict[str, Proxy[np.ndarray]],
+    }
+    fields = dataclasses.make_dataclass("Fields", [("x", Proxy[int])])
+    assert get_type_hints(fields) == {"x": Proxy[int]}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_proxy_of_a_class_is_a_type_to_typing(known):
+    p = Proxy(Factory(Point, known))
+    assert get_args(list[p]) == (Point,)
+    assert Optional[p] == Optional[Point]  # noqa: UP045
+    assert get_type_hints(SimpleNamespace(__annotations__={"x": p})) == {"x": Point}
+
+
+def test_get_type_hints_of_a_proxy_of_a_function():
+    p = Proxy(Factory(annotated))
+    assert get_type_hints(p) == get_type_hints(annotated)
+    assert inspect.signature(p) == inspect.signature(annotated)
+
+
+def test_match_knows_what_is_known():
+    def kind(x):
+        match x:
+            case [*_]:
+                return "sequence"
+            case {**_rest}:
+                return "mapping"
+        return None
+
+    for value, expected in (([1], "sequence"), ((1,), "sequence"), ({1: 2}, "mapping")):
+        assert kind(Proxy(Factory(value))) == expected
+        p = Proxy(Factory(value, known=False))
+        assert kind(p) is None, "nothing is known of it"
+        resolve(p)
+        assert kind(p) == expected
+    assert kind(Proxy(Factory("text"))) is None
+    assert not issubclass(type(Proxy(Factory([1]))), collections.abc.Sequence)
 
 
 # Pickling and copying
@@ -405,12 +524,23 @@ def test_iterators():
     assert "".join(p) == "ab"
 
 
-def test_buffers_where_python_can():
-    p = Proxy(Factory(np.arange(3, dtype="u1")))
-    assert bytes(p) == b"\0\1\2"
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("value", [b"\0\1\2", np.arange(3, dtype="u1")], ids=type)
+def test_buffers_where_python_can(value, known):
+    def make():
+        return Proxy(Factory(value, known))
+
+    assert bytes(make()) == b"\0\1\2"
     if sys.version_info >= (3, 12):
-        assert memoryview(p).tolist() == [0, 1, 2]
-        assert bytearray(p) == b"\0\1\2"
+        assert memoryview(make()).tolist() == [0, 1, 2]
+        assert np.frombuffer(make(), "u1").tolist() == [0, 1, 2]
+        assert io.BytesIO(make()).read() == b"\0\1\2"
+        assert bytearray(make()) == b"\0\1\2"
+        assert isinstance(make(), collections.abc.Buffer)
+        assert np.shares_memory(np.frombuffer(make(), "u1"), np.frombuffer(value, "u1"))
+        with pytest.raises(TypeError):
+            memoryview(Proxy(Factory([1], known)))
+        assert not isinstance(Proxy(Factory([1], known)), collections.abc.Buffer)
 
 
 def test_asarray_shares_memory():
