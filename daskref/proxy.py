@@ -8,28 +8,38 @@ the namespace of a proxy belongs to its target.
 
 Known limits
 ------------
-C code that looks at the real type sees a proxy. These need :func:`extract`:
+docs/transparency.md lists, for each kind of target, what differs. In general, C code
+that looks at the real type sees a proxy. These need :func:`extract`:
 
 - ``json.dumps``, ``marshal``, ``"".join([p])`` and other methods of ``str`` and
   ``bytes`` (``p in text`` too), ``"%s %s" % p`` for a tuple, ``complex(1, p)``,
-  sequence and mapping patterns of ``match``, ``inspect.signature(p)`` of a class;
-- Arrow's and Polars' functions that want an array or frame of theirs, compiled code
-  with typed arguments;
-- ``memoryview(p)`` and ``bytearray(p)`` before Python 3.12 (``bytes(p)`` works);
-  from then on ``np.asarray(p)`` of bytes gives integers;
+  ``math.floor(p)`` of a string, ``p is None``;
+- Arrow's and Polars' functions that want an array, a table or a frame of theirs,
+  compiled code with typed arguments;
+- ``memoryview(p)``, ``np.frombuffer(p)``, ``io.BytesIO(p)`` and whatever else wants a
+  buffer, before Python 3.12 (``bytes(p)`` works); from then on ``np.asarray(p)`` of
+  bytes gives integers;
 - ``pd.Series(p)`` of a scalar or a string, and other functions of pandas that ask
   whether one is list-like;
 - ``dataclasses.is_dataclass(p)``, which is False on purpose: Dask would take the proxy
   apart. ``dataclasses.fields(p)`` works.
 
 A proxy of which nothing is known (no metadata, or of a type whose module is not
-imported) has every method until it is resolved, so ``callable(p)`` is True; but
-``next(p)`` and ``await p`` need ``resolve(p)`` first. While a proxy with metadata is
+imported) has every method until it is resolved, so ``callable(p)`` and
+``hasattr(p, "__iter__")`` are True; but ``next(p)``, ``await p`` and the patterns
+``[…]`` and ``{…}`` of ``match`` need ``resolve(p)`` first. Until a proxy is resolved,
+``p.__module__`` and ``p.__doc__`` are those of Proxy; and while one with metadata is
 unresolved, special attributes (``__name__``) are looked up on the target's type only.
+
+Ordinary metadata (``shape``, ``columns``) of an unresolved proxy is a copy: naming the
+columns of a frame by ``p.columns.name = "x"`` needs ``resolve(p)`` first.
 
 In-place operators change a mutable target and keep the proxy (``p += 1`` for an
 array); for other targets the name is bound to the plain result, as in ``n += 1``.
 Changes do not travel: a proxy pickles as its factory.
+
+Subclasses of Proxy keep their class, resolved or not. What they define goes before the
+target; their own fields are slots, set by ``object.__setattr__``.
 """
 
 from __future__ import annotations
@@ -57,7 +67,8 @@ class Proxy(Slots[T]):
         If it has an attribute ``metadata`` that is a
         :class:`~daskref.reference.Metadata`, the proxy answers from that what can be
         answered: ``isinstance`` (imports the type's module, nothing more), ``hash``,
-        ``len``, ``shape`` and ``repr``.
+        ``len``, ``repr``, and attributes such as ``shape``, ``dtype`` or ``columns``
+        (see :mod:`daskref.answers`).
 
     Raises
     ------

@@ -7,6 +7,7 @@ and imports nothing for the sake of the object's type: the type travels pickled.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -148,6 +149,29 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
     )
 
 
+def imported_type(type_name: str) -> type:
+    """Return a type whose module is imported, by the type's name.
+
+    Raises
+    ------
+    LookupError
+        If it is not imported, or has another name there.
+    """
+    parts = type_name.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        module = sys.modules.get(".".join(parts[:i]))
+        if module is None:
+            continue
+        found: Any = module
+        for part in parts[i:]:
+            found = vars(found)[part]  # getattr() might import
+        if f"{found.__module__}.{found.__qualname__}" == type_name:
+            cls: type = found
+            return cls
+        break
+    raise LookupError(type_name)
+
+
 class Reference:
     """A key, how to reach the store, and metadata.
 
@@ -193,7 +217,9 @@ class Reference:
         return hash(self.key)
 
     def __sizeof__(self) -> int:
-        return 512  # with its metadata; never that of the object
+        # with its metadata; never that of the object
+        pickled = [value for _, value in self.metadata.answers if type(value) is bytes]
+        return 512 + sum(map(len, pickled))
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("daskref.Reference", self.metadata.token or tuple(self.key))

@@ -28,7 +28,7 @@ from daskref.interfaces import (
     forwarders,
     interface_of,
 )
-from daskref.reference import Metadata
+from daskref.reference import Metadata, imported_type
 from daskref.turns import end_turn, take_turn, try_turn
 from daskref.walkers import walked
 
@@ -194,23 +194,6 @@ def _describe(proxy: Any) -> str:
     return f"<Proxy of {metadata.type_name}{shape}, not resolved>"
 
 
-def _find_type(type_name: str) -> type:
-    """Return a type whose module is imported, by the type's name."""
-    parts = type_name.split(".")
-    for i in range(len(parts) - 1, 0, -1):
-        module = sys.modules.get(".".join(parts[:i]))
-        if module is None:
-            continue
-        found: Any = module
-        for part in parts[i:]:
-            found = vars(found)[part]  # getattr() might import
-        if f"{found.__module__}.{found.__qualname__}" == type_name:
-            cls: type = found
-            return cls
-        break
-    raise LookupError(type_name)
-
-
 def _unknown_class(cls: Any) -> type:
     """Return the class of proxies of which nothing is known."""
     base = base_of(cls)
@@ -221,14 +204,18 @@ def _unknown_class(cls: Any) -> type:
 @lru_cache(maxsize=512)
 def _imported_class(cls: type, type_name: str) -> type:
     """Return the class of unresolved proxies of a type whose module is imported."""
-    interface = interface_of(_find_type(type_name))
+    interface = interface_of(imported_type(type_name))
     return _class(base_of(cls), interface, State.DESCRIBED)
 
 
 def _described_class(cls: type, metadata: Metadata) -> type:
     """Return the class that fits what is known by now."""
+    find: Any = _imported_class
+    if metadata.type_name.startswith("__main__."):
+        find = _imported_class.__wrapped__  # in a notebook it may be another by now
     try:
-        return _imported_class(cls, metadata.type_name)
+        made: type = find(cls, metadata.type_name)
+        return made
     except Exception:  # not imported, or a local class
         interface = GENERIC
     # Functions, iterators and the like say that they are from there, and are not.

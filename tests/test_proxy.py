@@ -347,6 +347,15 @@ def test_subclass_of_a_subclass():
     assert type(Owned(list)) is not type(Proxy(list)) is not type(Inner(list))
 
 
+def test_a_class_that_was_defined_again(monkeypatch):
+    main = sys.modules["__main__"]
+    for body in ({}, {"__len__": lambda self: 3, "__call__": lambda self: 4}):
+        cls = type("Again", (), {**body, "__module__": "__main__"})
+        monkeypatch.setattr(main, "Again", cls, raising=False)
+        p = Proxy(Factory(cls()))
+        assert callable(p) == hasattr(type(p), "__len__") == bool(body)
+
+
 def test_classes_are_shared():
     a, b = Proxy(Factory([1])), Proxy(Factory([2]))
     assert type(a) is type(b)
