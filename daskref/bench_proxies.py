@@ -1,7 +1,8 @@
 """The benchmark of proxies: one operation at a time, on the proxies of four libraries.
 
-Every round times each library in turn, so that what else the machine does falls on all
-of them. An operation is done in a loop whose own cost, about 10 ns, is in every number.
+Every round times each library in turn, by the processor time of the thread: what else
+the machine does falls on all of them, or on none. An operation is done in a loop whose
+own cost, about 10 ns, is in every number.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pickle
 import platform
 import statistics
 import sys
+import time
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -197,7 +199,7 @@ def prepare(
                 names["p"] = pickle.loads(pickle.dumps(p))  # without the target
         except NotImplementedError:
             return None
-    timer = timeit.Timer(row.statement, globals=names)
+    timer = timeit.Timer(row.statement, timer=time.thread_time, globals=names)
     try:
         timer.timeit(1)
     except NotImplementedError:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import threading
 from threading import get_ident
 
+#: Seconds after which those who wait look for themselves.
+PATIENCE = 1.0
+
 #: Whose turn it is, for each object of which it is somebody's.
 _owners: dict[int, int] = {}
 #: What the others wait on.
@@ -51,7 +54,8 @@ def _wait(key: int) -> None:
     # late for being woken. So we look for an owner only after it can see us.
     event = _waiting.setdefault(key, threading.Event())
     if key in _owners:
-        event.wait()
+        # at the latest then look again: Ctrl-C may have come before our being woken
+        event.wait(PATIENCE)
     else:
         # Others may have come to wait on the same event meanwhile: they look again.
         _waiting.pop(key, event).set()

@@ -203,6 +203,14 @@ KINDS = {
 }
 
 
+#: Only a function's code tells whether it is a coroutine function. Of which kinds it is
+#: asked depends on the version of Python.
+LEGITIMATE = {
+    (action, kind)
+    for action in ("iscoroutinefunction", "is_coroutine_function")
+    for kind in ("function", "double", "class")
+}
+
 #: What Python and its library ask of any object.
 QUIET = {
     "repr": repr,

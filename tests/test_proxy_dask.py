@@ -20,14 +20,7 @@ from distributed.utils_comm import unpack_remotedata
 
 from daskref.proxy import Proxy, extract, get_factory, is_resolved, resolve
 from tests.proxy_cases import TARGETS, Factory
-from tests.proxy_quiet import KINDS, QUIET_IN_DASK
-
-#: Only a function's code tells whether it is a coroutine function.
-LEGITIMATE = {
-    (action, kind)
-    for action in ("iscoroutinefunction", "is_coroutine_function")
-    for kind in ("function", "double", "class")
-}
+from tests.proxy_quiet import KINDS, LEGITIMATE, QUIET_IN_DASK
 
 
 @pytest.mark.parametrize("action", QUIET_IN_DASK)

@@ -84,6 +84,23 @@ def test_who_comes_too_late_to_be_woken_does_not_wait(monkeypatch):
     assert not thread.is_alive()
 
 
+def test_who_is_not_woken_looks_again(monkeypatch):
+    monkeypatch.setattr(turns, "PATIENCE", 0.01)
+    got = threading.Event()
+
+    def other():
+        take_turn(KEY)
+        end_turn(KEY)
+        got.set()
+
+    take_turn(KEY)
+    thread = _start(other)
+    wait_until(lambda: KEY in turns._waiting, "the other waits")
+    del turns._owners[KEY]  # as if interrupted right there
+    assert got.wait(20)
+    thread.join(20)
+
+
 def test_threads_never_meet():
     inside = dict.fromkeys(range(3), 0)
     wrong = []

@@ -179,8 +179,9 @@ target, whatever was changed.
 SPEED_TEXT = """\
 ## Speed
 
-Nanoseconds per operation, median and spread of the rounds, measured by `daskref bench
-proxies` on {date} ({cpus} CPUs, {versions}). All libraries take turns in each round.
+Nanoseconds of processor time per operation, median and spread of the rounds, measured
+by `daskref bench proxies` on {date} ({cpus} CPUs, {versions}). All libraries take turns
+in each round, and the ratio is the median of those of the rounds.
 Rows without a remark are of resolved proxies; *described* proxies were told type and
 hash, where the library can be told. lazy-object-proxy resolves a proxy to pickle it,
 and wrapt refuses.
