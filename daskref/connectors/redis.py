@@ -11,6 +11,7 @@ import functools
 import os
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
@@ -283,7 +284,12 @@ class RedisConnector(Connector):
         if not self._wires.ask(script(MOVE, found.root, found.name, name)):
             return None
         ours = found._replace(key=found.root + name.encode(), name=name)
-        (view,) = self._wires.run(lambda wire: redisobjects.read(wire, [ours]))
+        try:
+            (view,) = self._wires.run(lambda wire: redisobjects.read(wire, [ours]))
+        except BaseException:  # for another to take
+            with suppress(ConnectorError):
+                self._wires.ask(script(MOVE, found.root, name, found.name))
+            raise
         session.abandon([name], root=found.root)
         return view
 
