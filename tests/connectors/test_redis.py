@@ -481,6 +481,28 @@ input()
             assert connector.sweep([], 0) == []
             assert not objects(redis_server)
 
+    @pytest.mark.slow
+    def test_the_last_one_alive_clears(
+        self, redis_server: RedisServer, child: Callable[..., Child]
+    ) -> None:
+        code = """
+from daskref.connectors.redis import RedisConnector
+connector = RedisConnector.from_config(config)
+connector.put(b"x")
+say(1)
+input()
+"""
+        with RedisConnector(redis_server.url) as connector:
+            living = child(code, config=connector.config())
+            killed = child(code, config=connector.config())
+            for each in living, killed:
+                each.line()
+            killed.kill()
+        assert len(objects(redis_server)) == 2
+        living.say()
+        living.wait()
+        assert not redis_server.names()
+
     def test_a_lease_is_the_servers(self, redis_server: RedisServer) -> None:
         with RedisConnector(redis_server.url) as first:
             key, owned = first.put(b"leased"), first.put(b"owned")
