@@ -311,7 +311,7 @@ class RedisConnector(Connector):
         session = self._ready()
         owned = None
         if known is not None:
-            owned = {self._checked(key).name for key in known if key}
+            owned = {str(key[0]).rpartition(":")[2] for key in known if key}
         return [self._own_key(*swept) for swept in session.sweep(owned, grace)]
 
     def usage(self) -> Usage:
