@@ -22,8 +22,8 @@ from distributed import wait
 
 import daskref
 from daskref.exceptions import ConnectorError, ResolveError
+from daskref.factory import resolve_reference
 from daskref.session import sessions
-from daskref.store import resolve_reference
 from tests.connectors.redisservers import RedisServer
 from tests.spaces import ENVIRONMENT
 from tests.utils import Process, large, processes, wait_until
@@ -210,7 +210,8 @@ def _root(place: Place) -> set[str]:
     return {place.spec.partition("://")[2]} if isinstance(place.spec, str) else set()
 
 
-def test_a_worker_that_was_killed_leaves_nothing_in_the_way(place: Place) -> None:
+def test_a_worker_that_was_killed_leaves_nothing_behind(place: Place) -> None:
+    before = place.names()
     with cluster_on(place) as cluster:
         client = cluster.client
         scattered = client.scatter(large(2.0))
@@ -226,6 +227,7 @@ def test_a_worker_that_was_killed_leaves_nothing_in_the_way(place: Place) -> Non
             if process.popen.poll() is not None:
                 cluster.workers.remove(process)
                 process.popen.stdout.close()  # type: ignore[union-attr]
+    wait_until(lambda: place.names() <= before | _root(place), "nothing is left")
 
 
 def check_credentials(cluster: Cluster) -> None:

@@ -45,14 +45,21 @@ __all__ = [
     "open_connector",
 ]
 
-#: Names whose modules need a driver, imported when they are first asked for.
+#: Names whose modules need a driver, imported when they are first asked for: the
+#: module, and the extra that brings the driver.
 _LAZY = {
-    "RedisConnector": "daskref.connectors.redis",
-    "RedisKey": "daskref.connectors.redisobjects",
+    "RedisConnector": ("daskref.connectors.redis", "redis"),
+    "RedisKey": ("daskref.connectors.redisobjects", "redis"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, extra = _LAZY[name]
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as exc:
+        raise ImportError(
+            f"{name} needs its driver: `pip install 'daskref[{extra}]'` ({exc})"
+        ) from exc

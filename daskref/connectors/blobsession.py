@@ -20,7 +20,7 @@ from typing import Any
 from daskref.connectors.blobs import PART, Blobs
 from daskref.connectors.credentials import mask
 from daskref.connectors.forks import forget_in_child
-from daskref.connectors.liveness import has_ended, this_process
+from daskref.connectors.processes import has_ended, this_process
 from daskref.exceptions import ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from daskref.connectors.presence import (
     read_identity,
     remove_whole,
 )
-from daskref.connectors.processes import machine, process_gone, this_process
+from daskref.connectors.processes import has_ended, machine, this_process
 from daskref.connectors.spill import host
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -133,7 +133,7 @@ class FileSession:
 
     def _enter(self, path: str) -> None:
         self.writer = secrets.token_hex(4)
-        us = {**host(), **this_process()}
+        us = {**this_process(), **host()}
         locked = json.dumps({**us, "locked": "yes"}).encode()
         self._presence_fd = make_presence(
             path,
@@ -218,7 +218,7 @@ def _gone(path: str, writer: str) -> bool:
     if there.get("boot") != here["boot"]:
         return True
     if "locked" not in there:
-        return process_gone(there)
+        return has_ended(there)
     try:
         return presence_gone(path, writer)
     except OSError:

@@ -1,4 +1,7 @@
-"""Which process it is, and whether it still runs, for others on its host."""
+"""Which process this is, and whether one that left its name still runs.
+
+Known limit: of a process on another host, or in another container, nobody knows.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,39 @@ import os
 from collections.abc import Mapping
 from functools import cache
 
+from daskref.connectors.spill import host
+
 
 def this_process() -> dict[str, str]:
-    """Return what tells this process from others of this boot."""
+    """Return what tells this process from all others. Plain values."""
     return {
-        "machine": machine(),
+        **_here(),
         "pid": str(os.getpid()),
         "started": _started("self"),
-        "pids": _namespace(),
     }
+
+
+def has_ended(process: Mapping[str, object]) -> bool:
+    """Tell whether a process is known to have ended.
+
+    Parameters
+    ----------
+    process
+        From :func:`this_process`, there. One of another host, boot or container, or
+        one that is not described so, counts as running.
+    """
+    here = _here()
+    pid, started = process.get("pid"), process.get("started")
+    if not (here["namespace"] and isinstance(pid, str) and pid.isdigit() and started):
+        return False
+    if any(process.get(name) != value for name, value in here.items()):
+        return False
+    try:
+        return _started(pid) != started
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False
 
 
 @cache
@@ -27,23 +54,8 @@ def machine() -> str:
         return ""
 
 
-def process_gone(process: Mapping[str, str]) -> bool:
-    """Tell whether a process of this boot is known to have ended.
-
-    Parameters
-    ----------
-    process
-        From :func:`this_process`, there. One of another container counts as running.
-    """
-    pid = process.get("pid", "")
-    if not pid.isdigit() or process.get("pids") != _namespace() or not _namespace():
-        return False
-    try:
-        return _started(pid) != process.get("started")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    except OSError:
-        return False
+def _here() -> dict[str, str]:
+    return {**host(), "machine": machine(), "namespace": _namespace()}
 
 
 def _started(pid: str) -> str:

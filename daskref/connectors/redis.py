@@ -11,6 +11,7 @@ import functools
 import os
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
@@ -27,9 +28,8 @@ from daskref.connectors.redisoptions import (
 )
 from daskref.connectors.redisplace import Place, without_query
 from daskref.connectors.redispool import Wires
-from daskref.connectors.redisscripts import DUE, LINK, MOVE, RENEW
+from daskref.connectors.redisscripts import LINK, MOVE, RENEW
 from daskref.connectors.redissession import RedisSession, script
-from daskref.connectors.rediswire import Wire
 from daskref.exceptions import ConnectorClosedError, ConnectorError
 
 
@@ -279,11 +279,18 @@ class RedisConnector(Connector):
         session = self._ready()
         name = f"{session.writer}-{os.urandom(12).hex()}"
         if not found.root:
-            return self._wires.run(lambda wire: _take_foreign(wire, found.key))
+            return self._wires.run(
+                lambda wire: redisobjects.take_foreign(wire, found.key)
+            )
         if not self._wires.ask(script(MOVE, found.root, found.name, name)):
             return None
         ours = found._replace(key=found.root + name.encode(), name=name)
-        (view,) = self._wires.run(lambda wire: redisobjects.read(wire, [ours]))
+        try:
+            (view,) = self._wires.run(lambda wire: redisobjects.read(wire, [ours]))
+        except BaseException:  # for another to take
+            with suppress(ConnectorError):
+                self._wires.ask(script(MOVE, found.root, name, found.name))
+            raise
         session.abandon([name], root=found.root)
         return view
 
@@ -302,22 +309,10 @@ class RedisConnector(Connector):
     ) -> list[Key]:
         """Delete what nobody will, in this session; what is in *known* stays."""
         session = self._ready()
-        owned = None if known is None else {key[0] for key in known if key}
-        root = session.root.decode()
-        due = [name.decode() for name in self._wires.ask(script(DUE, session.root))]
-        due = [name for name in due if not owned or root + name not in owned]
-        swept = session.drop(due, "due", patient=True)
-        if owned is not None:
-            now, alive = session.alive()
-            orphans = [
-                entry.name
-                for entry in session.entries()
-                if root + entry.name not in owned
-                and entry.name[:8] not in alive
-                and now - entry.created >= grace * 1000
-            ]
-            swept += session.drop(orphans, "unleased", patient=True)
-        return [self._own_key(name, nbytes) for name, nbytes in swept]
+        owned = None
+        if known is not None:
+            owned = {str(key[0]).rpartition(":")[2] for key in known if key}
+        return [self._own_key(*swept) for swept in session.sweep(owned, grace)]
 
     def usage(self) -> Usage:
         """Return what the objects of this session take up."""
@@ -404,9 +399,3 @@ class RedisConnector(Connector):
 
     def __repr__(self) -> str:
         return f"<RedisConnector {self._place.url}>"
-
-
-def _take_foreign(wire: Wire, key: bytes) -> memoryview | None:
-    commands = [b"MULTI"], [b"GET", key], [b"UNLINK", key], [b"EXEC"]
-    data = wire.ask_all(commands)[-1][0]
-    return None if data is None else memoryview(bytearray(data))

@@ -246,3 +246,10 @@ def _into(view: memoryview) -> Callable[[int], memoryview]:
         return view if nbytes == view.nbytes else allocate(nbytes)
 
     return fitting
+
+
+def take_foreign(wire: Wire, key: bytes) -> memoryview | None:
+    """Return and delete, in one step, an object that ProxyStore's connector put."""
+    commands = [b"MULTI"], [b"GET", key], [b"UNLINK", key], [b"EXEC"]
+    data = wire.ask_all(commands)[-1][0]
+    return None if data is None else memoryview(bytearray(data))

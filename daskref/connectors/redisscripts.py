@@ -11,6 +11,7 @@ Each has one key, the root of a session (``daskref:<session id>:``), and below i
 ``shares``                 hash, base -> how many objects have it, where there are more
 ``leases``                 sorted set of names by when their lease ends
 ``members``                sorted set of participants by when they count as dead
+``processes``              hash, participant -> where it runs
 ``session``                ``clear`` or ``keep``; without it the session has ended
 ``keeper``                 there while somebody has just renewed the objects
 =========================  ==========================================================
@@ -22,10 +23,13 @@ full begins with a command that needs no memory: it may then go on with ones tha
 from __future__ import annotations
 
 #: Keys of a session that have its time to live.
-META = (b"index", b"shares", b"leases", b"members")
+META = ("index", "shares", "leases", "members", "processes")
 
-_PRELUDE = """
+_PRELUDE = f"""
 local root = KEYS[1]
+local meta = {{{", ".join(map(repr, META))}}}
+"""
+_PRELUDE += """
 local function now()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
@@ -40,8 +44,8 @@ local function manifest(name, base, chunks, chunk, size, ttl)
 end
 """
 
-#: writer, lease, ttl (0: for ever), time between renewals, whether it must exist
-#: -> [time, whether to renew the objects]; nil if the session has ended.
+#: writer, lease, ttl (0: for ever), time between renewals, whether it must exist,
+#: where the writer runs -> [time, whether to renew the objects]; nil: it has ended.
 BEAT = (
     _PRELUDE
     + """
@@ -51,35 +55,45 @@ if ARGV[5] == '1' and redis.call('EXISTS', root .. 'session') == 0 then
 end
 redis.call('ZREMRANGEBYSCORE', root .. 'members', '-inf', t)
 redis.call('ZADD', root .. 'members', t + ARGV[2], ARGV[1])
+redis.call('HSET', root .. 'processes', ARGV[1], ARGV[6])
 if ttl == 0 then
   redis.call('SET', root .. 'session', 'keep')
   redis.call('PEXPIRE', root .. 'members', 2 * ARGV[2])
+  redis.call('PEXPIRE', root .. 'processes', 2 * ARGV[2])
   return {t, 0}
 end
 redis.call('SET', root .. 'session', 'clear', 'PX', ttl)
-for _, name in ipairs({'index', 'shares', 'leases', 'members'}) do
-  expire(name, ttl)
-end
+for _, name in ipairs(meta) do expire(name, ttl) end
 local renew = redis.call('SET', root .. 'keeper', ARGV[1], 'NX', 'PX', ARGV[4])
 return {t, renew and 1 or 0}
 """
 )
 
-#: writer, whether the last one clears, ttl of what is to be cleared
-#: -> 1: the session has ended, and what is in ``index.gone`` is to be deleted.
+#: whether the last one clears, ttl of what is to be cleared, writers that leave
+#: -> [1]: the session has ended, and what is in ``index.gone`` is to be deleted;
+#: [0, writer, process, …]: those that are left.
 LEAVE = (
     _PRELUDE
     + """
-redis.call('ZREM', root .. 'members', ARGV[1])
-redis.call('ZREMRANGEBYSCORE', root .. 'members', '-inf', now())
-if ARGV[2] == '0' or redis.call('ZCARD', root .. 'members') > 0 then return 0 end
-for _, name in ipairs({'session', 'shares', 'leases', 'members', 'keeper'}) do
-  redis.call('UNLINK', root .. name)
+for i = 3, #ARGV do
+  redis.call('ZREM', root .. 'members', ARGV[i])
+  redis.call('HDEL', root .. 'processes', ARGV[i])
 end
-if redis.call('EXISTS', root .. 'index') == 0 then return 0 end
-redis.call('RENAME', root .. 'index', root .. 'index.gone')
-redis.call('PEXPIRE', root .. 'index.gone', ARGV[3])
-return 1
+redis.call('ZREMRANGEBYSCORE', root .. 'members', '-inf', now())
+local left = {0}
+for _, writer in ipairs(redis.call('ZRANGE', root .. 'members', 0, -1)) do
+  left[#left + 1] = writer
+  left[#left + 1] = redis.call('HGET', root .. 'processes', writer) or ''
+end
+if ARGV[1] == '0' or #left > 1 then return left end
+if redis.call('EXISTS', root .. 'index') == 1 then
+  redis.call('RENAME', root .. 'index', root .. 'index.gone')
+  redis.call('PEXPIRE', root .. 'index.gone', ARGV[2])
+  left = {1}
+end
+for _, name in ipairs(meta) do redis.call('UNLINK', root .. name) end
+redis.call('UNLINK', root .. 'session', root .. 'keeper')
+return left
 """
 )
 

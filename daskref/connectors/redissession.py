@@ -7,17 +7,19 @@ every one of them has been killed, the server forgets the objects by itself.
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from threading import Event, Lock, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from daskref.connectors.forks import forget_in_child
+from daskref.connectors.processes import has_ended, this_process
 from daskref.connectors.redispool import Wires
-from daskref.connectors.redisscripts import ALIVE, BEAT, DROP, LEAVE
+from daskref.connectors.redisscripts import ALIVE, BEAT, DROP, DUE, LEAVE
 from daskref.connectors.rediswire import Command, Reply, Wire
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 
@@ -131,7 +133,7 @@ class RedisSession:
     def _beat(self, must_exist: bool = False) -> Reply:
         renewal = max(1, self.ttl // 3)
         arguments = self.writer, self._lease, self.ttl, renewal, int(must_exist)
-        command = script(BEAT, self.root, *arguments)
+        command = script(BEAT, self.root, *arguments, json.dumps(this_process()))
         found = self.wires.ask(command)
         if found is not None:
             self._offset = int(found[0]) - round(time.monotonic() * 1000)
@@ -228,6 +230,36 @@ class RedisSession:
         except ConnectorError:
             self._unfinished.extend((root, name) for name in names)
 
+    def sweep(self, owned: set[str] | None, grace: float) -> list[tuple[str, int]]:
+        """Delete expired leases and orphans; see :meth:`Connector.sweep`.
+
+        Parameters
+        ----------
+        owned
+            Names with an owner: they stay.
+        grace
+            Seconds.
+
+        Returns
+        -------
+        list of (name, nbytes)
+            What was deleted.
+        """
+        due = [name.decode() for name in self.wires.ask(script(DUE, self.root))]
+        due = [name for name in due if not owned or name not in owned]
+        swept = self.drop(due, "due", patient=True)
+        if owned is None:
+            return swept
+        now, alive = self.alive()
+        orphans = [
+            entry.name
+            for entry in self.entries()
+            if entry.name not in owned
+            and entry.name[:8] not in alive
+            and now - entry.created >= grace * 1000
+        ]
+        return swept + self.drop(orphans, "unleased", patient=True)
+
     # The end
 
     def leave(self) -> None:
@@ -240,13 +272,19 @@ class RedisSession:
             self._stopped.set()
         if thread is None:
             return
-        arguments = self.writer, int(self.clear), max(self.ttl, 60_000)
-        command = script(LEAVE, self.root, *arguments)
         with suppress(ConnectorError):
-            if self.wires.ask(command, patient=False):
+            ended, *left = self._leave([self.writer])
+            if not ended and (gone := _gone(left)):
+                ended, *left = self._leave(gone)
+            if ended:
                 self.wires.run(self._clear, patient=False)
         self.wires.close()
         thread.join(5.0)
+
+    def _leave(self, writers: list[str]) -> Reply:
+        ttl = max(self.ttl, 60_000)
+        command = script(LEAVE, self.root, int(self.clear), ttl, *writers)
+        return self.wires.ask(command, patient=False)
 
     def _clear(self, wire: Wire) -> None:
         for entries in self._scan(wire, b"index.gone"):
@@ -264,6 +302,20 @@ class RedisSession:
 
     def __repr__(self) -> str:
         return f"<RedisSession {self.name}>"
+
+
+def _gone(left: list[bytes]) -> list[str]:
+    """Return the participants that are known to have been killed."""
+    pairs = zip(left[::2], left[1::2], strict=True)
+    return [writer.decode() for writer, where in pairs if has_ended(_process(where))]
+
+
+def _process(where: bytes) -> dict[str, Any]:
+    try:
+        described = json.loads(where)
+    except ValueError:
+        return {}
+    return described if isinstance(described, dict) else {}
 
 
 def _entry(name: str, value: str) -> Entry:

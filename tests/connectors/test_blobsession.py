@@ -10,7 +10,7 @@ import pytest
 
 from daskref.connectors import FsspecConnector
 from daskref.connectors.blobsession import NAME, SESSION, new_name, timestamp
-from daskref.connectors.liveness import has_ended, this_process
+from daskref.connectors.processes import this_process
 from daskref.exceptions import ConnectorUnavailableError
 from tests.utils import wait_until
 
@@ -308,20 +308,3 @@ def test_another_session_is_not_joined(place, change):
         with pytest.raises(ConnectorUnavailableError, match="session"):
             FsspecConnector.from_config(config)
         assert place.names() == before
-
-
-def test_processes_are_told_apart(child):
-    here = this_process()
-    assert not has_ended(here)
-    assert not has_ended({**here, "host": "elsewhere", "started": "0"})
-    assert not has_ended({**here, "namespace": "pid:[0]", "started": "0"})
-    assert not has_ended({})
-    assert has_ended({**here, "started": "0"})  # its number is another's now
-    process = child(
-        "from daskref.connectors.liveness import this_process\n"
-        "say(this_process())\nsys.stdin.read()"
-    )
-    theirs = eval(process.line())
-    assert not has_ended(theirs)
-    process.kill()
-    assert has_ended(theirs)

@@ -12,7 +12,7 @@ import pytest
 
 from daskref.connectors import FileConnector, FileKey
 from daskref.connectors.filesystems import is_local
-from daskref.connectors.processes import process_gone, this_process
+from daskref.connectors.processes import this_process
 from daskref.exceptions import (
     ConfigError,
     ConnectorError,
@@ -237,27 +237,6 @@ def test_who_died_is_told_without_locks(tmp_path, child, network, monkeypatch):
         assert live.line() == "'left'"
     live.wait()
     assert not list(tmp_path.iterdir())
-
-
-def test_what_is_known_of_a_process(child, monkeypatch):
-    here = this_process()
-    assert not process_gone(here)
-    assert process_gone({**here, "started": "1"})  # its id was used again
-    assert not process_gone({**here, "started": "1", "pids": "pid:[1]"})
-    assert not process_gone({})
-    assert not process_gone({**here, "pid": "../1", "started": "1"})
-    process = child(
-        "from daskref.connectors.processes import this_process\n"
-        "say(this_process())\nsys.stdin.readline()"
-    )
-    there = eval(process.line())
-    assert not process_gone(there)
-    os.kill(process.popen.pid, 9)
-    # ended, but not waited for: a zombie
-    os.waitid(os.P_PID, process.popen.pid, os.WEXITED | os.WNOWAIT)
-    assert process_gone(there)
-    process.kill()
-    assert process_gone(there)
 
 
 def test_a_host_of_the_same_name_is_another(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import daskref.connectors
 from daskref.connectors import credentials
 from daskref.connectors.redis import RedisConnector
 from daskref.connectors.redisobjects import RedisKey, checked, write
@@ -143,6 +144,20 @@ class TestObjects:
             assert (view.nbytes, view.format, view.readonly) == (nbytes, "B", False)
             assert not any(view[:4096])
 
+    @pytest.mark.stress
+    @pytest.mark.parametrize("chunk", ["4 MiB", "400 MB"])
+    def test_more_than_a_string_may_have(
+        self, redis_server: RedisServer, chunk: str
+    ) -> None:
+        block = pattern(1 << 20)
+        with RedisConnector(redis_server.url, chunk=chunk) as connector:
+            key = connector.put_frames([block] * 700)
+            view = connector.get(key)
+            assert view is not None
+            assert view.nbytes == 700 << 20
+            starts = range(0, view.nbytes, 1 << 20)
+            assert all(view[start : start + (1 << 20)] == block for start in starts)
+
     def test_nothing_is_seen_before_the_last_step(
         self, redis_server: RedisServer
     ) -> None:
@@ -250,6 +265,21 @@ class TestObjects:
             assert connector.take(other) == pattern(1000)
             assert connector.take(other) is None
             assert not objects(redis_server)
+
+    def test_what_could_not_be_read_is_left_for_another_taker(
+        self, connector: RedisConnector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = connector.put(b"x")
+
+        def fail(*args: Any) -> Any:
+            raise ConnectionResetError("just now")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("daskref.connectors.redisobjects.read", fail)
+            patched.setattr(connector._wires, "_retries", 0)
+            with pytest.raises(ConnectorUnavailableError, match="just now"):
+                connector.take(key)
+        assert connector.take(key) == b"x"
 
     @pytest.mark.parametrize("value", [b"", b"small", pattern(1000)])
     def test_a_key_before_its_object(
@@ -451,6 +481,28 @@ input()
             assert connector.sweep([], 0) == []
             assert not objects(redis_server)
 
+    @pytest.mark.slow
+    def test_the_last_one_alive_clears(
+        self, redis_server: RedisServer, child: Callable[..., Child]
+    ) -> None:
+        code = """
+from daskref.connectors.redis import RedisConnector
+connector = RedisConnector.from_config(config)
+connector.put(b"x")
+say(1)
+input()
+"""
+        with RedisConnector(redis_server.url) as connector:
+            living = child(code, config=connector.config())
+            killed = child(code, config=connector.config())
+            for each in living, killed:
+                each.line()
+            killed.kill()
+        assert len(objects(redis_server)) == 2
+        living.say()
+        living.wait()
+        assert not redis_server.names()
+
     def test_a_lease_is_the_servers(self, redis_server: RedisServer) -> None:
         with RedisConnector(redis_server.url) as first:
             key, owned = first.put(b"leased"), first.put(b"owned")
@@ -635,6 +687,8 @@ class TestPlaces:
         for scheme in ("redis", "rediss"):
             with pytest.raises(ConfigError, match=r"pip install 'daskref\[redis\]'"):
                 load_scheme(scheme)
+        with pytest.raises(ImportError, match=r"pip install 'daskref\[redis\]'"):
+            daskref.connectors.RedisConnector  # noqa: B018
 
     def test_a_prefix_of_ones_own(self, redis_server: RedisServer) -> None:
         with RedisConnector(redis_server.url, prefix="app:cache") as connector:
