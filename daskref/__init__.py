@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from daskref.client import stats as stats
     from daskref.enabling import disable as disable
     from daskref.enabling import enable as enable
+    from daskref.lifetimes import ContextLifetime as ContextLifetime
+    from daskref.lifetimes import LeaseLifetime as LeaseLifetime
+    from daskref.lifetimes import StaticLifetime as StaticLifetime
+    from daskref.lifetimes import TaskLifetime as TaskLifetime
     from daskref.nodes import lazy as lazy
+    from daskref.ownership import OwnedProxy as OwnedProxy
+    from daskref.ownership import borrow as borrow
+    from daskref.ownership import clone as clone
+    from daskref.ownership import drop as drop
+    from daskref.ownership import into_owned as into_owned
+    from daskref.ownership import mut_borrow as mut_borrow
+    from daskref.ownership import update as update
     from daskref.preload import dask_setup as dask_setup
     from daskref.proxy import Proxy as Proxy
     from daskref.proxy import extract as extract
@@ -26,34 +37,56 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Client": "daskref.client",
+    "ContextLifetime": "daskref.lifetimes",
+    "LeaseLifetime": "daskref.lifetimes",
+    "OwnedProxy": "daskref.ownership",
     "Proxy": "daskref.proxy",
+    "StaticLifetime": "daskref.lifetimes",
     "Store": "daskref.store",
+    "TaskLifetime": "daskref.lifetimes",
     "__version__": "daskref._version",
+    "borrow": "daskref.ownership",
+    "clone": "daskref.ownership",
     "connectors": "daskref.connectors",
     "dask_setup": "daskref.preload",
     "disable": "daskref.enabling",
+    "drop": "daskref.ownership",
     "enable": "daskref.enabling",
     "extract": "daskref.proxy",
+    "into_owned": "daskref.ownership",
     "is_resolved": "daskref.proxy",
     "lazy": "daskref.nodes",
+    "mut_borrow": "daskref.ownership",
     "resolve": "daskref.proxy",
     "stats": "daskref.client",
+    "update": "daskref.ownership",
 }
 
 __all__ = [
     "Client",
+    "ContextLifetime",
+    "LeaseLifetime",
+    "OwnedProxy",
     "Proxy",
+    "StaticLifetime",
     "Store",
+    "TaskLifetime",
     "__version__",
+    "borrow",
+    "clone",
     "connectors",
     "dask_setup",
     "disable",
+    "drop",
     "enable",
     "extract",
+    "into_owned",
     "is_resolved",
     "lazy",
+    "mut_borrow",
     "resolve",
     "stats",
+    "update",
 ]
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import FrameType, FunctionType, GenericAlias, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from daskref.exceptions import ResolveError
+from daskref.exceptions import OwnershipError, ResolveError
 from daskref.interfaces import (
     COMMON,
     GENERIC,
@@ -71,6 +71,7 @@ _set_lock = _fields["__daskref_lock__"].__set__
 _set_busy = _fields["__daskref_busy__"].__set__
 _set_target = _fields["__daskref_target__"].__set__
 _get_target = _fields["__daskref_target__"].__get__
+_delete_target = _fields["__daskref_target__"].__delete__
 _set_class = vars(object)["__class__"].__set__
 
 
@@ -124,7 +125,7 @@ def _fetch(proxy: Any) -> Any:
         _set_busy(proxy, True)
         try:
             target = bare(proxy.__daskref_factory__())
-        except ResolveError:
+        except (OwnershipError, ResolveError):
             raise
         except Exception as exc:
             raise ResolveError(
@@ -150,6 +151,24 @@ def give(proxy: Any, target: Any) -> None:
     with proxy.__daskref_lock__:
         if not has_target(proxy):
             _settle(proxy, bare(target))
+
+
+def forget(proxy: Any) -> None:
+    """Let a proxy fetch its target anew at its next use.
+
+    No other thread may be using the proxy.
+    """
+    metadata = getattr(proxy.__daskref_factory__, "metadata", None)
+    if isinstance(metadata, Metadata):
+        interface = _foreseen(metadata)
+    else:
+        metadata, interface = None, GENERIC
+    with proxy.__daskref_lock__:
+        # What finds no target must find the class that fetches: this order.
+        _set_class(proxy, _class(base_of(type(proxy)), interface, False))
+        _set_metadata(proxy, metadata)
+        if has_target(proxy):
+            _delete_target(proxy)
 
 
 def _describe(proxy: Any) -> str:

@@ -16,6 +16,8 @@ ARGUMENTS = {
     "ConnectorClosedError": ("<shm>",),
     "ConnectorUnavailableError": ("<shm>", "no such directory"),
     "MissingKeyError": (("name", 3), "<shm>"),
+    "LifetimeError": ("one", "nothing can be bound to it any more"),
+    "OwnershipError": ("<OwnedProxy>", "it cannot be sent", "one owner"),
     "ResolveError": ("<Reference>", "it was evicted"),
     "NotInstalledError": (["the scheduler"],),
     "NotProxiableError": ("_thread.lock", "it does not pickle"),
@@ -55,6 +57,8 @@ def test_text_holds_every_argument(name):
     [
         ("ConfigError", ValueError),
         ("MissingKeyError", LookupError),
+        ("LifetimeError", RuntimeError),
+        ("OwnershipError", RuntimeError),
         ("ResolveError", RuntimeError),
         ("NotInstalledError", ImportError),
         ("NotProxiableError", TypeError),

@@ -22,6 +22,7 @@ LAYERS = [
     ["codec", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
     ["interfaces", "resolution", "proxy", "origins", "store", "transparency"],
+    ["places", "borrows", "ownership", "lifetimes", "lending"],
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
@@ -30,7 +31,7 @@ LAYERS = [
 SHARED = {"exceptions"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
-    *["codec", "metrics", "tokens", "session", "rpc"],
+    *["codec", "metrics", "tokens", "session", "rpc", "ownership"],
     *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
     *["cli", "demo", "demo_cluster", "bench"],
 }

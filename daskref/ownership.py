@@ -1,0 +1,461 @@
+"""Ownership of stored objects: an owner, borrows, and the rules between them.
+
+An :class:`OwnedProxy` owns its object in the store: when the proxy goes, the object
+goes. It lends the object to others, Dask's tasks among them::
+
+    owner = store.owned_proxy(frame)
+    client.submit(f, borrow(owner))  # f sees a proxy; given back when the task ends
+    client.submit(g, mut_borrow(owner))  # g may change the object: update(proxy)
+    drop(owner)
+
+A violation raises :class:`~daskref.exceptions.OwnershipError`, which names the rule.
+The rules:
+
+- a stored object has one owner, which stays in its process: it does not pickle;
+- there may be any number of shared borrows, or one mutable borrow, and while there is
+  one the owner does not change the object;
+- a borrow never outlives its object: an owner that is deleted while it is lent
+  (``del``, garbage collection) takes the object with it when the last borrow ends,
+  and :func:`drop` refuses;
+- a borrow ends where it is dropped (:func:`drop`, ``del``), or when the Dask task that
+  has it ends: then what it was sent as can be used no more;
+- only an owner lends: what a task has borrowed it does not send on;
+- only an owner or a mutable borrow changes the object.
+
+Borrows in tasks
+----------------
+A client of daskref looks after the borrows in its graphs, wherever in the arguments
+they are. A borrow is out from the moment of the submission until each result that was
+asked for and depends on it is there, has failed, or is not wanted any more: whether
+the worker is killed and the task runs again elsewhere, or the future is let go of and
+the task runs on by itself. At that moment, before ``future.result()`` returns, the
+borrow is given back. A plain Dask client knows nothing of borrows: keep the borrow in a
+variable for as long as the task runs.
+
+A task changes the object that it has mutably borrowed with ``update(proxy)``. Objects
+do not change once they are stored, so this puts a new object, and the owner points at
+it once the task has ended, failed or not. An attempt at the task whose worker is lost
+leaves no trace: the next attempt finds the object as it was. While the task has it, the
+owner cannot be read.
+
+Known limits
+------------
+If the owner's process is killed, the object stays for as long as its store does. When a
+task's result is lost after the task had ended, and Dask runs the task again, it finds
+the object only if the owner has neither dropped nor updated it; updates by such a
+second run are discarded. A cancelled task may read what it borrowed after that was
+given back: Dask does not stop running functions.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NoReturn, TypeVar, cast
+
+from daskref.borrows import (
+    ENDS,
+    MUTABLE_CHANGES,
+    ONE_OWNER,
+    OWNER_LENDS,
+    RULES,
+    SHARED_OR_MUTABLE,
+    VALID,
+    Borrow,
+    BorrowFactory,
+    OwnedFactory,
+    Ownership,
+    with_reference,
+)
+from daskref.exceptions import MissingKeyError, OwnershipError, ResolveError
+from daskref.places import opened
+from daskref.proxy import (
+    Proxy,
+    extract,
+    get_factory,
+    is_proxy,
+    is_resolved,
+    populate,
+)
+from daskref.reference import Reference
+from daskref.resolution import forget
+from daskref.store import StoreFactory
+
+__all__ = [
+    "RULES",
+    "OwnedProxy",
+    "RefMutProxy",
+    "RefProxy",
+    "borrow",
+    "clone",
+    "drop",
+    "into_owned",
+    "mut_borrow",
+    "update",
+]
+
+T = TypeVar("T")
+
+
+class _Ruled(Proxy[T]):
+    """Base of the proxies that obey rules: never copied by accident."""
+
+    __slots__ = ()
+
+    def __copy__(self) -> NoReturn:
+        _refuse(self, "it cannot be copied: clone() an owner, or borrow()", ONE_OWNER)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        _refuse(self, "it cannot be copied: clone() an owner, or borrow()", ONE_OWNER)
+
+    def __dask_tokenize__(self) -> Any:
+        return get_factory(self).__dask_tokenize__()  # type: ignore[attr-defined]
+
+
+class OwnedProxy(_Ruled[T]):
+    """A proxy that owns its object in the store.
+
+    Parameters
+    ----------
+    factory
+        Of a proxy that a store made; the object may have no other owner.
+
+    Raises
+    ------
+    OwnershipError
+        If the object has an owner in this process.
+    TypeError
+        If the factory is not a store's.
+
+    Notes
+    -----
+    When the proxy is deleted, the object is deleted from the store: before ``del``
+    returns, unless that runs on an event loop, the object is lent, or the store takes
+    longer than a second. At the exit of the process as well, lent or not.
+
+    See Also
+    --------
+    daskref.ownership : the rules
+    drop : Delete the object now, errors included.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, factory: StoreFactory) -> OwnedProxy[T]:
+        """Take the ownership of an object."""
+        if not isinstance(factory, StoreFactory):
+            raise TypeError(
+                "OwnedProxy() takes the factory of a proxy that a store made, not "
+                f"{type(factory).__name__}"
+            )
+        ownership = Ownership(factory)
+        proxy = Proxy.__new__(cls, OwnedFactory(ownership))
+        ownership.belongs_to(proxy)
+        return cast("OwnedProxy[T]", proxy)
+
+
+class _Borrowed(_Ruled[T]):
+    """Base of borrows."""
+
+    __slots__ = ()
+
+    def __new__(cls, factory: BorrowFactory) -> Any:
+        """Make the proxy of a borrow, in the owner's process or another."""
+        if not isinstance(factory, BorrowFactory):
+            raise TypeError(
+                "a borrow is made by borrow(owner) or mut_borrow(owner), not of a "
+                f"{type(factory).__name__}"
+            )
+        proxy = Proxy.__new__(cls, factory)
+        if factory.borrow is not None:
+            factory.borrow.belongs_to(proxy)
+        return proxy
+
+
+class RefProxy(_Borrowed[T]):
+    """A shared borrow; see :func:`borrow`."""
+
+    __slots__ = ()
+
+
+class RefMutProxy(_Borrowed[T]):
+    """A mutable borrow; see :func:`mut_borrow`."""
+
+    __slots__ = ()
+
+
+# Or they would be found in front of the target's.
+for _cls in (_Ruled, OwnedProxy, _Borrowed, RefProxy, RefMutProxy):
+    type.__delattr__(_cls, "__slots__")
+
+
+def _refuse(proxy: Any, reason: str, rule: str) -> NoReturn:
+    factory = get_factory(proxy) if is_proxy(proxy) else None
+    raise OwnershipError(repr(factory or type(proxy)), reason, rule)
+
+
+def _ownership(proxy: Any, what: str) -> Ownership:
+    factory = get_factory(proxy) if is_proxy(proxy) else None
+    if not isinstance(factory, OwnedFactory):
+        _refuse(proxy, f"only an owner can be {what}", OWNER_LENDS)
+    return factory.ownership
+
+
+def _populate(proxy: Any, source: Any) -> None:
+    if is_resolved(source):
+        populate(proxy, extract(source))
+
+
+def borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefProxy[T]:
+    """Borrow an owned object, to read it.
+
+    Parameters
+    ----------
+    proxy
+        The owner; not resolved by this.
+    populate_target
+        If the owner is resolved, so is the borrow, to the same object: what is changed
+        in it in place is seen by both.
+
+    Returns
+    -------
+    RefProxy
+        A proxy that keeps the object in the store until it is dropped, deleted, or the
+        Dask task that it is sent to ends.
+
+    Raises
+    ------
+    OwnershipError
+        If it is no owner, or is mutably borrowed.
+    """
+    borrowed = _ownership(proxy, "borrowed").borrow(mutable=False)
+    made = RefProxy(_factory_of(borrowed))
+    if populate_target:
+        _populate(made, proxy)
+    return cast("RefProxy[T]", made)
+
+
+def mut_borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefMutProxy[T]:
+    """Borrow an owned object, to change it.
+
+    Parameters
+    ----------
+    proxy
+        The owner; not resolved by this.
+    populate_target
+        See :func:`borrow`.
+
+    Returns
+    -------
+    RefMutProxy
+        As for :func:`borrow`. It can be sent to one task. The owner cannot be read
+        while the task has it.
+
+    Raises
+    ------
+    OwnershipError
+        If it is no owner, or is borrowed.
+
+    See Also
+    --------
+    update : Write the changes to the store.
+    """
+    borrowed = _ownership(proxy, "borrowed").borrow(mutable=True)
+    made = RefMutProxy(_factory_of(borrowed))
+    if populate_target:
+        _populate(made, proxy)
+    return cast("RefMutProxy[T]", made)
+
+
+def _factory_of(borrowed: Borrow) -> BorrowFactory:
+    factory = borrowed.ownership.factory
+    return BorrowFactory(factory, borrowed.id, borrowed.mutable, borrowed)
+
+
+def clone(proxy: OwnedProxy[T]) -> OwnedProxy[T]:
+    """Make another object with the same content, and an owner of it.
+
+    Parameters
+    ----------
+    proxy
+        The owner. What was changed in its local object and not written with
+        :func:`update` is in the clone's local object, a deep copy, as well.
+
+    Returns
+    -------
+    OwnedProxy
+        Nothing is copied in the store where it can give one object two keys.
+
+    Raises
+    ------
+    OwnershipError
+        If it is no owner, or is mutably borrowed.
+    ResolveError
+        If the object is not in the store any more.
+    """
+    ownership = _ownership(proxy, "cloned")
+    # a borrow, so that it stays as it is until it is copied
+    borrowed = ownership.borrow(mutable=False)
+    try:
+        factory = ownership.factory
+        reference = factory.reference
+        with opened(reference.store) as store:
+            link = getattr(store.connector, "link", None)
+            key = link(reference.key) if link is not None else None
+            if key is None:
+                data = store.connector.get(reference.key)
+                if data is None:
+                    missing = MissingKeyError(reference.key, repr(store.connector))
+                    raise ResolveError(repr(reference), str(missing)) from missing
+                key = store.connector.put(data)
+        made: OwnedProxy[T] = OwnedProxy(
+            with_reference(factory, Reference(key, reference.store, reference.metadata))
+        )
+    finally:
+        ownership.give_back(borrowed)
+    if is_resolved(proxy):
+        populate(made, copy.deepcopy(extract(proxy)))
+    return made
+
+
+def into_owned(proxy: Proxy[T], *, populate_target: bool = True) -> OwnedProxy[T]:
+    """Make an owner of a plain proxy.
+
+    Parameters
+    ----------
+    proxy
+        A proxy that a store made. Copies of it, here or elsewhere, stay usable until
+        the owner goes; that there is no other owner is checked in this process only.
+        If it was made for a single use, the owner is not.
+    populate_target
+        If the proxy is resolved, so is the owner, to the same object.
+
+    Returns
+    -------
+    OwnedProxy
+        The owner.
+
+    Raises
+    ------
+    OwnershipError
+        If the object has an owner already, or this is a borrow of it.
+    TypeError
+        If it is not a proxy that a store made.
+    """
+    factory = get_factory(proxy)
+    if isinstance(factory, OwnedFactory | BorrowFactory):
+        _refuse(proxy, "it has an owner already", ONE_OWNER)
+    made: OwnedProxy[T] = OwnedProxy(cast("StoreFactory", factory))
+    if populate_target:
+        _populate(made, proxy)
+    return made
+
+
+def update(proxy: OwnedProxy[T] | RefMutProxy[T]) -> None:
+    """Write what was changed in the local object to the store.
+
+    Parameters
+    ----------
+    proxy
+        The owner, or a mutable borrow. If it is not resolved, nothing happens.
+
+    Raises
+    ------
+    OwnershipError
+        If it is neither; if it is the owner and is borrowed; if it is a borrow that has
+        ended, or that arrived here other than in a Dask task of a daskref client.
+    NotProxiableError
+        If the changed object does not serialize.
+    ConnectorError
+        If the store failed. It has the object as it was.
+
+    Notes
+    -----
+    Works with every connector: a new object is put, the owner points at it, and the
+    one before is deleted. What a borrow in a task has updated reaches the owner when
+    the task has ended; see :mod:`daskref.ownership`.
+    """
+    factory = get_factory(proxy) if is_proxy(proxy) else None
+    if isinstance(factory, OwnedFactory):
+        ownership = factory.ownership
+        ownership.check_unborrowed("updated", SHARED_OR_MUTABLE)
+        if not is_resolved(proxy):
+            return
+        itself = ownership.borrow(mutable=True)  # nobody else may, meanwhile
+        try:
+            ownership.replace(_put(ownership.factory, extract(proxy)))
+        finally:
+            ownership.give_back(itself)
+    elif isinstance(factory, BorrowFactory) and factory.mutable:
+        _update_borrow(proxy, factory)
+    else:
+        _refuse(proxy, "this changes nothing in the store", MUTABLE_CHANGES)
+
+
+def _update_borrow(proxy: Any, factory: BorrowFactory) -> None:
+    borrowed = factory.borrow
+    if borrowed is not None:
+        borrowed.check()
+    if not is_resolved(proxy):
+        return
+    target = extract(proxy)
+    if borrowed is None:
+        deliver = _deliver(proxy)
+        deliver(factory.id, _put(factory.factory, target))
+        return
+    ownership = borrowed.ownership
+    ownership.replace(_put(ownership.factory, target))
+    factory.factory = ownership.factory
+    ownership.renew_owner(target)
+
+
+def _put(factory: StoreFactory, target: Any) -> Reference:
+    with opened(factory.reference.store) as store:
+        return store.put_reference(target)
+
+
+def _deliver(proxy: Any) -> Any:
+    """Return the way of updates to the owner: ``(id, reference) -> None``."""
+    from distributed import get_worker
+
+    try:
+        bootstrap = get_worker().plugins.get("daskref")
+    except ValueError:
+        bootstrap = None
+    plugin = getattr(bootstrap, "plugin", None)
+    if plugin is None:
+        _refuse(
+            proxy,
+            "this borrow has left its owner's process, and the way back is a Dask task "
+            "of a daskref client",
+            ENDS,
+        )
+    return plugin.send_update
+
+
+def drop(proxy: OwnedProxy[Any] | RefProxy[Any] | RefMutProxy[Any]) -> None:
+    """Delete an owned object, or give a borrow back. A second call is silent.
+
+    Parameters
+    ----------
+    proxy
+        Cannot be used any more afterwards.
+
+    Raises
+    ------
+    OwnershipError
+        If it is an owner and is borrowed; if it is a plain proxy, or a borrow that is
+        in another process than its owner: that ends with its task.
+    ConnectorError
+        If the object could not be deleted; it has no owner any more.
+    """
+    factory = get_factory(proxy) if is_proxy(proxy) else None
+    if isinstance(factory, OwnedFactory):
+        factory.ownership.drop()
+        return
+    if not isinstance(factory, BorrowFactory):
+        _refuse(proxy, "it is neither an owner nor a borrow", VALID)
+    if factory.borrow is None:
+        _refuse(proxy, "it is given back when its task ends", ENDS)
+    if not factory.borrow.out:
+        factory.borrow.ownership.give_back(factory.borrow)
+        forget(proxy)
