@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import distributed
 import numpy as np
 import pytest
-from distributed import Event, LocalCluster
 
 import daskref
+import daskref.store
 from daskref import ContextLifetime, LeaseLifetime, StaticLifetime, Store, TaskLifetime
 from daskref.connectors import FileConnector, LocalConnector, SharedMemoryConnector
 from daskref.exceptions import ConnectorClosedError, ConnectorError, LifetimeError
 from daskref.lifetimes import Lifetime, register_lifetime_atexit
 from daskref.proxy import Proxy
 from tests.spaces import ENVIRONMENT
-from tests.utils import Process, processes, start, start_worker, wait_until
+from tests.utils import Process, processes, start, wait_until
 
 #: Seconds that no test waits for.
 LONG = 600.0
@@ -79,9 +77,10 @@ class TestContext:
 
     def test_an_error_in_the_block_ends_it_as_well(self, store: Store) -> None:
         key = store.put(1)
-        with pytest.raises(ZeroDivisionError), ContextLifetime(store) as lifetime:
-            lifetime.add_key(key)
-            _ = 1 / 0
+        lifetime = ContextLifetime(store)
+        lifetime.add_key(key)
+        with pytest.raises(ZeroDivisionError), lifetime:
+            divmod(1, 0)
         assert gone(store, key)
 
     def test_nothing_is_added_after_the_end(self, store: Store) -> None:
@@ -229,7 +228,6 @@ class TestLease:
         with Store("closed", LocalConnector()) as store:
             lifetime = LeaseLifetime(store, LONG)
             lifetime.add_key(store.put(1))
-        lifetime.extend_end = None if hasattr(lifetime, "extend_end") else None  # type: ignore[attr-defined]
         with pytest.raises(ConnectorClosedError):
             lifetime.extend(datetime.now())
         wait_until(lifetime.done, "the end of the lease")
@@ -296,3 +294,83 @@ def test_a_leased_object_outlives_the_exit_of_the_process(tmp_path: Path) -> Non
     assert process.popen.wait(30) == 0  # at once, not at the end of the lease
     process.stop()
     assert len(objects(tmp_path)) == 3
+
+
+@pytest.mark.slow
+def test_a_lease_survives_the_sigkill_of_its_creator(tmp_path: Path) -> None:
+    process = run_hold("leased", tmp_path, "kill")
+    (session,) = tmp_path.iterdir()
+    identity = json.loads((session / "identity").read_text())
+    process.kill()
+    process.stop()
+    assert len(objects(tmp_path)) == 3
+    connector = FileConnector(
+        tmp_path, clear=False, session=session.name, nonce=identity["nonce"]
+    )
+    with Store("other", connector) as store:
+        swept: list[Any] = []
+
+        def sweep() -> list[Any]:
+            swept.extend(store.connector.sweep())
+            return swept
+
+        wait_until(sweep, "the lease has expired")
+        (key,) = swept
+        assert not store.exists(key)
+        assert len(objects(tmp_path)) == 2
+
+
+def leave(root: str, mode: str) -> None:
+    """Put leased objects into shared memory, say where, and be killed."""
+    store = Store("left", SharedMemoryConnector(root=root), register=True)
+    lifetime = LeaseLifetime(store, LONG)
+    lifetime.add_proxy(store.proxy(np.ones(1000)))
+    print("ready", flush=True)
+    sys.stdin.read()
+
+
+@pytest.mark.slow
+def test_the_next_start_deletes_what_a_killed_process_has_leased(
+    tmp_path: Path,
+) -> None:
+    code = f"from tests.test_lifetime_objects import *; leave({str(tmp_path)!r}, '')"
+    process = start(sys.executable, "-c", code, pattern="(ready)", env=ENVIRONMENT)
+    assert len(objects(tmp_path)) == 1
+    process.kill()
+    process.stop()
+    assert len(objects(tmp_path)) == 1
+    with SharedMemoryConnector(root=tmp_path):
+        assert not objects(tmp_path)
+
+
+def lease_in_session(address: str) -> None:
+    """Put into the store of a cluster, lease, and wait to be killed."""
+    client = daskref.Client(address)
+    name = client._daskref.session.info.store.name
+    store = daskref.store.get_store(name)
+    assert store is not None
+    lifetime = LeaseLifetime(store, 0.5)
+    lifetime.add_key(store.put(np.ones(1000)))
+    print("ready", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+#: A scheduler that compares its table with the store all the time.
+RECONCILE = {"DASK_DASKREF__RECONCILE_INTERVAL": "100ms"}
+
+
+@pytest.mark.slow
+def test_the_scheduler_sweeps_the_leases_of_its_session() -> None:
+    with (
+        processes(1, env={**ENVIRONMENT, **RECONCILE}) as (scheduler, _),
+        daskref.Client(scheduler.address) as client,
+    ):
+        code = "from tests.test_lifetime_objects import *; lease_in_session("
+        process = start(
+            sys.executable, "-c", f"{code}{scheduler.address!r})",
+            pattern="(ready)", env=ENVIRONMENT,
+        )  # fmt: skip
+        assert daskref.stats(client)["objects"] == 1
+        process.kill()
+        process.stop()
+        wait_until(lambda: not daskref.stats(client)["objects"], "swept")

@@ -65,6 +65,7 @@ class ElsewhereObjects:
     def add(self, obj: Elsewhere, how: bytes) -> None:
         """Take note of how an object is deleted: not opened, not unpickled yet."""
         self._how[obj] = how
+        self._failed.pop(obj, None)
 
     def forget(self, objects: Iterable[Elsewhere]) -> None:
         """Leave objects to somebody else."""
