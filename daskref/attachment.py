@@ -92,8 +92,8 @@ class Attachment:
         self.lending.withdraw(keys)
         return self._before["cancelled-keys"](keys=keys, **kwargs)
 
-    def _handle_returned(self, id: str, reference: bytes | None) -> None:
-        updated = None if reference is None else pickle.loads(reference)
+    def _handle_returned(self, id: str, factory: bytes | None) -> None:
+        updated = None if factory is None else pickle.loads(factory)
         self.lending.come_back(id, updated)
 
     def _handle_unbound(self, task: Any) -> None:

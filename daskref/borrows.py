@@ -52,11 +52,27 @@ MUTABLE_CHANGES = "only an owner or a mutable borrow changes the object"
 RULES = (ONE_OWNER, SHARED_OR_MUTABLE, VALID, ENDS, OWNER_LENDS, MUTABLE_CHANGES)
 
 
-def with_reference(factory: StoreFactory, reference: Reference) -> StoreFactory:
-    """Return a factory like another one, for another object. Never single-use."""
-    made = copy.copy(factory)
+def factory_of(
+    reference: Reference, like: StoreFactory, *, alike: bool = True
+) -> StoreFactory:
+    """Return the factory of one generation of an owned object.
+
+    Parameters
+    ----------
+    reference
+        To the object.
+    like
+        Of another generation, or of a proxy of the user's.
+    alike
+        The object is serialized as that of *like* is. If not, as the store does.
+    """
+    made = copy.copy(like)
     made.reference = reference
-    made.once = False
+    # each use has an object of its own, which it may change, and nobody uses it up
+    changed = ("once", "shared") if alike else ("once", "shared", "deserializer")
+    for name in changed:
+        if hasattr(made, name):
+            setattr(made, name, None if name == "deserializer" else False)
     return made
 
 
@@ -86,7 +102,7 @@ class Ownership:
     mutable: Borrow | None
 
     def __init__(self, factory: StoreFactory) -> None:
-        self.factory = with_reference(factory, factory.reference)
+        self.factory = factory_of(factory.reference, factory)
         self.ended = False
         self.owner_gone = False
         self.shared = set()
@@ -184,13 +200,13 @@ class Ownership:
 
     # Generations
 
-    def replace(self, reference: Reference) -> None:
+    def replace(self, factory: StoreFactory) -> None:
         """Point at a new generation; the one before is deleted, in a thread."""
         with self.lock:
             before = self.factory.reference
-            self.factory = with_reference(self.factory, reference)
+            self.factory = factory
             _owned.pop(before, None)
-            _owned[reference] = self
+            _owned[factory.reference] = self
         _reaper.put(lambda: _evict(before))
 
     def renew_owner(self, seen: object = None) -> None:
@@ -315,17 +331,17 @@ class Borrow:
         if self.mutable:
             ownership.renew_owner()
 
-    def come_back(self, reference: Reference | None) -> None:
+    def come_back(self, factory: StoreFactory | None) -> None:
         """Take the borrow back from a client's tasks.
 
         Parameters
         ----------
-        reference
-            What the task has put in the place of the object, if anything.
+        factory
+            Of what the task has put in the place of the object, if anything.
         """
         ownership = self.ownership
-        if reference is not None:
-            ownership.replace(reference)
+        if factory is not None:
+            ownership.replace(factory)
         with ownership.lock:
             self.out -= 1
             ended = not self.out
@@ -351,8 +367,10 @@ class OwnedFactory:
 
     @property
     def metadata(self) -> Metadata | None:
-        """What is known of the object; nothing while a task may change it."""
+        """What is known of the object, if it is here and no task may change it."""
         ownership = self.ownership
+        if ownership.ended:
+            return None
         if ownership.mutable is not None and ownership.mutable.out:
             return None
         return ownership.factory.metadata

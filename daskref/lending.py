@@ -19,7 +19,7 @@ from daskref.borrows import (
 )
 from daskref.exceptions import OwnershipError
 from daskref.proxy import get_factory, is_proxy
-from daskref.reference import Reference
+from daskref.store import StoreFactory
 
 
 class _Lent:
@@ -132,15 +132,15 @@ class Lending:
         lent.borrow.come_back(None)
         return True
 
-    def come_back(self, id: str, reference: Reference | None) -> None:
+    def come_back(self, id: str, factory: StoreFactory | None) -> None:
         """Take a borrow back, its tasks are done.
 
         Parameters
         ----------
         id
             Of the borrow; silent if it is not out.
-        reference
-            What they have put in the place of the object, if anything.
+        factory
+            Of what they have put in the place of the object, if anything.
         """
         with self._lock:
             lent = self._by_id.pop(id, None)
@@ -148,7 +148,7 @@ class Lending:
                 return
             for key in lent.keys:
                 self._drop_key(key, id)
-        lent.borrow.come_back(reference)
+        lent.borrow.come_back(factory)
 
     def _drop_key(self, key: Any, id: str) -> None:
         ids = self._by_key.get(key)

@@ -50,6 +50,7 @@ given back: Dask does not stop running functions.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
 
 from daskref.borrows import (
@@ -64,7 +65,7 @@ from daskref.borrows import (
     BorrowFactory,
     OwnedFactory,
     Ownership,
-    with_reference,
+    factory_of,
 )
 from daskref.exceptions import MissingKeyError, OwnershipError, ResolveError
 from daskref.places import opened
@@ -76,7 +77,7 @@ from daskref.proxy import (
     is_resolved,
     populate,
 )
-from daskref.reference import Reference
+from daskref.reference import Reference, describe
 from daskref.resolution import forget
 from daskref.store import StoreFactory
 
@@ -308,7 +309,7 @@ def clone(proxy: OwnedProxy[T]) -> OwnedProxy[T]:
                     raise ResolveError(repr(reference), str(missing)) from missing
                 key = store.connector.put(data)
         made: OwnedProxy[T] = OwnedProxy(
-            with_reference(factory, Reference(key, reference.store, reference.metadata))
+            factory_of(Reference(key, reference.store, reference.metadata), factory)
         )
     finally:
         ownership.give_back(borrowed)
@@ -350,13 +351,20 @@ def into_owned(proxy: Proxy[T], *, populate_target: bool = True) -> OwnedProxy[T
     return made
 
 
-def update(proxy: OwnedProxy[T] | RefMutProxy[T]) -> None:
+def update(
+    proxy: OwnedProxy[T] | RefMutProxy[T],
+    *,
+    serializer: Callable[[T], Any] | None = None,
+) -> None:
     """Write what was changed in the local object to the store.
 
     Parameters
     ----------
     proxy
         The owner, or a mutable borrow. If it is not resolved, nothing happens.
+    serializer
+        ``(object) -> buffer`` in place of the store's; the deserializer that the proxy
+        was made with reads it then. Without one the store's own are used from here on.
 
     Raises
     ------
@@ -382,16 +390,16 @@ def update(proxy: OwnedProxy[T] | RefMutProxy[T]) -> None:
             return
         itself = ownership.borrow(mutable=True)  # nobody else may, meanwhile
         try:
-            ownership.replace(_put(ownership.factory, extract(proxy)))
+            ownership.replace(_put(ownership.factory, extract(proxy), serializer))
         finally:
             ownership.give_back(itself)
     elif isinstance(factory, BorrowFactory) and factory.mutable:
-        _update_borrow(proxy, factory)
+        _update_borrow(proxy, factory, serializer)
     else:
         _refuse(proxy, "this changes nothing in the store", MUTABLE_CHANGES)
 
 
-def _update_borrow(proxy: Any, factory: BorrowFactory) -> None:
+def _update_borrow(proxy: Any, factory: BorrowFactory, serializer: Any) -> None:
     borrowed = factory.borrow
     if borrowed is not None:
         borrowed.check()
@@ -400,21 +408,26 @@ def _update_borrow(proxy: Any, factory: BorrowFactory) -> None:
     target = extract(proxy)
     if borrowed is None:
         deliver = _deliver(proxy)
-        deliver(factory.id, _put(factory.factory, target))
+        deliver(factory.id, _put(factory.factory, target, serializer))
         return
     ownership = borrowed.ownership
-    ownership.replace(_put(ownership.factory, target))
+    ownership.replace(_put(ownership.factory, target, serializer))
     factory.factory = ownership.factory
     ownership.renew_owner(target)
 
 
-def _put(factory: StoreFactory, target: Any) -> Reference:
+def _put(factory: StoreFactory, target: Any, serializer: Any) -> StoreFactory:
     with opened(factory.reference.store) as store:
-        return store.put_reference(target)
+        if serializer is None:
+            return factory_of(store.put_reference(target), factory, alike=False)
+        data = serializer(target)
+        nbytes = memoryview(data).nbytes
+        reference = store.refer(store.connector.put(data), describe(target, nbytes))
+        return factory_of(reference, factory)
 
 
 def _deliver(proxy: Any) -> Any:
-    """Return the way of updates to the owner: ``(id, reference) -> None``."""
+    """Return the way of updates to the owner: ``(id, factory) -> None``."""
     from distributed import get_worker
 
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daskref.connectors import FileConnector, LocalConnector
-from daskref.places import tell
+from daskref.places import config_of, tell
 from daskref.plugins.elsewhere import ATTEMPTS, Elsewhere, ElsewhereObjects
 from daskref.reference import StoreConfig
 from daskref.store import Store
@@ -24,7 +24,7 @@ async def run(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def described(store: Store, key: Any, **secrets: Any) -> tuple[Elsewhere, bytes]:
-    place, obj, nbytes, how = tell(key, 10, store.config, SESSION, secrets)
+    place, obj, nbytes, how = tell(key, 10, config_of(store), SESSION, secrets)
     assert nbytes == 10
     return Elsewhere(place, obj), how
 

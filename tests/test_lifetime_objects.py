@@ -256,7 +256,7 @@ def hold(kind: str, directory: str, ends: str) -> None:
         sys.exit()  # a child evicts nothing, whatever it runs at its exit
     os.wait()
     assert store.exists(keys[0])
-    print("ready", store.config, flush=True)
+    print("ready", flush=True)
     if ends == "kill":
         sys.stdin.read()
 

@@ -81,7 +81,7 @@ class Lender:
         self._return(self._loans.withdraw(id, keys))
 
     def updated(
-        self, worker: str, id: str, task: Any, object: Any, reference: bytes
+        self, worker: str, id: str, task: Any, object: Any, factory: bytes
     ) -> None:
         """Keep what a task has put in the place of what it borrowed.
 
@@ -95,13 +95,13 @@ class Lender:
             ``None`` if the worker does not know.
         object
             As :func:`daskref.places.tell` describes it.
-        reference
-            To the object, for the owner, pickled.
+        factory
+            Of a proxy of it, for the owner, pickled.
         """
         if task is None:
             keys = self._loans.keys_of(id)
             task = next((key for key in keys if self._runs(worker, key)), None)
-        update = Update(task, object, reference)
+        update = Update(task, object, factory)
         self._bindings.hold(UPDATES, [update.object])
         obsolete: Update | None = update
         if self._runs(worker, task):
@@ -119,9 +119,9 @@ class Lender:
 
     def _return(self, loans: Iterable[Loan]) -> None:
         for loan in loans:
-            reference = None
+            factory = None
             if loan.update is not None:
-                reference = loan.update.reference
+                factory = loan.update.factory
                 self._bindings.hand_over(UPDATES, loan.update.object, loan.client)
-            message = {"op": "daskref-returned", "id": loan.id, "reference": reference}
+            message = {"op": "daskref-returned", "id": loan.id, "factory": factory}
             self._tell(loan.client, message)

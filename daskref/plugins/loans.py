@@ -13,8 +13,8 @@ class Update(NamedTuple):
     task: Any
     #: The place of the object, the object there, its size and how it is deleted.
     object: tuple[Any, ...]
-    #: The pickled reference, for the owner.
-    reference: bytes
+    #: Of a proxy of it, for the owner, pickled.
+    factory: bytes
 
 
 class Loan:

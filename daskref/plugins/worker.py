@@ -36,7 +36,6 @@ from daskref.places import registered, secrets_of, tell
 from daskref.plugins.nanny import private_memory
 from daskref.plugins.relay import RelayConnector, fetch
 from daskref.proxy import Proxy, get_factory, is_proxy
-from daskref.reference import Reference
 from daskref.rpc import FAMILY, Connections, without_family
 from daskref.session import Session
 from daskref.store import Store, StoreFactory, register_store, unregister_store
@@ -275,12 +274,13 @@ class ReferenceWorkerPlugin:
             response["result"] = to_serialize(value)
         return response
 
-    def send_update(self, id: str, reference: Reference) -> None:
+    def send_update(self, id: str, factory: StoreFactory) -> None:
         """Tell the owner of a borrow what a task has put in the place of the object.
 
         For the threads of tasks. It travels through the same stream as the task's end,
         and before that.
         """
+        reference = factory.reference
         secrets = secrets_of(registered(reference.store))
         told = tell(
             reference.key,
@@ -300,7 +300,7 @@ class ReferenceWorkerPlugin:
                 "task": task,
                 "id": id,
                 "object": told,
-                "reference": pickle.dumps(reference),
+                "factory": pickle.dumps(factory),
             },
         )
 
