@@ -25,7 +25,7 @@ from daskref.exceptions import NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
 from daskref.lending import Lending
-from daskref.lifetimes import BoundLifetimes
+from daskref.lifetimes.task import BoundLifetimes
 from daskref.plugins.bootstrap import install_on_scheduler
 from daskref.reference import Reference
 from daskref.rpc import Connections

@@ -41,11 +41,11 @@ from distributed.spans import SpanMetadata
 
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
-from daskref.borrows import collecting
 from daskref.graph import graph_of, pack_argument, pack_expr, references_by_key
 from daskref.lending import refuse_scattered
 from daskref.metrics import summarize
 from daskref.nodes import ReferenceNode, references_in
+from daskref.ownership.factories import collecting
 from daskref.proxy import Proxy, is_proxy
 from daskref.scatter import put_scattered, take_apart
 from daskref.store import StoreFactory

@@ -8,16 +8,10 @@ from typing import Any
 
 import cloudpickle
 
-from daskref.borrows import (
-    ENDS,
-    OWNER_LENDS,
-    SHARED_OR_MUTABLE,
-    Borrow,
-    BorrowFactory,
-    OwnedFactory,
-    collecting,
-)
 from daskref.exceptions import OwnershipError
+from daskref.ownership.borrows import Borrow
+from daskref.ownership.factories import BorrowFactory, OwnedFactory, collecting
+from daskref.ownership.rules import ENDS, OWNER_LENDS, SHARED_OR_MUTABLE
 from daskref.proxy import get_factory, is_proxy
 from daskref.store import StoreFactory
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import pickle
@@ -21,9 +22,15 @@ from distributed.scheduler import KilledWorker
 
 import daskref
 from daskref import OwnedProxy, Store, borrow, drop, is_resolved, mut_borrow, update
-from daskref.borrows import ENDS, ONE_OWNER, OWNER_LENDS, SHARED_OR_MUTABLE, VALID
 from daskref.connectors import FileConnector
 from daskref.exceptions import OwnershipError, ResolveError
+from daskref.ownership.rules import (
+    ENDS,
+    ONE_OWNER,
+    OWNER_LENDS,
+    SHARED_OR_MUTABLE,
+    VALID,
+)
 from daskref.store import StoreFactory
 from tests.utils import large, processes, start_worker, wait_until
 
@@ -481,6 +488,43 @@ def test_in_one_process(store: Store) -> None:
         with pytest.raises(TypeError, match="serialize"):
             client.submit(total, borrow(owner), threading.Lock())
         assert is_free(owner)
+
+
+@pytest.mark.slow
+def test_an_asynchronous_client(store: Store) -> None:
+    async def test() -> None:
+        async with (
+            LocalCluster(
+                processes=False, n_workers=1, dashboard_address=":0", asynchronous=True
+            ) as cluster,
+            daskref.Client(cluster, asynchronous=True) as client,
+        ):
+            owner = own(store, [1, 2])
+            assert await client.submit(total, borrow(owner)) == 3
+            await client.submit(add, mut_borrow(owner), 3)
+            assert owner == [1, 2, 3]
+            with breaks(ONE_OWNER):
+                client.submit(total, owner)
+            del owner  # does not hold up the loop, a thread deletes
+
+    asyncio.run(test())
+    wait_until(lambda: not stored(store), "deleted")
+
+
+@pytest.mark.slow
+def test_a_client_that_closes_gives_back(store: Store, gate: str) -> None:
+    with (
+        LocalCluster(processes=False, n_workers=1, dashboard_address=":0") as cluster,
+        daskref.Client(cluster) as client,
+    ):
+        owner = own(store, [1, 2])
+        with daskref.Client(cluster, set_as_default=False) as other:
+            future = other.submit(total_after, gate, borrow(owner))
+            assert Event(f"{gate}-begun", client=client).wait(30)
+            assert not is_free(owner)
+        assert is_free(owner)
+        assert future.status == "cancelled"
+        Event(gate, client=client).set()
 
 
 # Processes that are killed.

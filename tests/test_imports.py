@@ -22,7 +22,7 @@ LAYERS = [
     ["codec", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
     ["interfaces", "resolution", "proxy", "origins", "store", "transparency"],
-    ["places", "borrows", "ownership", "lifetimes", "lending"],
+    ["places", "ownership", "lifetimes", "lending"],
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],

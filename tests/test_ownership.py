@@ -18,6 +18,7 @@ import cloudpickle
 import dask.base
 import numpy as np
 import pytest
+from distributed.protocol.serialize import deserialize, serialize
 
 import daskref
 from daskref import (
@@ -33,7 +34,12 @@ from daskref import (
     mut_borrow,
     update,
 )
-from daskref.borrows import (
+from daskref.connectors import LocalConnector
+from daskref.exceptions import OwnershipError, ResolveError
+from daskref.family import register_family
+from daskref.ownership import RefMutProxy, RefProxy
+from daskref.ownership.borrows import owned, reaper
+from daskref.ownership.rules import (
     ENDS,
     MUTABLE_CHANGES,
     ONE_OWNER,
@@ -41,12 +47,7 @@ from daskref.borrows import (
     RULES,
     SHARED_OR_MUTABLE,
     VALID,
-    _owned,
-    _reaper,
 )
-from daskref.connectors import LocalConnector
-from daskref.exceptions import OwnershipError, ResolveError
-from daskref.ownership import RefMutProxy, RefProxy
 from daskref.proxy import get_factory
 from daskref.store import StoreFactory
 from tests.spaces import ENVIRONMENT
@@ -192,15 +193,15 @@ class TestOwner:
 
     def test_the_thread_ends_with_the_last_owner(self, store: Store) -> None:
         owners = [own(store, i) for i in range(3)]
-        assert _reaper._thread is not None
+        assert reaper._thread is not None
         drop(owners[0])
         owners.clear()
-        wait_until(lambda: _reaper._thread is None, "no thread")
-        assert not _owned
+        wait_until(lambda: reaper._thread is None, "no thread")
+        assert not owned
         owner = own(store, 1)
-        assert _reaper._thread is not None
+        assert reaper._thread is not None
         drop(owner)
-        wait_until(lambda: _reaper._thread is None, "no thread")
+        wait_until(lambda: reaper._thread is None, "no thread")
 
 
 class TestBorrow:
@@ -289,6 +290,18 @@ class TestBorrow:
         del arrived
         with breaks(SHARED_OR_MUTABLE):
             mut_borrow(owner)
+
+    def test_in_a_message_of_dasks(self, store: Store) -> None:
+        owner = own(store, [1, 2])
+        register_family()
+        for families in (None, ["daskref", "pickle"], ["pickle"]):
+            header, frames = serialize(borrow(owner), serializers=families)
+            arrived = deserialize(header, frames)
+            assert isinstance(arrived, RefProxy)
+            assert arrived == [1, 2]
+            with pytest.raises(TypeError, match="serialize") as caught:
+                serialize(owner, serializers=families, on_error="raise")
+            assert isinstance(caught.value.__cause__, OwnershipError)
 
     def test_tokens(self, store: Store) -> None:
         owner = own(store, [1, 2])

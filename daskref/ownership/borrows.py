@@ -12,68 +12,26 @@ only the borrower who made the update.
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import copy
 import logging
 import os
 import threading
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from queue import SimpleQueue
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from daskref.connectors.forks import forget_in_child
 from daskref.exceptions import DaskrefError, OwnershipError
+from daskref.ownership.factories import factory_of
+from daskref.ownership.reaper import Reaper
+from daskref.ownership.rules import ENDS, ONE_OWNER, SHARED_OR_MUTABLE, VALID
 from daskref.places import evict_from
 from daskref.proxy import extract, is_resolved
-from daskref.reference import Metadata, Reference
+from daskref.reference import Reference
 from daskref.resolution import forget
 from daskref.store import StoreFactory
 
 logger = logging.getLogger(__name__)
-
-#: Seconds for which the thread that drops an owner waits for its object to be deleted.
-PATIENCE = 1.0
-
-ONE_OWNER = "a stored object has one owner, which stays in its process"
-SHARED_OR_MUTABLE = (
-    "there may be any number of shared borrows, or one mutable borrow, and while there "
-    "is one the owner does not change the object"
-)
-VALID = "a borrow never outlives its object, and an owner cannot go while it is lent"
-ENDS = "a borrow ends where it is dropped, or when the Dask task that has it ends"
-OWNER_LENDS = "only an owner lends"
-MUTABLE_CHANGES = "only an owner or a mutable borrow changes the object"
-#: The rules, in the words that errors name them with.
-RULES = (ONE_OWNER, SHARED_OR_MUTABLE, VALID, ENDS, OWNER_LENDS, MUTABLE_CHANGES)
-
-
-def factory_of(
-    reference: Reference, like: StoreFactory, *, alike: bool = True
-) -> StoreFactory:
-    """Return the factory of one generation of an owned object.
-
-    Parameters
-    ----------
-    reference
-        To the object.
-    like
-        Of another generation, or of a proxy of the user's.
-    alike
-        The object is serialized as that of *like* is. If not, as the store does.
-    """
-    made = copy.copy(like)
-    made.reference = reference
-    # each use has an object of its own, which it may change, and nobody uses it up
-    changed = ("once", "shared") if alike else ("once", "shared", "deserializer")
-    for name in changed:
-        if hasattr(made, name):
-            setattr(made, name, None if name == "deserializer" else False)
-    return made
 
 
 class Ownership:
@@ -111,11 +69,11 @@ class Ownership:
         self.lock = threading.RLock()
         self._owner: Callable[[], Any] = _nobody
         self._pid = os.getpid()
-        if _owned.setdefault(factory.reference, self) is not self:
+        if owned.setdefault(factory.reference, self) is not self:
             raise OwnershipError(
                 repr(factory.reference), "it has an owner already", ONE_OWNER
             )
-        _reaper.begin()
+        reaper.begin()
 
     def __repr__(self) -> str:
         return f"<OwnedProxy of {self.factory.reference!r}>"
@@ -162,7 +120,7 @@ class Ownership:
             if self.mutable is borrow:
                 self.mutable = None
         if self.owner_gone:
-            _reaper.put(self.settle)
+            reaper.put(self.settle)
 
     def readable(self) -> StoreFactory:
         """Return what the owner resolves with."""
@@ -205,9 +163,9 @@ class Ownership:
         with self.lock:
             before = self.factory.reference
             self.factory = factory
-            _owned.pop(before, None)
-            _owned[factory.reference] = self
-        _reaper.put(lambda: _evict(before))
+            owned.pop(before, None)
+            owned[factory.reference] = self
+        reaper.put(lambda: _evict(before))
 
     def renew_owner(self, seen: object = None) -> None:
         """Let the owner's proxy resolve anew, unless what it has is *seen*."""
@@ -259,19 +217,14 @@ class Ownership:
 
     def _end(self) -> None:
         self.ended = True
-        _owned.pop(self.factory.reference, None)
-        _reaper.end()
+        owned.pop(self.factory.reference, None)
+        reaper.end()
 
     def _owner_died(self) -> None:
-        # Called by the garbage collector, in any thread, perhaps inside a lock of the
-        # store: the store is another thread's to call.
         if self.ended or self._pid != os.getpid():
             return
         self.owner_gone = True
-        settled = threading.Event()
-        _reaper.put(self.settle, settled)
-        if not _on_event_loop():
-            settled.wait(PATIENCE)
+        reaper.put_and_wait(self.settle)
 
 
 class Borrow:
@@ -354,126 +307,11 @@ class Borrow:
         ownership = self.ownership
         ownership.dead.append(self)
         if ownership.owner_gone:
-            _reaper.put(ownership.settle)
-
-
-class OwnedFactory:
-    """What an owner resolves with."""
-
-    __slots__ = ("ownership",)
-
-    def __init__(self, ownership: Ownership) -> None:
-        self.ownership = ownership
-
-    @property
-    def metadata(self) -> Metadata | None:
-        """What is known of the object, if it is here and no task may change it."""
-        ownership = self.ownership
-        if ownership.ended:
-            return None
-        if ownership.mutable is not None and ownership.mutable.out:
-            return None
-        return ownership.factory.metadata
-
-    def __call__(self) -> Any:
-        """Return a new private object."""
-        return self.ownership.readable()()
-
-    def __repr__(self) -> str:
-        return repr(self.ownership)
-
-    def __dask_tokenize__(self) -> Any:
-        # unlike a borrow's: the result of a task that had one must not be found for it
-        return "daskref.OwnedProxy", id(self.ownership)
-
-    def __reduce__(self) -> NoReturn:
-        self.ownership.refuse(
-            "an owner cannot be sent or pickled: send borrow(owner) or "
-            "mut_borrow(owner)",
-            ONE_OWNER,
-        )
-
-
-class BorrowFactory:
-    """What a borrow resolves with.
-
-    Parameters
-    ----------
-    factory
-        Of the generation that was borrowed.
-    id
-        Of the borrow.
-    mutable
-        Whether it may change the object.
-    borrow
-        ``None`` outside of the owner's process.
-    """
-
-    __slots__ = ("borrow", "factory", "id", "mutable")
-
-    def __init__(
-        self,
-        factory: StoreFactory,
-        id: str,
-        mutable: bool,
-        borrow: Borrow | None = None,
-    ) -> None:
-        self.factory = factory
-        self.id = id
-        self.mutable = mutable
-        self.borrow = borrow
-
-    @property
-    def metadata(self) -> Metadata:
-        """What is known of the object."""
-        return self.factory.metadata
-
-    def __call__(self) -> Any:
-        """Return a new private object."""
-        if self.borrow is not None:
-            self.borrow.check()
-        return self.factory()
-
-    def __repr__(self) -> str:
-        name = "RefMutProxy" if self.mutable else "RefProxy"
-        return f"<{name} of {self.factory.reference!r}>"
-
-    def __dask_tokenize__(self) -> Any:
-        if self.mutable:  # two tasks that change an object are not the same
-            return "daskref.mut_borrow", self.id
-        return self.factory.__dask_tokenize__()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if (found := getattr(_collector, "found", None)) is not None:
-            found.append(self)
-        return BorrowFactory, (self.factory, self.id, self.mutable)
-
-
-_collector = threading.local()
-
-
-@contextmanager
-def collecting() -> Iterator[list[BorrowFactory]]:
-    """Collect the borrows that this thread pickles inside the block."""
-    outer = getattr(_collector, "found", None)
-    found: list[BorrowFactory] = []
-    _collector.found = found
-    try:
-        yield found
-    finally:
-        _collector.found = outer
+            reaper.put(ownership.settle)
 
 
 def _nobody() -> None:
     return None
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _evict(reference: Reference) -> None:
@@ -489,67 +327,11 @@ def _evict(reference: Reference) -> None:
         )
 
 
-class _Reaper:
-    """A thread that deletes what finalizers may not; it runs while there are owners."""
-
-    _queue: SimpleQueue[tuple[Callable[[], None] | None, threading.Event | None]]
-    _thread: threading.Thread | None
-    _owners: int
-
-    def __init__(self) -> None:
-        self._hooked = False
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew, as in a forked child, which owns nothing."""
-        self._queue = SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread = None
-        self._owners = 0
-        _owned.clear()
-
-    def begin(self) -> None:
-        """Take note of an owner."""
-        with self._lock:
-            self._owners += 1
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="daskref-ownership", daemon=True
-                )
-                self._thread.start()
-            if not self._hooked:
-                self._hooked = True
-                forget_in_child(self)
-                atexit.register(_end_all)
-
-    def end(self) -> None:
-        """Take note that an owner's object is being deleted."""
-        self._queue.put((None, None))
-
-    def put(
-        self, task: Callable[[], None], done: threading.Event | None = None
-    ) -> None:
-        """Call something in the thread. Takes no locks."""
-        self._queue.put((task, done))
-
-    def _run(self) -> None:
-        while True:
-            task, done = self._queue.get()
-            if task is not None:
-                task()
-            if done is not None:
-                done.set()
-            with self._lock:
-                self._owners -= task is None
-                if not self._owners and self._queue.empty():
-                    self._thread = None
-                    return
-
-
-_owned: dict[Reference, Ownership] = {}
-_reaper = _Reaper()
-
-
 def _end_all() -> None:
-    for ownership in list(_owned.values()):
+    for ownership in list(owned.values()):
         ownership.end_at_exit()
+
+
+#: Those of this process, by the object that they own now.
+owned: dict[Reference, Ownership] = {}
+reaper = Reaper(at_exit=_end_all, in_child=owned.clear)

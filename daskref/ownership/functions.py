@@ -1,203 +1,36 @@
-"""Ownership of stored objects: an owner, borrows, and the rules between them.
-
-An :class:`OwnedProxy` owns its object in the store: when the proxy goes, the object
-goes. It lends the object to others, Dask's tasks among them::
-
-    owner = store.owned_proxy(frame)
-    client.submit(f, borrow(owner))  # f sees a proxy; given back when the task ends
-    client.submit(g, mut_borrow(owner))  # g may change the object: update(proxy)
-    drop(owner)
-
-A violation raises :class:`~daskref.exceptions.OwnershipError`, which names the rule.
-The rules:
-
-- a stored object has one owner, which stays in its process: it does not pickle;
-- there may be any number of shared borrows, or one mutable borrow, and while there is
-  one the owner does not change the object;
-- a borrow never outlives its object: an owner that is deleted while it is lent
-  (``del``, garbage collection) takes the object with it when the last borrow ends,
-  and :func:`drop` refuses;
-- a borrow ends where it is dropped (:func:`drop`, ``del``), or when the Dask task that
-  has it ends: then what it was sent as can be used no more;
-- only an owner lends: what a task has borrowed it does not send on;
-- only an owner or a mutable borrow changes the object.
-
-Borrows in tasks
-----------------
-A client of daskref looks after the borrows in its graphs, wherever in the arguments
-they are. A borrow is out from the moment of the submission until each result that was
-asked for and depends on it is there, has failed, or is not wanted any more: whether
-the worker is killed and the task runs again elsewhere, or the future is let go of and
-the task runs on by itself. At that moment, before ``future.result()`` returns, the
-borrow is given back. A plain Dask client knows nothing of borrows: keep the borrow in a
-variable for as long as the task runs.
-
-A task changes the object that it has mutably borrowed with ``update(proxy)``. Objects
-do not change once they are stored, so this puts a new object, and the owner points at
-it once the task has ended, failed or not. An attempt at the task whose worker is lost
-leaves no trace: the next attempt finds the object as it was. While the task has it, the
-owner cannot be read.
-
-Known limits
-------------
-If the owner's process is killed, the object stays for as long as its store does. When a
-task's result is lost after the task had ended, and Dask runs the task again, it finds
-the object only if the owner has neither dropped nor updated it; updates by such a
-second run are discarded. A cancelled task may read what it borrowed after that was
-given back: Dask does not stop running functions.
-"""
+"""What can be done with owners and borrows."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from daskref.borrows import (
+from daskref.exceptions import MissingKeyError, ResolveError
+from daskref.ownership.borrows import Borrow, Ownership
+from daskref.ownership.factories import BorrowFactory, OwnedFactory, factory_of
+from daskref.ownership.proxies import OwnedProxy, RefMutProxy, RefProxy, refuse
+from daskref.ownership.rules import (
     ENDS,
     MUTABLE_CHANGES,
     ONE_OWNER,
     OWNER_LENDS,
-    RULES,
     SHARED_OR_MUTABLE,
     VALID,
-    Borrow,
-    BorrowFactory,
-    OwnedFactory,
-    Ownership,
-    factory_of,
 )
-from daskref.exceptions import MissingKeyError, OwnershipError, ResolveError
 from daskref.places import opened
-from daskref.proxy import (
-    Proxy,
-    extract,
-    get_factory,
-    is_proxy,
-    is_resolved,
-    populate,
-)
+from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved, populate
 from daskref.reference import Reference, describe
 from daskref.resolution import forget
 from daskref.store import StoreFactory
 
-__all__ = [
-    "RULES",
-    "OwnedProxy",
-    "RefMutProxy",
-    "RefProxy",
-    "borrow",
-    "clone",
-    "drop",
-    "into_owned",
-    "mut_borrow",
-    "update",
-]
-
 T = TypeVar("T")
-
-
-class _Ruled(Proxy[T]):
-    """Base of the proxies that obey rules: never copied by accident."""
-
-    __slots__ = ()
-
-    def __copy__(self) -> NoReturn:
-        _refuse(self, "it cannot be copied: clone() an owner, or borrow()", ONE_OWNER)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        _refuse(self, "it cannot be copied: clone() an owner, or borrow()", ONE_OWNER)
-
-    def __dask_tokenize__(self) -> Any:
-        return get_factory(self).__dask_tokenize__()  # type: ignore[attr-defined]
-
-
-class OwnedProxy(_Ruled[T]):
-    """A proxy that owns its object in the store.
-
-    Parameters
-    ----------
-    factory
-        Of a proxy that a store made; the object may have no other owner.
-
-    Raises
-    ------
-    OwnershipError
-        If the object has an owner in this process.
-    TypeError
-        If the factory is not a store's.
-
-    Notes
-    -----
-    When the proxy is deleted, the object is deleted from the store: before ``del``
-    returns, unless that runs on an event loop, the object is lent, or the store takes
-    longer than a second. At the exit of the process as well, lent or not.
-
-    See Also
-    --------
-    daskref.ownership : the rules
-    drop : Delete the object now, errors included.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, factory: StoreFactory) -> OwnedProxy[T]:
-        """Take the ownership of an object."""
-        if not isinstance(factory, StoreFactory):
-            raise TypeError(
-                "OwnedProxy() takes the factory of a proxy that a store made, not "
-                f"{type(factory).__name__}"
-            )
-        ownership = Ownership(factory)
-        proxy = Proxy.__new__(cls, OwnedFactory(ownership))
-        ownership.belongs_to(proxy)
-        return cast("OwnedProxy[T]", proxy)
-
-
-class _Borrowed(_Ruled[T]):
-    """Base of borrows."""
-
-    __slots__ = ()
-
-    def __new__(cls, factory: BorrowFactory) -> Any:
-        """Make the proxy of a borrow, in the owner's process or another."""
-        if not isinstance(factory, BorrowFactory):
-            raise TypeError(
-                "a borrow is made by borrow(owner) or mut_borrow(owner), not of a "
-                f"{type(factory).__name__}"
-            )
-        proxy = Proxy.__new__(cls, factory)
-        if factory.borrow is not None:
-            factory.borrow.belongs_to(proxy)
-        return proxy
-
-
-class RefProxy(_Borrowed[T]):
-    """A shared borrow; see :func:`borrow`."""
-
-    __slots__ = ()
-
-
-class RefMutProxy(_Borrowed[T]):
-    """A mutable borrow; see :func:`mut_borrow`."""
-
-    __slots__ = ()
-
-
-# Or they would be found in front of the target's.
-for _cls in (_Ruled, OwnedProxy, _Borrowed, RefProxy, RefMutProxy):
-    type.__delattr__(_cls, "__slots__")
-
-
-def _refuse(proxy: Any, reason: str, rule: str) -> NoReturn:
-    factory = get_factory(proxy) if is_proxy(proxy) else None
-    raise OwnershipError(repr(factory or type(proxy)), reason, rule)
 
 
 def _ownership(proxy: Any, what: str) -> Ownership:
     factory = get_factory(proxy) if is_proxy(proxy) else None
     if not isinstance(factory, OwnedFactory):
-        _refuse(proxy, f"only an owner can be {what}", OWNER_LENDS)
+        refuse(proxy, f"only an owner can be {what}", OWNER_LENDS)
     return factory.ownership
 
 
@@ -344,7 +177,7 @@ def into_owned(proxy: Proxy[T], *, populate_target: bool = True) -> OwnedProxy[T
     """
     factory = get_factory(proxy)
     if isinstance(factory, OwnedFactory | BorrowFactory):
-        _refuse(proxy, "it has an owner already", ONE_OWNER)
+        refuse(proxy, "it has an owner already", ONE_OWNER)
     made: OwnedProxy[T] = OwnedProxy(cast("StoreFactory", factory))
     if populate_target:
         _populate(made, proxy)
@@ -396,7 +229,7 @@ def update(
     elif isinstance(factory, BorrowFactory) and factory.mutable:
         _update_borrow(proxy, factory, serializer)
     else:
-        _refuse(proxy, "this changes nothing in the store", MUTABLE_CHANGES)
+        refuse(proxy, "this changes nothing in the store", MUTABLE_CHANGES)
 
 
 def _update_borrow(proxy: Any, factory: BorrowFactory, serializer: Any) -> None:
@@ -436,7 +269,7 @@ def _deliver(proxy: Any) -> Any:
         bootstrap = None
     plugin = getattr(bootstrap, "plugin", None)
     if plugin is None:
-        _refuse(
+        refuse(
             proxy,
             "this borrow has left its owner's process, and the way back is a Dask task "
             "of a daskref client",
@@ -466,9 +299,9 @@ def drop(proxy: OwnedProxy[Any] | RefProxy[Any] | RefMutProxy[Any]) -> None:
         factory.ownership.drop()
         return
     if not isinstance(factory, BorrowFactory):
-        _refuse(proxy, "it is neither an owner nor a borrow", VALID)
+        refuse(proxy, "it is neither an owner nor a borrow", VALID)
     if factory.borrow is None:
-        _refuse(proxy, "it is given back when its task ends", ENDS)
+        refuse(proxy, "it is given back when its task ends", ENDS)
     if not factory.borrow.out:
         factory.borrow.ownership.give_back(factory.borrow)
         forget(proxy)
