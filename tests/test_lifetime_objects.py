@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Event
 
 import daskref
 import daskref.store
@@ -51,6 +52,10 @@ class Failing(LocalConnector):
 def store() -> Iterator[Store]:
     with Store(f"store-{uuid.uuid4().hex}", LocalConnector(), register=True) as store:
         yield store
+
+
+def soon() -> datetime:
+    return datetime.now() + timedelta(seconds=0.1)
 
 
 def gone(store: Store, *keys: Any) -> bool:
@@ -162,9 +167,10 @@ class TestLease:
             LeaseLifetime(store, expiry)
 
     def test_ends_by_itself(self, store: Store) -> None:
-        lifetime = LeaseLifetime(store, 0.2)
+        lifetime = LeaseLifetime(store, LONG)
         key = store.put(1)
         lifetime.add_key(key)
+        lifetime.extend(soon())
         wait_until(lifetime.done, "the end of the lease")
         wait_until(lambda: gone(store, key), "evicted")
         with pytest.raises(LifetimeError):
@@ -178,16 +184,20 @@ class TestLease:
 
     def test_lives_on_without_a_variable(self, store: Store) -> None:
         key = store.put(1)
-        LeaseLifetime(store, 0.1).add_key(key)
+        lifetime = LeaseLifetime(store, LONG)
+        lifetime.add_key(key)
+        lifetime.extend(soon())
+        del lifetime
         wait_until(lambda: gone(store, key), "evicted")
 
+    @pytest.mark.slow
     def test_extend_adds(self, store: Store) -> None:
         key = store.put(1)
-        lifetime = LeaseLifetime(store, 0.3)
+        lifetime = LeaseLifetime(store, 2)
         lifetime.add_key(key)
         lifetime.extend(LONG)
         lifetime.extend(timedelta(seconds=LONG))
-        short = LeaseLifetime(store, 0.3)  # ends after the first would have
+        short = LeaseLifetime(store, 2)  # ends after the first would have
         wait_until(short.done, "the end of the other lease")
         assert not lifetime.done()
         # both for whoever sweeps …
@@ -202,7 +212,7 @@ class TestLease:
         key = store.put(1)
         lifetime = LeaseLifetime(store, LONG)
         lifetime.add_key(key)
-        lifetime.extend(datetime.now() + timedelta(seconds=0.1))
+        lifetime.extend(soon())
         wait_until(lifetime.done, "the end of the lease")
         assert gone(store, key)
 
@@ -218,8 +228,9 @@ class TestLease:
     def test_without_leases_the_creator_evicts(self) -> None:
         with Store("unleased", Unleased()) as store:
             key = store.put(1)
-            lifetime = LeaseLifetime(store, 0.1)
+            lifetime = LeaseLifetime(store, LONG)
             lifetime.add_key(key)
+            lifetime.extend(soon())
             wait_until(lambda: gone(store, key), "evicted")
 
     def test_a_store_that_was_closed_is_no_traceback(
@@ -251,14 +262,16 @@ def hold(kind: str, directory: str, ends: str) -> None:
         lifetime.add_key(keys[0])
         register_lifetime_atexit(lifetime)
     else:
-        LeaseLifetime(store, 0.4 if ends == "kill" else LONG).add_key(keys[0])
+        lifetime = LeaseLifetime(store, LONG)
+        lifetime.add_key(keys[0])
     if os.fork() == 0:
         sys.exit()  # a child evicts nothing, whatever it runs at its exit
     os.wait()
     assert store.exists(keys[0])
     print("ready", flush=True)
     if ends == "kill":
-        sys.stdin.read()
+        lifetime.extend(datetime.now() + timedelta(seconds=1))
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class UnleasedFiles(FileConnector):
@@ -301,7 +314,7 @@ def test_a_lease_survives_the_sigkill_of_its_creator(tmp_path: Path) -> None:
     process = run_hold("leased", tmp_path, "kill")
     (session,) = tmp_path.iterdir()
     identity = json.loads((session / "identity").read_text())
-    process.kill()
+    assert process.popen.wait(30) == -signal.SIGKILL
     process.stop()
     assert len(objects(tmp_path)) == 3
     connector = FileConnector(
@@ -320,20 +333,20 @@ def test_a_lease_survives_the_sigkill_of_its_creator(tmp_path: Path) -> None:
         assert len(objects(tmp_path)) == 2
 
 
-def leave(root: str, mode: str) -> None:
+def leave(root: str) -> None:
     """Put leased objects into shared memory, say where, and be killed."""
     store = Store("left", SharedMemoryConnector(root=root), register=True)
     lifetime = LeaseLifetime(store, LONG)
     lifetime.add_proxy(store.proxy(np.ones(1000)))
     print("ready", flush=True)
-    sys.stdin.read()
+    signal.pause()
 
 
 @pytest.mark.slow
 def test_the_next_start_deletes_what_a_killed_process_has_leased(
     tmp_path: Path,
 ) -> None:
-    code = f"from tests.test_lifetime_objects import *; leave({str(tmp_path)!r}, '')"
+    code = f"from tests.test_lifetime_objects import *; leave({str(tmp_path)!r})"
     process = start(sys.executable, "-c", code, pattern="(ready)", env=ENVIRONMENT)
     assert len(objects(tmp_path)) == 1
     process.kill()
@@ -344,15 +357,17 @@ def test_the_next_start_deletes_what_a_killed_process_has_leased(
 
 
 def lease_in_session(address: str) -> None:
-    """Put into the store of a cluster, lease, and wait to be killed."""
+    """Put into the store of a cluster, lease, and be killed."""
     client = daskref.Client(address)
     name = client._daskref.session.info.store.name
     store = daskref.store.get_store(name)
     assert store is not None
-    lifetime = LeaseLifetime(store, 0.5)
+    lifetime = LeaseLifetime(store, LONG)
     lifetime.add_key(store.put(np.ones(1000)))
     print("ready", flush=True)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    assert Event("looked", client=client).wait(30)
+    lifetime.extend(datetime.now() + timedelta(seconds=1))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 #: A scheduler that compares its table with the store all the time.
@@ -371,6 +386,7 @@ def test_the_scheduler_sweeps_the_leases_of_its_session() -> None:
             pattern="(ready)", env=ENVIRONMENT,
         )  # fmt: skip
         assert daskref.stats(client)["objects"] == 1
-        process.kill()
+        Event("looked").set()
+        assert process.popen.wait(30) == -signal.SIGKILL
         process.stop()
         wait_until(lambda: not daskref.stats(client)["objects"], "swept")
