@@ -107,7 +107,7 @@ class BorrowFactory:
         self.borrow = borrow
 
     @property
-    def metadata(self) -> Metadata:
+    def metadata(self) -> Metadata | None:
         """What is known of the object."""
         return self.factory.metadata
 
