@@ -9,6 +9,8 @@
     │   ├── ConnectorUnavailableError       it cannot be reached from this process
     │   └── NotDeferrableError (NotImplementedError)    it has no futures
     ├── MissingKeyError (LookupError)       the object is not in the store
+    ├── LifetimeError (RuntimeError)        a lifetime has ended
+    ├── OwnershipError (RuntimeError)       a rule of owners and borrowers is broken
     ├── ResolveError (RuntimeError)         a proxy or reference could not be resolved
     │   └── ResolveTimeoutError (TimeoutError)    a future was not set in time
     ├── NotInstalledError (ImportError)     a peer lacks daskref
@@ -141,6 +143,49 @@ class MissingKeyError(DaskrefError, LookupError):
             f"no object under {self.key!r} in {self.connector}: it was evicted, or "
             "its session has ended"
         )
+
+
+class LifetimeError(DaskrefError, RuntimeError):
+    """A lifetime has ended.
+
+    Parameters
+    ----------
+    lifetime
+        Its name.
+    reason
+        What it cannot do any more, a sentence.
+    """
+
+    def __init__(self, lifetime: str, reason: str) -> None:
+        super().__init__(lifetime, reason)
+        self.lifetime = lifetime
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the lifetime {self.lifetime} has ended: {self.reason}"
+
+
+class OwnershipError(DaskrefError, RuntimeError):
+    """A rule of owners and borrowers is broken; nothing has changed.
+
+    Parameters
+    ----------
+    proxy
+        ``repr`` of the owner or the borrow.
+    reason
+        What cannot be done, and what to do, as a sentence.
+    rule
+        The rule that it would break, one of :data:`daskref.ownership.RULES`.
+    """
+
+    def __init__(self, proxy: str, reason: str, rule: str) -> None:
+        super().__init__(proxy, reason, rule)
+        self.proxy = proxy
+        self.reason = reason
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"{self.proxy}: {self.reason}. The rule: {self.rule}"
 
 
 class ResolveError(DaskrefError, RuntimeError):

@@ -100,7 +100,11 @@ def loads(header: dict[str, Any], frames: list[Any]) -> Any:
         )
     try:
         factory = pickle.loads(header["factory"])
-        proxy = Proxy(factory)
+        proxy = (
+            pickle.loads(header["class"])(factory)
+            if "class" in header
+            else Proxy(factory)
+        )
     except Exception as exc:
         raise WireError(f"the header's reference is damaged ({exc!r})") from exc
     # What a user made with Store.proxy lives as the user said.
@@ -132,7 +136,10 @@ def _serialize_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
     factory = get_factory(x)
     if isinstance(factory, StoreFactory):
         return _header(factory), []
-    return {"version": VERSION, "factory": cloudpickle.dumps(factory)}, []
+    header = {"version": VERSION, "factory": cloudpickle.dumps(factory)}
+    if (cls := base_of(type(x))) is not Proxy:
+        header["class"] = cloudpickle.dumps(cls)
+    return header, []
 
 
 def _on_event_loop() -> bool:

@@ -16,7 +16,7 @@ from types import FunctionType, GenericAlias, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from daskref.answers import ANSWERED
-from daskref.exceptions import ResolveError
+from daskref.exceptions import OwnershipError, ResolveError
 from daskref.interfaces import (
     COMMON,
     GENERIC,
@@ -77,6 +77,7 @@ _fields = vars(Slots)
 _set_factory = _fields["__daskref_factory__"].__set__
 _set_target = _fields["__daskref_target__"].__set__
 _get_target = _fields["__daskref_target__"].__get__
+_delete_target = _fields["__daskref_target__"].__delete__
 _set_class = vars(object)["__class__"].__set__
 _new = object.__new__
 
@@ -147,7 +148,7 @@ def _fetch(proxy: Any) -> Any:
             target = proxy.__daskref_factory__()
             if type(type(target)) is ProxyType:
                 target = target.__daskref_target__
-        except ResolveError:
+        except (OwnershipError, ResolveError):
             raise
         except Exception as exc:
             raise ResolveError(
@@ -184,6 +185,20 @@ def give(proxy: Any, target: Any) -> None:
     finally:
         if taken:
             end_turn(key)
+
+
+def forget(proxy: Any) -> None:
+    """Let a proxy fetch its target anew at its next use.
+
+    No other thread may be using the proxy.
+    """
+    cls, metadata = base_of(type(proxy)), proxy.__daskref_metadata__
+    made = _unknown_class(cls) if metadata is None else _described_class(cls, metadata)
+    resolved = has_target(proxy)
+    # What finds no target must find the class that fetches: this order.
+    _set_class(proxy, made)
+    if resolved:
+        _delete_target(proxy)
 
 
 def _describe(proxy: Any) -> str:

@@ -301,7 +301,7 @@ class Store(ObjectStore):
         NotProxiableError, ConnectorError
             See :meth:`proxy`.
         """
-        from daskref.ownership import OwnedProxy  # type: ignore[import-not-found]
+        from daskref.ownership import OwnedProxy
 
         return self._make(
             OwnedProxy,

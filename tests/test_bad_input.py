@@ -35,8 +35,9 @@ from daskref.exceptions import (
     ResolveError,
     WireError,
 )
+from daskref.factory import StoreFactory
 from daskref.proxy import Proxy, resolve
-from daskref.store import Store, StoreFactory
+from daskref.store import Store
 from tests.utils import large, wait_until
 
 SUM = 262144.0

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import daskref
 from tests.parts import require_module
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -31,10 +30,6 @@ def programs() -> list[object]:
 def test_runs(program: str, tmp_path: Path) -> None:
     if "proxystore." in program.replace("connectors.proxystore", ""):
         require_module("proxystore")
-    # TODO: remove, with the comment in the page, once these are there
-    needs = re.match(r"# needs: (\w+)\n", program)
-    if needs is not None and needs[1] not in daskref.__all__:
-        pytest.skip(f"there is no daskref.{needs[1]} yet")
     program = program.replace("/shared/", f"{tmp_path}/")
     exec(compile(program, "program", "exec"), {"__name__": "__main__"})
 

@@ -16,6 +16,8 @@ ARGUMENTS = {
     "ConnectorClosedError": ("<shm>",),
     "ConnectorUnavailableError": ("<shm>", "no such directory"),
     "MissingKeyError": (("name", 3), "<shm>"),
+    "LifetimeError": ("one", "nothing can be bound to it any more"),
+    "OwnershipError": ("<OwnedProxy>", "it cannot be sent", "one owner"),
     "ResolveError": ("<Reference>", "it was evicted"),
     "NotInstalledError": (["the scheduler"],),
     "NotDeferrableError": ("<shm>",),
@@ -58,6 +60,8 @@ def test_text_holds_every_argument(name):
     [
         ("ConfigError", ValueError),
         ("MissingKeyError", LookupError),
+        ("LifetimeError", RuntimeError),
+        ("OwnershipError", RuntimeError),
         ("ResolveError", RuntimeError),
         ("ResolveTimeoutError", TimeoutError),
         ("NotDeferrableError", NotImplementedError),

@@ -25,10 +25,12 @@ from distributed.protocol.serialize import (
 from daskref import family, session, stores
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, WireError
+from daskref.factory import StoreFactory
 from daskref.family import VERSION, dumps, loads, register_family
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
 from daskref.session import Session
-from daskref.store import Store, StoreFactory, get_or_create_store
+from daskref.store import Store
+from daskref.stores import get_or_create_store
 from tests.utils import large, wait_until
 
 FAMILIES = ["daskref", "dask", "pickle"]

@@ -26,8 +26,9 @@ LAYERS = [
         *["interfaces", "resolution", "locker", "proxy", "prefetch", "origins"],
         *["stores", "factory", "failures", "futures", "storemetrics", "objectio"],
         "objectstore",
-        *["store", "ownership", "transparency"],
+        *["store", "places", "ownership", "transparency"],
     ],
+    ["lifetimes", "lending"],
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
@@ -37,7 +38,7 @@ LAYERS = [
 SHARED = {"exceptions"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
-    *["codec", "metrics", "tokens", "session", "rpc"],
+    *["codec", "metrics", "tokens", "session", "rpc", "ownership"],
     *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
     *["cli", "demo", "demo_cluster", "bench", "bench_connectors"],
 }

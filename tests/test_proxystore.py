@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import os
 import pickle
 import shutil
@@ -34,7 +33,7 @@ from daskref.connectors import (
 )
 from daskref.connectors.adapted import AdaptedConnector, adapt
 from daskref.connectors.base import DeferrableConnector
-from daskref.connectors.proxystore import LocalObjects, to_proxystore
+from daskref.connectors.proxystore import _CHUNK, LocalObjects, to_proxystore
 from daskref.connectors.registry import connector_path, load_connector
 from daskref.exceptions import (
     ConfigError,
@@ -459,12 +458,15 @@ class TestKeysOfRedis:
 
     @pytest.fixture
     def both(self, redis_port: int) -> Iterator[tuple[Any, Any]]:
-        if importlib.util.find_spec("daskref.connectors.redis") is None:
-            pytest.skip("there is no RedisConnector of ours yet")
         their = theirs("connectors.redis").RedisConnector("127.0.0.1", redis_port)
         with open_connector(f"redis://127.0.0.1:{redis_port}") as ours:
             yield ours, their
         their.close()
+
+    def test_they_agree_on_what_is_one_string(self) -> None:
+        from daskref.connectors.redisoptions import DEFAULTS
+
+        assert DEFAULTS["chunk"] == _CHUNK
 
     def test_ours_reads_theirs(self, both: Any) -> None:
         ours, their = both

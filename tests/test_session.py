@@ -25,7 +25,7 @@ from daskref.exceptions import (
 from daskref.proxy import get_factory, is_proxy
 from daskref.reference import StoreConfig
 from daskref.session import Session, open_session_connector, sessions
-from daskref.store import get_store
+from daskref.stores import get_store
 from daskref.transparency import is_transparent, reveal
 
 LARGE = np.ones(1 << 18)

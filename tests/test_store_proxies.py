@@ -593,7 +593,6 @@ def test_arguments_of_close_go_to_the_connector(monkeypatch: Any) -> None:
 
 
 def test_owned_proxies(local: Store) -> None:
-    pytest.importorskip("daskref.ownership")
     owner = local.owned_proxy([1, 2], populate_target=False)
     assert not is_resolved(owner)
     assert owner == [1, 2]

@@ -23,7 +23,6 @@ from distributed import wait
 import daskref
 from daskref.exceptions import ConnectorError, ResolveError
 from daskref.factory import resolve_reference
-from daskref.session import sessions
 from tests.connectors.redisservers import RedisServer
 from tests.spaces import ENVIRONMENT
 from tests.utils import Process, large, processes, wait_until
@@ -233,11 +232,11 @@ def test_a_worker_that_was_killed_leaves_nothing_behind(place: Place) -> None:
 def check_credentials(cluster: Cluster) -> None:
     """They reach the processes of the cluster, and are in nothing that travels."""
     place, client = cluster.place, cluster.client
-    (session,) = sessions()
+    session: Any = client._daskref.session  # this process may be in others
     reference = session.put(large(9.0))
     assert reference is not None
     sent = [pickle.dumps(reference), repr(reference), repr(session)]
-    sent += [repr(session.info), pickle.dumps(session.store.connector)]  # type: ignore[union-attr]
+    sent += [repr(session.info), pickle.dumps(session.store.connector)]
     # another process, which has joined over Dask's connections, opens it with that
     assert client.submit(get, reference).result(TIMEOUT) == 9.0
     session.store.evict(reference.key)  # type: ignore[union-attr]
