@@ -11,6 +11,7 @@ from tests.parts import require_module
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [
+    *("connectors/shm.md", "connectors/local.md"),
     *("connectors/file.md", "connectors/multi.md", "connectors/proxystore.md"),
     "migrating.md",
 ]
