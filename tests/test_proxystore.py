@@ -536,7 +536,9 @@ class TestTheirObjects:
     """What ProxyStore's Store serialized, through a Store of ours."""
 
     @pytest.mark.parametrize(
-        "obj", [b"bytes", "text", [1, {"a": 2}], np.arange(10), lambda: 5], ids=str
+        "obj",
+        [b"bytes", "text", [1, {"a": 2}], np.arange(10), lambda: 5],
+        ids=lambda obj: type(obj).__name__,
     )
     def test_are_read(self, obj: Any, tmp_path: Path) -> None:
         module, connectors = theirs("store"), theirs("connectors.file")

@@ -143,7 +143,7 @@ class ObjectDirectory:
             Nothing remains of the object then.
         """
         nbytes = sum(view.nbytes for view in views)
-        if self.pool is None:
+        if self.pool is None or nbytes < SMALLEST:  # no file is recycled for it
             if not room(nbytes):
                 return False
             self._put_new(self.at(PART + name), self.at(publish or name), views)
@@ -152,8 +152,7 @@ class ObjectDirectory:
         claim = None
         if self.kept is not None:
             self.kept.prune(self.pool)
-            if nbytes >= SMALLEST:
-                claim = self.pool.claim(nbytes, part, self.kept.inodes())
+            claim = self.pool.claim(nbytes, part, self.kept.inodes())
         if claim is not None:
             fd, existing, inode = claim
         elif room(nbytes):

@@ -120,8 +120,7 @@ class Pool:
         FileNotFoundError
             If another process was faster.
         """
-        limit = self.limit()
-        if not SMALLEST <= nbytes <= limit:
+        if nbytes < SMALLEST or nbytes > (limit := self.limit()):
             return False
         there = self.segments()
         excess = sum(segment.nbytes for segment in there) + nbytes - limit
