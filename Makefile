@@ -10,6 +10,9 @@ stamp = $(VENV)/.daskref-stamp
 docs_stamp = $(VENV)/.daskref-docs-stamp
 oldest_stamp = $(OLDEST)/.daskref-stamp
 PYTEST_ARGS ?=
+# test processes; a file's tests, which may share a cluster or a server, stay together
+JOBS ?= 2
+parallel = -n $(JOBS) --dist loadfile
 
 .PHONY: demo test test-all stress test-oldest bench transparency lint type docs clean
 .DEFAULT_GOAL := test
@@ -19,7 +22,7 @@ demo: $(stamp)
 
 # everything but what is marked `stress`
 test: $(stamp)
-	$(bin)/python -m pytest $(PYTEST_ARGS)
+	$(bin)/python -m pytest $(parallel) $(PYTEST_ARGS)
 
 test-all: $(stamp)
 	$(bin)/python -m pytest -m "" --timeout 1800 $(PYTEST_ARGS)
@@ -29,7 +32,7 @@ stress: $(stamp)
 
 # what depends on Dask; crashes, full disks and connectors do not
 test-oldest: $(oldest_stamp)
-	$(OLDEST)/bin/python -m pytest -m "not slow and not stress" \
+	$(OLDEST)/bin/python -m pytest $(parallel) -m "not slow and not stress" \
 	  --ignore tests/connectors $(PYTEST_ARGS)
 
 bench: $(stamp)
