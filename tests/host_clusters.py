@@ -11,8 +11,8 @@ from tests.hosts import Host, HostProcess
 from tests.spaces import ENVIRONMENT
 from tests.utils import start_scheduler, start_worker
 
-#: Dead peers are noticed in seconds.
-_ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "5s"}
+#: Peers that are silently gone are noticed as soon as Dask can.
+_ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s"}
 
 
 class HostCluster:
@@ -60,7 +60,7 @@ class HostCluster:
         )  # fmt: skip
 
     def _listen(self, host: Host) -> str:
-        return host.address6 if self._ipv6 else host.address
+        return f"[{host.address6}]" if self._ipv6 else host.address
 
     @property
     def address(self) -> str:

@@ -557,7 +557,7 @@ def require_hosts(*needs: str) -> None:
         Names of fields of :class:`Capabilities`.
     """
     __tracebackhide__ = True
-    from tests.parts import require  # which needs pytest; benchmarks do not
+    from tests.parts import require  # as in tests.spaces
 
     found = capabilities()
     require(

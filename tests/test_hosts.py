@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -413,6 +414,13 @@ class TestUserNamespace:
                 assert inside.call(send, beta.address, port, MB)[0] == MB
             used = namespaces([alpha.keeper.pid, beta.keeper.pid, server.pid])
         assert not in_use(used)
+
+
+def test_benchmarks_need_no_pytest() -> None:
+    code = "import sys; sys.modules['pytest'] = None; import tests.host_clusters"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, **ENVIRONMENT}
+    )
 
 
 class TestWhatIsNotPermitted:

@@ -117,11 +117,15 @@ def start(
                     found.put(match.group(1))
         found.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     with contextlib.suppress(queue.Empty):
         if (address := found.get(timeout=timeout)) is not None:
             return Process(popen, address)
-    popen.kill()
+    failed = Process(popen, "")
+    failed.kill()
+    reader.join(10)
+    failed.stop()
     raise AssertionError(f"{command} did not start:\n{''.join(output)}")
 
 
