@@ -45,8 +45,8 @@ class Case:
     #: Copies of a value that cross the links of a worker's host that reads it twice, in
     #: two processes; at most. ``None`` for any number.
     copies: float | None
-    #: Whether scattered values outlive the host of the worker that got them; plain Dask's
-    #: do not.
+    #: Whether scattered values outlive the host of the worker that got them; those of
+    #: plain Dask do not.
     durable: bool
 
     def __str__(self) -> str:
@@ -343,9 +343,10 @@ class TestFailures:
         client.expect("done")
         assert client.popen.wait(TIMEOUT) == 0, client.output
 
+    @pytest.mark.parametrize(
+        "case", [case for case in CONNECTORS if case.durable], ids=str
+    )
     def test_what_is_stored_needs_no_worker_that_answers(self, site: Site) -> None:
-        if not site.case.durable:
-            pytest.skip("as plain Dask's, its scattered values need the worker")
         client = site.cluster.start(
             site["client"], scatter_to_the_cut_off, site.connector, pattern="(ready)"
         )
