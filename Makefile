@@ -11,7 +11,7 @@ docs_stamp = $(VENV)/.daskref-docs-stamp
 oldest_stamp = $(OLDEST)/.daskref-stamp
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-all stress test-oldest bench lint type docs clean
+.PHONY: demo test test-all stress test-oldest bench transparency lint type docs clean
 .DEFAULT_GOAL := test
 
 demo: $(stamp)
@@ -34,6 +34,10 @@ test-oldest: $(oldest_stamp)
 
 bench: $(stamp)
 	$(bin)/daskref bench
+
+# docs/transparency.md, out of the tables of cases of the tests
+transparency: $(stamp)
+	$(bin)/python -m tests.transparency
 
 lint: $(stamp)
 	$(bin)/ruff check .

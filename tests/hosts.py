@@ -6,9 +6,9 @@
 
 All hosts hang on one switch, each by a link of its own; switch and links are in a
 network namespace too, so nothing of the machine changes and runs never collide.
-Every host has its own addresses, processes, host name, boot id, ``/dev/shm`` and
-directory of temporary files; the rest of the file system is the machine's. However
-the process ends that made the hosts, the kernel ends them with it.
+Every host has its own addresses, processes, host name, boot and machine id,
+``/dev/shm`` and directory of temporary files; the rest of the file system is the
+machine's. However the process ends that made the hosts, the kernel ends them with it.
 
 Needs root, or user namespaces for others; see :func:`capabilities`.
 """

@@ -171,9 +171,9 @@ def temporary() -> str:
     return os.path.realpath(tempfile.gettempdir())
 
 
-#: Script that gives a host a name, a boot, file systems and a resolver of its own.
-#: Arguments: host name, boot id, address, size of /dev/shm ("" to share it and the
-#: temporary files), the directory of these, directories in it that are shared.
+#: Script that gives a host a name, a boot and machine id, file systems and a resolver
+#: of its own. Arguments: host name, boot id, address, size of /dev/shm ("" to share it
+#: and the temporary files), the directory of these, directories in it that are shared.
 HOST = """
 name=$1 boot=$2 address=$3 size=$4 tmp=$5; shift 5
 hostname "$name"
@@ -198,6 +198,9 @@ own() {
   rm "$file"
 }
 echo "$boot" | own /proc/sys/kernel/random/boot_id
+if [ -e /etc/machine-id ]; then
+  echo "$boot" | tr -d - | own /etc/machine-id
+fi
 printf '127.0.0.1 localhost\\n::1 localhost\\n%s %s\\n' "$address" "$name" |
   own /etc/hosts
 own /etc/resolv.conf </dev/null

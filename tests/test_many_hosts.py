@@ -332,6 +332,18 @@ class TestFailures:
             site["one"].keeper.kill()
         go_on(client, "survived")
 
+    def test_a_worker_leaves_hosts_of_one_name(
+        self, case: Case, tmp_path: Path
+    ) -> None:
+        hostnames = dict.fromkeys(("scheduler", "one", "two"), "localhost")
+        for site in make_site(case, tmp_path, hostnames=hostnames):
+            client = site.cluster.start(
+                site["client"], outlive, site.connector, case.durable,
+                pattern="(ready)",
+            )  # fmt: skip
+            site.cluster.workers["one"].stop()
+            go_on(client, "survived")
+
     def test_a_link_is_cut_and_comes_back(self, site: Site) -> None:
         client = site.cluster.start(
             site["client"], work_through, site.connector, pattern="(ready)"

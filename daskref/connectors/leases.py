@@ -12,7 +12,8 @@ from functools import cache
 
 from daskref.connectors.base import Usage
 from daskref.connectors.locks import write_whole
-from daskref.connectors.objects import LEASE, NAME, PART, ObjectDirectory, unlink
+from daskref.connectors.objects import LEASE, NAME, PART, READY, ObjectDirectory
+from daskref.connectors.segments import unlink
 
 
 def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
@@ -70,7 +71,7 @@ def sweep(
         elif name.startswith("p-") and len(name) == 10:
             if is_gone(name.removeprefix("p-")):
                 unlink(objects.at(name))
-        elif name.startswith(LEASE) and not objects.exists(name.removeprefix(LEASE)):
+        elif (of := _owner(name)) is not None and not objects.exists(of):
             unlink(objects.at(name))
         if not NAME.fullmatch(name) or (known is not None and name in known):
             continue
@@ -84,6 +85,12 @@ def sweep(
         if due and objects.evict(name):
             swept.append((name, there.st_size))
     return swept
+
+
+def _owner(name: str) -> str | None:
+    """Return the object that a lease or a marker belongs to."""
+    of = name.removeprefix(LEASE).removesuffix(READY)
+    return of if of != name and NAME.fullmatch(of) else None
 
 
 def _expiry(objects: ObjectDirectory, name: str) -> float | None:
