@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.certificates import make_certificate
-from tests.hosts import Host, HostProcess
+from tests.host import Host, HostProcess
 from tests.spaces import ENVIRONMENT
 from tests.utils import start_scheduler, start_worker
 

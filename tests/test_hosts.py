@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts import Host, HostProcess, Network, capabilities, require_hosts
+from tests.host import Host, HostProcess
+from tests.hosts import Network, capabilities, require_hosts
 from tests.namespaces import Keeper, NamespaceError, execute
 from tests.spaces import ENVIRONMENT
 from tests.utils import start, wait_until
@@ -176,6 +177,11 @@ class TestApart:
     def test_what_fails_is_told(self, pair: tuple[Host, Host]) -> None:
         with pytest.raises(AssertionError, match="LookupError: this is said"):
             pair[0].call(fail)
+
+    def test_what_takes_too_long_is_ended(self, pair: tuple[Host, Host]) -> None:
+        with pytest.raises(subprocess.TimeoutExpired):
+            pair[0].run("sleep", "1000", timeout=0.3)
+        assert len(pair[0].call(process_ids)) == 2
 
 
 class TestLinks:

@@ -22,8 +22,9 @@ import pytest
 from distributed import wait
 
 import daskref
+from tests.host import Host, HostProcess
 from tests.host_clusters import HostCluster
-from tests.hosts import Host, HostProcess, Network, require_hosts
+from tests.hosts import Network, require_hosts
 from tests.test_reach import everything, make, total
 from tests.utils import large, wait_until
 
