@@ -37,6 +37,7 @@ from dask._expr import LLGExpr
 from dask._task_spec import DataNode, GraphNode
 from dask.sizeof import sizeof
 from dask.typing import no_default
+from distributed.comm import CommClosedError
 from distributed.spans import SpanMetadata
 
 from daskref import config
@@ -219,9 +220,15 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 or len(nodes) < len(placed)
                 or await self.scheduler.ncores_running(workers=workers)
             ):
-                futures = await super()._scatter(placed, workers=workers, **options)
-                for key, value in scattered.values.items():
-                    self.futures[key].type = type(value)
+                try:
+                    futures = await super()._scatter(placed, workers=workers, **options)
+                except CommClosedError:
+                    # One that the scheduler still trusts does not answer.
+                    if len(nodes) < len(placed):
+                        raise
+                else:
+                    for key, value in scattered.values.items():
+                        self.futures[key].type = type(value)
             # … and as tasks, so that any worker can have it when those are gone.
             made = super()._graph_to_futures(
                 LLGExpr(nodes, _determ_token=uuid.uuid4().hex),

@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.parts import require
-
 ROOT = Path(__file__).parents[1]
 #: Environment of programs that import the tests.
 ENVIRONMENT = {
@@ -36,6 +34,8 @@ def _permitted() -> bool:
 
 def require_namespaces() -> None:
     """Report as a missing part that mount namespaces cannot be made here."""
+    from tests.parts import require  # which needs pytest; benchmarks do not
+
     require(_permitted(), "mount namespaces (unshare -m): run the tests as root")
 
 

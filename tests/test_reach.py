@@ -416,7 +416,7 @@ class _Warnings(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-def everything(client: Any) -> None:
+def everything(client: Any, directs: tuple[bool, ...] = (False, True)) -> None:
     """All paths, from a client and two workers of any kind."""
     first, second = client.scheduler_info()["workers"]
     x, frame = large(), pd.DataFrame({"n": np.arange(400_000)})
@@ -426,7 +426,7 @@ def everything(client: Any) -> None:
     scattered = client.scatter([x, frame])
     assert client.submit(total, scattered[0]).result(TIMEOUT) == SUM
     pd.testing.assert_frame_equal(client.gather(scattered)[1], frame)
-    for direct in (False, True):
+    for direct in directs:
         made = client.submit(make, 2.0, workers=[first], pure=False)
         moved = client.submit(total, made, workers=[second])
         assert moved.result(TIMEOUT) == 2 * SUM

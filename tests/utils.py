@@ -61,7 +61,8 @@ class Process:
     def stop(self) -> None:
         """End the process as a user would, within a bound."""
         if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGINT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGINT)
             try:
                 self.popen.wait(20)
             except subprocess.TimeoutExpired:
@@ -87,11 +88,16 @@ def _die_with_parent() -> None:
 
 
 def start(
-    *command: str, pattern: str, env: dict[str, str] | None = None, timeout: float = 60
+    *command: str,
+    pattern: str,
+    env: dict[str, str] | None = None,
+    timeout: float = 60,
+    stdin: int | None = None,
 ) -> Process:
     """Start a process and wait until its output matches a pattern with one group."""
     popen = subprocess.Popen(
         command,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -111,22 +117,31 @@ def start(
                     found.put(match.group(1))
         found.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     with contextlib.suppress(queue.Empty):
         if (address := found.get(timeout=timeout)) is not None:
             return Process(popen, address)
-    popen.kill()
+    failed = Process(popen, "")
+    failed.kill()
+    reader.join(10)
+    failed.stop()
     raise AssertionError(f"{command} did not start:\n{''.join(output)}")
 
 
 DASK = (sys.executable, "-m", "dask")
 
 
-def start_scheduler(*args: str, env: dict[str, str] | None = None) -> Process:
-    """Start ``dask scheduler`` on loopback."""
+def start_scheduler(
+    *args: str,
+    env: dict[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+    host: str = "127.0.0.1",
+) -> Process:
+    """Start ``dask scheduler``, on loopback unless told otherwise."""
     return start(
-        *DASK, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-        *args, pattern=r"Scheduler at:\s+(tcp://\S+)", env=env,
+        *prefix, *DASK, "scheduler", "--host", host, "--port", "0", "--no-dashboard",
+        *args, pattern=r"Scheduler at:\s+(\w+://\S+)", env=env,
     )  # fmt: skip
 
 
@@ -135,12 +150,13 @@ def start_worker(
     *args: str,
     env: dict[str, str] | None = None,
     prefix: tuple[str, ...] = (),
+    host: str = "127.0.0.1",
 ) -> Process:
-    """Start ``dask worker`` on loopback, without a nanny unless asked for."""
+    """Start ``dask worker``, on loopback and without a nanny unless told otherwise."""
     return start(
-        *prefix, *DASK, "worker", scheduler, "--host", "127.0.0.1", "--nthreads", "1",
+        *prefix, *DASK, "worker", scheduler, "--host", host, "--nthreads", "1",
         "--no-dashboard", *(args or ("--no-nanny",)),
-        pattern=r"Starting established connection to (tcp://\S+)", env=env,
+        pattern=r"Starting established connection to (\w+://\S+)", env=env,
     )  # fmt: skip
 
 

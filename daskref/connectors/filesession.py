@@ -216,7 +216,8 @@ def _gone(path: str, writer: str) -> bool:
     if there.get("host") != here["host"] or there.get("machine") != machine():
         return False
     if there.get("boot") != here["boot"]:
-        return True
+        # Booted again since; or, with no machine id to tell, another host of that name.
+        return bool(machine())
     if "locked" not in there:
         return has_ended(there)
     try:

@@ -239,12 +239,14 @@ def test_who_died_is_told_without_locks(tmp_path, child, network, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_host_of_the_same_name_is_another(tmp_path, monkeypatch):
-    real = this_process()
+@pytest.mark.parametrize("ids", [("another", "this"), ("", "")])
+def test_a_host_of_the_same_name_is_another(tmp_path, monkeypatch, ids):
+    real, (there, here) = this_process(), ids
     monkeypatch.setattr(
         "daskref.connectors.filesession.this_process",
-        lambda: {**real, "machine": "another"},
+        lambda: {**real, "machine": there},
     )
+    monkeypatch.setattr("daskref.connectors.filesession.machine", lambda: here)
     monkeypatch.setattr(
         "daskref.connectors.filesession.host",
         lambda: {"host": "localhost", "boot": "another"},
