@@ -11,6 +11,8 @@ from daskref.connectors.local import LocalKey as LocalKey
 from daskref.connectors.registry import open_connector as open_connector
 from daskref.connectors.shm import SharedMemoryConnector as SharedMemoryConnector
 from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
+from daskref.connectors.zmq import ZmqConnector as ZmqConnector
+from daskref.connectors.zmq import ZmqKey as ZmqKey
 
 __all__ = [
     "Connector",
@@ -21,5 +23,7 @@ __all__ = [
     "SharedMemoryConnector",
     "SharedMemoryKey",
     "Usage",
+    "ZmqConnector",
+    "ZmqKey",
     "open_connector",
 ]

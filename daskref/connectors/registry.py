@@ -20,6 +20,7 @@ SCHEMES = {
     "file": "daskref.connectors.file:FileConnector",
     "local": "daskref.connectors.local:LocalConnector",
     "shm": "daskref.connectors.shm:SharedMemoryConnector",
+    "zmq": "daskref.connectors.zmq:ZmqConnector",
 }
 
 #: Scheme -> the extra that brings its driver.

@@ -16,6 +16,7 @@ from tests.connectors.processes import Child
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "file": lambda path: {"store_dir": path / "shared"},
     "shm": lambda path: {"spill_directory": path},
+    "zmq": lambda path: {"spill_directory": path},
 }
 #: Rules that a connector cannot keep, by scheme.
 RELAXED = {"local": {"processes"}}

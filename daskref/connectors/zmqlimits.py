@@ -1,0 +1,64 @@
+"""The bounds of ``zmq://``: sizes, counts and waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from daskref.connectors.sizes import parse_size
+from daskref.connectors.zmqwire import LARGEST_CHUNK
+from daskref.exceptions import ConfigError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Make it with :meth:`parse`; :class:`ZmqConnector` says what each one is."""
+
+    chunk: int = 2**20
+    window: int = 4
+    lanes: int = 2
+    timeout: float = 60.0
+    stall: float = 10.0
+    handshake: float = 5.0
+    heartbeat: float = 10.0
+    connections: int = 4096
+    requests: int = 64
+    pushes: int = 16
+    push_nbytes: int = 64 * 2**30
+    push_age: float = 60.0
+
+    @classmethod
+    def parse(cls, **values: Any) -> Limits:
+        """Return limits from what users write; ``None`` is the default.
+
+        Raises
+        ------
+        ConfigError
+            If one is malformed, or not positive.
+        """
+        found = {}
+        for each in fields(cls):
+            value = values.get(each.name)
+            if value is not None:
+                found[each.name] = _parse(each.name, value, type(each.default))
+        limits = cls(**found)
+        if limits.chunk > LARGEST_CHUNK:
+            raise ConfigError(
+                "zmq: chunk", limits.chunk, f"at most {LARGEST_CHUNK} bytes"
+            )
+        return limits
+
+
+def _parse(name: str, value: Any, kind: type) -> Any:
+    setting = f"zmq: {name}"
+    if name in ("chunk", "push_nbytes"):
+        number: float = parse_size(value, setting)
+    else:
+        try:
+            number = kind(value)
+        except (TypeError, ValueError):
+            number = 0
+    if not 0 < number < float("inf"):
+        what = "a number of seconds" if kind is float else "a whole number"
+        raise ConfigError(setting, value, f"{what} above 0")
+    return number
