@@ -64,7 +64,7 @@ class Arrival:
         self._fd = fd
         self._path = _path(local, key.name)
         self._chunk = chunk
-        count = -(-key.nbytes // chunk)
+        count = max(1, -(-key.nbytes // chunk))
         there = os.pread(fd, _HEAD.size + count, 0)
         done = there[_HEAD.size :].ljust(count, b"\0")
         pieces = None

@@ -15,7 +15,8 @@ import re
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
@@ -153,6 +154,7 @@ class ZmqConnector(Connector):
     _config: dict[str, Any]
     _closed: bool
     _lock: Lock
+    _resources: ExitStack
 
     def __init__(
         self,
@@ -208,14 +210,16 @@ class ZmqConnector(Connector):
         self._server = None
         self._lines = None
         self._lock = Lock()
-        options = {
+        options: dict[str, Any] = {
             "root": None if root is None else os.fspath(root),
             "budget": budget,
             "recycle": recycle,
             "spill_directory": spill_directory and os.fspath(spill_directory),
         }
         self._local = _local(self._id, **options)
-        self._finalizer = weakref.finalize(self, self._local.close)
+        self._resources = ExitStack()
+        self._resources.callback(self._local.close)
+        self._finalizer = weakref.finalize(self, self._resources.close)
         forget_in_child(self)
         try:
             self._host = self._local.session.host
@@ -227,7 +231,10 @@ class ZmqConnector(Connector):
                 self._serve()
             if here := self._serving_here():
                 known[self._host] = here
-            self._sources = _as_sources(known, locate)
+            if isinstance(locate, Sources):
+                self._sources = locate
+            else:
+                self._sources = KnownPeers(known, locate)
         except BaseException:
             self.close()
             raise
@@ -283,6 +290,7 @@ class ZmqConnector(Connector):
         with self._lock:
             if self._lines is None:
                 self._lines = Lines(self._keys(), self._curve, self._limits)
+                self._resources.callback(self._lines.close)
             return self._lines
 
     def forget(self) -> None:
@@ -307,11 +315,13 @@ class ZmqConnector(Connector):
             ) from exc
         server = Server(self._local, listener, keys, self._curve, self._limits)
         self._server = server
+        self._resources.callback(server.stop)
         told = outward() if address in _EVERYWHERE else address
         place = _advertised(advertise, told, server.port)
         session = self._local.session
-        self._record = os.path.join(session.path, SERVER + session.writer)
-        write_whole(self._record, json.dumps([place]).encode())
+        record = os.path.join(session.path, SERVER + session.writer)
+        write_whole(record, json.dumps([place]).encode())
+        self._resources.callback(_unlink_own, record, os.getpid())
 
     def _serving_here(self) -> list[str]:
         """Return the endpoints of the host's processes that are alive."""
@@ -333,7 +343,8 @@ class ZmqConnector(Connector):
         """See :meth:`Connector.put_frames`."""
         local = self._ready()
         if self._stays_here():
-            return ZmqKey(*local.put_frames(frames), self._host)
+            name, nbytes = local.put_frames(frames)
+            return ZmqKey(name, nbytes, self._host)
         views = [raw(frame) for frame in frames]
         return self._push(views, sum(view.nbytes for view in views))
 
@@ -380,7 +391,7 @@ class ZmqConnector(Connector):
         if isinstance(key, tuple) and type(key) in (tuple, ZmqKey) and len(key) == 3:
             name, nbytes, host = key
             if isinstance(host, str) and _HOST.fullmatch(host):
-                return SharedMemoryKey(*checked((name, nbytes), ZmqKey)), host
+                return SharedMemoryKey(*checked((name, nbytes), SharedMemoryKey)), host
         raise WireError(f"{key!r} is not a ZmqKey that daskref made")
 
     def _holders(self, key: Key, host: str) -> list[Source]:
@@ -537,7 +548,7 @@ class ZmqConnector(Connector):
         if not self._stays_here():
             return None
         new = local.link(short)
-        return None if new is None else ZmqKey(*new, self._host)
+        return None if new is None else ZmqKey(new[0], new[1], self._host)
 
     def renew(self, key: Key, seconds: float) -> bool:
         """See :meth:`Connector.renew`; where the object was put."""
@@ -555,7 +566,7 @@ class ZmqConnector(Connector):
     ) -> list[Key]:
         """See :meth:`Connector.sweep`: on this host, where copies count as objects."""
         swept = self._ready().sweep(known, grace)
-        return [ZmqKey(*key, self._host) for key in swept]
+        return [ZmqKey(name, nbytes, self._host) for name, nbytes in swept]
 
     def usage(self) -> Usage:
         """Return what the objects on this host take up, copies included."""
@@ -577,15 +588,15 @@ class ZmqConnector(Connector):
     def close(self) -> None:
         """See :meth:`Connector.close`; transfers that run end with an error."""
         self._closed = True
-        if self._server is not None:
-            unlink(self._record)
-            self._server.stop()
-        if self._lines is not None:
-            self._lines.close()
         self._finalizer()
 
     def __repr__(self) -> str:
         return f"<ZmqConnector {self._id[:8]} on {self._local.directory}>"
+
+
+def _unlink_own(path: str, pid: int) -> None:
+    if os.getpid() == pid:  # not in a forked child
+        unlink(path)
 
 
 def _session(session: str | None) -> str:
@@ -608,15 +619,6 @@ def _local(session: str, root: str | None, **options: Any) -> SharedMemoryConnec
         create=True,
         **options,
     )
-
-
-def _as_sources(
-    peers: Mapping[str, Sequence[str]], locate: Sources | Locate | None
-) -> Sources:
-    if locate is not None and hasattr(locate, "sources"):
-        return locate
-    function: Callable[..., Any] | None = locate
-    return KnownPeers(peers, function)
 
 
 def _advertised(advertise: str | None, address: str, port: int) -> str:

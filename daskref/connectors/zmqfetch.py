@@ -109,8 +109,9 @@ class Transfer:
                 now = time.monotonic()
                 self._open_lanes(now)
                 if not self._lanes and not self._can_wait(now):
-                    if self._candidates.lacking >= self._candidates.answers.keys():
-                        return not self._candidates.answers and self._nobody()
+                    answers = self._candidates.answers
+                    if answers and self._candidates.lacking >= answers.keys():
+                        return False
                     raise UnansweredError(str(self._candidates))
                 if self._step(min(_LOOK, self._limits.stall)):
                     deadline = time.monotonic() + self._limits.timeout
@@ -121,9 +122,6 @@ class Transfer:
         finally:
             for lane in self._lanes:
                 self._end(lane)
-
-    def _nobody(self) -> bool:
-        raise UnansweredError(str(self._candidates))
 
     def _note_waiting(self) -> None:
         for lane in self._lanes:
@@ -214,13 +212,22 @@ class Transfer:
             if received is None:
                 return arrived
             arrived |= self._take(lane, *received)
-            self._ask(lane, lane.progressed)
+            if lane in self._lanes:
+                self._ask(lane, lane.progressed)
         return arrived
 
     def _take(self, lane: _Lane, reply: Reply, data: memoryview) -> bool:
-        index = lane.asked.get(reply.number)
+        index = lane.asked.pop(reply.number, None)
         if index is None:
             return False
+        arrived = self._judge(lane, index, reply, data)
+        if arrived:
+            lane.progressed = time.monotonic()
+        else:
+            self._todo.appendleft(index)
+        return arrived
+
+    def _judge(self, lane: _Lane, index: int, reply: Reply, data: memoryview) -> bool:
         endpoint = lane.line.endpoint
         if reply.status is Status.MISSING:
             same_host = self._candidates.lacks(endpoint)
@@ -244,8 +251,6 @@ class Transfer:
             self._leave(lane, "sent damaged bytes")
             return False
         self._arrival.write(index, data)
-        del lane.asked[reply.number]
-        lane.progressed = time.monotonic()
         return True
 
     def _leave(self, lane: _Lane, why: str, final: bool = False) -> None:

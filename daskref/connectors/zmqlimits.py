@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import os
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from daskref.connectors.sizes import parse_size
@@ -15,8 +16,9 @@ class Limits:
     """Make it with :meth:`parse`; :class:`ZmqConnector` says what each one is."""
 
     chunk: int = 2**20
-    window: int = 4
-    lanes: int = 2
+    window: int = 8
+    #: More connections than that only take the cores from each other (measured).
+    lanes: int = field(default_factory=lambda: max(1, min(4, _cores() // 2)))
     timeout: float = 60.0
     stall: float = 10.0
     handshake: float = 5.0
@@ -40,13 +42,18 @@ class Limits:
         for each in fields(cls):
             value = values.get(each.name)
             if value is not None:
-                found[each.name] = _parse(each.name, value, type(each.default))
+                kind = float if isinstance(each.default, float) else int
+                found[each.name] = _parse(each.name, value, kind)
         limits = cls(**found)
         if limits.chunk > LARGEST_CHUNK:
             raise ConfigError(
                 "zmq: chunk", limits.chunk, f"at most {LARGEST_CHUNK} bytes"
             )
         return limits
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _parse(name: str, value: Any, kind: type) -> Any:

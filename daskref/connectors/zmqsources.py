@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from daskref.connectors.base import Key
 
@@ -18,6 +18,7 @@ class Source(NamedTuple):
     endpoints: Sequence[str]
 
 
+@runtime_checkable
 class Sources(Protocol):
     """Tells a :class:`ZmqConnector` where objects are, and hears what became of it.
 
