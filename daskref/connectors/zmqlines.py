@@ -30,6 +30,9 @@ from daskref.connectors.zmqwire import (
 _IDLE_EACH, _IDLE, _IDLE_SECONDS = 4, 64, 60.0
 #: Seconds to find out why a connection failed.
 _PROBE = 1.0
+#: Seconds within which a server ends the handshake if it will not have us; if it is
+#: only slow, its own limit for handshakes ends it later.
+_AT_ONCE = 1.0
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -75,6 +78,7 @@ class Line:
         self.idle_since = 0.0
         self._token = keys.token_bytes
         self._shaken = False
+        self._made = time.monotonic()
         self._numbers = count(secrets.randbits(62))
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
@@ -82,7 +86,7 @@ class Line:
         self.socket.maxmsgsize = LARGEST_CHUNK
         self.socket.reconnect_ivl = -1
         self.socket.connect_timeout = max(1, int(limits.stall * 1000))
-        self.socket.handshake_ivl = max(1, int(limits.stall * 1000))
+        self.socket.handshake_ivl = 0  # who asks knows how long to wait
         self.socket.heartbeat_ivl = int(limits.heartbeat * 1000)
         self.socket.heartbeat_timeout = int(limits.heartbeat * 3000)
         keys.protect_client(self.socket, curve)
@@ -131,7 +135,7 @@ class Line:
                 elif self._shaken:
                     return "broke off the connection"
                 else:
-                    self.final = True
+                    self.final = time.monotonic() < self._made + _AT_ONCE
                     return (
                         "ended the handshake: it is of another session, or no "
                         "server of daskref"

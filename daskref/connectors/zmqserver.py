@@ -284,10 +284,12 @@ class Server:
         if request.length > LARGEST_CHUNK or end > request.nbytes:
             return Status.REFUSED, empty
         kept = self._views.pop(request.name, None)
-        if kept is not None and kept[1].nbytes == request.nbytes:
+        key = SharedMemoryKey(request.name, request.nbytes)
+        # Once it is evicted, transfers that have begun still get the rest.
+        begun = request.offset or self._local.exists(key)
+        if kept is not None and kept[1].nbytes == request.nbytes and begun:
             view = kept[1]
         else:
-            key = SharedMemoryKey(request.name, request.nbytes)
             found = self._local.get(key)
             if found is None:
                 return Status.MISSING, empty

@@ -11,6 +11,7 @@ import pytest
 from daskref.connectors import Connector, SharedMemoryConnector
 from daskref.connectors.registry import open_connector, registered
 from tests.connectors.processes import Child
+from tests.connectors.zmqhosts import Hosts
 
 #: Arguments for a store of the test's own, by scheme; none needed by default.
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -53,4 +54,18 @@ def child() -> Iterator[Callable[..., Child]]:
 
     yield start
     for each in started:
+        each.end()
+
+
+@pytest.fixture
+def hosts(child: Callable[..., Child]) -> Iterator[Callable[..., Hosts]]:
+    """``**options -> Hosts``: hosts with directories of their own; see ``zmqhosts``."""
+    made: list[Hosts] = []
+
+    def make(**options: Any) -> Hosts:
+        made.append(Hosts(child, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
         each.end()
