@@ -304,9 +304,8 @@ class ZmqConnector(Connector):
         keys = self._keys()
         interface, ports, advertise = self._listening
         address = resolve(interface) if interface else outward()
-        backlog = min(self._limits.connections, 1024)
         try:
-            listener = listen(address, ports, backlog)
+            listener = listen(address, ports)
         except OSError as exc:
             raise ConnectorUnavailableError(
                 repr(self),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import ipaddress
@@ -12,6 +13,9 @@ from collections.abc import Iterable
 from daskref.exceptions import ConfigError
 
 _SIOCGIFADDR = 0x8915
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+#: Connections that the kernel has made and libzmq has not taken yet.
+_BACKLOG = 128
 #: For documentation only (RFC 5737, RFC 3849): nothing is sent there.
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
@@ -95,7 +99,7 @@ def _addresses(interface: str) -> Iterable[str]:
             yield str(ipaddress.ip_address(bytes.fromhex(digits)))
 
 
-def listen(address: str, ports: range, backlog: int) -> socket.socket:
+def listen(address: str, ports: range) -> socket.socket:
     """Return a socket that listens on the first free port.
 
     Raises
@@ -113,7 +117,7 @@ def listen(address: str, ports: range, backlog: int) -> socket.socket:
                 # libzmq accepts on its I/O thread: a peer that is gone by then must
                 # not block it.
                 listener.setblocking(False)
-                listener.listen(backlog)
+                listener.listen(_BACKLOG)
                 return listener
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE or port == ports[-1]:
@@ -122,6 +126,23 @@ def listen(address: str, ports: range, backlog: int) -> socket.socket:
     except BaseException:
         listener.close()
         raise
+
+
+def pause(listener: socket.socket) -> None:
+    """Let no further peer connect; those that have are not concerned.
+
+    The kernel drops the packets that begin a connection, so peers try again by
+    themselves until :func:`resume`. (libzmq cannot stop listening and keep the
+    connections that it has.)
+    """
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(drop))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def resume(listener: socket.socket) -> None:
+    """Let peers connect again after :func:`pause`."""
+    listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 def endpoint(address: str, port: int) -> str:

@@ -23,6 +23,7 @@ from daskref.connectors.objects import NAME
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmqkeys import Gate, Keys
 from daskref.connectors.zmqlimits import Limits
+from daskref.connectors.zmqlisten import endpoint, pause, resume
 from daskref.connectors.zmqpushes import Pushes
 from daskref.connectors.zmqwire import (
     LARGEST_CHUNK,
@@ -106,7 +107,7 @@ class Server:
         self._pushes = Pushes(local, limits)
         self._views: OrderedDict[str, tuple[float, memoryview]] = OrderedDict()
         self._requests = self._nbytes = self._malformed = 0
-        self._complained = False
+        self._complained = self._paused = False
         self._connected: set[int] = set()
         self._listening = -1
         self._pid = os.getpid()
@@ -120,7 +121,7 @@ class Server:
             self._monitor = self._router.get_monitor_socket(
                 zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
             )
-            self._bound = self._bind()
+            self._bind()
         except BaseException:
             self._listener.close()
             self._context.destroy(linger=0)
@@ -142,15 +143,11 @@ class Server:
         router.heartbeat_timeout = int(limits.heartbeat * 3000)
         keys.protect_server(router, curve)
 
-    def _bind(self) -> str:
-        # libzmq closes what it is given. Ours stays, so the port stays ours, and who
-        # connects while there are too many waits in the kernel's backlog.
+    def _bind(self) -> None:
+        # libzmq closes what it is given; through ours, `pause` works.
         self._listening = os.dup(self._listener.fileno())
         self._router.setsockopt(zmq.USE_FD, self._listening)
-        address = self._listener.getsockname()[0]
-        place = f"[{address}]" if ":" in address else address
-        self._router.bind(f"tcp://{place}:{self.port}")
-        return self._router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._router.bind(endpoint(self._listener.getsockname()[0], self.port))
 
     @property
     def served(self) -> Served:
@@ -209,11 +206,10 @@ class Server:
                 else:
                     self._connected.discard(event["value"])
         full = len(self._connected) >= self._limits.connections
-        if full and self._bound:
-            self._router.unbind(self._bound)
-            self._bound = ""
-        elif not full and not self._bound:
-            self._bound = self._bind()
+        if full != self._paused:
+            self._paused = full
+            with suppress(OSError):  # a kernel that has no such filters
+                pause(self._listener) if full else resume(self._listener)
 
     def _tidy(self) -> None:
         self._pushes.expire()
