@@ -77,7 +77,6 @@ class Arrival:
             done = bytes(count)
             # In this order: what the file says is never of an older hidden file.
             os.ftruncate(fd, 0)
-            local.forget_part(key.name, ARRIVING)
             pieces = local.start(*key, ARRIVING)
             os.pwrite(fd, _HEAD.pack(chunk, pieces.inode), 0)
         self._pieces = pieces

@@ -7,7 +7,7 @@
         identity                 a nonce: the same path elsewhere is another session;
                                  and a host: the same session elsewhere is another host
         p-<8 digits>             one per participant, locked exclusively while it lives
-        s-<8 digits>             where a participant serves other hosts, if it does
+        servers/<8 digits>       where a participant serves other hosts, if it does
         f-<name>                 how far an object has come that is being fetched
         spill                    where the session has objects on disk, if it has
         free/                    files to write again

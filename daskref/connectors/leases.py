@@ -22,7 +22,6 @@ from daskref.connectors.objects import (
     ObjectDirectory,
     unlink,
 )
-from daskref.connectors.presence import SERVER
 
 
 def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
@@ -83,8 +82,8 @@ def sweep(
             # Its writer locks it as soon as it has made it.
             if time.time() - there.st_mtime > grace:
                 _unlink_dead(objects.at(name))
-        elif name.startswith(("p-", SERVER)) and len(name) == 10:
-            if is_gone(name[2:]):
+        elif name.startswith("p-") and len(name) == 10:
+            if is_gone(name.removeprefix("p-")):
                 unlink(objects.at(name))
         elif name.startswith(LEASE) and not objects.exists(name.removeprefix(LEASE)):
             unlink(objects.at(name))

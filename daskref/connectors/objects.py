@@ -19,6 +19,7 @@ from daskref.connectors.locks import (
     unlock,
 )
 from daskref.connectors.memory import SharedMapping, can_populate, private_view
+from daskref.connectors.reading import read_whole
 from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard
 from daskref.connectors.writing import MAPPED, write_file, write_mapped
 from daskref.exceptions import WireError
@@ -334,7 +335,7 @@ class ObjectDirectory:
                 else:
                     keep_lock = True
                     return view
-            return _read(fd, nbytes)
+            return read_whole(fd, nbytes)
         finally:
             if not keep_lock and self.pool is not None:
                 unlock(fd)
@@ -389,15 +390,3 @@ def unlink(path: str) -> None:
     """Delete a file. Silent if it is not there."""
     with suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _read(fd: int, nbytes: int) -> memoryview:
-    # Not bytes: the result is writable, as a mapping is.
-    view = memoryview(bytearray(nbytes))
-    done = 0
-    while done < nbytes:
-        count = os.preadv(fd, [view[done : done + 2**28]], done)
-        if not count:
-            raise WireError(f"a file ended after {done} of {nbytes} bytes")
-        done += count
-    return view

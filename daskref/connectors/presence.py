@@ -11,9 +11,6 @@ from contextlib import suppress
 from daskref.connectors.locks import EXCLUSIVE, SHARED, open_plain, try_lock, unlock
 from daskref.exceptions import ConnectorUnavailableError
 
-#: What stands before a participant's 8 digits: of the file that says where it serves.
-SERVER = "s-"
-
 
 def own_directories(root: str) -> list[str]:
     """Return the session directories of this user in *root*, half-made ones too."""

@@ -35,7 +35,6 @@ from daskref.exceptions import ConnectorClosedError, ConnectorError
 
 _ROOT = "/dev/shm"
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -246,7 +245,8 @@ class SharedMemoryConnector(Connector):
         ConnectorError
             If there is no room, or it cannot be written.
         """
-        self._ready()
+        for tier in self._tiers():
+            discard(tier.at(mark + name))  # what one who died has left
         tier = self._memory
         try:
             part = tier.start(name, nbytes, self._room, mark)
@@ -264,11 +264,6 @@ class SharedMemoryConnector(Connector):
             if (part := tier.resume(name, nbytes, mark)) is not None:
                 return Pieces(tier, part)
         return None
-
-    def forget_part(self, name: str, mark: str) -> None:
-        """Delete what is left of an object that was written in pieces."""
-        for tier in self._tiers():
-            discard(tier.at(mark + name))
 
     def _spill(self) -> ObjectDirectory:
         if self._disk is None:

@@ -67,8 +67,9 @@ class Pushes:
                 full = nbytes > self._limits.push_nbytes
                 return Status.FULL if full else Status.BUSY
             try:
-                self._local.forget_part(name, PUSHED)
-                pieces = self._local.start(name, nbytes, PUSHED)
+                # Whoever sends may have gone on to a neighbour of ours meanwhile.
+                mark = f"{PUSHED}{self._local.session.writer}-"
+                pieces = self._local.start(name, nbytes, mark)
             except ConnectorError:
                 return Status.FULL
             chunks = range(0, max(nbytes, 1), PUSH_CHUNK)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from daskref.connectors.base import Key
+from daskref.connectors.zmqlisten import split_endpoint
 
 
 class Source(NamedTuple):
@@ -40,6 +41,10 @@ class Sources(Protocol):
         """Take note that an endpoint did not answer, or gave damaged bytes."""
         ...
 
+    def copies(self, key: Key) -> Sequence[Source]:
+        """Return all hosts that may have the object, for it to be deleted."""
+        ...
+
     def targets(self, nbytes: int) -> Sequence[Source]:
         """Return the hosts to which to send a new object of this size."""
         ...
@@ -47,6 +52,19 @@ class Sources(Protocol):
 
 #: What a connector takes as well: only :meth:`Sources.sources`.
 Locate: TypeAlias = Callable[[Key], Iterable[tuple[str, Sequence[str]]]]
+
+
+def parse_peers(peers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return hosts and their endpoints.
+
+    Raises
+    ------
+    ConfigError
+        If an endpoint is malformed.
+    """
+    for endpoint in (each for found in peers.values() for each in found):
+        split_endpoint(endpoint)
+    return {host: list(found) for host, found in peers.items()}
 
 
 class KnownPeers:
@@ -68,17 +86,16 @@ class KnownPeers:
         self.peers = {host: tuple(endpoints) for host, endpoints in peers.items()}
         self._locate = locate
 
-    @property
-    def knows_copies(self) -> bool:
-        """Whether :meth:`sources` says who has copies."""
-        return self._locate is not None
-
     def sources(self, key: Key) -> Sequence[Source]:
-        """Return the host in the key; all of them, if it is not known."""
+        """Return the host in the key; all of them, if that one is not known."""
         if self._locate is not None:
             return [Source(*each) for each in self._locate(key)]
         home = self.peers.get(key[2])
-        return [Source(key[2], home)] if home else self.targets(key[1])
+        return [Source(key[2], home)] if home is not None else self.targets(key[1])
+
+    def copies(self, key: Key) -> Sequence[Source]:
+        """Return those who have the object, as far as anybody knows; or all hosts."""
+        return self.sources(key) if self._locate is not None else self.targets(key[1])
 
     def fetched(self, key: Key) -> None:
         """Do nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import signal
@@ -14,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from daskref.connectors import arrivals, credentials, zmqserver
+from daskref.connectors import arrivals, credentials, zmqpushes, zmqserver
 from daskref.connectors.arrivals import Arrival
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryKey
 from daskref.connectors.zmq import ZmqConnector, ZmqKey
+from daskref.connectors.zmqfetch import Transfer
+from daskref.connectors.zmqpushes import _Push
 from daskref.connectors.zmqserver import Served
 from daskref.connectors.zmqsources import Source, Sources
 from daskref.connectors.zmqwire import Status
@@ -265,6 +268,9 @@ class Told(Sources):
     def failed(self, key, endpoint):
         self.log.append(("failed", endpoint))
 
+    def copies(self, key):
+        return self.found
+
     def targets(self, nbytes):
         return self.found
 
@@ -436,8 +442,6 @@ def test_a_server_that_dies_or_stops_is_replaced_by_its_neighbour(
             servers[line.endpoint].popen.send_signal(kill)
 
     transfers = []
-    from daskref.connectors.zmqfetch import Transfer
-
     begin = Transfer.run
     monkeypatch.setattr(
         Transfer, "run", lambda self, p: (transfers.append(self), begin(self, p))[1]
@@ -641,8 +645,6 @@ def test_damaged_pushes_are_sent_again(hosts, monkeypatch):
     made = hosts()
     a = made.open("a", serve=True)
     outside = made.open("outside", peers=peers(a))
-    from daskref.connectors import zmqpushes
-
     real, wrong = zmqpushes.checksum, [True]
     monkeypatch.setattr(
         zmqpushes, "checksum", lambda data: real(data) ^ (bool(wrong) and wrong.pop())
@@ -693,8 +695,6 @@ def test_too_many_pushes_are_an_error_in_the_end(hosts):
 
 
 def pushes_entry(connector: ZmqConnector) -> Any:
-    from daskref.connectors.zmqpushes import _Push
-
     name = "0" * 8 + "-" + "1" * 24
     return _Push(connector._local.start(name, 10, ".u-"), {0}, time.monotonic() + 1e6)
 
@@ -781,7 +781,8 @@ connector.get(key)
     first.kill()
     b.sweep([], 0.0)
     assert not parts_left(b)
-    assert not [n for n in os.listdir(b._local.directory) if n.startswith("s-")]
+    assert b.endpoints == []
+    assert os.listdir(os.path.join(b._local.directory, "servers")) == []
 
 
 # Forks.
@@ -791,39 +792,58 @@ connector.get(key)
 def test_a_forked_child_neither_serves_nor_stops_its_parent(hosts):
     made = hosts()
     other = made.open("other", serve=True)
-    key = other.put(pattern(2 * MIB))
+    first, second = other.put(b"first"), other.put(pattern(2 * MIB))
     code = """
 import os
-mine = connector.put(b"mine")
 assert connector.get(first) == b"first"
+mine = connector.put(b"mine")
 pid = os.fork()
-if pid:
-    say(mine, connector.endpoints[0], os.waitpid(pid, 0)[1])
-    sys.stdin.readline()
-    connector.close()
-    say("closed")
-else:
+if not pid:
     assert connector.served.requests == 0
-    value = connector.get(key)
-    assert len(value) == 2 * 2**20
+    assert len(connector.get(second)) == 2 * 2**20
     assert connector.get(mine) == b"mine"
     connector.close()
+    sys.exit()
+assert os.waitpid(pid, 0)[1] == 0
+print(json.dumps([mine, connector.endpoints]), flush=True)
+sys.stdin.readline()
+connector.close()
+say("closed")
 """
-    first = other.put(b"first")
-    parent = made.child(
-        "a", code, {"key": tuple(key), "first": tuple(first)},
-        peers=peers(other), serve=True,
-    )  # fmt: skip
-    mine, place, status = eval(
-        parent.line().join(["[", "]"]).replace(") '", "), '").replace("' ", "', ")
-    )
-    assert status == 0
-    made_of = ZmqKey(*mine)
-    b = made.open("b", peers={made_of.host: [place]})
-    assert b.get(mine) == b"mine"
+    names = {"first": tuple(first), "second": tuple(second)}
+    parent = made.child("a", code, names, peers=peers(other), serve=True)
+    mine, places = json.loads(parent.line())
+    b = made.open("b", peers={mine[2]: places})
+    assert b.get(tuple(mine)) == b"mine"
     parent.say()
     assert parent.line() == "'closed'"
     parent.wait()
+
+
+@pytest.mark.slow
+def test_a_child_that_is_forked_during_a_fetch_does_not_keep_its_lock(hosts):
+    made = hosts(timeout=LONG)
+    a = made.open("a", serve=True)
+    key = a.put(pattern(3 * MIB))
+    code = """
+import os
+from daskref.connectors.arrivals import Arrival
+def write(self, *args):
+    child = os.fork()
+    if child:
+        say(child)
+    sys.stdin.read()
+Arrival.write = write
+connector.get(key)
+"""
+    parent = made.child("b", code, {"key": tuple(key)}, peers=peers(a))
+    child = int(parent.line())
+    try:
+        b = made.open("b", peers=peers(a))
+        parent.kill()
+        assert b.get(key) == pattern(3 * MIB)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -832,8 +852,7 @@ def test_a_child_does_not_keep_the_port_of_its_dead_parent(hosts):
     code = """
 import os
 mine = connector.put(b"mine")
-say(*mine)
-say(connector.endpoints[0])
+print(json.dumps([mine, connector.endpoints]), flush=True)
 sys.stdin.readline()
 child = os.fork()
 if child:
@@ -841,9 +860,8 @@ if child:
 sys.stdin.read()
 """
     parent = made.child("a", code, serve=True)
-    name, nbytes, host = map(eval, parent.line().split())
-    place = eval(parent.line())
-    b = made.open("b", peers={host: [place]})
+    (name, nbytes, host), places = json.loads(parent.line())
+    b = made.open("b", peers={host: places})
     assert b.get((name, nbytes, host)) == b"mine"
     parent.say()
     child = int(parent.line())
@@ -877,7 +895,7 @@ def test_the_port_is_the_first_free_one_of_the_range(hosts):
         port = taken.getsockname()[1]
         a = made.open("a", serve=True, port=f"{port}:{port + 20}")
         assert port < int(a.endpoints[0].rpartition(":")[2]) <= port + 20
-        with pytest.raises(ConnectorUnavailableError, match="cannot serve on"):
+        with pytest.raises(ConnectorUnavailableError, match="cannot be served on"):
             made.open("b", serve=True, port=port)
 
 
