@@ -48,8 +48,9 @@ from daskref.exceptions import ConnectorUnavailableError
 
 #: Seconds after which a directory without a lock file was abandoned half-made.
 _HALF_MADE = 60.0
-#: How often joining and making a session may lose a race before it is an error.
-_RACES = 100
+#: How often joining and making a session may lose a race before it is an error, and
+#: seconds between two attempts.
+_RACES, _RACE = 200, 0.005
 
 
 class SessionDirectory:
@@ -178,22 +179,25 @@ class SessionDirectory:
             If the directory cannot be made, or is another session's.
         """
         session = cls(path, nonce)
-        # Each turn loses a race against one who makes it, or the last one who leaves.
-        for _ in range(_RACES):
+        for turn in range(_RACES):
             try:
+                if os.path.lexists(path):
+                    session.ensure()
+                    return session
                 if session._make():
                     return session
+            except ConnectorUnavailableError:
+                # The last one has just left, unless it is not ours at all.
+                theirs = read_identity(path).get("nonce", nonce) != nonce
+                if theirs or turn == _RACES - 1:
+                    raise
             except OSError as exc:
+                # Another one has just made it.
                 if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise session._unavailable(
                         f"the session directory could not be made: {exc.strerror}"
                     ) from exc
-            try:
-                session.ensure()
-                return session
-            except ConnectorUnavailableError:
-                if read_identity(path).get("nonce", nonce) != nonce:
-                    raise
+            time.sleep(_RACE)
         raise session._unavailable("it ends whenever this process joins it")
 
     @property

@@ -49,6 +49,10 @@ class Limits:
             raise ConfigError(
                 "zmq: chunk", limits.chunk, f"at most {LARGEST_CHUNK} bytes"
             )
+        if limits.window > limits.requests:
+            raise ConfigError(
+                "zmq: window", limits.window, f"at most `requests`, {limits.requests}"
+            )
         return limits
 
 

@@ -107,7 +107,7 @@ class Server:
         self._pushes = Pushes(local, limits)
         self._views: OrderedDict[str, tuple[float, memoryview]] = OrderedDict()
         self._requests = self._nbytes = self._malformed = 0
-        self._complained = self._paused = False
+        self._complained = self._paused = self._stopped = False
         self._connected: set[int] = set()
         self._listening = -1
         self._pid = os.getpid()
@@ -195,6 +195,8 @@ class Server:
             self._router.close(0)
             self._gate.socket.close(0)
             self._context.term()
+            # Who connects is refused at once, whatever has ended us.
+            self._listener.close()
 
     def _count(self) -> None:
         """Follow who connects, and stop accepting while there are too many."""
@@ -308,11 +310,11 @@ class Server:
 
     def stop(self) -> None:
         """End the thread and close the port. A second call is silent."""
-        if self._pid != os.getpid() or self._listener.fileno() < 0:
+        if self._pid != os.getpid() or self._stopped:
             return
+        self._stopped = True
         os.write(self._wake[1], b"x")
         self._thread.join(_STOP)
-        self._listener.close()
         if not self._thread.is_alive():
             for fd in self._wake:
                 os.close(fd)

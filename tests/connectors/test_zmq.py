@@ -18,6 +18,7 @@ import pytest
 from daskref.connectors import arrivals, credentials, zmqpushes, zmqserver
 from daskref.connectors.arrivals import Arrival
 from daskref.connectors.pieces import Pieces
+from daskref.connectors.registry import open_connector
 from daskref.connectors.shm import SharedMemoryKey
 from daskref.connectors.zmq import ZmqConnector, ZmqKey
 from daskref.connectors.zmqfetch import Transfer
@@ -153,6 +154,16 @@ def test_what_was_fetched_is_served_to_a_third_host(hosts):
     assert b.served.nbytes == a.served.nbytes == 2 * MIB
 
 
+def test_a_large_object_comes_from_several_servers_of_its_host(hosts, security):
+    made = hosts(security=security, lanes=2, window=1)
+    first, second = made.open("a", serve=True), made.open("a", serve=True)
+    key = first.put(pattern(20 * MIB))
+    b = made.open("b", peers=peers(second))
+    assert b.get(key) == pattern(20 * MIB)
+    assert first.served.nbytes + second.served.nbytes == 20 * MIB
+    assert min(first.served.nbytes, second.served.nbytes) >= MIB
+
+
 def test_pages_of_an_evicted_copy_are_written_again(pair):
     a, b = pair
     for seed in range(3):
@@ -200,6 +211,29 @@ def test_fetching_needs_no_populate(pair, monkeypatch):
     a, b = pair
     key = a.put(pattern(3 * MIB + 1))
     assert b.get(key) == pattern(3 * MIB + 1)
+
+
+@pytest.mark.slow
+def test_fetching_takes_no_memory_beside_the_object(hosts):
+    made = hosts(lanes=1)
+    a = made.open("a", serve=True)
+    key = a.put(pattern(160 * MIB))
+    code = """
+from daskref.connectors.arrivals import Arrival
+real, seen = Arrival.write, []
+def anonymous():
+    with open("/proc/self/status") as file:
+        return int(next(l for l in file if l.startswith("RssAnon")).split()[1])
+def write(self, *args):
+    real(self, *args)
+    seen.append(anonymous())
+Arrival.write = write
+before = anonymous()
+view = connector.get(key)
+print(max(seen) - before, flush=True)
+"""
+    reader = made.child("b", code, {"key": tuple(key)}, peers=peers(a))
+    assert int(reader.line()) < 40 * 1024  # KiB: what is in flight
 
 
 # Which host is which.
@@ -576,6 +610,18 @@ def test_a_closed_server_is_gone(hosts):
     assert not [t for t in threading.enumerate() if t.name in threads]
 
 
+def test_a_server_that_failed_is_refused_at_once(hosts, monkeypatch, caplog):
+    made = hosts(stall=LONG, timeout=LONG)
+    a = made.open("a", serve=True)
+    key = a.put(b"bytes")
+    b = made.open("b", peers=peers(a))
+    monkeypatch.setattr(zmqserver.Server, "_take_turn", None)
+    with pytest.raises(ConnectorUnavailableError, match=r"refused|broke off"):
+        b.get(key)
+    wait_until(lambda: not a._server.running)
+    assert "The server of" in caplog.text
+
+
 def test_a_server_that_was_started_again_is_found_through_the_locator(hosts):
     made = hosts()
     keeper = made.open("a")
@@ -924,6 +970,18 @@ def test_a_server_on_all_addresses_says_one_that_others_can_use(hosts):
     assert "0.0.0.0" not in a.endpoints[0]
 
 
+def test_options_can_be_in_a_url(tmp_path):
+    url = f"zmq://?security=clear&port=5000:5100&stall=2.5&chunk=64KiB&root={tmp_path}"
+    with open_connector(url) as connector:
+        config = connector.config()
+        assert config["security"] == "clear"
+        assert connector._limits.stall == 2.5
+        assert connector._limits.chunk == 65536
+        assert connector.endpoints == []
+    with pytest.raises(ConfigError, match="nothing after it"):
+        open_connector("zmq://host:5000")
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -938,6 +996,7 @@ def test_a_server_on_all_addresses_says_one_that_others_can_use(hosts):
         {"timeout": "soon"},
         {"stall": -1},
         {"window": 0},
+        {"window": 100},
         {"peers": {"0" * 32: ["here"]}},
     ],
 )
