@@ -10,8 +10,11 @@ stamp = $(VENV)/.daskref-stamp
 docs_stamp = $(VENV)/.daskref-docs-stamp
 oldest_stamp = $(OLDEST)/.daskref-stamp
 PYTEST_ARGS ?=
+# test processes; a file's tests, which may share a cluster or a server, stay together
+JOBS ?= 2
+parallel = -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-all stress test-oldest bench lint type docs clean
+.PHONY: demo test test-all stress test-oldest bench transparency lint type docs clean
 .DEFAULT_GOAL := test
 
 demo: $(stamp)
@@ -19,7 +22,7 @@ demo: $(stamp)
 
 # everything but what is marked `stress`
 test: $(stamp)
-	$(bin)/python -m pytest $(PYTEST_ARGS)
+	$(bin)/python -m pytest $(parallel) $(PYTEST_ARGS)
 
 test-all: $(stamp)
 	$(bin)/python -m pytest -m "" --timeout 1800 $(PYTEST_ARGS)
@@ -29,11 +32,15 @@ stress: $(stamp)
 
 # what depends on Dask; crashes, full disks and connectors do not
 test-oldest: $(oldest_stamp)
-	$(OLDEST)/bin/python -m pytest -m "not slow and not stress" \
+	$(OLDEST)/bin/python -m pytest $(parallel) -m "not slow and not stress" \
 	  --ignore tests/connectors $(PYTEST_ARGS)
 
 bench: $(stamp)
 	$(bin)/daskref bench
+
+# docs/transparency.md, out of the tables of cases of the tests
+transparency: $(stamp)
+	$(bin)/python -m tests.transparency
 
 lint: $(stamp)
 	$(bin)/ruff check .

@@ -113,8 +113,8 @@ def _stores() -> set[str]:
     """Return the names of registered stores, and of sessions, of this process."""
     found: set[str] = set()
     # not imported for the guard's sake: most tests need neither
-    if store := sys.modules.get("daskref.store"):
-        found.update(store._registry)
+    if stores := sys.modules.get("daskref.stores"):
+        found.update(stores._registry, stores._made)
     if session := sys.modules.get("daskref.session"):
         found.update(map(repr, session.sessions()))
     return found

@@ -7,13 +7,14 @@ name                                   what for
 =====================================  =============================================
 ``Client._run_on_scheduler``           installing the scheduler plugin
 ``Client._send_to_scheduler``          messages in order with the graphs
-``Client._stream_handlers``            the scheduler's message that it restarted
+``Client._stream_handlers``            what the scheduler says of keys and restarts
 =====================================  =============================================
 """
 
 from __future__ import annotations
 
 import asyncio
+import pickle
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +24,8 @@ from daskref import config
 from daskref.exceptions import NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
+from daskref.lending import Lending
+from daskref.lifetimes.task import BoundLifetimes
 from daskref.plugins.bootstrap import install_on_scheduler
 from daskref.reference import Reference
 from daskref.rpc import Connections
@@ -36,7 +39,9 @@ class Attachment:
         self, client: Any, session: Session, threshold: int | str | None
     ) -> None:
         self.session = session
-        self.holdings = Holdings(session, self._send, self._call_soon)
+        self.holdings = Holdings(session, self.send, self._call_soon)
+        self.lending = Lending(self.send)
+        self.lifetimes = BoundLifetimes()
         self._client = client
         self._threshold = (
             None
@@ -46,8 +51,16 @@ class Attachment:
         self._configured = config.threshold()
         # Dask drops all futures at a restart, without telling one by one
         self._handlers = client._stream_handlers
-        self._restart = self._handlers["restart"]
-        self._handlers["restart"] = self._handle_restart
+        self._before = {**self._handlers}
+        self._handlers.update(
+            {
+                "restart": self._handle_restart,
+                "task-erred": self._handle_task_erred,
+                "cancelled-keys": self._handle_cancelled_keys,
+                "daskref-returned": self._handle_returned,
+                "daskref-unbound": self._handle_unbound,
+            }
+        )
         self._connections = None
         if session.reachable:
             self._connections = Connections(client.rpc, client.scheduler, session)
@@ -61,20 +74,42 @@ class Attachment:
 
     def say_goodbye(self) -> None:
         """Leave this process's counts with the scheduler."""
-        self._send({"op": "daskref-counters", "report": self.session.report()})
+        self.send({"op": "daskref-counters", "report": self.session.report()})
+
+    # What the scheduler says
 
     def _handle_restart(self) -> None:
-        self._restart()
+        self._before["restart"]()
         self.holdings.release_keys()
+        self.lending.clear()
+
+    def _handle_task_erred(self, key: Any, **kwargs: Any) -> Any:
+        # The plugin has spoken first, unless the key's graph never came to be.
+        self.lending.withdraw([key])
+        return self._before["task-erred"](key=key, **kwargs)
+
+    def _handle_cancelled_keys(self, keys: Any, **kwargs: Any) -> Any:
+        self.lending.withdraw(keys)
+        return self._before["cancelled-keys"](keys=keys, **kwargs)
+
+    def _handle_returned(self, id: str, factory: bytes | None) -> None:
+        updated = None if factory is None else pickle.loads(factory)
+        self.lending.come_back(id, updated)
+
+    def _handle_unbound(self, task: Any) -> None:
+        self.lifetimes.end(task)
 
     def detach(self) -> None:
         """Give the client's connections back."""
-        self._handlers["restart"] = self._restart
+        self._handlers.clear()
+        self._handlers.update(self._before)
         if self._connections is not None:
             self._connections.restore()
         self.holdings.clear()
+        self.lending.clear()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message to the scheduler, in order with the client's graphs."""
         client = self._client
         if client._daskref is self:
             with suppress(distributed.client.ClosedClientError, RuntimeError):
@@ -92,7 +127,7 @@ class Attachment:
             for reference in references[key]
         ]
         if objects:
-            self._send({"op": "daskref-scattered", "objects": objects})
+            self.send({"op": "daskref-scattered", "objects": objects})
 
     def keep(self, value: Any) -> None:
         """Keep a gathered value in the store while it lives: it may be sent again."""

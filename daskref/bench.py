@@ -226,7 +226,10 @@ ROWS = (
 )
 
 #: Comparisons with others than Dask -> the module whose ``main`` runs one.
-COMPARISONS = {"connectors": "daskref.bench_connectors"}
+COMPARISONS = {
+    "connectors": "daskref.bench_connectors",
+    "proxies": "daskref.bench_proxies",
+}
 
 
 def _settle(client: Any) -> None:

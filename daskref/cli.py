@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     sweep.set_defaults(run=_sweep)
     bench = commands.add_parser(
-        "bench", help="time plain Dask and daskref in turn", add_help=False
+        "bench", help="time plain Dask and daskref, or proxies, in turn", add_help=False
     )
     bench.set_defaults(run=_bench)
     args, rest = parser.parse_known_args(argv)

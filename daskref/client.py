@@ -26,8 +26,10 @@ name                                   what for
 from __future__ import annotations
 
 import inspect
+import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import distributed
@@ -39,12 +41,15 @@ from distributed.spans import SpanMetadata
 
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
+from daskref.connectors.registry import describe_connector
+from daskref.factory import StoreFactory
 from daskref.graph import graph_of, pack_argument, pack_expr, references_by_key
+from daskref.lending import refuse_scattered
 from daskref.metrics import summarize
 from daskref.nodes import ReferenceNode, references_in
+from daskref.ownership.factories import collecting
 from daskref.proxy import Proxy, is_proxy
 from daskref.scatter import put_scattered, take_apart
-from daskref.store import StoreFactory
 from daskref.transparency import reveal
 
 #: Parameters of ``map`` that are not its function's.
@@ -125,17 +130,38 @@ class ByReference(distributed.Client):  # type: ignore[misc]
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         state = self._daskref
-        if state is None or not state.session.reachable:
+        if state is None:
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
+        if not state.session.reachable:
+            packed = self._lend(expr, keys, sys.maxsize)
+            return self._send_packed(packed, keys, *args, **kwargs)
         with state.holdings.submission() as submission:
-            packed = pack_expr(expr, state.threshold(), state.holdings.put)
-            futures = super()._graph_to_futures(packed, keys, *args, **kwargs)
+            packed = self._lend(expr, keys, state.threshold())
+            futures = self._send_packed(packed, keys, *args, **kwargs)
             if held := submission.references:
                 # one object, or one future, leaves no choice
                 graph = len(held) > 1 < len(futures) and graph_of(packed, expr)
                 needed = references_by_key(graph, futures) if graph else {}
                 submission.keys |= {key: needed.get(key, held) for key in futures}
         return futures
+
+    def _lend(self, expr: Any, keys: Any, threshold: int) -> Any:
+        """Pack a graph; lend the borrows in it, and say so before the graph is sent."""
+        state = self._daskref
+        assert state is not None
+        with collecting() as found:
+            packed = pack_expr(expr, threshold, state.holdings.put)
+        state.lending.lend(found, partial(graph_of, packed, expr), keys)
+        return packed
+
+    def _send_packed(self, packed: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        state = self._daskref
+        assert state is not None
+        try:
+            return super()._graph_to_futures(packed, keys, *args, **kwargs)
+        except BaseException:
+            state.lending.withdraw(keys)
+            raise
 
     def _release_key(self, key: Any) -> None:
         super()._release_key(key)
@@ -160,6 +186,8 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             "timeout": timeout,
             "hash": hash,
         }
+        if state is not None:
+            refuse_scattered(data)
         if state is None or not state.session.reachable:
             return await super()._scatter(data, workers=workers, **options)
         scattered = await state.session.run(take_apart, data, hash)
@@ -270,8 +298,9 @@ class Client(ByReference):
     threshold : int or str, optional
         Bytes; values larger than this go by reference. Default:
         ``daskref.threshold``.
-    connector : str or mapping, optional
-        Where they are kept, if this is the first client of the cluster with daskref.
+    connector : str or mapping or Connector, optional
+        Where they are kept, if this is the first client of the cluster with daskref: a
+        spec, or a connector, ProxyStore's included, which stays the caller's to close.
         Default: ``daskref.connector``.
     **kwargs
         For :class:`distributed.Client`.
@@ -296,7 +325,7 @@ class Client(ByReference):
         self,
         *args: Any,
         threshold: int | str | None = None,
-        connector: str | dict[str, Any] | None = None,
+        connector: Any = None,
         **kwargs: Any,
     ) -> None:
         self._daskref_options = options_of(threshold, connector)
@@ -335,6 +364,8 @@ def _reveal_values(
 
 def options_of(threshold: Any, connector: Any) -> dict[str, Any]:
     """Check a client's own settings; raises ConfigError if they are malformed."""
+    if not (connector is None or isinstance(connector, str | Mapping)):
+        connector = describe_connector(connector)
     config.Settings.read(threshold=threshold, connector=connector)
     return {"threshold": threshold, "connector": connector}
 

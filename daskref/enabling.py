@@ -46,7 +46,7 @@ def enable(
     client: C,
     *,
     threshold: int | str | None = None,
-    connector: str | dict[str, Any] | None = None,
+    connector: Any = None,
 ) -> Any:
     """Let a client that somebody else made pass large values by reference.
 

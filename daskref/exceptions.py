@@ -6,11 +6,16 @@
     ├── ConfigError (ValueError)            a setting or a connector spec is malformed
     ├── ConnectorError                      the store failed
     │   ├── ConnectorClosedError            you closed it
-    │   └── ConnectorUnavailableError       it cannot be reached from this process
+    │   ├── ConnectorUnavailableError       it cannot be reached from this process
+    │   └── NotDeferrableError (NotImplementedError)    it has no futures
     ├── MissingKeyError (LookupError)       the object is not in the store
+    ├── LifetimeError (RuntimeError)        a lifetime has ended
+    ├── OwnershipError (RuntimeError)       a rule of owners and borrowers is broken
     ├── ResolveError (RuntimeError)         a proxy or reference could not be resolved
+    │   └── ResolveTimeoutError (TimeoutError)    a future was not set in time
     ├── NotInstalledError (ImportError)     a peer lacks daskref
     ├── NotProxiableError (TypeError)       the object cannot go by reference
+    ├── StoreExistsError (ValueError)       another store has the name
     └── WireError (ValueError)              foreign bytes, or of a newer daskref
 
 Every class survives pickling: the constructor's arguments are its fields, and the
@@ -96,6 +101,27 @@ class ConnectorUnavailableError(ConnectorError):
     """
 
 
+class NotDeferrableError(ConnectorError, NotImplementedError):
+    """The connector cannot make a key for an object that comes later.
+
+    Parameters
+    ----------
+    connector
+        ``repr`` of the connector.
+    message
+        What to do.
+    """
+
+    def __init__(
+        self,
+        connector: str,
+        message: str = "it has no futures: it cannot make a key before there is an "
+        "object (methods new_key and set). Use a connector that can, such as a "
+        "FileConnector",
+    ) -> None:
+        super().__init__(connector, message)
+
+
 class MissingKeyError(DaskrefError, LookupError):
     """The object is not in the store (any more).
 
@@ -119,6 +145,49 @@ class MissingKeyError(DaskrefError, LookupError):
         )
 
 
+class LifetimeError(DaskrefError, RuntimeError):
+    """A lifetime has ended.
+
+    Parameters
+    ----------
+    lifetime
+        Its name.
+    reason
+        What it cannot do any more, a sentence.
+    """
+
+    def __init__(self, lifetime: str, reason: str) -> None:
+        super().__init__(lifetime, reason)
+        self.lifetime = lifetime
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the lifetime {self.lifetime} has ended: {self.reason}"
+
+
+class OwnershipError(DaskrefError, RuntimeError):
+    """A rule of owners and borrowers is broken; nothing has changed.
+
+    Parameters
+    ----------
+    proxy
+        ``repr`` of the owner or the borrow.
+    reason
+        What cannot be done, and what to do, as a sentence.
+    rule
+        The rule that it would break, one of :data:`daskref.ownership.RULES`.
+    """
+
+    def __init__(self, proxy: str, reason: str, rule: str) -> None:
+        super().__init__(proxy, reason, rule)
+        self.proxy = proxy
+        self.reason = reason
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"{self.proxy}: {self.reason}. The rule: {self.rule}"
+
+
 class ResolveError(DaskrefError, RuntimeError):
     """A proxy or a reference could not be resolved; the cause is chained.
 
@@ -137,6 +206,18 @@ class ResolveError(DaskrefError, RuntimeError):
 
     def __str__(self) -> str:
         return f"could not resolve {self.reference}: {self.reason}"
+
+
+class ResolveTimeoutError(ResolveError, TimeoutError):
+    """A future was not set in time.
+
+    Parameters
+    ----------
+    reference
+        ``repr`` of what should have been resolved.
+    reason
+        How long was waited, and what to look for, a sentence.
+    """
 
 
 class NotInstalledError(DaskrefError, ImportError):
@@ -178,6 +259,26 @@ class NotProxiableError(DaskrefError, TypeError):
 
     def __str__(self) -> str:
         return f"an object of type {self.type_name} cannot be stored: {self.reason}"
+
+
+class StoreExistsError(DaskrefError, ValueError):
+    """Another store is registered under the name.
+
+    Parameters
+    ----------
+    name
+        The name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"a store named {self.name!r} is registered already: get_store(name) "
+            "returns it, and register_store(store, exist_ok=True) replaces it"
+        )
 
 
 class WireError(DaskrefError, ValueError):

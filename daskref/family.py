@@ -32,11 +32,11 @@ from distributed.protocol.serialize import (
 
 from daskref.config import Settings, threshold
 from daskref.exceptions import DaskrefError, WireError
+from daskref.factory import StoreFactory
 from daskref.leases import keep_alive
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
 from daskref.resolution import base_of
 from daskref.session import Session, sessions
-from daskref.store import StoreFactory
 
 logger = logging.getLogger(__name__)
 
@@ -100,16 +100,21 @@ def loads(header: dict[str, Any], frames: list[Any]) -> Any:
         )
     try:
         factory = pickle.loads(header["factory"])
-        proxy = Proxy(factory)
+        proxy = (
+            pickle.loads(header["class"])(factory)
+            if "class" in header
+            else Proxy(factory)
+        )
     except Exception as exc:
         raise WireError(f"the header's reference is damaged ({exc!r})") from exc
-    if isinstance(factory, StoreFactory) and not factory.transparent:
+    # What a user made with Store.proxy lives as the user said.
+    if isinstance(factory, StoreFactory) and factory.is_leased:
         keep_alive(proxy, factory.reference)
     return proxy
 
 
 def _header(factory: StoreFactory) -> dict[str, Any]:
-    metadata = factory.metadata
+    metadata = factory.reference.metadata
     return {
         "version": VERSION,
         "key": list(factory.reference.key),
@@ -131,7 +136,10 @@ def _serialize_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
     factory = get_factory(x)
     if isinstance(factory, StoreFactory):
         return _header(factory), []
-    return {"version": VERSION, "factory": cloudpickle.dumps(factory)}, []
+    header = {"version": VERSION, "factory": cloudpickle.dumps(factory)}
+    if (cls := base_of(type(x))) is not Proxy:
+        header["class"] = cloudpickle.dumps(cls)
+    return header, []
 
 
 def _on_event_loop() -> bool:

@@ -44,7 +44,7 @@ from dask._task_spec import (
 )
 from distributed.utils import iscoroutinefunction
 
-from daskref.exceptions import DaskrefError
+from daskref.exceptions import DaskrefError, OwnershipError
 from daskref.leaves import leaf_nbytes, sizer_of
 from daskref.nodes import (
     Lazy,
@@ -203,6 +203,8 @@ def pack_expr(expr: Any, threshold: int, put: Put) -> Any:
         ).dump(expr)
     except _LargeLeaf:
         return _pack_graph(expr, threshold, put) or expr
+    except OwnershipError:
+        raise
     except Exception:  # does not pickle: Dask has other ways, and its own error
         return expr
     nbytes = file.tell() + sum(buffer.raw().nbytes for buffer in buffers)

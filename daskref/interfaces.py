@@ -12,8 +12,10 @@ import math
 import operator
 import os
 import sys
+from abc import ABCMeta
 from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -28,10 +30,18 @@ class ProxyType(type):
     ``type.__module__`` would return that descriptor.
     """
 
-    @property
-    def __module__(cls) -> str:  # type: ignore[override]
-        module = cls.__dict__["__module__"]
-        return module.own if type(module) is Told else module  # type: ignore[no-any-return]
+    #: Proxies of this very class of which nothing is known, once there was one.
+    __daskref_unknown__: type | None
+    __daskref_module__: str
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
+        super().__init__(name, bases, body)
+        cls.__daskref_unknown__ = None
+        module = body["__module__"]
+        cls.__daskref_module__ = module.own if type(module) is Told else module
+
+    # in C, since every pickle of a proxy asks
+    __module__ = property(attrgetter("__daskref_module__"))
 
     def __repr__(cls) -> str:
         return f"<class '{cls.__module__}.{cls.__qualname__}'>"
@@ -122,6 +132,15 @@ def _array(self: Any, dtype: Any = None, **kwargs: Any) -> Any:
     return method(dtype, **kwargs)
 
 
+def _buffer(self: Any, flags: int) -> Any:
+    target = self.__daskref_target__
+    method = getattr(target, "__buffer__", None)
+    if method is None:  # nothing was known, so it was worth a try
+        kind = type(target).__name__
+        raise TypeError(f"a bytes-like object is required, not {kind!r}")
+    return method(flags)
+
+
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -191,7 +210,7 @@ FORWARDERS: dict[str, Forwarder] = {
     "__delete__": _method("__delete__"),
     "__instancecheck__": lambda self, obj: isinstance(obj, self.__daskref_target__),
     "__subclasscheck__": lambda self, cls: issubclass(cls, self.__daskref_target__),
-    "__buffer__": _method("__buffer__"),
+    "__buffer__": _buffer,
     "__array__": _array,
     "__array_ufunc__": _array_ufunc,
     "__array_function__": _array_function,
@@ -216,6 +235,22 @@ COMMON: dict[str, Forwarder] = {
 }
 
 
+class SequencePattern(metaclass=ABCMeta):  # noqa: B024, only registered to
+    """What registers here, ``match`` takes for a sequence; ``isinstance`` does not.
+
+    A class may carry the flag that ``match`` looks for without being a
+    ``collections.abc.Sequence``, as arrays of NumPy do from 2.5 on.
+    """
+
+    __abc_tpflags__ = 1 << 5  # Py_TPFLAGS_SEQUENCE
+
+
+class MappingPattern(metaclass=ABCMeta):  # noqa: B024
+    """What registers here, ``match`` takes for a mapping."""
+
+    __abc_tpflags__ = 1 << 6  # Py_TPFLAGS_MAPPING
+
+
 class Interface(NamedTuple):
     """What a class of proxies is built from."""
 
@@ -225,6 +260,8 @@ class Interface(NamedTuple):
     nulls: frozenset[str]
     #: Whether Dask looks into instances, for tasks and keys or to pickle their code.
     walked: bool
+    #: Where to register the class, for ``match``.
+    pattern: type[SequencePattern | MappingPattern] | None = None
 
 
 # A class with __next__ is taken for an iterator and used up, one with __await__ is
@@ -233,7 +270,6 @@ _ONLY_IF_KNOWN = {
     "__anext__",
     "__array__",
     "__await__",
-    "__buffer__",
     "__delete__",
     "__get__",
     "__next__",
@@ -254,6 +290,9 @@ _KNOWN_TO_PYTHON: dict[type, set[str]] = {
     bytes: {"__int__", "__float__", "__fspath__"},
     bytearray: {"__int__", "__float__"},
 }
+
+
+_PATTERNS = 1 << 5 | 1 << 6
 
 
 def defines(cls: type, name: str) -> bool:
@@ -284,7 +323,16 @@ def _interface(cls: type) -> Interface:
     indexes = "__getitem__" in names and not names & {"__iter__", "__len__"}
     if indexes and not isinstance(getattr(cls, "__getitem__", None), FunctionType):
         nulls.add("__iter__")
-    return Interface(frozenset(names), frozenset(nulls), issubclass(cls, _WALKED))
+    return Interface(
+        frozenset(names), frozenset(nulls), issubclass(cls, _WALKED), _pattern(cls)
+    )
+
+
+def _pattern(cls: type) -> type[SequencePattern | MappingPattern] | None:
+    for pattern in (SequencePattern, MappingPattern):
+        if cls.__flags__ & pattern.__flags__ & _PATTERNS:
+            return pattern
+    return None
 
 
 def interface_of(cls: type) -> Interface:

@@ -13,7 +13,7 @@ from typing import Any
 
 from daskref.config import Settings
 from daskref.reference import Reference
-from daskref.store import get_or_create_store
+from daskref.stores import get_or_create_store
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from time import perf_counter
 from typing import Any
 
 from distributed.metrics import context_meter
@@ -40,17 +40,31 @@ class Counters:
             return dict(self._counts)
 
 
-@contextmanager
-def metered(label: str) -> Iterator[None]:
+class metered:
     """Report the time of a block to Dask's fine performance metrics.
 
     Parameters
     ----------
     label
         As in ``"daskref-put"``.
+
+    Notes
+    -----
+    Nothing within a block may report to Dask as well: that time would count twice.
     """
-    with context_meter.meter(label):
-        yield
+
+    __slots__ = ("_begin", "_label")
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def __enter__(self) -> None:
+        self._begin = perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        context_meter.digest_metric(
+            self._label, perf_counter() - self._begin, "seconds"
+        )
 
 
 def summarize(

@@ -24,9 +24,9 @@ from typing import Any
 
 from dask._task_spec import GraphNode, Task, parse_input
 
+from daskref.factory import StoreFactory, resolve_reference
 from daskref.proxy import Proxy
 from daskref.reference import Reference
-from daskref.store import StoreFactory, resolve_reference
 
 _NO_DEPENDENCIES: frozenset[Any] = frozenset()
 

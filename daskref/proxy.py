@@ -8,28 +8,38 @@ the namespace of a proxy belongs to its target.
 
 Known limits
 ------------
-C code that looks at the real type sees a proxy. These need :func:`extract`:
+docs/transparency.md lists, for each kind of target, what differs. In general, C code
+that looks at the real type sees a proxy. These need :func:`extract`:
 
 - ``json.dumps``, ``marshal``, ``"".join([p])`` and other methods of ``str`` and
   ``bytes`` (``p in text`` too), ``"%s %s" % p`` for a tuple, ``complex(1, p)``,
-  sequence and mapping patterns of ``match``, ``inspect.signature(p)`` of a class;
-- Arrow's and Polars' functions that want an array or frame of theirs, compiled code
-  with typed arguments;
-- ``memoryview(p)`` and ``bytearray(p)`` before Python 3.12 (``bytes(p)`` works);
-  from then on ``np.asarray(p)`` of bytes gives integers;
+  ``math.floor(p)`` of a string, ``p is None``;
+- Arrow's and Polars' functions that want an array, a table or a frame of theirs,
+  compiled code with typed arguments;
+- ``memoryview(p)``, ``np.frombuffer(p)``, ``io.BytesIO(p)`` and whatever else wants a
+  buffer, before Python 3.12 (``bytes(p)`` works); from then on ``np.asarray(p)`` of
+  bytes gives integers;
 - ``pd.Series(p)`` of a scalar or a string, and other functions of pandas that ask
   whether one is list-like;
 - ``dataclasses.is_dataclass(p)``, which is False on purpose: Dask would take the proxy
   apart. ``dataclasses.fields(p)`` works.
 
 A proxy of which nothing is known (no metadata, or of a type whose module is not
-imported) has every method until it is resolved, so ``callable(p)`` is True; but
-``next(p)`` and ``await p`` need ``resolve(p)`` first. While a proxy with metadata is
+imported) has every method until it is resolved, so ``callable(p)`` and
+``hasattr(p, "__iter__")`` are True; but ``next(p)``, ``await p`` and the patterns
+``[…]`` and ``{…}`` of ``match`` need ``resolve(p)`` first. Until a proxy is resolved,
+``p.__module__`` and ``p.__doc__`` are those of Proxy; and while one with metadata is
 unresolved, special attributes (``__name__``) are looked up on the target's type only.
+
+Ordinary metadata (``shape``, ``columns``) of an unresolved proxy is a copy: naming the
+columns of a frame by ``p.columns.name = "x"`` needs ``resolve(p)`` first.
 
 In-place operators change a mutable target and keep the proxy (``p += 1`` for an
 array); for other targets the name is bound to the plain result, as in ``n += 1``.
 Changes do not travel: a proxy pickles as its factory.
+
+Subclasses of Proxy keep their class, resolved or not. What they define goes before the
+target; their own fields are slots, set by ``object.__setattr__``.
 """
 
 from __future__ import annotations
@@ -38,10 +48,12 @@ import copy
 import sys
 import uuid
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
+from daskref.exceptions import ResolveError
+from daskref.locker import ProxyLocker
 from daskref.resolution import Slots, base_of, create, give, has_target
 
 T = TypeVar("T")
@@ -57,7 +69,8 @@ class Proxy(Slots[T]):
         If it has an attribute ``metadata`` that is a
         :class:`~daskref.reference.Metadata`, the proxy answers from that what can be
         answered: ``isinstance`` (imports the type's module, nothing more), ``hash``,
-        ``len``, ``shape`` and ``repr``.
+        ``len``, ``repr``, and attributes such as ``shape``, ``dtype`` or ``columns``
+        (see :mod:`daskref.answers`).
 
     Raises
     ------
@@ -96,14 +109,13 @@ class Proxy(Slots[T]):
 
     __slots__ = ()
 
-    def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
-        """Make a proxy without importing, fetching or calling anything."""
-        if not callable(factory):
-            raise TypeError(
-                f"Proxy() takes a callable without arguments that returns the target, "
-                f"not {type(factory).__name__}"
-            )
-        return cast("Proxy[T]", create(base_of(cls), factory))
+    if TYPE_CHECKING:
+
+        def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
+            """Make a proxy without importing, fetching or calling anything."""
+
+    else:
+        __new__ = create
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__daskref_target__, name)
@@ -128,10 +140,7 @@ class Proxy(Slots[T]):
         return own + sys.getsizeof(self.__daskref_target__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return base_of(type(self)), (self.__daskref_factory__,)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return self.__reduce__()
+        return self.__daskref_base__, (self.__daskref_factory__,)
 
     def __copy__(self) -> Any:
         if has_target(self):
@@ -171,6 +180,8 @@ def is_proxy(obj: object) -> bool:
 
 
 def _check(obj: object, function: str) -> None:
+    if type(obj) is ProxyLocker:
+        raise ResolveError(repr(obj), "its unlock() returns the proxy itself")
     if not is_proxy(obj):
         raise TypeError(f"{function}() takes a Proxy, not {type(obj).__name__}")
 

@@ -7,6 +7,7 @@ and imports nothing for the sake of the object's type: the type travels pickled.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from daskref.answers import Answers, derive, is_plain_array, learn, recall
+from daskref.carried import Carried
 from daskref.connectors.base import Key
 
 
@@ -27,6 +30,13 @@ class StoreConfig(NamedTuple):
     connector: str
     #: What the connector's ``from_config`` takes.
     options: tuple[tuple[str, Any], ...]
+    #: The user's own, if there are any.
+    serializer: Carried | None = None
+    deserializer: Carried | None = None
+    #: As the store was made with.
+    cache_size: int = 16
+    metrics: bool = False
+    populate_target: bool = True
 
 
 @cache
@@ -56,11 +66,19 @@ class Metadata:
     length: int | None = None
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
+    #: Whether its other attributes follow from these two.
+    plain_array: bool = False
+    #: Other attributes; see :mod:`daskref.answers`.
+    answers: Answers = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known but the size; see :func:`unknown`."""
+        return bool(self.type_pickle)
 
     def type(self) -> type:
         """Unpickle the type. Imports its module."""
-        loaded: type = pickle.loads(self.type_pickle)
-        return loaded
+        return _load_type(self.type_pickle)
 
     def cached_hash(self) -> int | None:
         """Return ``hash(obj)`` if it is known and valid in this process."""
@@ -68,7 +86,38 @@ class Metadata:
             return self.hash
         return None
 
+    def answer(self, name: str) -> Any:
+        """Return an attribute of the object, equal to its own and of the same type.
 
+        Parameters
+        ----------
+        name
+            Name of the attribute. May import what the attribute is made of.
+
+        Raises
+        ------
+        LookupError
+            If only the object can tell.
+        """
+        if name == "shape" and self.shape is not None:
+            return self.shape
+        if self.plain_array and self.shape is not None and self.dtype is not None:
+            return derive(self.shape, self.dtype, name)
+        return recall(self.answers, name)
+
+
+def unknown(nbytes: int = 0) -> Metadata:
+    """Return the metadata of an object that nobody has looked at.
+
+    Parameters
+    ----------
+    nbytes
+        Its stored size, if known.
+    """
+    return Metadata("object", b"", nbytes)
+
+
+_load_type: Callable[[bytes], type] = lru_cache(maxsize=256)(pickle.loads)
 _pickled_type: Callable[[type], bytes] = lru_cache(maxsize=1024)(cloudpickle.dumps)
 
 
@@ -89,7 +138,7 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
     # whatever the user's own properties and methods raise
     with suppress(Exception):
         shape = obj.shape
-        if not (isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)):
+        if not (type(shape) is tuple and all(type(n) is int for n in shape)):
             shape = None
         elif hasattr(obj, "dtype"):
             dtype = str(obj.dtype)
@@ -119,7 +168,32 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
         length=length,
         shape=shape,
         dtype=dtype,
+        plain_array=is_plain_array(obj),
+        answers=learn(obj),
     )
+
+
+def imported_type(type_name: str) -> type:
+    """Return a type whose module is imported, by the type's name.
+
+    Raises
+    ------
+    LookupError
+        If it is not imported, or has another name there.
+    """
+    parts = type_name.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        module = sys.modules.get(".".join(parts[:i]))
+        if module is None:
+            continue
+        found: Any = module
+        for part in parts[i:]:
+            found = vars(found)[part]  # getattr() might import
+        if f"{found.__module__}.{found.__qualname__}" == type_name:
+            cls: type = found
+            return cls
+        break
+    raise LookupError(type_name)
 
 
 class Reference:
@@ -157,6 +231,8 @@ class Reference:
 
     def __repr__(self) -> str:
         meta = self.metadata
+        if not meta.known:
+            return f"<Reference at {self.key!r}>"
         shape = f" {meta.shape}" if meta.shape is not None else ""
         return f"<Reference {meta.type_name}{shape} {meta.nbytes} B at {self.key!r}>"
 
@@ -167,7 +243,9 @@ class Reference:
         return hash(self.key)
 
     def __sizeof__(self) -> int:
-        return 512  # with its metadata; never that of the object
+        # with its metadata; never that of the object
+        pickled = [value for _, value in self.metadata.answers if type(value) is bytes]
+        return 512 + sum(map(len, pickled))
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("daskref.Reference", self.metadata.token or tuple(self.key))

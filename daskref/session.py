@@ -32,10 +32,12 @@ from daskref.exceptions import (
     DaskrefError,
     NotProxiableError,
 )
+from daskref.factory import StoreFactory
 from daskref.metrics import Counters
 from daskref.proxy import Proxy
 from daskref.reference import Reference, StoreConfig
-from daskref.store import Store, StoreFactory, register_store
+from daskref.store import Store
+from daskref.stores import register_store
 
 T = TypeVar("T")
 
@@ -58,8 +60,9 @@ class SessionInfo:
     store: StoreConfig
     #: The settings of the cluster.
     settings: Settings
-    #: Key of a small object: who reads it shares the store.
-    probe: Key
+    #: Keys of small objects, one in each place that objects go to: who sees them all
+    #: shares the store.
+    probes: tuple[Key, ...]
     #: What opens the store, by place: not in references, nor in this object's ``repr``.
     secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
@@ -115,13 +118,15 @@ class Session:
         session_id = uuid.uuid4().hex
         counters = Counters()
         store = Store(f"daskref-{session_id}", connector, counters=counters)
+        connector = store.connector
         try:
-            probe = connector.put(PROBE)
+            put = getattr(connector, "put_everywhere", lambda obj: [connector.put(obj)])
+            probes = tuple(put(PROBE))
         except Exception:
             connector.close()
             raise
         secrets: dict[str, Any] = getattr(connector, "secrets", dict)()  # ours only
-        info = SessionInfo(session_id, store.config, settings, probe, secrets)
+        info = SessionInfo(session_id, store.config(), settings, probes, secrets)
         register_store(store)
         session = cls(info, store, counters)
         with _lock:
@@ -178,7 +183,10 @@ class Session:
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
         """Return a new reference to what came out of the store; see Store. Blocks."""
-        return None if self.store is None else self.store.relink(obj, token)
+        try:
+            return None if self.store is None else self.store.relink(obj, token)
+        except ConnectorError:
+            return None  # the put that comes instead says what is wrong
 
     def keep(self, obj: Any, call_soon: Callable[..., Any]) -> None:
         """Keep in the store what an object came from, while it lives. Blocks.
@@ -191,7 +199,8 @@ class Session:
             ``(callable, *args)``: run it on an event loop. Thread-safe, takes no locks.
         """
         if self.store is not None:
-            self.store.keep(obj, functools.partial(call_soon, self._evict_soon))
+            with suppress(ConnectorError):  # it is put again if it is asked for
+                self.store.keep(obj, functools.partial(call_soon, self._evict_soon))
 
     def _evict_soon(self, key: Key) -> None:
         if self.store is not None:
@@ -212,7 +221,11 @@ class Session:
             return obj
         if reference is None or self.store is None:
             return obj
-        self.lease(reference)
+        try:
+            self.lease(reference)
+        except ConnectorError as exc:
+            self._failed(exc)
+            return obj
         return Proxy(StoreFactory(reference, transparent=True, once=True))
 
     async def run(self, func: Callable[..., T], *args: Any) -> T:
@@ -282,7 +295,7 @@ def _reach(info: SessionInfo, counters: Counters) -> Store | None:
     try:
         store = Store.from_config(info.store, counters=counters)
         try:
-            seen = store.connector.exists(info.probe)
+            seen = all(map(store.connector.exists, info.probes))
         except BaseException:
             store.close()
             raise

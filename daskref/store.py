@@ -1,38 +1,37 @@
-"""Stores: objects in, references and proxies out; the registry of stores by name."""
+"""Stores: objects in, references and proxies out."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import Any
 
-from zict import LRU
+from daskref.codec import decode
+from daskref.connectors.base import Key
+from daskref.exceptions import NotProxiableError
+from daskref.factory import StoreFactory as StoreFactory
+from daskref.futures import Future, FutureFactory, Polling
+from daskref.locker import ProxyLocker
+from daskref.objectio import Dump, Load
+from daskref.objectstore import Lifetime, ObjectStore
+from daskref.proxy import Proxy, is_proxy, populate
+from daskref.reference import unknown
+from daskref.storemetrics import Operation
 
-from daskref.codec import decode, encode
-from daskref.connectors.base import Connector, Key
-from daskref.connectors.registry import connector_path, load_connector
-from daskref.exceptions import (
-    ConnectorError,
-    ConnectorUnavailableError,
-    DaskrefError,
-    MissingKeyError,
-    NotProxiableError,
-    ResolveError,
-)
-from daskref.metrics import Counters, metered
-from daskref.origins import Origins
-from daskref.proxy import Proxy, populate
-from daskref.reference import Metadata, Reference, StoreConfig, describe
+# ProxyStore has these in its module of stores.
+from daskref.stores import get_or_create_store as get_or_create_store
+from daskref.stores import get_store as get_store
+from daskref.stores import register_store as register_store
+from daskref.stores import store_registration as store_registration
+from daskref.stores import unregister_store as unregister_store
 
-logger = logging.getLogger(__name__)
-
-_registry: dict[str, Store] = {}
-_registry_lock = threading.RLock()
+#: Seconds for which proxies of a future wait for it, by default.
+FUTURE_TIMEOUT = 3600.0
+#: Of these a proxy would lie to `is` and `if`, and they are smaller than a proxy.
+_NOT_PROXIABLE = (bool, NoneType)
 
 
-class Store:
+class Store(ObjectStore):
     """Put objects into a connector, get them back, make proxies of them.
 
     Parameters
@@ -40,13 +39,15 @@ class Store:
     name
         Name in the registry of stores.
     connector
-        Where the bytes go.
+        Where the bytes go: one of daskref's, or of ProxyStore's.
     serializer, deserializer
-        ``(obj) -> buffer`` and ``(buffer) -> obj`` in place of Dask's serialization.
+        ``(obj) -> buffer`` and ``(bytes) -> obj`` in place of Dask's serialization;
+        both or neither. They go along with every proxy, pickled.
     cache_size
-        How many resolved objects :meth:`get` keeps; 0 for none.
+        How many objects :meth:`get`, and proxies, keep for the next who asks; 0 for
+        none.
     metrics
-        Count and time operations with Dask's metrics as well.
+        Keep :attr:`metrics`.
     populate_target
         A proxy from :meth:`proxy` is resolved already, to the object it was made of.
         It still pickles as a reference.
@@ -55,468 +56,387 @@ class Store:
     counters
         What to count in; its own by default.
 
+    Raises
+    ------
+    ValueError
+        If an argument makes no sense.
+    StoreExistsError
+        If another store has the name and *register* is true.
+
     Notes
     -----
     Thread-safe. Every method may block on the connector. :meth:`get` returns one
-    shared object per key while it is cached, as ProxyStore's does;
+    shared object per key while it is cached, and so do proxies of one key in one
+    process, as ProxyStore's do: who changes it changes what others get.
     :meth:`get_reference` returns a new private one each time.
+
+    Each put, get, proxy and eviction is logged at level DEBUG, to ``daskref.store``.
+
+    Examples
+    --------
+    >>> from daskref.connectors import LocalConnector
+    >>> with Store("example", LocalConnector(), register=True) as store:
+    ...     proxy = store.proxy([1, 2, 3])
+    ...     sum(proxy)
+    6
     """
 
-    name: str
-    connector: Connector
-    counters: Counters
-    _cache: LRU[Key, Any]
-    _lock: threading.Lock
-    _origins: Origins
-
-    def __init__(
+    def proxy(
         self,
-        name: str,
-        connector: Connector,
+        obj: Any,
+        evict: bool = False,
         *,
-        serializer: Callable[[Any], Any] | None = None,
-        deserializer: Callable[[Any], Any] | None = None,
-        cache_size: int = 16,
-        metrics: bool = False,
-        populate_target: bool = True,
-        register: bool = False,
-        counters: Counters | None = None,
-    ) -> None:
-        if cache_size < 0:
-            raise ValueError(
-                f"cache_size={cache_size} is not valid: expected 0 or more"
-            )
-        if (serializer is None) != (deserializer is None):
-            raise ValueError("give serializer and deserializer, or neither")
-        self.name = name
-        self.connector = connector
-        self.counters = counters if counters is not None else Counters()
-        self._serializer = serializer
-        self._deserializer = deserializer
-        self._cache_size = cache_size
-        self._metrics = metrics
-        self._populate_target = populate_target
-        self._cache = LRU(max(cache_size, 1), {})
-        self._lock = threading.Lock()
-        self._origins = Origins(connector)
-        self._config = StoreConfig(
-            name, connector_path(connector), tuple(connector.config().items())
-        )
-        if register:
-            register_store(self)
-
-    def __repr__(self) -> str:
-        return f"<Store {self.name!r} on {self.connector!r}>"
-
-    # Objects under keys
-
-    def put(self, obj: Any) -> Key:
-        """Write an object and return its key.
-
-        Parameters
-        ----------
-        obj
-            The object; not changed, not kept.
-
-        Returns
-        -------
-        Key
-            A key that no other object has or had.
-
-        Raises
-        ------
-        NotProxiableError
-            If the object does not serialize.
-        ConnectorError
-            If the store failed; nothing remains of the object then.
-        """
-        return self._write(obj)[0]
-
-    def get(self, key: Key, default: Any = None) -> Any:
-        """Return the object, or *default* if there is none.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`, in any process.
-        default
-            Returned if there is no such object.
-
-        Returns
-        -------
-        object
-            The same one at every call while it is cached: who changes it changes what
-            others get.
-
-        Raises
-        ------
-        WireError
-            If *key* is none of the connector's, or daskref did not write the object.
-        ConnectorError
-            If the store failed.
-        """
-        with self._lock:
-            if key in self._cache:
-                return self._cache[key]
-        try:
-            obj = self._read(key)
-        except MissingKeyError:
-            return default
-        if self._cache_size:
-            with self._lock:
-                self._cache[key] = obj
-        return obj
-
-    def exists(self, key: Key) -> bool:
-        """Tell whether the object is in the store.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`, in any process.
-
-        Returns
-        -------
-        bool
-            What the connector says; the cache is not asked.
-        """
-        return self.connector.exists(key)
-
-    def is_cached(self, key: Key) -> bool:
-        """Tell whether :meth:`get` would answer without the connector.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`, in any process.
-
-        Returns
-        -------
-        bool
-            Does no I/O.
-        """
-        with self._lock:
-            return key in self._cache
-
-    def evict(self, key: Key) -> None:
-        """Delete the object. Silent if it is not there.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`, in any process. What was read of the object stays valid.
-        """
-        with self._lock:
-            self._cache.pop(key, None)
-        self.connector.evict(key)
-        self.counters.add("evictions")
-
-    # References
-
-    def put_reference(self, obj: Any, token: str | None = None) -> Reference:
-        """Write an object and return a reference to it.
-
-        Parameters
-        ----------
-        obj
-            The object.
-        token
-            Its content hash, kept in the metadata.
-
-        Returns
-        -------
-        Reference
-            Of a new object, whatever is stored already.
-
-        Raises
-        ------
-        NotProxiableError
-            If the object, or its class, does not serialize.
-        ConnectorError
-            If the store failed; nothing remains of the object then.
-        """
-        key, nbytes = self._write(obj)
-        try:
-            metadata = describe(obj, nbytes, token)
-        except Exception as exc:
-            self.connector.evict(key)
-            cls = type(obj)
-            raise NotProxiableError(
-                f"{cls.__module__}.{cls.__qualname__}",
-                f"its class does not pickle ({exc!r})",
-            ) from exc
-        return self.refer(key, metadata)
-
-    def refer(self, key: Key, metadata: Metadata) -> Reference:
-        """Return a reference to a key of this store.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`; not looked up.
-        metadata
-            What is known of the object.
-
-        Returns
-        -------
-        Reference
-            Does no I/O.
-        """
-        return Reference(key, self._config, metadata)
-
-    def get_reference(self, reference: Reference) -> Any:
-        """Return a new private copy-on-write object for a reference.
-
-        Raises
-        ------
-        MissingKeyError
-            If it is not in the store.
-        """
-        obj = self._read(reference.key)
-        self._origins.remember(obj, reference)
-        return obj
-
-    def relink(self, obj: Any, token: str | None = None) -> Reference | None:
-        """Return a new reference to what came out of this store unchanged.
-
-        See :meth:`daskref.origins.Origins.relink`.
-        """
-        return self._origins.relink(obj, token)
-
-    def keep(self, obj: Any, release: Callable[[Key], None]) -> None:
-        """Keep in the store what an object came from, for as long as the object lives.
-
-        See :meth:`daskref.origins.Origins.keep`.
-        """
-        self._origins.keep(obj, release)
-
-    # Proxies
-
-    def proxy(self, obj: Any) -> Any:
+        lifetime: Lifetime | None = None,
+        populate_target: bool | None = None,
+        serializer: Dump | None = None,
+        deserializer: Load | None = None,
+        skip_nonproxiable: bool = False,
+        **hints: Any,
+    ) -> Any:
         """Write an object and return a proxy of it.
 
         Parameters
         ----------
         obj
-            The object. Kept in the proxy if the store was made with
-            ``populate_target``.
+            The object.
+        evict
+            Whether the object is single-use: who resolves a copy of the proxy deletes
+            it, and every other copy raises a ``ResolveError``. A proxy that is
+            populated does not count: it has its target already.
+        lifetime
+            What evicts the object when it ends; not together with *evict*.
+        populate_target
+            Whether the proxy is resolved already, to *obj*; with a serializer or
+            deserializer of the user's, to what a reader will see. ``None``: as the
+            store was made.
+        serializer, deserializer
+            ``(obj) -> buffer`` and ``(bytes) -> obj`` in place of the store's. The
+            deserializer travels with the proxy.
+        skip_nonproxiable
+            Whether ``None``, ``True`` and ``False`` are returned as they are.
+        **hints
+            Keywords for the connector, if it takes any.
 
         Returns
         -------
         Proxy
-            Resolved already if the store was made with ``populate_target``; it pickles
-            as a reference either way. The object stays until :meth:`evict`.
-        """
-        proxy = Proxy(StoreFactory(self.put_reference(obj)))
-        if self._populate_target:
-            populate(proxy, obj)
-        return proxy
-
-    # The store itself
-
-    @property
-    def config(self) -> StoreConfig:
-        """How another process finds or makes this store."""
-        return self._config
-
-    @classmethod
-    def from_config(
-        cls, config: StoreConfig, counters: Counters | None = None
-    ) -> Store:
-        """Open the store that *config* describes; not registered.
-
-        Parameters
-        ----------
-        config
-            From another store's :attr:`config`, in any process.
-        counters
-            What to count in; its own by default.
-
-        Returns
-        -------
-        Store
-            A new one; the caller closes it.
+            It pickles as a reference. Type, hash, length, shape are known in every
+            process without a fetch, unless a serializer or deserializer of the user's
+            was not tried because the proxy is not populated. The object stays until
+            :meth:`evict`, or *lifetime*.
 
         Raises
         ------
-        ConnectorUnavailableError
-            If this process cannot reach the place.
-        ConfigError
-            If there is no such connector here.
+        NotProxiableError
+            If the object does not serialize; if it is ``None``, ``True`` or ``False``,
+            which a proxy cannot stand for (``proxy is None`` is never true), and
+            *skip_nonproxiable* is false.
+        ValueError
+            If *evict* and *lifetime* are both given.
+        ConnectorError
+            If the store failed; nothing remains of the object then.
         """
-        connector = load_connector(config.connector, dict(config.options))
-        return cls(config.name, connector, counters=counters)
+        return self._make(
+            Proxy,
+            [obj],
+            evict=evict,
+            lifetime=lifetime,
+            populate_target=populate_target,
+            serializer=serializer,
+            deserializer=deserializer,
+            skip_nonproxiable=skip_nonproxiable,
+            hints=hints,
+        )[0]
 
-    def close(self) -> None:
-        """Unregister the store and close its connector. A second call is silent."""
-        with _registry_lock:
-            if _registry.get(self.name) is self:
-                del _registry[self.name]
-        with self._lock:
-            self._cache.clear()
-        self._origins.close()
-        self.connector.close()
+    def proxy_batch(
+        self,
+        objs: Sequence[Any],
+        evict: bool = False,
+        *,
+        lifetime: Lifetime | None = None,
+        populate_target: bool | None = None,
+        serializer: Dump | None = None,
+        deserializer: Load | None = None,
+        skip_nonproxiable: bool = False,
+        **hints: Any,
+    ) -> list[Any]:
+        """Write several objects, in one go where the connector can.
 
-    def __enter__(self) -> Store:
-        return self
+        Parameters
+        ----------
+        objs
+            The objects.
+        evict, lifetime, populate_target, serializer, deserializer
+            See :meth:`proxy`.
+        skip_nonproxiable, **hints
+            See :meth:`proxy`.
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        Returns
+        -------
+        list of Proxy
+            In the same order.
 
-    def _write(self, obj: Any, **hints: Any) -> tuple[Key, int]:
-        if self._serializer is not None:
-            frames, nbytes = [data := self._serializer(obj)], memoryview(data).nbytes
-        else:
-            frames, nbytes = encode(obj)
-        put_frames = getattr(self.connector, "put_frames", None)
-        if getattr(self.connector, "takes_hints", False):
-            cls = type(obj)
-            hints = {"type_name": f"{cls.__module__}.{cls.__qualname__}", **hints}
+        Raises
+        ------
+        NotProxiableError, ValueError, ConnectorError
+            See :meth:`proxy`; then there is a proxy of none of them.
+        """
+        return self._make(
+            Proxy,
+            objs,
+            evict=evict,
+            lifetime=lifetime,
+            populate_target=populate_target,
+            serializer=serializer,
+            deserializer=deserializer,
+            skip_nonproxiable=skip_nonproxiable,
+            hints=hints,
+        )
+
+    def proxy_from_key(
+        self,
+        key: Key,
+        evict: bool = False,
+        *,
+        lifetime: Lifetime | None = None,
+        deserializer: Load | None = None,
+    ) -> Any:
+        """Return a proxy of an object that is in the store already.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`; not looked up.
+        evict, lifetime, deserializer
+            See :meth:`proxy`.
+
+        Returns
+        -------
+        Proxy
+            Not resolved. Nothing is known of its target until it is.
+
+        Raises
+        ------
+        ValueError
+            If *evict* and *lifetime* are both given.
+        """
+        _check_exclusive(evict, lifetime)
+        operation = Operation()
+        if lifetime is not None:
+            lifetime.add_key(key, store=self)
+        reference = self.refer(key, unknown())
+        proxy: Any = Proxy(
+            StoreFactory(reference, once=evict, shared=True, deserializer=deserializer)
+        )
+        self._io.note("proxy_from_key", key, operation)
+        return proxy
+
+    def locked_proxy(
+        self,
+        obj: Any,
+        evict: bool = False,
+        *,
+        lifetime: Lifetime | None = None,
+        populate_target: bool | None = None,
+        serializer: Dump | None = None,
+        deserializer: Load | None = None,
+        skip_nonproxiable: bool = True,
+        **hints: Any,
+    ) -> Any:
+        """Write an object and return a proxy of it that nobody can use by mistake.
+
+        Parameters
+        ----------
+        obj, evict, lifetime, populate_target, serializer, deserializer
+            See :meth:`proxy`.
+        skip_nonproxiable, **hints
+            See :meth:`proxy`.
+
+        Returns
+        -------
+        ProxyLocker
+            Its ``unlock()`` returns the proxy.
+
+        Raises
+        ------
+        NotProxiableError, ValueError, ConnectorError
+            See :meth:`proxy`.
+        """
+        proxy = self.proxy(
+            obj,
+            evict,
+            lifetime=lifetime,
+            populate_target=populate_target,
+            serializer=serializer,
+            deserializer=deserializer,
+            skip_nonproxiable=skip_nonproxiable,
+            **hints,
+        )
+        return ProxyLocker(proxy) if is_proxy(proxy) else proxy
+
+    def owned_proxy(
+        self,
+        obj: Any,
+        *,
+        populate_target: bool | None = None,
+        serializer: Dump | None = None,
+        deserializer: Load | None = None,
+        skip_nonproxiable: bool = True,
+        **hints: Any,
+    ) -> Any:
+        """Write an object and return the proxy that owns it.
+
+        Parameters
+        ----------
+        obj, populate_target, serializer, deserializer, skip_nonproxiable, **hints
+            See :meth:`proxy`.
+
+        Returns
+        -------
+        OwnedProxy
+            The object is evicted when it is dropped; see :mod:`daskref.ownership`.
+
+        Raises
+        ------
+        NotProxiableError, ConnectorError
+            See :meth:`proxy`.
+        """
+        from daskref.ownership import OwnedProxy
+
+        return self._make(
+            OwnedProxy,
+            [obj],
+            populate_target=populate_target,
+            serializer=serializer,
+            deserializer=deserializer,
+            skip_nonproxiable=skip_nonproxiable,
+            hints=hints,
+        )[0]
+
+    def _make(
+        self,
+        kind: Callable[[StoreFactory], Any],
+        objs: Sequence[Any],
+        *,
+        hints: dict[str, Any],
+        evict: bool = False,
+        lifetime: Lifetime | None = None,
+        populate_target: bool | None = None,
+        serializer: Dump | None = None,
+        deserializer: Load | None = None,
+        skip_nonproxiable: bool = False,
+    ) -> list[Any]:
+        """Write objects and return proxies of them."""
+        _check_exclusive(evict, lifetime)
+        operation = Operation()
+        given = list(objs)
+        proxiable = [obj for obj in given if type(obj) not in _NOT_PROXIABLE]
+        if len(proxiable) < len(given) and not skip_nonproxiable:
+            raise NotProxiableError(
+                "bool or NoneType",
+                "a proxy of it would be neither None, True nor False. Pass the value "
+                "itself, or skip_nonproxiable=True",
+            )
+        if populate_target is None:
+            populate_target = self._populate_target
+        io = self._io
+        # What the user's own functions make of an object is known by trying only.
+        plain = serializer is None and deserializer is None and io.serializer is None
+        view = None
+        if populate_target and not plain:
+            view = deserializer or io.deserializer or decode
+        written = io.put_batch(proxiable, serializer, hints, view)
+        made = []
         try:
-            with metered("daskref-put"):
-                if put_frames is not None:
-                    key = put_frames(frames, **hints)
-                else:  # one of ProxyStore's
-                    key = self.connector.put(b"".join(frames), **hints)
-        except (DaskrefError, MemoryError) as exc:
-            _forget_locals(exc)
+            for each, obj in zip(written, proxiable, strict=True):
+                target = obj if plain else each.view
+                metadata = unknown(each.nbytes)
+                if (plain or populate_target) and not is_proxy(target):
+                    metadata = self._describe(target, each.key, each.nbytes)
+                reference = self.refer(each.key, metadata)
+                factory = StoreFactory(
+                    reference, once=evict, shared=True, deserializer=deserializer
+                )
+                proxy = kind(factory)
+                if populate_target:
+                    populate(proxy, target)
+                made.append(proxy)
+                io.note("proxy", each.key, operation)
+        except BaseException:
+            for each in written:
+                self.connector.evict(each.key)
             raise
-        except Exception as exc:
-            _forget_locals(exc)
-            raise ConnectorError(
-                repr(self.connector), f"a put of {nbytes} bytes failed ({exc!r})"
-            ) from exc
-        finally:
-            del frames
-        self.counters.add("puts")
-        logger.debug("PUT %s %d bytes", key, nbytes)
-        return key, nbytes
+        if written:
+            self._attach(lifetime, [each.key for each in written])
+        rest = iter(made)
+        return [obj if type(obj) in _NOT_PROXIABLE else next(rest) for obj in given]
 
-    def _read(self, key: Key) -> Any:
-        with metered("daskref-get"):
-            try:
-                data = self.connector.get(key)
-            except (DaskrefError, MemoryError):
-                raise
-            except Exception as exc:
-                raise ConnectorError(
-                    repr(self.connector), f"a get of {key!r} failed ({exc!r})"
-                ) from exc
-            if data is None:
-                raise MissingKeyError(key, repr(self.connector))
-            load = self._deserializer or decode
-            obj = load(data)
-        self.counters.add("gets")
-        logger.debug("GET %s", key)
-        return obj
+    def future(
+        self,
+        *,
+        evict: bool = False,
+        serializer: Dump | None = None,
+        deserializer: Load | None = None,
+        polling_interval: float = 0.01,
+        polling_backoff_factor: float = 1.5,
+        polling_interval_limit: float | None = 1.0,
+        polling_timeout: float | None = FUTURE_TIMEOUT,
+    ) -> Future[Any]:
+        """Return a future: a key, and proxies, of an object that is not there yet.
 
+        Parameters
+        ----------
+        evict
+            Whether the result is single-use; see :meth:`proxy`.
+        serializer, deserializer
+            ``(obj) -> buffer`` and ``(bytes) -> obj`` in place of the store's. Both
+            travel with the future.
+        polling_interval
+            Seconds that a reader waits before it looks again.
+        polling_backoff_factor
+            Each wait is that many times the one before.
+        polling_interval_limit
+            The longest wait in seconds; ``None`` for no limit.
+        polling_timeout
+            Seconds for which a reader waits, then it raises
+            :class:`~daskref.exceptions.ResolveTimeoutError`; ``None`` for no limit.
 
-def _forget_locals(exc: BaseException) -> None:
-    """Let an error not keep alive, through its traceback, what could not be put."""
-    while exc.__cause__ is not None:
-        traceback.clear_frames(exc.__traceback__)
-        exc = exc.__cause__
-    traceback.clear_frames(exc.__traceback__)
+        Returns
+        -------
+        Future
+            It pickles: whoever has a copy may set the result, or wait for it.
 
+        Raises
+        ------
+        NotDeferrableError
+            If the connector makes no keys for objects to come.
+        ValueError
+            If a number makes no sense.
+        ConnectorError
+            If the store failed.
 
-def get_store(name: str) -> Store | None:
-    """Return the registered store of that name, or ``None``."""
-    with _registry_lock:
-        return _registry.get(name)
-
-
-def register_store(store: Store, exist_ok: bool = False) -> None:
-    """Register a store under its name.
-
-    Raises
-    ------
-    ValueError
-        If another store has the name and *exist_ok* is false.
-    """
-    with _registry_lock:
-        if not exist_ok and _registry.get(store.name, store) is not store:
-            raise ValueError(f"a store named {store.name!r} is registered already")
-        _registry[store.name] = store
-
-
-def unregister_store(name: str) -> None:
-    """Forget a registered store, without closing it. Silent if there is none."""
-    with _registry_lock:
-        _registry.pop(name, None)
-
-
-def get_or_create_store(config: StoreConfig) -> Store:
-    """Return the registered store that *config* names, made of it if need be.
-
-    However many threads ask, one store is made.
-    """
-    with _registry_lock:
-        store = _registry.get(config.name)
-        if store is None:
-            store = _registry[config.name] = Store.from_config(config)
-        return store
+        See Also
+        --------
+        daskref.futures.Future
+        """
+        polling = Polling(
+            polling_interval,
+            polling_backoff_factor,
+            polling_interval_limit,
+            polling_timeout,
+        )
+        operation = Operation()
+        with operation.part("connector"):
+            key = self._io.new_key()
+        reference = self.refer(key, unknown())
+        factory = FutureFactory(reference, polling, evict, deserializer)
+        self._io.note("future", key, operation)
+        return Future(factory, serializer=serializer)
 
 
-class StoreFactory:
-    """What a proxy resolves with: a reference, in whichever process.
-
-    Parameters
-    ----------
-    reference
-        What to get.
-    transparent
-        Made by daskref inside Dask: resolved at the next task boundary, and before a
-        result is handed out. The user never sees such a proxy.
-    once
-        There is one reader: resolving evicts. The bytes live on in what it returned.
-    """
-
-    __slots__ = ("once", "reference", "transparent")
-
-    def __init__(
-        self, reference: Reference, transparent: bool = False, once: bool = False
-    ) -> None:
-        self.reference = reference
-        self.transparent = transparent
-        self.once = once
-
-    @property
-    def metadata(self) -> Metadata:
-        """What is known of the object."""
-        return self.reference.metadata
-
-    def __call__(self) -> Any:
-        """Return a new private object for the reference."""
-        obj = resolve_reference(self.reference)
-        if self.once:
-            get_or_create_store(self.reference.store).evict(self.reference.key)
-        return obj
-
-    def __repr__(self) -> str:
-        return f"<StoreFactory of {self.reference!r}>"
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return self.reference.__dask_tokenize__()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return StoreFactory, (self.reference, self.transparent, self.once)
-
-
-def resolve_reference(reference: Reference) -> Any:
-    """Return a new private object for a reference. Blocks; never on an event loop.
-
-    Raises
-    ------
-    ResolveError
-        If the store cannot be reached, or the object is not there.
-    """
-    try:
-        return get_or_create_store(reference.store).get_reference(reference)
-    except ConnectorUnavailableError as exc:
-        raise ResolveError(
-            repr(reference),
-            f"this process cannot reach its store ({exc}). References of one host's "
-            "shared memory do not leave that host",
-        ) from exc
-    except (MissingKeyError, ConnectorError) as exc:
-        raise ResolveError(repr(reference), str(exc)) from exc
+def _check_exclusive(evict: bool, lifetime: object) -> None:
+    if evict and lifetime is not None:
+        raise ValueError(
+            "evict=True and a lifetime exclude each other: either the first reader "
+            "deletes the object, or the end of the lifetime does"
+        )

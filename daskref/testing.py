@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Timer
 from typing import Any, NamedTuple
 
-from daskref.connectors.base import Connector, Key, Usage
+from daskref.connectors.base import Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.registry import connector_path, load_connector
 from daskref.exceptions import ConnectorClosedError, WireError
 
@@ -251,6 +252,11 @@ def _configuration(connector: Connector) -> None:
         with other:
             _expect_bytes(other, key, b"shared", "an object, from a second connector")
             theirs = other.put(b"theirs")
+            if (deferred := _new_key(connector)) is not None:
+                _expect(other.get(deferred) is None, "a key that is not set")
+                setter: Any = other
+                setter.set(deferred, b"theirs")
+                _expect_bytes(connector, deferred, b"theirs", "what a second one set")
         _expect_bytes(connector, theirs, b"theirs", "an object whose putter has closed")
         _expect_bytes(connector, key, b"shared", "an object, after another has closed")
 
@@ -275,6 +281,7 @@ def _processes(connector: Connector) -> None:
     _expect(not connector.exists(evicted), "what it evicted exists")
     for key, value in zip(keys, values, strict=True):
         _expect_bytes(connector, key, value, "what it wrote to in its own memory")
+    _takers(connector)
 
 
 def _digest(value: Any) -> str:
@@ -372,6 +379,127 @@ def _leases(connector: Connector) -> None:
     _expect(connector.sweep([], 0.0) == [], "sweep deletes what a live process put")
 
 
+def _takes(connector: Connector) -> None:
+    take = getattr(connector, "take", None)
+    if take is None:
+        return
+    for value in (b"", b"small", _pattern(2_000_003, 5)):
+        key = connector.put(value)
+        view = memoryview(take(tuple(key)))
+        _expect(view == value, "take returns other bytes than were put")
+        _expect(not connector.exists(key), "what was taken exists")
+        _expect(take(key) is None, "a second take is not None")
+        connector.put(_pattern(len(value), 6))
+        _expect(view == value, "a later put changes what was taken")
+    if getattr(type(connector), "take", None) is Connector.take:
+        return  # the default: it does not say that two takers are told apart
+    keys = [connector.put(b"for one only") for _ in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(take, keys * 4))
+    winners = [view for view in taken if view is not None]
+    _expect(len(winners) == 20, f"{len(winners)} takers in threads got 20 objects")
+    _expect(all(view == b"for one only" for view in winners), "takers get other bytes")
+
+
+def _takers(connector: Connector) -> None:
+    if getattr(type(connector), "take", Connector.take) is Connector.take:
+        return
+    keys = [connector.put(b"for one only") for _ in range(200)]
+    task = (connector_path(connector), connector.config(), keys)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", "import daskref.testing as t; t._taking_process()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    taken = []
+    watchdogs = [Timer(_TIMEOUT, child.kill) for child in children]
+    for watchdog in watchdogs:
+        watchdog.start()
+    try:
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write(pickle.dumps(sys.path) + pickle.dumps(task))
+            child.stdin.flush()
+        for child in children:
+            assert child.stdout is not None
+            _expect(child.stdout.read(5) == b"ready", "a taking process fails")
+        for child in children:
+            out, _ = child.communicate(b"go", timeout=_TIMEOUT)
+            _expect(not child.returncode, "a taking process fails")
+            taken += pickle.loads(out)
+    finally:
+        for watchdog in watchdogs:
+            watchdog.cancel()
+        for child in children:
+            child.kill()
+            child.communicate()
+    _expect(len(set(taken)) == len(taken), "two processes take one object")
+    _expect(set(taken) == set(keys), "objects that no process got")
+    _expect(not any(map(connector.exists, keys)), "what was taken exists")
+
+
+def _taking_process() -> None:
+    stream = sys.stdin.buffer
+    sys.path[:] = pickle.load(stream)
+    path, config, keys = pickle.load(stream)
+    with load_connector(path, config) as connector:
+        sys.stdout.buffer.write(b"ready")
+        sys.stdout.buffer.flush()
+        stream.read(2)
+        taken = [key for key in keys if connector.take(key) is not None]
+    sys.stdout.buffer.write(pickle.dumps(taken))
+
+
+def _new_key(connector: Connector) -> Key | None:
+    """Return the key of an object to come; ``None`` if the store cannot defer."""
+    try:
+        return (
+            connector.new_key() if isinstance(connector, DeferrableConnector) else None
+        )
+    except NotImplementedError:
+        return None
+
+
+def _defers(connector: Connector) -> None:
+    if _new_key(connector) is None or not isinstance(connector, DeferrableConnector):
+        return
+    keys = [connector.new_key() for _ in range(3)]
+    _expect(len(set(keys)) == 3, "new_key returns a key twice")
+    for key in keys:
+        _expect(connector.get(key) is None, "get of a key that is not set is not None")
+        _expect(not connector.exists(key), "a key that is not set exists")
+        connector.evict(key)
+    for key, value in zip(keys, [b"", b"small", _pattern(2_000_003, 7)], strict=True):
+        source = bytearray(value)
+        connector.set(tuple(key), source)
+        source[:5] = b"other"[: len(source)]
+        _expect(connector.exists(key), "what was set does not exist")
+        _expect_bytes(connector, key, value, "what was set")
+        connector.evict(key)
+        _expect(connector.get(key) is None, "what was set and evicted is there")
+    if hasattr(connector, "set_frames"):
+        key = connector.new_key()
+        connector.set_frames(key, [b"a", b"", _pattern(70_000)])
+        _expect_bytes(connector, key, b"a" + _pattern(70_000), "frames that were set")
+        linked = connector.link(key) if hasattr(connector, "link") else None
+        if linked is not None:
+            _expect_bytes(connector, linked, b"a" + _pattern(70_000), "a link of it")
+    strange: list[Any] = [_Stranger("0" * 32, 4), ("a", 1), "text", None, ()]
+    for foreign in strange:
+        _expect_raises(
+            WireError, f"set({foreign!r})", partial(connector.set, foreign, b"x")
+        )
+    closed = connector.new_key()
+    connector.close()
+    _expect_raises(ConnectorClosedError, "new_key after close", connector.new_key)
+    _expect_raises(
+        ConnectorClosedError, "set after close", partial(connector.set, closed, b"x")
+    )
+
+
 def _counts(connector: Connector) -> None:
     try:
         before = connector.usage()
@@ -404,6 +532,8 @@ RULES: dict[str, Callable[[Connector], None]] = {
     "processes": _processes,
     "threads": _threads,
     "batches": _batches,
+    "takes": _takes,
+    "deferred": _defers,
     "links": _links,
     "leases": _leases,
     "usage": _counts,

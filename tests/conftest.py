@@ -10,6 +10,7 @@ import pytest
 from distributed import LocalCluster
 
 import daskref
+from tests import s3 as s3_server
 from tests.utils import wait_until
 
 
@@ -39,3 +40,12 @@ def puts(client: Any) -> Any:
     """``() -> int``: puts since the test began."""
     before = daskref.stats(client)["puts"]
     return lambda: daskref.stats(client)["puts"] - before
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_server.Server]:
+    """An S3 server, with the environment that makes drivers ask nobody else."""
+    with pytest.MonkeyPatch.context() as patch, s3_server.server() as server:
+        for name, value in s3_server.ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield server

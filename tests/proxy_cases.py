@@ -10,6 +10,7 @@ from collections import namedtuple
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 
 from daskref.reference import describe
@@ -139,6 +140,7 @@ TARGETS = {
     "series": lambda: pd.Series([3, 1, 2], name="s"),
     "index": lambda: pd.Index([1, 2, 3]),
     "table": lambda: pa.table({"a": [1, 2, 3]}),
+    "polars": lambda: pl.DataFrame({"a": [1, 2, 3]}),
     "list": lambda: [3, 1, 2],
     "tuple": lambda: (3, 1, 2),
     "pair": lambda: Pair(1, 2),
@@ -159,4 +161,5 @@ TARGETS = {
     "function": lambda: double,
     "class": lambda: Point,
     "context": Context,
+    "coroutine": lambda: coroutine(1),
 }

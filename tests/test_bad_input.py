@@ -35,8 +35,9 @@ from daskref.exceptions import (
     ResolveError,
     WireError,
 )
+from daskref.factory import StoreFactory
 from daskref.proxy import Proxy, resolve
-from daskref.store import Store, StoreFactory
+from daskref.store import Store
 from tests.utils import large, wait_until
 
 SUM = 262144.0
@@ -121,7 +122,7 @@ class TestSettings:
         ("connector", "text"),
         [
             ("shmm://", r"did you mean shm://\?"),
-            ("nobody://host", "one of file://"),
+            ("nobody://host", "file://, fsspec://"),
             ("shm://?colour=blue", "colour"),
             ("shm://?budget=a%20lot", "budget"),
             ("file://relative/path", "absolute"),
@@ -212,7 +213,7 @@ BAD_KEYS = [
     (".", 0),
     ("00000000-000000000000000000000000\n", 1),
     ("00000000-000000000000000000000000/..", 1),
-    ("00000000-000000000000000000000000", -1),
+    ("00000000-000000000000000000000000", -2),
     ("00000000-000000000000000000000000", "1"),
     ("00000000-000000000000000000000000", None),
     ("00000000-000000000000000000000000",),

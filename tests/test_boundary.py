@@ -15,9 +15,10 @@ from dask.tokenize import tokenize
 
 from daskref.boundary import Boundary, needs_boundary
 from daskref.connectors import LocalConnector
+from daskref.factory import StoreFactory
 from daskref.nodes import ReferenceNode
 from daskref.proxy import Proxy
-from daskref.store import Store, StoreFactory
+from daskref.store import Store
 
 
 @pytest.fixture

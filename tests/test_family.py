@@ -22,13 +22,15 @@ from distributed.protocol.serialize import (
     serialize_bytes,
 )
 
-from daskref import family, session, store
+from daskref import family, session, stores
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, WireError
+from daskref.factory import StoreFactory
 from daskref.family import VERSION, dumps, loads, register_family
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
 from daskref.session import Session
-from daskref.store import Store, StoreFactory, get_or_create_store
+from daskref.store import Store
+from daskref.stores import get_or_create_store
 from tests.utils import large, wait_until
 
 FAMILIES = ["daskref", "dask", "pickle"]
@@ -41,12 +43,12 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # a cluster that other tests share may run its scheduler in this process
     monkeypatch.setattr(session, "_sessions", {})
     assert family._own_session is None
-    before = set(store._registry)
+    before = set(stores._registry)
     yield lambda: family._own_session
     gc.collect()
     # those of other processes' sessions stay open for as long as this process lives
-    for name in set(store._registry) - before:
-        store._registry[name].close()
+    for name in set(stores._registry) - before:
+        stores._registry[name].close()
     if family._own_session is not None:
         family._own_session.leave()
         family._own_session = None

@@ -19,18 +19,26 @@ LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
     ["_version", "exceptions", "config", "metrics", "wire", "flights"],
     ["connectors"],
-    ["codec", "reference", "tokens"],
+    ["answers", "turns", "walkers"],
+    ["codec", "carried", "foreign", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
-    ["interfaces", "resolution", "proxy", "origins", "store", "transparency"],
+    [
+        *["interfaces", "resolution", "locker", "proxy", "prefetch", "origins"],
+        *["stores", "factory", "failures", "futures", "storemetrics", "objectio"],
+        "objectstore",
+        *["store", "places", "ownership", "transparency"],
+    ],
+    ["lifetimes", "lending"],
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
-    ["cli", "demo", "demo_cluster", "bench", "bench_connectors"],
+    ["bench", "bench_connectors", "bench_proxies"],
+    ["cli", "demo", "demo_cluster"],
 ]
 SHARED = {"exceptions"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
-    *["codec", "metrics", "tokens", "session", "rpc"],
+    *["codec", "metrics", "tokens", "session", "rpc", "ownership"],
     *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
     *["cli", "demo", "demo_cluster", "bench", "bench_connectors"],
 }
@@ -39,6 +47,8 @@ DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec"}
 #: `zmqwire` checks what has crossed the network: XXH3 is 13 times as fast as CRC-32.
 DRIVERS |= dict.fromkeys("zmqserver zmqkeys zmqlines zmqfetch zmqask".split(), "zmq")
 DRIVERS |= {"zmqwire": "xxhash"}
+DRIVERS |= dict.fromkeys(["rediserrors", "redisplace", "redispool"], "redis")
+DRIVERS |= {"rediswire": "redis", "opening": "fsspec"}
 #: Never needed to import daskref; only by programs that bring their own data.
 HEAVY = {"numpy", "pandas", "pyarrow", "polars", "bokeh"}
 BRINGS_DATA = {"flights", "demo", "bench", "bench_connectors"}

@@ -11,9 +11,10 @@ import pytest
 
 from daskref import leases
 from daskref.connectors import LocalConnector
+from daskref.factory import StoreFactory
 from daskref.leases import LeaseKeeper, keep_alive
 from daskref.proxy import Proxy, get_factory
-from daskref.store import Store, StoreFactory
+from daskref.store import Store
 from tests.utils import wait_until
 
 

@@ -33,8 +33,8 @@ from distributed import (
 
 import daskref
 from daskref.exceptions import ResolveError
+from daskref.factory import resolve_reference
 from daskref.proxy import get_factory
-from daskref.store import resolve_reference
 from tests.utils import LARGE, large, processes, start, start_worker, wait_until
 
 #: Sum of what ``large()`` returns.

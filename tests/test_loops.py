@@ -24,7 +24,10 @@ from tests.utils import large, processes, wait_until
 
 pytestmark = pytest.mark.slow
 
-METHODS = ("put_frames", "get", "evict", "link", "exists", "renew", "sweep", "usage")
+METHODS = (
+    *["put_frames", "get", "take", "evict", "link", "exists", "renew", "sweep"],
+    *["usage", "new_key", "set_frames"],
+)
 #: Seconds that a loop may stand still while a gibibyte is put.
 ALLOWED = 0.1
 
@@ -177,7 +180,7 @@ class TestNothingOnALoop:
             assert actor.add(x).result()[0] == 1
             assert actor.add_in_coroutine(x).result()[0] == 2
             assert actor.state[0] == 2
-            check(client, {"put_frames", "get"})
+            check(client, {"put_frames", "take"})
             del actor
 
     def test_tasks_that_submit(self, client: Any) -> None:

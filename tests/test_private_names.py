@@ -297,6 +297,27 @@ def _(running: Any) -> None:
     takes(running.scheduler._ongoing_background_tasks.call_soon)
 
 
+@checks("Scheduler.report")
+def _(running: Any) -> None:
+    takes(Scheduler.report, "client", first=("self", "msg"))
+    assert not inspect.iscoroutinefunction(Scheduler.report)
+    # the plugins are called before the clients are told
+    source = inspect.getsource(Scheduler._transitions)
+    assert "client_msgs" in source
+    assert "plugin.transition" in inspect.getsource(Scheduler._transition)
+
+
+@checks("Worker.get_current_task")
+def _(running: Any) -> None:
+    with pytest.raises(KeyError):  # outside of a task
+        running.worker.get_current_task()
+    assert running.client.submit(_current_task, key="it").result() == "it"
+
+
+def _current_task() -> Any:
+    return distributed.get_worker().get_current_task()
+
+
 @checks("Worker.handlers")
 def _(running: Any) -> None:
     handlers = running.worker.handlers

@@ -25,7 +25,7 @@ from daskref.exceptions import (
 from daskref.proxy import get_factory, is_proxy
 from daskref.reference import StoreConfig
 from daskref.session import Session, open_session_connector, sessions
-from daskref.store import get_store
+from daskref.stores import get_store
 from daskref.transparency import is_transparent, reveal
 
 LARGE = np.ones(1 << 18)
@@ -140,7 +140,7 @@ class TestOutOfReach:
 
     def test_another_store_at_the_same_place(self, session: Session) -> None:
         # reachable by its path, but not what the scheduler wrote into
-        session.store.evict(session.info.probe)  # type: ignore[union-attr]
+        session.store.evict(session.info.probes[0])  # type: ignore[union-attr]
         other = Session.join(dataclasses.replace(session.info, id="again"))
         try:
             assert not other.reachable
@@ -205,6 +205,32 @@ class TestPut:
         finally:
             session.leave()
 
+    @pytest.mark.parametrize("method", ["get", "link"])
+    def test_a_store_that_fails_to_link_is_put_to(
+        self, session: Session, monkeypatch: Any, method: str
+    ) -> None:
+        reference = session.put(LARGE)
+        found = session.store.get_reference(reference)  # type: ignore[union-attr,arg-type]
+
+        def fail(self: Any, key: Any) -> Any:
+            raise ConnectorError("<local>", "it is away")
+
+        connector = session.store.connector  # type: ignore[union-attr]
+        monkeypatch.setattr(LocalConnector, method, fail)
+        if method == "link":
+            monkeypatch.setattr(connector, "link", fail.__get__(connector))
+            monkeypatch.setattr(session.store._origins, "_link", connector.link)  # type: ignore[union-attr]
+        assert session.relink(found) is None
+        session.keep(found, lambda *args: None)
+
+    def test_a_lease_that_fails(self, session: Session, monkeypatch: Any) -> None:
+        def fail(self: Any, key: Any, seconds: float) -> Any:
+            raise ConnectorError("<local>", "it is away")
+
+        monkeypatch.setattr(LocalConnector, "renew", fail)
+        assert session.put_once(LARGE) is LARGE
+        assert session.counters.snapshot()["fallbacks"] == 1
+
 
 class TestPutOnce:
     def test_one_reader(self, session: Session) -> None:
@@ -234,8 +260,8 @@ class TestPutOnce:
             connector: Any = session.store.connector  # type: ignore[union-attr]
             from tests.utils import wait_until
 
-            assert wait_until(lambda: connector.sweep([session.info.probe])) == [key]
-            assert session.store.exists(session.info.probe)  # type: ignore[union-attr]
+            assert wait_until(lambda: connector.sweep(session.info.probes)) == [key]
+            assert session.store.exists(session.info.probes[0])  # type: ignore[union-attr]
         finally:
             session.leave()
 

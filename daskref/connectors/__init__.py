@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from daskref.connectors.base import Connector as Connector
+from daskref.connectors.base import DeferrableConnector as DeferrableConnector
 from daskref.connectors.base import Usage as Usage
 from daskref.connectors.file import FileConnector as FileConnector
 from daskref.connectors.file import FileKey as FileKey
+from daskref.connectors.fsspec import FsspecConnector as FsspecConnector
+from daskref.connectors.fsspec import FsspecKey as FsspecKey
 from daskref.connectors.local import LocalConnector as LocalConnector
 from daskref.connectors.local import LocalKey as LocalKey
+from daskref.connectors.multi import MultiConnector as MultiConnector
+from daskref.connectors.multi import MultiKey as MultiKey
+from daskref.connectors.policies import Policy as Policy
 from daskref.connectors.registry import open_connector as open_connector
 from daskref.connectors.shm import SharedMemoryConnector as SharedMemoryConnector
 from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
 from daskref.connectors.zmq import ZmqConnector as ZmqConnector
 from daskref.connectors.zmq import ZmqKey as ZmqKey
 
+if TYPE_CHECKING:
+    from daskref.connectors.redis import RedisConnector as RedisConnector
+    from daskref.connectors.redisobjects import RedisKey as RedisKey
+
 __all__ = [
     "Connector",
+    "DeferrableConnector",
     "FileConnector",
     "FileKey",
+    "FsspecConnector",
+    "FsspecKey",
     "LocalConnector",
     "LocalKey",
+    "MultiConnector",
+    "MultiKey",
+    "Policy",
+    "RedisConnector",
+    "RedisKey",
     "SharedMemoryConnector",
     "SharedMemoryKey",
     "Usage",
@@ -27,3 +48,22 @@ __all__ = [
     "ZmqKey",
     "open_connector",
 ]
+
+#: Names whose modules need a driver, imported when they are first asked for: the
+#: module, and the extra that brings the driver.
+_LAZY = {
+    "RedisConnector": ("daskref.connectors.redis", "redis"),
+    "RedisKey": ("daskref.connectors.redisobjects", "redis"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, extra = _LAZY[name]
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as exc:
+        raise ImportError(
+            f"{name} needs its driver: `pip install 'daskref[{extra}]'` ({exc})"
+        ) from exc

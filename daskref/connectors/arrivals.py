@@ -19,8 +19,9 @@ from daskref.connectors.locks import (
     try_lock,
     unlock,
 )
-from daskref.connectors.objects import ARRIVAL, ARRIVING, unlink
+from daskref.connectors.objects import ARRIVAL, ARRIVING
 from daskref.connectors.pieces import Pieces
+from daskref.connectors.segments import unlink
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 
 #: At the start of the file: size of the chunks, and the inode of the hidden file.

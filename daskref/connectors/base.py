@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 #: Anything that supports the buffer protocol.
 Buffer: TypeAlias = Any
@@ -48,8 +48,12 @@ class Connector(ABC):
     #: URL scheme under which the registry knows the class (``"shm"`` for ``shm://``).
     scheme: ClassVar[str]
 
+    #: Further schemes of the class.
+    aliases: ClassVar[tuple[str, ...]] = ()
+
     #: Whether :meth:`put_frames` takes what is known of the object as keywords:
     #: ``type_name`` (``"numpy.ndarray"``), and what the user gave to ``Store.put``.
+    #: For a batch, ``type_name`` is a list with one name per object.
     takes_hints: ClassVar[bool] = False
 
     #: How many of this process's objects went to a slower place for lack of room.
@@ -179,6 +183,23 @@ class Connector(ABC):
         """
         return self.put_frames([obj])
 
+    def put_everywhere(self, obj: Buffer) -> list[Key]:
+        """Store one buffer in each place that this connector puts objects to.
+
+        For a session, to find out who sees all of them.
+
+        Parameters
+        ----------
+        obj
+            One buffer.
+
+        Returns
+        -------
+        list of Key
+            One per place; a single one unless the connector has several stores.
+        """
+        return [self.put(obj)]
+
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
         """Store several buffers as several objects.
 
@@ -219,6 +240,32 @@ class Connector(ABC):
         """
         for key in keys:
             self.evict(key)
+
+    def take(self, key: Key) -> memoryview | None:
+        """Return the object and delete it, for one caller only.
+
+        Of several takers of one object, in whatever threads and processes, exactly one
+        gets it and the others ``None``. A :meth:`get` or :meth:`evict` at the same time
+        is no taker: the object may be got, or be gone, as well.
+
+        This default is a :meth:`get` and an :meth:`evict`, for stores that have nothing
+        better: two takers at the same moment may both get the object. A backend that
+        can tell who deleted it overrides this.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
+
+        Returns
+        -------
+        memoryview or None
+            As :meth:`get`; ``None`` if there is no such object any more.
+        """
+        data = self.get(key)
+        if data is not None:
+            self.evict(key)
+        return data
 
     def link(self, key: Key) -> Key | None:
         """Give the object a second key without copying it.
@@ -310,3 +357,53 @@ class Connector(ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_config, (self.config(),)
+
+
+@runtime_checkable
+class DeferrableConnector(Protocol):
+    """What a connector has as well, if an object can come after its key.
+
+    Names and signatures are those of ProxyStore's protocol, so its deferrable
+    connectors are ours. A connector may have ``set_frames(key, frames)`` besides
+    :meth:`set`, to write several buffers as :meth:`Connector.put_frames` does.
+    """
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """Return a key for an object that is not there yet.
+
+        Parameters
+        ----------
+        obj
+            The object, where a backend's keys depend on it; those here need nothing.
+
+        Returns
+        -------
+        Key
+            One that no other object has or had. Until :meth:`set` there is no object:
+            ``get`` returns ``None``, ``exists`` False. It means the same in every
+            process that opened the connector with the same configuration.
+
+        Raises
+        ------
+        NotImplementedError
+            If this one cannot, although its class can.
+        """
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """Store the object of a key; once.
+
+        Parameters
+        ----------
+        key
+            From :meth:`new_key`, in any process. After a second call readers may see
+            either object, each whole.
+        obj
+            One buffer, as ``put`` takes it.
+
+        Raises
+        ------
+        WireError
+            If *key* is not a key of this kind of connector.
+        ConnectorError
+            When the store failed or is full. Nothing remains of the object then.
+        """

@@ -1,16 +1,23 @@
 """Objects in files of a directory that many hosts may share.
 
+Nothing relies on locks, which network file systems may not have, or lose.
+
 Known limits: a network file system may show an object to other hosts late, by the time
-for which it caches directories. Objects of a process that died on another host are not
-recognized as orphans; the last participant's host must outlive it, or the session's
-directory stays and is removed by hand.
+for which it caches directories; :meth:`FileConnector.get` waits for it, for a bounded
+time. Objects of a process that died on another host are not recognized as orphans; the
+last participant's host must outlive it, or the session's directory stays and is removed
+by hand.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
@@ -18,15 +25,33 @@ from daskref.connectors import leases
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.filesession import FileSession
 from daskref.connectors.filesystems import is_local
+from daskref.connectors.locks import open_plain
 from daskref.connectors.memory import raw
-from daskref.connectors.objects import FULL, ObjectDirectory, checked, new_name
+from daskref.connectors.objects import (
+    FULL,
+    READY,
+    UNKNOWN_SIZE,
+    ObjectDirectory,
+    checked,
+    new_name,
+    sync_directory,
+)
 from daskref.connectors.presence import own_directories
+from daskref.connectors.reading import read_whole
+from daskref.connectors.segments import unlink
+from daskref.connectors.sizes import parse_duration
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,
     ConnectorError,
     ConnectorUnavailableError,
+    MissingKeyError,
+    WireError,
 )
+
+#: What can be an object of ProxyStore's in the directory: no path, nothing hidden.
+_THEIRS = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
+_FSYNC = ("never", "data", "full")
 
 
 class FileKey(NamedTuple):
@@ -34,7 +59,7 @@ class FileKey(NamedTuple):
 
     #: Of the file: 8 hexadecimal digits of its writer, 24 of its own.
     name: str
-    #: Size of the object in bytes.
+    #: Size of the object in bytes; -1 if it came after the key.
     nbytes: int
 
 
@@ -48,11 +73,21 @@ class FileConnector(Connector):
     clear
         Whether the objects go when the last connector of the session is closed.
         ``False`` keeps them for ever.
+    fsync
+        What a power cut leaves: ``"never"``, whatever the system had written by then;
+        ``"data"``, of each object that is seen afterwards the whole; ``"full"``, every
+        object whose :meth:`put` had returned. The latter two wait for the disk.
+    patience
+        Seconds for which :meth:`get` looks for an object that it does not find, on a
+        network file system: another host's file may appear late. A local one is asked
+        once.
     session, nonce
         Of the session to take part in, from :meth:`config`; by default a new one.
 
     Raises
     ------
+    ConfigError
+        If an option is malformed.
     ConnectorUnavailableError
         If *store_dir* cannot be used, or does not have that session.
 
@@ -63,8 +98,15 @@ class FileConnector(Connector):
     still finds the objects of the others of this user. What else is in *store_dir*
     is never touched.
 
-    :meth:`get` returns a private mapping on a local file system. On others it reads the
-    file into memory, because another host may delete it.
+    A file is closed before it gets its name: who opens it on another host, of a network
+    file system that is consistent from close to open (NFS is), reads the whole object.
+
+    :meth:`get` returns a private mapping on a local file system, of objects from 64 KiB
+    on; it reads smaller ones, and on a network file system all, because another host
+    may delete them.
+
+    Keys of ProxyStore's ``FileConnector`` on the same directory will do for
+    :meth:`get`, :meth:`exists` and :meth:`evict`.
 
     Examples
     --------
@@ -80,6 +122,9 @@ class FileConnector(Connector):
 
     _store_dir: str
     _clear: bool
+    _fsync: str
+    _patience: float
+    _local: bool
     _made: bool
     _session: FileSession
     _own: ObjectDirectory
@@ -90,26 +135,58 @@ class FileConnector(Connector):
         store_dir: str | os.PathLike[str],
         clear: bool | str = True,
         *,
+        fsync: str = "never",
+        patience: float | str = 2.0,
         session: str | None = None,
         nonce: str | None = None,
     ) -> None:
         self._store_dir = os.path.abspath(os.fspath(store_dir))
         self._clear = _flag(clear)
+        if fsync not in _FSYNC:
+            raise ConfigError(
+                "daskref.connector: option fsync", fsync, " or ".join(map(repr, _FSYNC))
+            )
+        self._fsync = fsync
+        self._patience = parse_duration(patience, "daskref.connector: option patience")
         self._made = False
         if session is None:
-            try:
-                self._made = not os.path.isdir(self._store_dir)
-                os.makedirs(self._store_dir, exist_ok=True)
-            except OSError as exc:
-                raise ConnectorUnavailableError(
-                    repr(self), f"the directory cannot be made: {exc.strerror}"
-                ) from exc
+            self._make()
             FileSession.sweep(self._store_dir)
-        self._session = FileSession(self._store_dir, session, nonce, not self._clear)
+        try:
+            self._session = FileSession(
+                self._store_dir, session, nonce, not self._clear
+            )
+        except ConnectorUnavailableError:
+            self._unmake()
+            raise
         self._closed = False
         self._finalizer = weakref.finalize(self, self._session.leave)
-        self._mapped = is_local(self._store_dir)
-        self._own = ObjectDirectory(self._session.path, mapped=self._mapped)
+        self._local = is_local(self._store_dir)
+        self._own = self._at(self._session.path)
+        if session is None and fsync == "full":
+            with self._translated("the session"):
+                sync_directory(self._store_dir)
+
+    def _make(self) -> None:
+        try:
+            self._made = not os.path.isdir(self._store_dir)
+            os.makedirs(self._store_dir, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as exc:
+            raise ConnectorUnavailableError(
+                repr(self), "this is not a directory, or below something that is none"
+            ) from exc
+        except OSError as exc:
+            raise ConnectorUnavailableError(
+                repr(self), f"the directory cannot be made: {exc.strerror}"
+            ) from exc
+
+    def _unmake(self) -> None:
+        if self._made:
+            try:
+                os.rmdir(self._store_dir)
+            except OSError:
+                return  # others use it
+            self._made = False
 
     @classmethod
     def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
@@ -131,64 +208,225 @@ class FileConnector(Connector):
         self._session.ensure()
         return self._session
 
+    def _at(self, path: str) -> ObjectDirectory:
+        return ObjectDirectory(path, mapped=self._local, fsync=self._fsync)
+
     def _places(self) -> Iterator[ObjectDirectory]:
         self._ready()
         yield self._own
         for path in own_directories(self._store_dir):
             hidden = os.path.basename(path).startswith(".")
             if path != self._session.path and not hidden:
-                yield ObjectDirectory(path, mapped=self._mapped)
+                yield self._at(path)
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise self._not_written(what, exc) from exc
+
+    def _not_written(self, what: str, exc: OSError) -> ConnectorError:
+        advice = ""
+        if exc.errno in FULL:
+            advice = (
+                ": it is full. Name a directory with more room in daskref.connector"
+            )
+        return ConnectorError(
+            repr(self), f"{what} could not be written ({exc.strerror}){advice}"
+        )
 
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         """See :meth:`Connector.put_frames`."""
+        name = new_name(self._ready().writer)
+        return FileKey(name, self._put(name, frames))
+
+    def _put(
+        self, name: str, frames: Sequence[Buffer], publish: str | None = None
+    ) -> int:
         views = [raw(frame) for frame in frames]
         nbytes = sum(view.nbytes for view in views)
-        name = new_name(self._ready().writer)
         try:
-            self._own.put(name, views)
+            self._own.put(name, views, publish=publish)
         except OSError as exc:
-            advice = ": it is full" if exc.errno in FULL else ""
-            raise ConnectorError(
-                repr(self),
-                f"an object of {nbytes} B could not be written{advice} "
-                f"({exc.strerror}). Name a directory with more room in "
-                "daskref.connector",
-            ) from exc
-        return FileKey(name, nbytes)
+            raise self._not_written(f"an object of {nbytes} B", exc) from exc
+        return nbytes
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`."""
+        return FileKey(new_name(self._ready().writer), UNKNOWN_SIZE)
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        name, _ = checked(key, FileKey)
+        self._put(new_name(self._ready().writer), frames, name)
 
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`."""
+        return self._find(key, ObjectDirectory.get)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`.
+
+        A network file system that repeats a request whose answer was lost may tell the
+        one who deleted the object that it was gone; then nobody gets it.
+        """
+        return self._find(key, ObjectDirectory.take)
+
+    def _find(
+        self,
+        key: Key,
+        read: Callable[[ObjectDirectory, str, int], memoryview | None],
+    ) -> memoryview | None:
+        if theirs := self._theirs(key):
+            taken = read is ObjectDirectory.take
+            return self._patiently(key, lambda: _read_theirs(theirs, taken))
         name, nbytes = checked(key, FileKey)
-        try:
-            found = (place.get(name, nbytes) for place in self._places())
+        try:  # nearly always there, at once
+            if self._ready() and (view := read(self._own, name, nbytes)) is not None:
+                return view
+        except (OSError, WireError):
+            pass  # looked at again
+
+        def look() -> memoryview | None:
+            found = (read(place, name, nbytes) for place in self._places())
             return next((view for view in found if view is not None), None)
-        except OSError as exc:
-            raise ConnectorError(
-                repr(self), f"{name} could not be read: {exc.strerror}"
-            ) from exc
+
+        # Of an object that is to come, nobody knows whether it should be there.
+        return self._patiently(key, look, wait=nbytes != UNKNOWN_SIZE)
+
+    def _patiently(
+        self, key: Key, look: Callable[[], memoryview | None], wait: bool = True
+    ) -> memoryview | None:
+        """Look again, as a network file system needs it, for a bounded time.
+
+        What another host wrote may be there late. What it deleted may be there still,
+        until it is read: that is a stale handle.
+        """
+        pause = 0.01
+        patience = 0.0 if self._local or not wait else self._patience
+        deadline = time.monotonic() + patience
+        if not self._local:
+            self._refresh()
+        while True:
+            late = time.monotonic() >= deadline
+            try:
+                view = look()
+                if view is not None or late:
+                    return view
+            except WireError:
+                if late:
+                    raise
+            except OSError as exc:
+                if late or exc.errno != errno.ESTALE:
+                    raise ConnectorError(
+                        repr(self), f"{key!r} could not be read: {exc.strerror}"
+                    ) from exc
+            time.sleep(pause)
+            pause = min(2 * pause, 0.25)
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """Let the system ask the server again what is in the directory."""
+        for path in (self._store_dir, self._session.path):
+            try:
+                with os.scandir(path) as entries:
+                    next(entries, None)
+            except OSError:
+                continue  # the session is gone: looking for the object tells
 
     def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`."""
+        """See :meth:`Connector.exists`; does not wait as :meth:`get` does."""
+        if theirs := self._theirs(key):
+            return os.path.lexists(theirs + READY) and os.path.lexists(theirs)
         name, _ = checked(key, FileKey)
         return any(place.exists(name) for place in self._places())
 
     def evict(self, key: Key) -> None:
         """See :meth:`Connector.evict`."""
-        name, _ = checked(key, FileKey)
-        any(place.evict(name) for place in self._places())
+        theirs = self._theirs(key)
+        name = "" if theirs else checked(key, FileKey)[0]
+        try:
+            if theirs:
+                unlink(theirs + READY)
+                unlink(theirs)
+                return
+            evicted = any(place.evict(name) for place in self._places())
+            if not evicted and not self._local:
+                self._refresh()
+                any(place.evict(name) for place in self._places())
+        except OSError as exc:
+            raise ConnectorError(
+                repr(self), f"{key!r} could not be deleted: {exc.strerror}"
+            ) from exc
 
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`."""
+        if self._theirs(key):
+            return None
         name, nbytes = checked(key, FileKey)
         new = new_name(self._ready().writer)
-        if any(place.link(name, new) for place in self._places()):
-            return FileKey(new, nbytes)
+        with self._translated("a link"):
+            if any(place.link(name, new) for place in self._places()):
+                return FileKey(new, nbytes)
         return None
 
     def renew(self, key: Key, seconds: float) -> bool:
         """See :meth:`Connector.renew`."""
+        if self._theirs(key):
+            return False
         name, _ = checked(key, FileKey)
-        return any(leases.renew(place, name, seconds) for place in self._places())
+        with self._translated("a lease"):
+            return any(leases.renew(place, name, seconds) for place in self._places())
+
+    def _theirs(self, key: object) -> str | None:
+        """Return the path of an object of ProxyStore's; None if it is one of ours.
+
+        Raises
+        ------
+        WireError
+            If it is a key of theirs with a name that they do not make.
+        """
+        if not isinstance(key, tuple) or len(key) != 1:
+            return None
+        if type(key) is not tuple and getattr(key, "_fields", None) != ("filename",):
+            return None
+        name = key[0]
+        if not isinstance(name, str) or not _THEIRS.fullmatch(name):
+            raise WireError(f"{key!r} is not a FileKey that ProxyStore made")
+        self._ready()
+        return os.path.join(self._store_dir, name)
+
+    def share(self, key: Key) -> str:
+        """Let ProxyStore's ``FileConnector`` on this directory read an object.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
+
+        Returns
+        -------
+        str
+            The ``filename`` for its key. The object is one and the same: whoever
+            evicts it, by whichever key, evicts it for all.
+
+        Raises
+        ------
+        MissingKeyError
+            If there is no such object.
+        """
+        name, _ = checked(key, FileKey)
+        for place in self._places():
+            if place.exists(name):
+                with self._translated("a marker"):
+                    os.close(os.open(place.at(name) + READY, os.O_CREAT, 0o600))
+                return os.path.join(os.path.basename(place.path), name)
+        raise MissingKeyError(key, repr(self))
 
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0
@@ -210,6 +448,8 @@ class FileConnector(Connector):
         return {
             "store_dir": self._store_dir,
             "clear": self._clear,
+            "fsync": self._fsync,
+            "patience": self._patience,
             "session": self._session.name,
             "nonce": self._session.nonce,
         }
@@ -218,15 +458,28 @@ class FileConnector(Connector):
         """See :meth:`Connector.close`."""
         self._closed = True
         self._finalizer()
-        if self._made:
-            try:
-                os.rmdir(self._store_dir)
-            except OSError:
-                return  # others use it
-            self._made = False
+        self._unmake()
 
     def __repr__(self) -> str:
         return f"<FileConnector {self._store_dir}>"
+
+
+def _read_theirs(path: str, taken: bool) -> memoryview | None:
+    if not os.path.lexists(path + READY):
+        return None
+    try:
+        fd = open_plain(path)
+    except FileNotFoundError:
+        return None
+    try:
+        # Not mapped: they may write it again.
+        view = read_whole(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+    if not taken:
+        return view
+    unlink(path + READY)
+    return view if unlink(path) else None
 
 
 def _flag(value: bool | str) -> bool:

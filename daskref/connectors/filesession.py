@@ -1,7 +1,9 @@
 """A session in a directory that many hosts share: nothing here relies on locks.
 
-A participant's presence file names its host. Only there can anyone tell whether the
-participant lives, by its lock; on other hosts it counts as alive until its file goes.
+A participant's presence file names its host and process. Only there can anyone tell
+whether the participant lives; on other hosts it counts as alive until its file goes.
+On a local file system the file is locked as well, which tells across containers. On
+others that is not believed: locks may be missing, or be lost when a server restarts.
 """
 
 from __future__ import annotations
@@ -12,17 +14,22 @@ import re
 import secrets
 import shutil
 import time
+from contextlib import suppress
 from threading import Lock
 
+from daskref.connectors.filesystems import is_local
 from daskref.connectors.forks import forget_in_child
 from daskref.connectors.locks import unlock, write_whole
+from daskref.connectors.objects import FULL
 from daskref.connectors.presence import (
     check_private,
     make_presence,
     own_directories,
     presence_gone,
     read_identity,
+    remove_whole,
 )
+from daskref.connectors.processes import has_ended, machine, this_process
 from daskref.connectors.spill import host
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -89,9 +96,7 @@ class FileSession:
         except OSError as exc:
             self.forget()
             shutil.rmtree(hidden, ignore_errors=True)
-            raise ConnectorUnavailableError(
-                repr(self), f"the directory could not be made: {exc}"
-            ) from exc
+            raise self._unusable(exc) from exc
 
     def ensure(self) -> None:
         """Join, unless this process has; raises as the constructor does."""
@@ -105,6 +110,8 @@ class FileSession:
                 self._enter(self.path)
             except FileNotFoundError as exc:
                 raise self._ended() from exc
+            except OSError as exc:
+                raise self._unusable(exc) from exc
             # After entering: who removes the session looks for our presence.
             if read_identity(self.path).get("nonce") != self.nonce:
                 self._exit()
@@ -115,10 +122,24 @@ class FileSession:
             repr(self), "the session has ended, or lives in another host's directory"
         )
 
+    def _unusable(self, exc: OSError) -> ConnectorUnavailableError:
+        full = ": it is full" if exc.errno in FULL else ""
+        return ConnectorUnavailableError(
+            repr(self),
+            f"{os.path.dirname(self.path)} cannot be written to{full} "
+            f"({exc.strerror}). Every process needs to, also those that only read: "
+            "name another directory, as in daskref.connector: file:///directory",
+        )
+
     def _enter(self, path: str) -> None:
         self.writer = secrets.token_hex(4)
+        us = {**this_process(), **host()}
+        locked = json.dumps({**us, "locked": "yes"}).encode()
         self._presence_fd = make_presence(
-            path, self.writer, json.dumps(host()).encode()
+            path,
+            self.writer,
+            locked if is_local(path) else None,
+            json.dumps(us).encode(),
         )
         forget_in_child(self)
 
@@ -131,7 +152,8 @@ class FileSession:
         except FileNotFoundError:
             pass
         finally:
-            unlock(fd)
+            with suppress(OSError):  # a file system without locks
+                unlock(fd)
             os.close(fd)
 
     def forget(self) -> None:
@@ -191,14 +213,16 @@ def _gone(path: str, writer: str) -> bool:
     except (OSError, ValueError):
         return False
     here = host()
-    if there.get("host") != here["host"]:
+    if there.get("host") != here["host"] or there.get("machine") != machine():
         return False
     if there.get("boot") != here["boot"]:
         return True
+    if "locked" not in there:
+        return has_ended(there)
     try:
         return presence_gone(path, writer)
     except OSError:
-        return False  # a file system without locks
+        return False
 
 
 def _all_gone(path: str) -> bool:
@@ -220,5 +244,5 @@ def _remove_if_empty(path: str) -> bool:
             return False
     except FileNotFoundError:
         return False  # another one removes it
-    shutil.rmtree(hidden, ignore_errors=True)
+    remove_whole(hidden, "identity")
     return True

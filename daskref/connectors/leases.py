@@ -19,9 +19,10 @@ from daskref.connectors.objects import (
     NAME,
     PART,
     PUSHED,
+    READY,
     ObjectDirectory,
-    unlink,
 )
+from daskref.connectors.segments import unlink
 
 
 def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
@@ -85,7 +86,7 @@ def sweep(
         elif name.startswith("p-") and len(name) == 10:
             if is_gone(name.removeprefix("p-")):
                 unlink(objects.at(name))
-        elif name.startswith(LEASE) and not objects.exists(name.removeprefix(LEASE)):
+        elif (of := _owner(name)) is not None and not objects.exists(of):
             unlink(objects.at(name))
         if not NAME.fullmatch(name) or (known is not None and name in known):
             continue
@@ -106,6 +107,12 @@ def _unlink_dead(path: str) -> None:
     with exclusively(path) as fd:
         if fd is not None:
             unlink(path)
+
+
+def _owner(name: str) -> str | None:
+    """Return the object that a lease or a marker belongs to."""
+    of = name.removeprefix(LEASE).removesuffix(READY)
+    return of if of != name and NAME.fullmatch(of) else None
 
 
 def _expiry(objects: ObjectDirectory, name: str) -> float | None:

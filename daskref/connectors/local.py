@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,9 @@ from daskref.exceptions import (
     ConnectorUnavailableError,
     WireError,
 )
+
+#: What ProxyStore's connector names its objects.
+_THEIRS = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class LocalKey(NamedTuple):
@@ -55,7 +59,8 @@ class LocalConnector(Connector):
     Notes
     -----
     :meth:`get` returns a copy, writable. The objects go with the last connector that
-    has this *id*.
+    has this *id*. A key of ProxyStore's class is that of what its connector put here,
+    through :class:`daskref.connectors.proxystore.LocalObjects`.
     """
 
     scheme: ClassVar[str] = "local"
@@ -112,6 +117,28 @@ class LocalConnector(Connector):
         shelf.objects.pop(name, None)
         shelf.leases.pop(name, None)
 
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`."""
+        name = _name(key)
+        shelf = self._open()
+        found = shelf.objects.pop(name, None)  # for one thread only
+        shelf.leases.pop(name, None)
+        return None if found is None else memoryview(bytearray(found))
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`."""
+        self._open()
+        return LocalKey(secrets.token_hex(16))
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        name = _name(key)
+        self._open().objects[name] = b"".join(raw(frame) for frame in frames)
+
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`."""
         name = _name(key)
@@ -150,6 +177,10 @@ class LocalConnector(Connector):
         objects = {id(obj): len(obj) for obj in list(self._open().objects.values())}
         return Usage(len(objects), sum(objects.values()))
 
+    def all_keys(self) -> list[LocalKey]:
+        """Return the keys of all objects that are there now."""
+        return [LocalKey(name) for name in list(self._open().objects)]
+
     def config(self) -> dict[str, Any]:
         """See :meth:`Connector.config`."""
         return {"id": self._id}
@@ -169,8 +200,11 @@ class LocalConnector(Connector):
 
 
 def _name(key: Key) -> str:
-    if type(key) in (tuple, LocalKey) and len(key) == 1 and isinstance(key[0], str):
+    known = type(key) in (tuple, LocalKey) or getattr(key, "_fields", ()) == ("id",)
+    if known and len(key) == 1 and isinstance(key[0], str):
         name = key[0]
+        if _THEIRS.fullmatch(name):
+            name = name.replace("-", "")
         if len(name) == 32 and set(name) <= set("0123456789abcdef"):
             return name
     raise WireError(f"{key!r} is not a LocalKey that daskref made")

@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 from daskref.connectors.locks import (
@@ -20,7 +19,7 @@ from daskref.connectors.locks import (
 )
 from daskref.connectors.memory import SharedMapping, can_populate, private_view
 from daskref.connectors.reading import read_whole
-from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard
+from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard, unlink
 from daskref.connectors.writing import MAPPED, write_file, write_mapped
 from daskref.exceptions import WireError
 
@@ -31,6 +30,12 @@ LEASE, PART = "l-", ".w-"
 #: While it is fetched from another host, and of the file that says how far it is;
 #: while another host sends it.
 ARRIVING, ARRIVAL, PUSHED = ".f-", "f-", ".u-"
+#: What stands after the name, in an empty file, where ProxyStore may read the object.
+READY = ".ready"
+#: Smaller files are read: to map one costs more, unless it may be written again.
+_WORTH_MAPPING = 64 * 2**10
+#: In keys of objects that were not there yet when the key was made.
+UNKNOWN_SIZE = -1
 #: Seconds after which a lock that should be held for microseconds is an error.
 _STUCK = 30.0
 #: What a full disk says, or a process that may not have more memory.
@@ -55,7 +60,7 @@ def checked(key: object, kind: type[tuple[str, int]]) -> tuple[str, int]:
     if isinstance(key, tuple) and type(key) in (tuple, kind) and len(key) == 2:
         name, nbytes = key
         right = isinstance(name, str) and NAME.fullmatch(name)
-        if right and type(nbytes) is int and nbytes >= 0:
+        if right and type(nbytes) is int and nbytes >= UNKNOWN_SIZE:
             return name, nbytes
     raise WireError(f"{key!r} is not a {kind.__name__} that daskref made")
 
@@ -86,18 +91,23 @@ class ObjectDirectory:
         readers need no locks.
     mapped
         Whether :meth:`get` maps files; otherwise it reads them.
+    fsync
+        What is on the disk once :meth:`put` has returned: ``"never"``, ``"data"`` or
+        ``"full"``. Only without a pool.
 
     Notes
     -----
-    A writer fills a hidden file under an exclusive lock and publishes it by rename. A
-    reader opens by name, takes a shared lock, then looks whether the name still means
-    the file it holds: if so, nobody recycles the file before the lock ends.
+    A writer fills a hidden file, with a pool under an exclusive lock, and publishes it
+    by rename. With a pool, a reader opens by name, takes a shared lock, then looks
+    whether the name still means the file it holds: if so, nobody recycles the file
+    before the lock ends.
     """
 
     path: str
     pool: Pool | None
     kept: KeptMappings | None
     mapped: bool
+    fsync: str
 
     def __init__(
         self,
@@ -106,7 +116,9 @@ class ObjectDirectory:
         pool: Pool | None = None,
         kept: KeptMappings | None = None,
         mapped: bool = True,
+        fsync: str = "never",
     ) -> None:
+        self.fsync = fsync
         self.path = path
         self.pool = pool
         self.kept = kept
@@ -114,7 +126,7 @@ class ObjectDirectory:
 
     def at(self, name: str) -> str:
         """Return the path of a file in the directory."""
-        return os.path.join(self.path, name)
+        return f"{self.path}/{name}"
 
     # Writing.
 
@@ -123,6 +135,7 @@ class ObjectDirectory:
         name: str,
         views: Sequence[memoryview],
         room: Callable[[int], bool] = lambda nbytes: True,
+        publish: str | None = None,
     ) -> bool:
         """Write an object.
 
@@ -134,6 +147,9 @@ class ObjectDirectory:
             Its bytes.
         room
             nbytes -> whether a new file of this size may be made.
+        publish
+            The name that readers look for, if another process chose it. *name* is the
+            writer's own: whoever sweeps must see who is writing.
 
         Returns
         -------
@@ -146,17 +162,44 @@ class ObjectDirectory:
             Nothing remains of the object then.
         """
         nbytes = sum(view.nbytes for view in views)
+        if self.pool is None or nbytes < SMALLEST:  # no file is recycled for it
+            if not room(nbytes):
+                return False
+            self._put_new(self.at(PART + name), self.at(publish or name), views)
+            return True
         part = self.start(name, nbytes, room)
         if part is None:
             return False
         try:
             mapping = self._write(part, views)
-            self.finish(part, mapping)
+            self.finish(part, mapping, publish)
         except BaseException:
             self.abandon(part)
             raise
         os.close(part.fd)
         return True
+
+    def _put_new(self, part: str, path: str, views: Sequence[memoryview]) -> None:
+        fd = open_plain(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            try:
+                write_file(fd, views)
+                if self.fsync != "never":
+                    os.fdatasync(fd)
+            finally:
+                # Before publishing: a network file system sends the bytes, and finds
+                # that they do not fit, when the file is closed.
+                os.close(fd)
+            _publish(part, path)
+        except BaseException:
+            unlink(part)
+            raise
+        if self.fsync == "full":
+            try:
+                sync_directory(self.path)
+            except BaseException:
+                unlink(path)
+                raise
 
     def start(
         self,
@@ -219,7 +262,12 @@ class ObjectDirectory:
         os.close(fd)
         return None
 
-    def finish(self, part: Part, mapping: SharedMapping | None = None) -> None:
+    def finish(
+        self,
+        part: Part,
+        mapping: SharedMapping | None = None,
+        publish: str | None = None,
+    ) -> None:
         """Publish a written object; the caller closes the descriptor.
 
         Parameters
@@ -228,14 +276,17 @@ class ObjectDirectory:
             From :meth:`start`.
         mapping
             Through which it was written, to be kept.
+        publish
+            See :meth:`put`.
         """
+        path = self.at(publish or part.name)
         os.utime(part.fd)
         if self.pool is not None:
             # Before publishing: no reader who sees the name has to wait.
             unlock(part.fd)
-        os.rename(part.path, self.at(part.name))
+        _publish(part.path, path)
         if mapping is not None and self.kept is not None:
-            self.kept.keep(part.inode, mapping, self.at(part.name))
+            self.kept.keep(part.inode, mapping, path)
 
     def abandon(self, part: Part) -> None:
         """Delete what was written of an object, and close the descriptor."""
@@ -307,7 +358,7 @@ class ObjectDirectory:
         Raises
         ------
         WireError
-            If the file has another size than *nbytes*.
+            If the file has another size than *nbytes*, where that is known.
         OSError
             If it cannot be read.
         """
@@ -319,6 +370,8 @@ class ObjectDirectory:
         keep_lock = False
         try:
             there = os.fstat(fd).st_size
+            if nbytes == UNKNOWN_SIZE:
+                nbytes = there
             if there != nbytes:
                 raise WireError(
                     f"{self.at(name)} has {there} bytes, its key says {nbytes}: it "
@@ -326,7 +379,7 @@ class ObjectDirectory:
                 )
             if not nbytes:
                 return memoryview(bytearray())
-            if self.mapped:
+            if self.mapped and (self.pool is not None or nbytes >= _WORTH_MAPPING):
                 try:
                     view = private_view(fd, nbytes)
                 except OSError as exc:
@@ -348,23 +401,36 @@ class ObjectDirectory:
     # Deleting, linking.
 
     def evict(self, name: str) -> bool:
-        """Delete an object and its lease; False if it is not here."""
-        path = self.at(name)
+        """Delete an object and its lease; whether this very call deleted it."""
+        evicted = self._evict(self.at(name))
+        if evicted:
+            unlink(self.at(LEASE + name))
+        return evicted
+
+    def _evict(self, path: str) -> bool:
+        if self.pool is None:
+            evicted = unlink(path)
+            if evicted:
+                unlink(path + READY)
+            return evicted
         try:
             there = os.lstat(path)
+            if there.st_nlink == 1 and self.pool.add(
+                path, there.st_size, time.time_ns()
+            ):
+                return True
         except FileNotFoundError:
             return False
-        if (
-            self.pool is None
-            or there.st_nlink != 1
-            or not self.pool.add(path, there.st_size, time.time_ns())
-        ):
-            if self.pool is None:
-                unlink(path)
-            else:
-                discard(path)
-        unlink(self.at(LEASE + name))
-        return True
+        return discard(path)
+
+    def take(self, name: str, nbytes: int) -> memoryview | None:
+        """Return an object and delete it; ``None`` if it is not here, for this caller.
+
+        Raises as :meth:`get` does. The name goes in one atomic step of the file system,
+        which tells whose step it was.
+        """
+        view = self.get(name, nbytes)
+        return view if view is not None and self.evict(name) else None
 
     def link(self, name: str, new: str) -> bool:
         """Give the object another name; False if it is not here."""
@@ -386,7 +452,19 @@ class ObjectDirectory:
         return True
 
 
-def unlink(path: str) -> None:
-    """Delete a file. Silent if it is not there."""
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+def sync_directory(path: str) -> None:
+    """Bring the names in a directory to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _publish(part: str, path: str) -> None:
+    try:
+        os.rename(part, path)
+    except FileNotFoundError:
+        # A network file system that lost the reply has asked again: it was done.
+        if not os.path.lexists(path):
+            raise

@@ -103,18 +103,40 @@ def remove_spill(path: str, nonce: str | None) -> None:
             remove_whole(found, "identity")
 
 
-def make_presence(path: str, writer: str, text: bytes = b"") -> int:
-    """Make the presence file of a participant and return it, locked."""
+def make_presence(
+    path: str,
+    writer: str,
+    locked: bytes | None = b"",
+    unlocked: bytes | None = None,
+) -> int:
+    """Make the presence file of a participant and return it.
+
+    Parameters
+    ----------
+    path, writer
+        The directory, and the participant's name.
+    locked
+        What the file says once its lock is held; ``None`` to take no lock.
+    unlocked
+        What it says without a lock; ``None``: it must be locked.
+    """
     hidden = os.path.join(path, f".p-{writer}")
     fd = open_plain(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
-        os.write(fd, text)
-        with suppress(OSError):  # a network file system without locks
-            try_lock(fd, EXCLUSIVE)
+        try:
+            if locked is not None:
+                try_lock(fd, EXCLUSIVE)
+        except OSError:  # a file system without locks
+            if unlocked is None:
+                raise
+            locked = None
+        os.write(fd, (locked if locked is not None else unlocked) or b"")
         # Hidden until it is locked: nobody takes us for dead.
         os.rename(hidden, os.path.join(path, f"p-{writer}"))
     except BaseException:
         os.close(fd)
+        with suppress(OSError):
+            os.unlink(hidden)
         raise
     return fd
 

@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from daskref.connectors.adapted import adapt, adapted_class, class_of
 from daskref.connectors.base import Connector
-from daskref.connectors.credentials import mask
+from daskref.connectors.credentials import mask, remember
 from daskref.exceptions import ConfigError
 
 _SETTING = "daskref.connector"
@@ -18,13 +19,23 @@ _SETTING = "daskref.connector"
 #: Scheme -> ``"module:Class"``, imported when it is first asked for.
 SCHEMES = {
     "file": "daskref.connectors.file:FileConnector",
+    **dict.fromkeys(
+        # and `fsspec+<protocol>` for any other of fsspec's
+        ("abfs", "az", "fsspec", "gcs", "gs", "memory", "s3"),
+        "daskref.connectors.fsspec:FsspecConnector",
+    ),
     "local": "daskref.connectors.local:LocalConnector",
+    "redis": "daskref.connectors.redis:RedisConnector",
+    "rediss": "daskref.connectors.redis:RedisConnector",
     "shm": "daskref.connectors.shm:SharedMemoryConnector",
     "zmq": "daskref.connectors.zmq:ZmqConnector",
 }
 
 #: Scheme -> the extra that brings its driver.
-EXTRAS: dict[str, str] = {}
+EXTRAS: dict[str, str] = {
+    "redis": "redis",
+    "rediss": "redis",
+}
 
 
 def registered() -> dict[str, type[Connector]]:
@@ -40,7 +51,7 @@ def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
     spec
         A URL, as in ``"shm://"``, ``"shm://?budget=0.5"``, ``"file:///shared/dir"``, or
         a mapping with ``class`` (``"module:Class"`` or ``"module.Class"``) and
-        arguments for it.
+        arguments for it, or what :func:`describe_connector` returned.
     **options
         Further arguments; they win over those in *spec*.
 
@@ -68,6 +79,10 @@ def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
             raise ConfigError(
                 exc.setting, mask(str(exc.value)), mask(exc.expected)
             ) from None
+    elif isinstance(spec, Mapping) and "from-config" in spec:
+        for place, secrets in spec.get("secrets", {}).items():
+            remember(place, secrets)
+        return load_connector(spec["class"], spec["from-config"])
     elif isinstance(spec, Mapping) and isinstance(spec.get("class"), str):
         cls = load_class(spec["class"])
         found = {name: value for name, value in spec.items() if name != "class"}
@@ -80,7 +95,37 @@ def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
         n.replace("-", "_"): value for n, value in {**found, **options}.items()
     }
     _check_options(cls, arguments)
-    return cls(**arguments)
+    return adapt(cls(**arguments))
+
+
+def describe_connector(connector: Any) -> dict[str, Any]:
+    """Return a spec with which another process opens the store of a connector.
+
+    Parameters
+    ----------
+    connector
+        Any; the caller closes it, when no process uses the store any more.
+
+    Returns
+    -------
+    dict
+        For :func:`open_connector`, and for nothing else: it holds the store's secrets.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    if isinstance(connector, type) or not callable(getattr(connector, "config", None)):
+        raise ConfigError(
+            _SETTING, connector, "a spec, a mapping with `class`, or a connector"
+        )
+    ours = adapt(connector)
+    return {
+        "class": connector_path(ours),
+        "from-config": ours.config(),
+        "secrets": getattr(ours, "secrets", dict)(),
+    }
 
 
 def _schemes() -> str:
@@ -96,11 +141,13 @@ def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
     except ValueError as exc:
         raise ConfigError(_SETTING, spec, f"a URL, {_schemes()}") from exc
     scheme, colon, _ = spec.partition("://")
-    if url.scheme not in SCHEMES or not colon:
-        near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1)
+    name = "fsspec" if url.scheme.startswith("fsspec+") else url.scheme
+    if name not in SCHEMES or not colon:
+        # half of the letters: some schemes have two
+        near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1, 0.5)
         hint = f" (did you mean {near[0]}://?)" if near else ""
         raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
-    cls = load_scheme(url.scheme)
+    cls = load_scheme(name)
     return cls, {**_from_location(cls, spec, url), **dict(query)}
 
 
@@ -142,7 +189,7 @@ def _check_options(cls: type[Any], options: Mapping[str, Any]) -> None:
 
 def connector_path(obj: object) -> str:
     """Return ``"module:Class"`` of a connector or a connector class."""
-    cls = obj if isinstance(obj, type) else type(obj)
+    cls = class_of(obj)
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -215,6 +262,8 @@ def load_connector(path: str, options: Mapping[str, Any]) -> Connector:
         If this process cannot reach that store.
     """
     cls = load_class(path)
+    if not issubclass(cls, Connector) and not hasattr(cls, "put_frames"):
+        cls = adapted_class(cls)
     make = getattr(cls, "from_config", None)
     connector: Connector = make(dict(options)) if make else cls(**options)
     return connector

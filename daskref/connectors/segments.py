@@ -11,7 +11,6 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from threading import Lock
 from typing import NamedTuple
 
@@ -31,19 +30,33 @@ SMALLEST = 64 * 2**10
 _COUNT = 256
 
 
-def discard(path: str) -> None:
-    """Delete a file; give its pages back at once if nobody reads them."""
+def discard(path: str) -> bool:
+    """Delete a file; give its pages back at once if nobody reads them.
+
+    Returns
+    -------
+    bool
+        Whether this very call deleted it.
+    """
     try:
         with exclusively(path) as fd:
             if fd is not None and os.fstat(fd).st_nlink == 1:
                 # Its writer may have kept a mapping, and with it all pages.
                 os.ftruncate(fd, 0)
                 os.unlink(path)
-                return
+                return True
     except OSError:
         pass  # no descriptor left, or not ours to write: the name is what counts
-    with suppress(FileNotFoundError):
+    return unlink(path)
+
+
+def unlink(path: str) -> bool:
+    """Delete a file, if it is there; whether this very call deleted it."""
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Segment(NamedTuple):
@@ -101,9 +114,13 @@ class Pool:
         -------
         bool
             False if it does not go there: the caller discards it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If another process was faster.
         """
-        limit = self.limit()
-        if not SMALLEST <= nbytes <= limit:
+        if nbytes < SMALLEST or nbytes > (limit := self.limit()):
             return False
         there = self.segments()
         excess = sum(segment.nbytes for segment in there) + nbytes - limit
@@ -115,8 +132,7 @@ class Pool:
             excess -= segment.nbytes
             surplus -= 1
         name = f"{time_ns:x}-{nbytes:x}-{os.urandom(4).hex()}"
-        with suppress(FileNotFoundError):  # another process evicts it as well
-            os.rename(path, os.path.join(self.path, name))
+        os.rename(path, os.path.join(self.path, name))
         return True
 
     def trim(self, nbytes: int) -> int:

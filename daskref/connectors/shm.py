@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from threading import Lock
 from typing import Any, ClassVar, NamedTuple
@@ -25,7 +25,13 @@ from daskref.connectors.budget import Budget
 from daskref.connectors.directory import SessionDirectory
 from daskref.connectors.forks import forget_in_child
 from daskref.connectors.memory import raw
-from daskref.connectors.objects import FULL, ObjectDirectory, checked, new_name
+from daskref.connectors.objects import (
+    FULL,
+    UNKNOWN_SIZE,
+    ObjectDirectory,
+    checked,
+    new_name,
+)
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.presence import read_identity
 from daskref.connectors.segments import KeptMappings, Pool, discard
@@ -43,7 +49,7 @@ class SharedMemoryKey(NamedTuple):
 
     #: Of the file: 8 hexadecimal digits of its writer, 24 of its own.
     name: str
-    #: Size of the object in bytes.
+    #: Size of the object in bytes; -1 if it came after the key.
     nbytes: int
 
 
@@ -214,21 +220,39 @@ class SharedMemoryConnector(Connector):
 
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         """See :meth:`Connector.put_frames`."""
+        name = new_name(self._ready().writer)
+        return SharedMemoryKey(name, self._put(name, frames))
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`."""
+        return SharedMemoryKey(new_name(self._ready().writer), UNKNOWN_SIZE)
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        name, _ = checked(key, SharedMemoryKey)
+        self._put(new_name(self._ready().writer), frames, name)
+
+    def _put(
+        self, name: str, frames: Sequence[Buffer], publish: str | None = None
+    ) -> int:
         views = [raw(frame) for frame in frames]
         nbytes = sum(view.nbytes for view in views)
-        name = new_name(self._ready().writer)
         try:
-            in_memory = self._put_in_memory(name, views)
+            in_memory = self._put_in_memory(name, views, publish)
         except OSError as exc:
             raise ConnectorError(
                 repr(self), f"an object of {nbytes} B could not be written: {exc}"
             ) from exc
         if not in_memory:
             try:
-                self._put_on_disk(name, views)
+                self._put_on_disk(name, views, publish)
             except OSError as exc:
                 raise self._no_room(exc, nbytes) from exc
-        return SharedMemoryKey(name, nbytes)
+        return nbytes
 
     def start(self, name: str, nbytes: int, mark: str) -> Pieces:
         """Begin an object that is written in pieces, under a name from elsewhere.
@@ -272,9 +296,11 @@ class SharedMemoryConnector(Connector):
                 self._disk = ObjectDirectory(path)
         return self._disk
 
-    def _put_on_disk(self, name: str, views: Sequence[memoryview]) -> None:
+    def _put_on_disk(
+        self, name: str, views: Sequence[memoryview], publish: str | None
+    ) -> None:
         disk = self._spill()
-        disk.put(name, views)
+        disk.put(name, views, publish=publish)
         with self._lock:
             self.overflows += 1
             first = self.overflows == 1
@@ -288,10 +314,12 @@ class SharedMemoryConnector(Connector):
                 disk.path,
             )
 
-    def _put_in_memory(self, name: str, views: Sequence[memoryview]) -> bool:
+    def _put_in_memory(
+        self, name: str, views: Sequence[memoryview], publish: str | None
+    ) -> bool:
         for _ in range(2):
             try:
-                return self._memory.put(name, views, self._room)
+                return self._memory.put(name, views, self._room, publish)
             except OSError as exc:
                 if exc.errno not in FULL:
                     raise
@@ -320,9 +348,20 @@ class SharedMemoryConnector(Connector):
 
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`."""
+        return self._find(key, ObjectDirectory.get)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`."""
+        return self._find(key, ObjectDirectory.take)
+
+    def _find(
+        self,
+        key: Key,
+        read: Callable[[ObjectDirectory, str, int], memoryview | None],
+    ) -> memoryview | None:
         name, nbytes = checked(key, SharedMemoryKey)
         try:
-            found = (tier.get(name, nbytes) for tier in self._tiers())
+            found = (read(tier, name, nbytes) for tier in self._tiers())
             return next((view for view in found if view is not None), None)
         except OSError as exc:
             advice = ""

@@ -14,6 +14,13 @@ _UNITS: dict[str, int] = {
     **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)},
 }
 _SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e\+?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_SECONDS: dict[str, float] = {
+    "": 1.0,
+    "ms": 0.001,
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+}
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
 _BYTES = 'a size such as "64 MiB", "1e9" or 67108864'
 
 
@@ -93,3 +100,37 @@ def parse_limit(value: object, setting: str) -> int | float:
     if isinstance(value, float) and 0 <= value <= 1:
         return value
     return parse_size(value, setting, expected)
+
+
+def parse_duration(value: object, setting: str) -> float:
+    """Return a duration in seconds.
+
+    Parameters
+    ----------
+    value
+        ``2``, ``0.5``, ``"0.5"``, ``"500ms"``, ``"2s"``, ``"1 min"``; 0 for none.
+    setting
+        Name of the setting, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If *value* is not a duration.
+
+    Examples
+    --------
+    >>> parse_duration("500ms", "daskref.connector: option patience")
+    0.5
+    """
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value)
+        if match and match[2].lower() in _SECONDS:
+            return float(match[1]) * _SECONDS[match[2].lower()]
+    elif (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    ):
+        return float(value)
+    raise ConfigError(setting, value, 'seconds, as in 2, "2s" or "500ms"')

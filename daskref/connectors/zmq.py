@@ -11,7 +11,7 @@ import os
 import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
@@ -308,7 +308,8 @@ class ZmqConnector(Connector):
     def _checked(self, key: Key) -> ZmqKey:
         if isinstance(key, tuple) and type(key) in (tuple, ZmqKey) and len(key) == 3:
             name, nbytes = checked(key[:2], SharedMemoryKey)
-            if isinstance(key[2], str) and _HOST.fullmatch(key[2]):
+            host_is_one = isinstance(key[2], str) and _HOST.fullmatch(key[2])
+            if host_is_one and nbytes >= 0:
                 return ZmqKey(name, nbytes, key[2])
         raise WireError(f"{key!r} is not a ZmqKey that daskref made")
 
@@ -347,6 +348,32 @@ class ZmqConnector(Connector):
         local, checked_keys = self._ready(), [self._checked(key) for key in keys]
         local.evict_batch(map(_short, checked_keys))
         self._remote.evict(checked_keys)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`; who gets it is decided where it was put.
+
+        Copies on hosts that do not answer stay until they are swept.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            See :meth:`get`; also if the host on which it was put did not answer.
+        """
+        key = self._checked(key)
+        local = self._ready()
+        if key.host == self._host:
+            view = local.take(_short(key))
+        else:
+            view = self.get(key)
+            if view is not None:
+                mine = self._remote.take(key)
+                local.evict(_short(key))
+                view = view if mine else None
+        if view is not None:
+            # It is nobody else's by now: an error would lose it.
+            with suppress(ConnectorUnavailableError):
+                self._remote.evict([key])
+        return view
 
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`; only of what is on this host, if it serves."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from daskref.connectors.directory import SessionDirectory
 from daskref.connectors.locks import write_whole
-from daskref.connectors.objects import unlink
+from daskref.connectors.segments import unlink
 from daskref.connectors.shm import SharedMemoryConnector
 from daskref.connectors.zmqkeys import Keys
 from daskref.connectors.zmqlimits import Limits

@@ -235,6 +235,37 @@ class Remote:
             raise self._unavailable(f"{key[0]} may be elsewhere: {'; '.join(answers)}")
         return False
 
+    def take(self, key: Key) -> bool:
+        """Delete an object where it was put; whether this very call deleted it.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If that cannot be told.
+        """
+        known = [*self.holders(key), *self._elsewhere(self._sources.copies(key))]
+        places = next((each.endpoints for each in known if each.host == key[2]), ())
+        answers = []
+        request = Request(Op.TAKE, 0, key[0], key[1])
+        for place in places:
+            source = Source(key[2], [place])
+            try:
+                with self._closable() as lines:
+                    status = ask(lines, source, request, self._limits)
+            except UnansweredError as exc:
+                answers.append(str(exc))
+                continue
+            if status is Status.OK:
+                return True
+            # Who did not answer may have deleted it, for us.
+            if status is Status.MISSING and not answers:
+                return False
+            answers.append(f"{place} answered {status.name}")
+        told = "; ".join(answers) or "nobody is known to serve there"
+        raise self._unavailable(
+            f"{key[0]} cannot be taken from host {key[2][:8]}, where it was put: {told}"
+        )
+
     def evict(self, keys: Iterable[Key]) -> None:
         """Delete objects, and their copies, from other hosts.
 

@@ -258,6 +258,9 @@ class Server:
                 status = _found(self._local.exists(key))
             elif request.op is Op.EVICT:
                 status = self._evict(data)
+            elif request.op is Op.TAKE:
+                key = SharedMemoryKey(request.name, request.nbytes)
+                status = _found(self._local.take(key) is not None)
             else:
                 key = SharedMemoryKey(request.name, request.nbytes)
                 status = _found(self._local.renew(key, request.length / 1000))

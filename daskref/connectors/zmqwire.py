@@ -51,6 +51,8 @@ class Op(IntEnum):
     EVICT = 4
     #: Let an object's lease end in *length* milliseconds.
     RENEW = 5
+    #: Delete an object; ``MISSING`` if this very request did not.
+    TAKE = 6
 
 
 class Status(IntEnum):

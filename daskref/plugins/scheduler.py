@@ -12,6 +12,7 @@ name                                           what for
 ``Scheduler.handlers``, ``.stream_handlers``   messages of clients and workers
 ``Scheduler.worker_plugins``                   the plugin for workers that come later
 ``Scheduler._ongoing_background_tasks``        tasks that end with the scheduler
+``Scheduler.report``                           messages to one client, in order
 =============================================  =====================================
 """
 
@@ -27,8 +28,10 @@ from tornado.ioloop import PeriodicCallback
 from daskref.config import Settings
 from daskref.connectors.base import Key
 from daskref.nodes import references_in
+from daskref.plugins.bindings import Bindings
 from daskref.plugins.bootstrap import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.plugins.holders import Holder, Holders
+from daskref.plugins.lender import Lender
 from daskref.plugins.relay import fetch
 from daskref.session import PROBE, Session, SessionInfo
 
@@ -59,11 +62,17 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     scheduler: Scheduler
     session: Session
     holders: Holders
+    bindings: Bindings
+    lender: Lender
     _evicting: asyncio.Task[None] | None
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.holders = Holders()
+        self.bindings = Bindings(
+            self.holders, self._evict, self._run, self._tell, self._task
+        )
+        self.lender = Lender(self.bindings, self._tell, self._task)
         self._clients: set[str] = set()
         self._reports: dict[str, dict[str, Any]] = {}
         self._unreachable: dict[str, str] = {}
@@ -105,6 +114,11 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-counters": self.on_counters,
                 "daskref-unreachable": self.on_unreachable,
                 "daskref-read": self.on_read,
+                "daskref-bind": self.bindings.bind,
+                "daskref-unbind": self.bindings.unbind,
+                "daskref-lend": self.lender.lend,
+                "daskref-withdraw": self.lender.withdraw,
+                "daskref-updated": self.lender.updated,
             }
         )
         scheduler.worker_plugins[NAME] = worker_plugin_bytes(self.info, strict=True)
@@ -152,6 +166,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             await self._evicting
         if hasattr(self, "session"):
             session = self.session
+            await self.bindings.close()
             await asyncio.get_running_loop().run_in_executor(None, session.leave)
 
     async def retire(self) -> None:
@@ -172,14 +187,18 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     # Holders
 
-    def update_graph(self, scheduler: Scheduler, *, tasks: Any, **kwargs: Any) -> None:
-        """Let tasks hold the references in their graph nodes."""
+    def update_graph(
+        self, scheduler: Scheduler, *, client: str, tasks: Any, **kwargs: Any
+    ) -> None:
+        """Let tasks hold the references in their graph nodes, and their borrows."""
         for key in tasks:
             ts = scheduler.tasks.get(key)
             if ts is None or ts.run_spec is None:
                 continue
             for reference in references_in(ts.run_spec):
                 self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+        if self.lender:
+            self.lender.graph_arrived(client, tasks)
 
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
@@ -193,6 +212,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if finish == "forgotten":
             self._evict(self.holders.release(Holder("key", key)))
             self._forget_lost(key)
+            self.bindings.forget(key)
+        if self.lender:
+            self.lender.transition(key, start, finish)
 
     def _lose(self, key: Any) -> None:
         """Keep the result of a task whose only worker was lost, for a while."""
@@ -217,11 +239,14 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def restart(self, scheduler: Scheduler) -> None:
         """Release what tasks held: there are none any more."""
         self._evict(self.holders.release_kinds("key", "result", "lost"))
+        self.bindings.forget_all()
+        self.lender.restart()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Release what the client held."""
         self._clients.discard(client)
         self._evict(self.holders.release(Holder("client", client)))
+        self.lender.remove_client(client)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Forget that the worker was out of reach."""
@@ -269,6 +294,15 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if (key := tuple(object)) not in self.holders:
             self._evict([key])
 
+    def _task(self, key: Any) -> Any:
+        return self.scheduler.tasks.get(key)
+
+    async def _run(self, function: Any, *args: Any) -> Any:
+        return await self.session.run(function, *args)
+
+    def _tell(self, client: str, message: dict[str, Any]) -> None:
+        self.scheduler.report(message, client=client)
+
     def on_unreachable(self, worker: str, reason: str) -> None:
         """Take note of a worker that cannot see the store."""
         self._unreachable[worker] = reason
@@ -298,11 +332,12 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     async def reconcile(self) -> None:
         """Delete expired leases, and objects of dead processes that nobody holds."""
+        self.bindings.retry()
         assert self.session.store is not None
         sweep = getattr(self.session.store.connector, "sweep", None)
         if sweep is None:
             return
-        known = [*self.holders, *self._queue, self.info.probe]
+        known = [*self.holders, *self._queue, *self.info.probes]
         grace = self.settings.reconcile_grace
         try:
             swept = await self.session.run(sweep, known, grace)
@@ -330,7 +365,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def leave(self, client: str) -> bool:
         """Let a client go back to plain Dask; True if the plugin went with it."""
         self.remove_client(self.scheduler, client)
-        if self._clients or self.holders:
+        if self._clients or self.holders or self.bindings:
             return False
         await self.retire()
         return True
@@ -366,14 +401,15 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         }
 
     def _usage(self) -> tuple[int, int]:
-        """Return how many objects are in the store, and their bytes; not the probe."""
+        """Return how many objects are in the store, and their bytes; not the probes."""
         assert self.session.store is not None
         connector = self.session.store.connector
         try:
             usage = connector.usage()
         except (AttributeError, NotImplementedError):  # it cannot tell: what is held
             return len(self.holders), self.holders.nbytes
-        return usage.objects - 1, usage.nbytes - len(PROBE)
+        probes = len(self.info.probes)
+        return usage.objects - probes, usage.nbytes - probes * len(PROBE)
 
 
 def _ignore(**kwargs: Any) -> None:

@@ -11,6 +11,7 @@ name                                               what for
 ``Worker._get_client``                             clients that tasks make
 ``Worker.state.tasks[key].run_spec``               the task boundary
 ``Worker.batched_send``                            messages to the scheduler
+``Worker.get_current_task``                        whose update is sent
 =================================================  =================================
 """
 
@@ -30,13 +31,16 @@ from daskref.exceptions import (
     ConnectorError,
     NotProxiableError,
 )
+from daskref.factory import StoreFactory
 from daskref.family import register_family
+from daskref.places import registered, secrets_of, tell
 from daskref.plugins.nanny import private_memory
 from daskref.plugins.relay import RelayConnector, fetch
 from daskref.proxy import Proxy, get_factory, is_proxy
 from daskref.rpc import FAMILY, Connections, without_family
 from daskref.session import Session
-from daskref.store import Store, StoreFactory, register_store, unregister_store
+from daskref.store import Store
+from daskref.stores import register_store, unregister_store
 from daskref.transparency import FailedFactory, is_transparent, reveal
 
 if TYPE_CHECKING:
@@ -271,6 +275,36 @@ class ReferenceWorkerPlugin:
             value = await self.session.run(self.session.put_once, result.data)
             response["result"] = to_serialize(value)
         return response
+
+    def send_update(self, id: str, factory: StoreFactory) -> None:
+        """Tell the owner of a borrow what a task has put in the place of the object.
+
+        For the threads of tasks. It travels through the same stream as the task's end,
+        and before that.
+        """
+        reference = factory.reference
+        secrets = secrets_of(registered(reference.store))
+        told = tell(
+            reference.key,
+            reference.nbytes,
+            reference.store,
+            self.session.info.store,
+            secrets,
+        )
+        try:
+            task = self.worker.get_current_task()
+        except KeyError:  # a coroutine: the scheduler finds it by the borrow
+            task = None
+        self.worker.loop.add_callback(
+            self.worker.batched_send,
+            {
+                "op": "daskref-updated",
+                "task": task,
+                "id": id,
+                "object": told,
+                "factory": pickle.dumps(factory),
+            },
+        )
 
     # Requests
 

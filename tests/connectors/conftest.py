@@ -11,30 +11,67 @@ import pytest
 from daskref.connectors import Connector, SharedMemoryConnector
 from daskref.connectors.registry import open_connector, registered
 from tests.connectors.processes import Child
+from tests.connectors.redisservers import Certificates, RedisServer
 from tests.connectors.zmqhosts import Hosts
 
 #: Arguments for a store of the test's own, by scheme; none needed by default.
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "file": lambda path: {"store_dir": path / "shared"},
+    "fsspec": lambda path: {"url": f"fsspec+file://{path}/shared"},
+    "memory": lambda path: {"url": f"memory:/{path}"},
     "shm": lambda path: {"spill_directory": path},
     "zmq": lambda path: {"spill_directory": path},
 }
+#: Fixtures of servers, by the scheme of the connectors that need one.
+SERVERS = {"redis": "redis_server", "rediss": "redis_tls_server", "s3": "s3"}
 #: Rules that a connector cannot keep, by scheme.
-RELAXED = {"local": {"processes"}}
+RELAXED = {"local": {"processes"}, "memory": {"processes"}}
+#: Schemes of classes that have others too, for servers that the tests do not have.
+ALIASES = {"abfs", "az", "gcs", "gs"}
 
 
-@pytest.fixture(params=sorted(registered()))
+@pytest.fixture(
+    params=[
+        pytest.param(scheme, marks=pytest.mark.slow) if scheme in SERVERS else scheme
+        for scheme in sorted(registered().keys() - ALIASES)
+    ]
+)
 def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def make(scheme: str, tmp_path: Path) -> Callable[[], Connector]:
+def make(
+    scheme: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Callable[[], Connector]:
     arguments = ARGUMENTS.get(scheme, lambda path: {})(tmp_path)
+    if scheme in SERVERS:
+        arguments |= request.getfixturevalue(SERVERS[scheme]).arguments
     spec = {
         "class": registered()[scheme].__module__ + ":" + registered()[scheme].__name__
     }
     return lambda: open_connector({**spec, **arguments})
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server for tests that leave it as it was."""
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def redis_tls_server(certificates: Certificates) -> Iterator[RedisServer]:
+    """The same, with TLS."""
+    server = RedisServer(tls=certificates)
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -16,8 +16,10 @@ from daskref.exceptions import ConfigError, ConnectorUnavailableError
 
 
 def test_every_class_is_registered_under_its_scheme():
-    assert {cls.scheme: cls for cls in registered().values()} == registered()
-    assert set(registered()) >= {"file", "local", "shm"}
+    classes = set(registered().values())
+    schemes = {s: cls for cls in classes for s in (cls.scheme, *cls.aliases)}
+    assert schemes == registered()
+    assert set(registered()) >= {"file", "local", "shm", "redis", "rediss", "s3"}
 
 
 def test_specs_with_locations_and_options(tmp_path):
@@ -50,10 +52,10 @@ def test_mappings_name_a_class(tmp_path, separator):
     ("spec", "expected"),
     [
         ("shn://", "did you mean shm://"),
-        ("sharedmem", "one of file://, local://, shm://"),
+        ("sharedmem", "file://, fsspec://, gcs://"),
         ("shm", "did you mean shm://"),
         ("shm:/dev/shm", "did you mean shm://"),
-        ("", "one of file://"),
+        ("", "one of abfs://"),
         ("local:///dir", "nothing after it"),
         ("file://", "file:///an/absolute/path"),
         ("file://host/dir", "file:///an/absolute/path"),

@@ -25,7 +25,7 @@ from daskref.connectors.zmqfetch import Transfer
 from daskref.connectors.zmqpushes import _Push
 from daskref.connectors.zmqserver import Served
 from daskref.connectors.zmqsources import Source, Sources
-from daskref.connectors.zmqwire import Status
+from daskref.connectors.zmqwire import Op, Status
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,
@@ -787,6 +787,85 @@ def test_eviction_says_which_host_could_not_be_reached(hosts):
     assert not a.exists(key)
 
 
+def test_an_object_is_taken_from_its_home_and_its_copies_go(hosts):
+    made = hosts()
+    a = made.open("a", serve=True)
+    b = made.open("b", serve=True, peers=peers(a))
+    c = made.open("c", peers=peers(a, b))
+    for taker in (a, c):
+        key = a.put(pattern(2 * MIB))
+        assert b.get(key) == pattern(2 * MIB)
+        a_knows = made.open("a", peers=peers(a, b)) if taker is a else taker
+        assert a_knows.take(tuple(key)) == pattern(2 * MIB)
+        for each in (a, b, c):
+            assert not each._local.exists(key[:2])
+            assert each.take(key) is None
+
+
+def test_of_takers_on_several_hosts_one_gets_the_object(hosts):
+    made = hosts()
+    a = made.open("a", serve=True)
+    takers = [a, *(made.open(name, peers=peers(a)) for name in "bcd")]
+    keys = [a.put(pattern(100, n)) for n in range(15)]
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(
+            pool.map(
+                lambda pair: pair[0].take(pair[1]),
+                [(t, k) for k in keys for t in takers],
+            )
+        )
+    assert [bytes(view) for view in taken if view is not None] == [
+        pattern(100, n) for n in range(15)
+    ]
+    assert not any(each._local.exists(key[:2]) for each in takers for key in keys)
+
+
+def test_a_copy_cannot_be_taken_without_its_home(hosts):
+    made = hosts()
+    a = made.open("a", serve=True)
+    b = made.open("b", serve=True, peers=peers(a))
+    key = a.put(b"bytes")
+    assert b.get(key) == b"bytes"
+    stranger = made.open("b")
+    with pytest.raises(ConnectorUnavailableError, match="nobody is known to serve"):
+        stranger.take(key)
+    a.close()
+    with pytest.raises(ConnectorUnavailableError, match=r"cannot be taken.*refused"):
+        b.take(key)
+    assert b.get(key) == b"bytes"
+
+
+def test_a_taker_does_not_lose_to_itself_at_a_server_that_did_not_answer(hosts):
+    made = hosts()
+    a = made.open("a", serve=True)
+    gone = f"tcp://127.0.0.1:{free_port()}"
+    b = made.open("b", peers={a.host: [gone, *a.endpoints]})
+    key = a.put(b"bytes")
+    assert b.take(key) == b"bytes"
+    again = a.put(b"again")
+    assert b.get(again) == b"again"
+    a.evict(again)
+    with pytest.raises(ConnectorUnavailableError, match=r"refused.*MISSING"):
+        b.take(again)
+
+
+def test_what_was_taken_is_kept_though_a_host_with_a_copy_is_gone(hosts):
+    made = hosts()
+    a = made.open("a", serve=True)
+    gone = f"tcp://127.0.0.1:{free_port()}"
+    b = made.open("b", peers={"0" * 32: [gone], **peers(a)})
+    key = a.put(b"bytes")
+    assert b.take(key) == b"bytes"
+    assert not a.exists(key)
+
+
+def test_a_key_without_a_size_is_refused(pair):
+    _, b = pair
+    name, _, host = b.put(b"bytes")
+    with pytest.raises(WireError):
+        b.get((name, -1, host))
+
+
 def test_a_copy_can_be_linked_by_a_host_that_serves(hosts):
     made = hosts()
     a = made.open("a", serve=True)
@@ -1044,5 +1123,6 @@ def test_discarded_pieces_leave_nothing(shm):
 def test_statuses_and_keys_have_fixed_numbers():
     # Of the wire: a change of one is a new version.
     assert [int(status) for status in Status] == list(range(1, 9))
+    assert [int(op) for op in Op] == list(range(1, 7))
     assert ZmqKey._fields == ("name", "nbytes", "host")
     assert SharedMemoryKey._fields == ("name", "nbytes")

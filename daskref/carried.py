@@ -1,0 +1,72 @@
+"""Functions that travel pickled, and are loaded where they are first called.
+
+A serializer of the user's goes with the configuration of its store, a deserializer with
+a proxy: also through a scheduler that cannot import them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+
+class Carried:
+    """A function, at hand or pickled.
+
+    Parameters
+    ----------
+    function
+        The function. Here it is called as it is; other processes get a copy.
+    data
+        The function pickled, instead.
+
+    Notes
+    -----
+    Two are equal if they are the same function or the same bytes.
+    """
+
+    __slots__ = ("_data", "_function")
+
+    def __init__(
+        self, function: Callable[[Any], Any] | None = None, data: bytes | None = None
+    ) -> None:
+        self._function = function
+        self._data = data
+
+    @property
+    def data(self) -> bytes:
+        """The function pickled; raises what pickling raises."""
+        if self._data is None:
+            self._data = cloudpickle.dumps(self._function)
+        return self._data
+
+    def __call__(self, argument: Any) -> Any:
+        """Call the function."""
+        if self._function is None:
+            self._function = cloudpickle.loads(self.data)
+        return self._function(argument)
+
+    def __repr__(self) -> str:
+        return f"<Carried {self._function or 'function, not loaded'}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Carried):
+            return NotImplemented
+        if self._function is not None and self._function is other._function:
+            return True
+        return self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash(self.data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Carried, (None, self.data)
+
+
+def carry(function: Callable[[Any], Any] | None) -> Carried | None:
+    """Return a function as one that travels; ``None`` as it is."""
+    if function is None or isinstance(function, Carried):
+        return function
+    return Carried(function)

@@ -1,0 +1,555 @@
+"""Several connectors behind one: each object goes where a policy sends it.
+
+Known limits: a session's scheduler opens every child. A process of the cluster that
+cannot reach one of them takes part as one that cannot reach the store: its values
+travel in-band, also those of the children that it could reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from daskref.connectors.adapted import adapt
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.memory import raw
+from daskref.connectors.policies import Policy
+from daskref.connectors.registry import connector_path, load_connector, open_connector
+from daskref.exceptions import (
+    ConfigError,
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorUnavailableError,
+    WireError,
+)
+
+T = TypeVar("T")
+
+_SETTING = "daskref.connector: option connectors"
+
+
+class MultiKey(NamedTuple):
+    """Key of an object in one of several connectors."""
+
+    #: Name of the connector.
+    connector_name: str
+    #: Its key.
+    connector_key: Any
+
+
+@dataclass
+class _Child:
+    """One of the connectors; opened when it is first needed."""
+
+    name: str
+    policy: Policy
+    path: str
+    options: dict[str, Any]
+    connector: Connector | None = None
+    lock: Lock = field(default_factory=Lock)
+
+    def open(self) -> Connector:
+        with self.lock:
+            if self.connector is None:
+                self.connector = load_connector(self.path, self.options)
+            return self.connector
+
+    def __repr__(self) -> str:
+        what = self.path.rpartition(":")[2]
+        return f"{self.name}={self.connector if self.connector is not None else what}"
+
+
+class MultiConnector(Connector):
+    """Put each object into the one of several connectors whose policy takes it.
+
+    Parameters
+    ----------
+    connectors
+        Name -> connector and policy: a pair of them, or a mapping with ``connector``
+        and ``policy``. The connector may be ProxyStore's, or a spec as
+        :func:`open_connector` takes it, the policy a mapping of
+        :class:`Policy`'s fields, or ``None`` to take everything.
+
+    Raises
+    ------
+    ConfigError
+        If it is malformed.
+    ConnectorUnavailableError
+        If a connector that is named by a spec cannot be opened.
+
+    Notes
+    -----
+    Among the policies that take an object, the highest priority decides; the size is
+    that of the stored bytes. The key names the connector, so whoever has it finds the
+    object, on whatever host and by whatever policy.
+
+    Other processes, which open this from its :meth:`config`, open a child when they
+    first need it. One that cannot be reached from there is passed over when objects
+    are put; asking for what it holds is a
+    :class:`~daskref.exceptions.ConnectorUnavailableError` that names it.
+
+    What a child cannot do does as little as on any connector that cannot
+    (:meth:`link` returns ``None``, :meth:`renew` false). A batch is one batch per
+    child. Closing closes the children.
+
+    Examples
+    --------
+    >>> from daskref.connectors import LocalConnector
+    >>> with MultiConnector({
+    ...     "small": (LocalConnector(), Policy(max_size_bytes="1 kB")),
+    ...     "large": (LocalConnector(), Policy(min_size_bytes=1001)),
+    ... }) as connector:
+    ...     connector.put(bytes(5000)).connector_name
+    'large'
+    """
+
+    takes_hints: ClassVar[bool] = True
+
+    _children: dict[str, _Child]
+    _by_priority: list[_Child]
+    _closed: bool
+
+    def __init__(self, connectors: Mapping[str, Any]) -> None:
+        self._children = {}
+        self._closed = False
+        if not isinstance(connectors, Mapping) or not connectors:
+            raise ConfigError(_SETTING, connectors, "a mapping of names to connectors")
+        opened: list[Connector] = []
+        try:
+            for name, given in connectors.items():
+                spec, policy = _pair(name, given)
+                read = Policy.read(policy)
+                if isinstance(spec, str | Mapping):
+                    connector = open_connector(spec)
+                    opened.append(connector)
+                else:
+                    connector = adapt(spec)
+                self._add(
+                    _Child(
+                        name,
+                        read,
+                        connector_path(connector),
+                        connector.config(),
+                        connector,
+                    )
+                )
+        except BaseException:
+            for connector in opened:
+                connector.close()
+            raise
+        self._sort()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MultiConnector:
+        """Take part in the stores that another process's :meth:`config` describes."""
+        self = cls.__new__(cls)
+        self._children = {}
+        self._closed = False
+        for name, child in config["connectors"].items():
+            policy = Policy.read(child["policy"])
+            self._add(_Child(name, policy, child["class"], child["config"]))
+        self._sort()
+        return self
+
+    def _add(self, child: _Child) -> None:
+        self._children[child.name] = child
+
+    def _sort(self) -> None:
+        children = self._children.values()
+        self._by_priority = sorted(children, key=lambda c: -c.policy.priority)
+
+    def __repr__(self) -> str:
+        return f"<MultiConnector {', '.join(map(repr, self._children.values()))}>"
+
+    # Routes
+
+    def _ready(self) -> None:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+
+    def _open(self, child: _Child) -> Connector:
+        try:
+            return child.open()
+        except ConnectorUnavailableError as exc:
+            raise ConnectorUnavailableError(
+                repr(self),
+                f"this process cannot reach the connector {child.name!r} ({exc})",
+            ) from exc
+
+    def _route(
+        self,
+        nbytes: int | None,
+        subset_tags: Iterable[str],
+        superset_tags: Iterable[str],
+        type_name: str,
+        fits: Callable[[Connector], bool] = lambda connector: True,
+    ) -> tuple[str, Connector]:
+        """Return where an object goes.
+
+        Raises
+        ------
+        ConnectorError
+            If no policy takes it.
+        ConnectorUnavailableError
+            If one does, but its connector is out of this process's reach.
+        """
+        self._ready()
+        subset, superset = _tags(subset_tags), _tags(superset_tags)
+        unreached = None
+        for child in self._by_priority:
+            if not child.policy.is_valid(
+                size_bytes=nbytes,
+                subset_tags=subset,
+                superset_tags=superset,
+                type_name=type_name,
+            ):
+                continue
+            try:
+                connector = self._open(child)
+            except ConnectorUnavailableError as exc:
+                unreached = unreached or exc
+                continue
+            if fits(connector):
+                return child.name, connector
+        if unreached is not None:
+            raise unreached
+        policies = "; ".join(
+            f"{child.name}: {_differing(child.policy)}" for child in self._by_priority
+        )
+        size = "of a size not known yet" if nbytes is None else f"of {nbytes} B"
+        raise ConnectorError(
+            repr(self),
+            f"no policy takes an object {size}, type {type_name or 'not given'}, "
+            f"subset_tags={subset}, superset_tags={superset}. The policies: "
+            f"{policies}. Add one without limits and with a low priority for the rest",
+        )
+
+    def _find(self, key: Any) -> tuple[Connector, Any]:
+        """Return a key's connector, and its key there."""
+        child, inner = self._child(key)
+        return self._open(child), inner
+
+    def _child(self, key: Any) -> tuple[_Child, Any]:
+        self._ready()
+        if isinstance(key, tuple) and type(key) in (tuple, MultiKey) and len(key) == 2:
+            name, inner = key
+            if isinstance(name, str) and name in self._children:
+                return self._children[name], inner
+            if isinstance(name, str) and isinstance(key, MultiKey):
+                raise WireError(
+                    f"{key!r} is of a connector {name!r}, and there are only "
+                    f"{', '.join(map(repr, self._children))}"
+                )
+        raise WireError(f"{key!r} is not a MultiKey")
+
+    def _by_child(
+        self, keys: Iterable[Key]
+    ) -> dict[str, tuple[Connector, list[int], list[Any]]]:
+        """Return name -> connector, positions and keys there."""
+        found: dict[str, tuple[Connector, list[int], list[Any]]] = {}
+        for number, key in enumerate(keys):
+            child, inner = self._child(key)
+            if child.name not in found:
+                found[child.name] = (self._open(child), [], [])
+            found[child.name][1].append(number)
+            found[child.name][2].append(inner)
+        return found
+
+    # Objects
+
+    def put_frames(
+        self,
+        frames: Sequence[Buffer],
+        *,
+        subset_tags: Iterable[str] = (),
+        superset_tags: Iterable[str] = (),
+        type_name: str = "",
+    ) -> Key:
+        """See :meth:`Connector.put_frames`.
+
+        Parameters
+        ----------
+        frames
+            See there.
+        subset_tags
+            Must all be among those of the policy.
+        superset_tags
+            Must have all those of the policy among them.
+        type_name
+            Of the object, as in ``"numpy.ndarray"``; an object whose type is not told
+            goes to no policy that has ``type_names``.
+
+        Raises
+        ------
+        ConnectorError
+            If no policy takes the object, or its store failed.
+        ConnectorUnavailableError
+            If this process cannot reach the connector that would take it.
+        """
+        nbytes = sum(memoryview(frame).nbytes for frame in frames)
+        name, connector = self._route(nbytes, subset_tags, superset_tags, type_name)
+        put_frames = getattr(connector, "put_frames", None)
+        hints = _hints(connector, subset_tags, superset_tags, type_name)
+        if put_frames is not None:
+            return MultiKey(name, put_frames(frames, **hints))
+        return MultiKey(name, connector.put(b"".join(map(raw, frames)), **hints))
+
+    def put(self, obj: Buffer, **hints: Any) -> Key:
+        """See :meth:`put_frames`."""
+        return self.put_frames([obj], **hints)
+
+    def put_everywhere(self, obj: Buffer) -> list[Key]:
+        """Store one buffer in each connector, whatever the policies say."""
+        self._ready()
+        return [
+            MultiKey(child.name, key)
+            for child in self._children.values()
+            for key in self._open(child).put_everywhere(obj)
+        ]
+
+    def put_batch(
+        self,
+        objs: Iterable[Buffer],
+        *,
+        subset_tags: Iterable[str] = (),
+        superset_tags: Iterable[str] = (),
+        type_name: str | Sequence[str] = "",
+    ) -> list[Key]:
+        """Store several buffers, one batch per connector; see :meth:`put_frames`.
+
+        Parameters
+        ----------
+        objs, subset_tags, superset_tags
+            See there. If no policy takes one of them, none is stored.
+        type_name
+            Of all objects, or one name per object.
+        """
+        objs = list(objs)
+        types = [type_name] * len(objs) if isinstance(type_name, str) else type_name
+        groups: dict[str, tuple[Connector, list[int]]] = {}
+        for number, (obj, each) in enumerate(zip(objs, types, strict=True)):
+            nbytes = memoryview(obj).nbytes
+            name, connector = self._route(nbytes, subset_tags, superset_tags, each)
+            groups.setdefault(name, (connector, []))[1].append(number)
+        keys: dict[int, Key] = {}
+        for name, (connector, numbers) in groups.items():
+            batch, named = [objs[n] for n in numbers], [types[n] for n in numbers]
+            hints = _hints(connector, subset_tags, superset_tags, named)
+            made = connector.put_batch(batch, **hints)
+            keys |= zip(numbers, (MultiKey(name, key) for key in made), strict=True)
+        return [keys[number] for number in range(len(objs))]
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot reach the key's connector.
+        """
+        connector, inner = self._find(key)
+        return connector.get(inner)
+
+    def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
+        """Return several objects, one batch per connector; see :meth:`get`."""
+        keys = list(keys)
+        found: dict[int, memoryview | None] = {}
+        for connector, numbers, inner in self._by_child(keys).values():
+            found |= zip(numbers, connector.get_batch(inner), strict=True)
+        return [found[number] for number in range(len(keys))]
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`; raises as :meth:`get` does."""
+        connector, inner = self._find(key)
+        return connector.exists(inner)
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`; raises as :meth:`get` does."""
+        connector, inner = self._find(key)
+        connector.evict(inner)
+
+    def evict_batch(self, keys: Iterable[Key]) -> None:
+        """Delete several objects, one batch per connector; see :meth:`get`."""
+        for connector, _, inner in self._by_child(keys).values():
+            connector.evict_batch(inner)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`; raises as :meth:`get` does."""
+        connector, inner = self._find(key)
+        return connector.take(inner)
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`.
+
+        Parameters
+        ----------
+        obj
+            Its size decides where it will go. Without it, the first connector does
+            that can, and whose policy asks for no tags and types.
+
+        Raises
+        ------
+        NotImplementedError
+            If no connector can whose policy fits.
+        """
+        self._ready()
+        nbytes = None if obj is None else memoryview(obj).nbytes
+        try:
+            name, connector = self._route(
+                nbytes, (), (), "", lambda connector: hasattr(connector, "new_key")
+            )
+        except ConnectorError as exc:
+            raise NotImplementedError(str(exc)) from exc
+        deferrable: Any = connector
+        return MultiKey(name, deferrable.new_key(obj))
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        connector, inner = self._find(key)
+        deferrable: Any = connector
+        if hasattr(connector, "set_frames"):
+            deferrable.set_frames(inner, frames)
+        elif hasattr(connector, "set"):
+            deferrable.set(inner, b"".join(map(raw, frames)))
+        else:
+            raise WireError(f"{key!r} is of a connector without keys before objects")
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`."""
+        connector, inner = self._find(key)
+        linked = connector.link(inner)
+        return None if linked is None else MultiKey(key[0], linked)
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`."""
+        connector, inner = self._find(key)
+        return connector.renew(inner, seconds)
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Sweep each connector that this process reaches."""
+        self._ready()
+        names: dict[str, list[Key]] = {name: [] for name in self._children}
+        for key in known or ():
+            if len(key) == 2 and key[0] in names:
+                names[key[0]].append(key[1])
+        return [
+            MultiKey(name, key)
+            for name, connector in self._reached()
+            for key in connector.sweep(None if known is None else names[name], grace)
+        ]
+
+    def _reached(self) -> Iterable[tuple[str, Connector]]:
+        for name, child in self._children.items():
+            with suppress(ConnectorUnavailableError):
+                yield name, child.open()
+
+    def usage(self) -> Usage:
+        """Return what the objects of all connectors take up."""
+        self._ready()
+        children = self._children.values()
+        usages = [self._open(child).usage() for child in children]
+        return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
+
+    # The connector itself
+
+    @property
+    def overflows(self) -> int:  # type: ignore[override]
+        """How many of this process's objects went to a slower place."""
+        opened = [child.connector for child in self._children.values()]
+        return sum(getattr(connector, "overflows", 0) for connector in opened)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {
+            "connectors": {
+                name: {
+                    "class": child.path,
+                    "config": child.options,
+                    "policy": child.policy.as_dict(),
+                }
+                for name, child in self._children.items()
+            }
+        }
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return the secrets of all connectors that this process has open."""
+        merged: dict[str, dict[str, str]] = {}
+        for child in self._children.values():
+            if child.connector is not None:
+                merged |= child.connector.secrets()
+        return merged
+
+    def close(self) -> None:
+        """Close the connectors, each one even if another fails."""
+        if self._closed:
+            return
+        self._closed = True
+        failed: BaseException | None = None
+        for child in self._children.values():
+            with child.lock:
+                connector = child.connector
+            try:
+                if connector is not None:
+                    connector.close()
+            except Exception as exc:
+                failed = failed or exc
+        if failed is not None:
+            raise failed
+
+
+def _pair(name: object, given: Any) -> tuple[Any, Any]:
+    expected = "a connector and a policy: a pair, or a mapping with these names"
+    if not isinstance(name, str) or not name:
+        raise ConfigError(_SETTING, name, "a name")
+    if isinstance(given, Mapping) and "connector" in given:
+        if unknown := sorted(map(str, given.keys() - {"connector", "policy"})):
+            raise ConfigError(
+                f"{_SETTING}: {name}", ", ".join(unknown), "connector and policy only"
+            )
+        spec, policy = given["connector"], given.get("policy")
+    elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
+        spec, policy = given
+    else:
+        raise ConfigError(f"{_SETTING}: {name}", given, expected)
+    fits = isinstance(spec, str | Mapping) or callable(getattr(spec, "get", None))
+    if not fits or isinstance(spec, type):
+        raise ConfigError(f"{_SETTING}: {name}", spec, "a connector, or its spec")
+    return spec, policy
+
+
+def _tags(tags: Iterable[str]) -> list[str]:
+    if isinstance(tags, str):
+        raise TypeError(f"tags are a list of texts, not the text {tags!r}")
+    return sorted(tags)
+
+
+def _hints(
+    connector: Connector,
+    subset_tags: Iterable[str],
+    superset_tags: Iterable[str],
+    type_name: str | Sequence[str],
+) -> dict[str, Any]:
+    if not getattr(connector, "takes_hints", False):
+        return {}
+    hints = {
+        "subset_tags": subset_tags,
+        "superset_tags": superset_tags,
+        "type_name": type_name,
+    }
+    return {name: value for name, value in hints.items() if value}
+
+
+def _differing(policy: Policy) -> str:
+    plain = Policy().as_dict()
+    given = policy.as_dict().items()
+    said = [f"{name}={value!r}" for name, value in given if value != plain[name]]
+    return ", ".join(said) or "everything"

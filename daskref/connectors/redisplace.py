@@ -1,0 +1,153 @@
+"""Where a Redis server is, and what opens it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+import redis
+
+from daskref.connectors.credentials import mask, recall, remember
+from daskref.exceptions import ConfigError
+
+_SETTING = "daskref.connector"
+_EXPECTED = "redis://[user:password@]host[:port][/database], rediss:// for TLS"
+#: What is read where the URL, and who opened the session, say nothing.
+_VARIABLE = "DASKREF_REDIS_{}"
+#: Options of the driver's TLS connections, as it names them.
+TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
+
+
+def _from_environment(name: str) -> str | None:
+    return os.environ.get(_VARIABLE.format(name)) or None
+
+
+class Place:
+    """A database of a server, and how to log in.
+
+    Parameters
+    ----------
+    url
+        ``redis://``, ``rediss://`` or ``unix://``; may name user and password. Without
+        a host: ``DASKREF_REDIS_URL``, else this machine.
+    username, password
+        Go before those of the URL.
+    tls
+        The options of TLS connections; ``None`` is not given.
+
+    Raises
+    ------
+    ConfigError
+        If the URL is malformed.
+    """
+
+    #: Without credentials; the same for the same database.
+    url: str
+    _username: str | None
+    _password: str | None
+
+    def __init__(
+        self,
+        url: str,
+        username: str | None,
+        password: str | None,
+        tls: Mapping[str, str | None],
+    ) -> None:
+        if url in ("", "redis://", "redis:///"):
+            url = _from_environment("URL") or "redis://localhost"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ConfigError(_SETTING, mask(url), _EXPECTED) from None
+        named = unquote(parts.username or ""), unquote(parts.password or "")
+        self._arguments: dict[str, Any] = {}
+        if parts.scheme == "unix" and parts.path:
+            self._arguments["path"] = unquote(parts.path)
+            self._database = _database("", url)
+            self.url = f"unix://{parts.path}"
+            self._class: Any = redis.UnixDomainSocketConnection
+        elif parts.scheme in ("redis", "rediss"):
+            host = parts.hostname or "localhost"
+            self._arguments.update(host=host, port=port or 6379)
+            self._database = _database(parts.path.strip("/"), url)
+            shown = f"[{host}]" if ":" in host else quote(host)
+            self.url = f"{parts.scheme}://{shown}:{port or 6379}/{self._database}"
+            self._class = redis.Connection
+        else:
+            raise ConfigError(_SETTING, mask(url), _EXPECTED)
+        if parts.scheme == "rediss":
+            self._class = redis.SSLConnection
+            self._arguments.update(_tls(tls))
+        self._log_in(username or named[0], password or named[1])
+
+    def _log_in(self, username: str, password: str) -> None:
+        told = {"username": username, "password": password}
+        self._told = {name: value for name, value in told.items() if value}
+        known = self._told or recall(self.url)
+        if not known:
+            known = {
+                name: value
+                for name in ("username", "password")
+                if (value := _from_environment(name.upper())) is not None
+            }
+        self._username, self._password = known.get("username"), known.get("password")
+
+    def remember(self) -> None:
+        """Keep user and password, which have proved right, for this process."""
+        remember(self.url, self._told)
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return user and password by place; see :meth:`Connector.secrets`."""
+        found = {"username": self._username, "password": self._password}
+        known = {name: value for name, value in found.items() if value is not None}
+        return {self.url: known} if known else {}
+
+    def connection(self, connect_timeout: float) -> Any:
+        """Return a new connection of the driver's, not connected."""
+        return self._class(
+            **self._arguments,
+            db=self._database,
+            username=self._username,
+            password=self._password,
+            socket_timeout=connect_timeout,
+            socket_connect_timeout=connect_timeout,
+            protocol=2,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Place {self.url}>"
+
+
+def _database(path: str, url: str) -> int:
+    text = path or _from_environment("DB") or "0"
+    if not text.isdecimal():
+        raise ConfigError(_SETTING, mask(url), f"{_EXPECTED}; a database is a number")
+    return int(text)
+
+
+def _tls(options: Mapping[str, str | None]) -> dict[str, str]:
+    found = {}
+    for name in TLS_OPTIONS:
+        variable = name.removeprefix("ssl_").upper()
+        value = options.get(name) or _from_environment(variable)
+        if value is None:
+            continue
+        if name == "ssl_cert_reqs":
+            if value not in ("required", "optional", "none"):
+                raise ConfigError(
+                    f"{_SETTING}: option {name}", value, "required, optional or none"
+                )
+        elif not os.path.exists(value):
+            raise ConfigError(
+                f"{_SETTING}: option {name}", value, "the path of a file on this host"
+            )
+        found[name] = value
+    return found
+
+
+def without_query(url: SplitResult) -> str:
+    """Return a URL without its options, which the registry has read."""
+    return f"{url.scheme}://{url.netloc}{url.path}"

@@ -1,0 +1,244 @@
+"""URLs and storage options of fsspec, with what is secret in them kept apart.
+
+What is known to be harmless may travel in references. Everything else, whatever its
+name, is treated as a secret: a list of names that look secret always has holes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+
+from daskref.connectors.credentials import mask
+from daskref.exceptions import ConfigError
+
+_SETTING = "daskref.connector"
+
+#: Options that may be read by whoever reads a reference, on top or in a mapping.
+PUBLIC = frozenset([
+    "access", "account_host", "account_name", "anon", "api_version",
+    "auto_mkdir", "blocksize", "cache_regions", "connect_timeout",
+    "consistency", "default_block_size", "default_cache_type",
+    "default_fill_cache", "default_location", "endpoint_url",
+    "fixed_upload_size", "global_store", "host", "local_expiry_check",
+    "location_mode", "max_concurrency", "max_pool_connections", "port",
+    "profile", "project", "read_timeout", "region", "region_name",
+    "request_checksum_calculation", "requester_pays",
+    "response_checksum_validation", "retries", "s3", "signature_version",
+    "socket_timeout", "tcp_keepalive", "use_ssl", "verify", "version_aware",
+    "ACL", "BucketKeyEnabled", "ServerSideEncryption", "SSEKMSKeyId",
+    "StorageClass",
+])  # fmt: skip
+#: Options that are mappings: what is in them is looked at one by one.
+MAPPINGS = frozenset({"client_kwargs", "config_kwargs", "s3_additional_kwargs"})
+_FLAGS = frozenset([
+    "anon", "auto_mkdir", "cache_regions", "fixed_upload_size",
+    "local_expiry_check", "requester_pays", "use_ssl", "version_aware",
+])  # fmt: skip
+#: Of these, what stands before the ``@`` is not a user but a container.
+_CONTAINERS = frozenset({"abfs", "abfss", "az"})
+#: Protocols of s3fs.
+S3 = frozenset({"s3", "s3a"})
+#: Protocols whose URL needs a bucket.
+BUCKETS = frozenset({*S3, "gs", "gcs", *_CONTAINERS})
+
+
+class Location(NamedTuple):
+    """What a URL says."""
+
+    #: Of fsspec, as in ``"s3"``.
+    protocol: str
+    #: Without user, password and options.
+    url: str
+    #: Those.
+    options: dict[str, Any]
+
+
+def read_url(url: str) -> Location:
+    """Take a URL apart.
+
+    Parameters
+    ----------
+    url
+        ``"s3://bucket/prefix?endpoint_url=…"``, or ``"fsspec+<protocol>://…"``.
+
+    Raises
+    ------
+    ConfigError
+        If it is no URL of a place, with what is secret masked.
+    """
+    expected = "a URL such as s3://bucket/prefix or fsspec+sftp://host/directory"
+    try:
+        found = urlsplit(url)
+        query = dict(
+            parse_qsl(found.query, keep_blank_values=True, strict_parsing=True)
+            if found.query
+            else ()
+        )
+    except ValueError as exc:
+        raise ConfigError(_SETTING, mask(url), expected) from exc
+    generic, plus, rest = found.scheme.partition("+")
+    protocol = rest if plus and generic == "fsspec" else found.scheme
+    bucket = protocol in BUCKETS
+    if "://" not in url or protocol in ("", "fsspec") or found.fragment:
+        raise ConfigError(_SETTING, mask(url), expected)
+    if bucket and not found.netloc:
+        raise ConfigError(_SETTING, mask(url), f"{protocol}://bucket/prefix")
+    options: dict[str, Any] = {}
+    userinfo, at, place = found.netloc.rpartition("@")
+    if at and protocol not in _CONTAINERS:
+        user, _, password = userinfo.partition(":")
+        options = {"username": unquote(user), "password": unquote(password)}
+        options = {name: value for name, value in options.items() if value}
+    else:
+        place = found.netloc
+    path = found.path.rstrip("/")
+    clean = urlunsplit(SplitResult(protocol, place, path, "", ""))
+    if not clean.startswith(f"{protocol}://"):  # the host may be empty
+        clean = f"{protocol}://{path}"
+    return Location(protocol, clean, {**options, **query})
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the types that drivers want.
+
+    Raises
+    ------
+    ConfigError
+        If one cannot be handed to another process. The value is not in the text.
+    """
+    result = {}
+    for name, value in options.items():
+        if name in _FLAGS and isinstance(value, str):
+            value = {"true": True, "1": True, "false": False, "0": False}.get(
+                value.lower(), value
+            )
+        if name in MAPPINGS and isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise _malformed(name, "a mapping, written as JSON") from None
+        if name in _FLAGS and not isinstance(value, bool):
+            raise _malformed(name, "true or false")
+        if name in MAPPINGS and not isinstance(value, Mapping):
+            raise _malformed(name, "a mapping")
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise _malformed(
+                name, "text, a number, true, false, or lists and mappings of them"
+            ) from None
+        result[name] = value
+    return result
+
+
+def _malformed(name: str, expected: str) -> ConfigError:
+    return ConfigError(f"{_SETTING}: option {name}", "…", expected)
+
+
+def check_names(options: Mapping[str, Any], valid: Iterable[str]) -> None:
+    """Refuse an option that is a typing error of one that the driver has.
+
+    Raises
+    ------
+    ConfigError
+        With the name that is probably meant.
+    """
+    names = sorted({*valid, *MAPPINGS})
+    for name in options:
+        near = get_close_matches(name, names, 1, cutoff=0.8)
+        if near and name not in names and name not in PUBLIC:
+            raise _malformed(name, f"another name (did you mean {near[0]}?)")
+
+
+def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is public of some options, and what is not.
+
+    Examples
+    --------
+    >>> split({"anon": False, "client_kwargs": {"region_name": "x", "api_key": "y"}})
+    ({'anon': False, 'client_kwargs': {'region_name': 'x'}}, \
+{'client_kwargs': {'api_key': 'y'}})
+    """
+    public: dict[str, Any] = {}
+    secret: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in MAPPINGS:
+            shown, hidden = split(value)
+            if shown or not hidden:
+                public[name] = shown
+            if hidden:
+                secret[name] = hidden
+        elif name in PUBLIC and mask(text := json.dumps(value)) == text:
+            public[name] = value
+        else:
+            secret[name] = value
+    return public, secret
+
+
+def merge(public: Mapping[str, Any], secret: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`split`."""
+    merged = {**public, **secret}
+    for name in MAPPINGS & public.keys() & secret.keys():
+        merged[name] = {**public[name], **secret[name]}
+    return merged
+
+
+def hide(secret: Mapping[str, Any]) -> Callable[[str], str]:
+    """Return a function that takes the values of *secret* out of texts."""
+    values = sorted(set(_texts(secret)), key=len, reverse=True)
+
+    def hidden(text: str) -> str:
+        for value in values:
+            text = text.replace(value, "***")
+        return mask(text)
+
+    return hidden
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
+    # what is shorter would take words apart, and protects nothing
+    elif isinstance(value, str) and len(value) > 3:
+        yield value
+
+
+def for_driver(
+    protocol: str,
+    options: Mapping[str, Any],
+    *,
+    connect_timeout: float,
+    timeout: float,
+    concurrency: int,
+) -> dict[str, Any]:
+    """Return the options with which the driver's class is called.
+
+    Parameters
+    ----------
+    protocol
+        Of fsspec.
+    options
+        The user's; they go before ours.
+    connect_timeout, timeout
+        Seconds.
+    concurrency
+        Requests at the same time.
+    """
+    ours: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if protocol in S3:
+        ours["config_kwargs"] = {
+            "connect_timeout": connect_timeout,
+            "read_timeout": timeout,
+            "max_pool_connections": max(10, concurrency),
+            # s3fs tries again by itself
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+            **options.get("config_kwargs", {}),
+        }
+    return {**options, **ours}

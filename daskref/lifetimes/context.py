@@ -1,0 +1,117 @@
+"""Lifetimes that end with a block."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from typing import Any
+
+from daskref.connectors.base import Key
+from daskref.exceptions import LifetimeError
+from daskref.lifetimes.base import evict_all, reference_of
+from daskref.places import config_of, same_place
+from daskref.proxy import Proxy
+from daskref.reference import StoreConfig
+from daskref.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class ContextLifetime:
+    """Delete objects at the end of a block.
+
+    Parameters
+    ----------
+    store
+        Where the objects are.
+    name
+        For messages; unique by default.
+
+    Notes
+    -----
+    Thread-safe. See :class:`Lifetime` for the methods. The objects are deleted by
+    this process: if it is killed, they stay for as long as the store does.
+
+    Examples
+    --------
+    >>> from daskref.connectors import LocalConnector
+    >>> with Store("example", LocalConnector()) as store:
+    ...     with ContextLifetime(store) as lifetime:
+    ...         key = store.put("some text")
+    ...         lifetime.add_key(key)
+    ...         store.exists(key)
+    ...     store.exists(key)
+    True
+    False
+    """
+
+    store: Store
+    name: str
+    _keys: set[Key]
+    _done: bool
+
+    def __init__(self, store: Store, *, name: str | None = None) -> None:
+        self.store = store
+        self.name = name if name is not None else uuid.uuid4().hex
+        self._keys = set()
+        self._done = False
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._done else f"{len(self._keys)} objects"
+        return f"<{type(self).__name__} {self.name} of {self.store!r}, {state}>"
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def add_key(self, *keys: Key, store: Store | None = None) -> None:
+        """See :meth:`Lifetime.add_key`."""
+        if store is not None:
+            self._check_place(config_of(store))
+        with self._lock:
+            if self._done:
+                raise LifetimeError(self.name, "nothing can be bound to it any more")
+            self._keys.update(keys)
+        logger.debug("LIFETIME %s binds %s", self.name, keys)
+
+    def add_proxy(self, *proxies: Proxy[Any]) -> None:
+        """See :meth:`Lifetime.add_proxy`."""
+        references = [reference_of(proxy) for proxy in proxies]
+        for reference in references:
+            self._check_place(reference.store)
+        self.add_key(*(reference.key for reference in references))
+
+    def active_count(self) -> int:
+        """See :meth:`Lifetime.active_count`."""
+        return len(self._keys)
+
+    def close(self, *, close_stores: bool = False) -> None:
+        """See :meth:`Lifetime.close`."""
+        with self._lock:
+            keys, self._keys = self._keys, set()
+            ended, self._done = self._done, True
+        if ended:
+            return
+        try:
+            evict_all(self.store, keys)
+        finally:
+            if close_stores:
+                self.store.close()
+        logger.debug("LIFETIME %s ended, %d objects evicted", self.name, len(keys))
+
+    def done(self) -> bool:
+        """See :meth:`Lifetime.done`."""
+        return self._done
+
+    def _check_place(self, config: StoreConfig) -> None:
+        if not same_place(config, config_of(self.store)):
+            raise ValueError(
+                f"{self!r} deletes from its own store, the object is in "
+                f"{config.name!r}: make a lifetime for that store"
+            )

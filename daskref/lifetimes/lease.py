@@ -1,0 +1,179 @@
+"""Lifetimes that end at a point in time, with or without their creator."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+
+from daskref.connectors.base import Key
+from daskref.exceptions import DaskrefError, LifetimeError
+from daskref.lifetimes.context import ContextLifetime
+from daskref.store import Store
+
+logger = logging.getLogger(__name__)
+
+#: Seconds from now, or until when.
+Expiry = float | timedelta | datetime
+
+
+def _timestamp(expiry: Expiry, start: float) -> float:
+    """Return seconds since the epoch; seconds and durations count from *start*."""
+    if isinstance(expiry, datetime):
+        return expiry.timestamp()
+    if isinstance(expiry, timedelta):
+        return start + expiry.total_seconds()
+    if isinstance(expiry, int | float) and not isinstance(expiry, bool):
+        return start + expiry
+    raise TypeError(
+        "expiry must be seconds, a timedelta or a datetime, not "
+        f"{type(expiry).__name__}"
+    )
+
+
+class LeaseLifetime(ContextLifetime):
+    """Delete objects at a point in time, whether or not this process lives to see it.
+
+    Parameters
+    ----------
+    store
+        Where the objects are.
+    expiry
+        Seconds or a timedelta from now, or a datetime (in local time, if it names no
+        zone). In the past: what is bound is deleted at once.
+    name
+        For messages; unique by default.
+
+    Notes
+    -----
+    Thread-safe. See :class:`Lifetime` for the methods. Two keep the time:
+
+    - this process, in a thread that does not hold up its exit, deletes at expiry;
+    - the store: each object has a lease there. If this process is gone, whoever
+      sweeps the store next (the scheduler's reconciliation in the store of a cluster,
+      another lease that ends in this store, ``connector.sweep()``) deletes what has
+      expired.
+
+    A connector without leases (``renew`` returns False) leaves this process alone with
+    it: such objects are deleted at expiry or when the process exits, whatever is first,
+    and stay if it is killed.
+
+    Examples
+    --------
+    >>> from daskref.connectors import LocalConnector
+    >>> with Store("example", LocalConnector()) as store:
+    ...     lifetime = LeaseLifetime(store, expiry=60)
+    ...     lifetime.add_key(store.put("some text"))
+    ...     lifetime.extend(timedelta(hours=1))
+    ...     lifetime.active_count(), lifetime.done()
+    ...     lifetime.close()
+    (1, False)
+    """
+
+    _expiry: float
+    _timer: threading.Timer | None
+    _unleased: bool
+
+    def __init__(
+        self, store: Store, expiry: Expiry, *, name: str | None = None
+    ) -> None:
+        super().__init__(store, name=name)
+        self._expiry = _timestamp(expiry, time.time())
+        self._timer = None
+        self._unleased = False
+        # held over renewals, so that the last one writes the latest expiry
+        self._renewal = threading.Lock()
+        self._start_timer()
+
+    def add_key(self, *keys: Key, store: Store | None = None) -> None:
+        """See :meth:`Lifetime.add_key`; writes a lease for each. Blocks."""
+        super().add_key(*keys, store=store)
+        self._renew(keys)
+
+    def extend(self, expiry: Expiry) -> None:
+        """Let the lease end later.
+
+        Parameters
+        ----------
+        expiry
+            Seconds or a timedelta are added to what it is. A datetime takes its place,
+            earlier or later.
+
+        Raises
+        ------
+        LifetimeError
+            If the lifetime has ended.
+        ConnectorError
+            If a lease could not be written. The lifetime is extended; extend it by 0
+            to write the leases again.
+        """
+        with self._lock:
+            if self._done:
+                raise LifetimeError(self.name, "it cannot be extended any more")
+            self._expiry = _timestamp(expiry, self._expiry)
+            keys = list(self._keys)
+        self._start_timer()
+        self._renew(keys)
+
+    def close(self, *, close_stores: bool = False) -> None:
+        """See :meth:`Lifetime.close`. Sweeps what else has expired in the store."""
+        if self._timer is not None:
+            self._timer.cancel()
+        atexit.unregister(self._at_exit)
+        if not self._done:
+            sweep = getattr(self.store.connector, "sweep", None)
+            if sweep is not None:
+                try:
+                    sweep()
+                except DaskrefError:  # its own objects' turn is next, and they raise
+                    logger.debug("LIFETIME %s could not sweep", self.name)
+        super().close(close_stores=close_stores)
+
+    def _renew(self, keys: Iterable[Key]) -> None:
+        renew: Callable[[Key, float], bool] | None
+        renew = getattr(self.store.connector, "renew", None)
+        with self._renewal:
+            for key in keys:
+                left = max(0.0, self._expiry - time.time())
+                if renew is None or not renew(key, left):
+                    self._keep_alone()
+
+    def _keep_alone(self) -> None:
+        with self._lock:
+            if self._unleased or self._done:
+                return
+            self._unleased = True
+        atexit.register(self._at_exit)
+
+    def _at_exit(self) -> None:
+        if self._pid == os.getpid():
+            self._close_quietly()
+
+    def _start_timer(self) -> None:
+        with self._lock:
+            if self._done:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            # a timer's own limit is a few hundred years
+            left = min(max(0.0, self._expiry - time.time()), 1e6)
+            self._timer = threading.Timer(left, self._due)
+            self._timer.name = "daskref-lease"
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _due(self) -> None:
+        if time.time() < self._expiry:  # extended meanwhile, or the clock was set
+            self._start_timer()
+        else:
+            self._close_quietly()
+
+    def _close_quietly(self) -> None:
+        try:
+            self.close()
+        except DaskrefError as exc:
+            logger.warning("Lease %s ended, but not all is deleted: %s", self.name, exc)

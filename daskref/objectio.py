@@ -1,0 +1,460 @@
+"""Objects in and out of one connector: serialized, timed, counted, and written down."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from daskref.carried import Carried
+from daskref.codec import Encoded, decode, encode
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key
+from daskref.connectors.credentials import mask
+from daskref.exceptions import (
+    ConnectorError,
+    DaskrefError,
+    MissingKeyError,
+    NotDeferrableError,
+    WireError,
+)
+from daskref.failures import load_failure
+from daskref.metrics import Counters, metered
+from daskref.storemetrics import Operation, StoreMetrics
+
+#: The store's own: who reads the log need not know of this module.
+logger = logging.getLogger("daskref.store")
+
+#: ``(bytes) -> object``
+Load = Callable[[Any], Any]
+#: ``(object) -> bytes``
+Dump = Callable[[Any], Any]
+
+
+class Written(NamedTuple):
+    """An object that was put."""
+
+    key: Key
+    nbytes: int
+    #: What a reader will see, if that was asked for.
+    view: Any = None
+
+
+class ObjectIO:
+    """Write and read objects through one connector.
+
+    Parameters
+    ----------
+    name
+        Of the store, for the log.
+    connector
+        Where the bytes go.
+    serializer, deserializer
+        In place of Dask's serialization; both or neither.
+    counters
+        What to count in.
+    metrics
+        Where to note each operation, if anywhere.
+    """
+
+    name: str
+    connector: Connector
+    serializer: Carried | None
+    deserializer: Carried | None
+    counters: Counters
+    metrics: StoreMetrics | None
+
+    def __init__(
+        self,
+        name: str,
+        connector: Connector,
+        serializer: Carried | None,
+        deserializer: Carried | None,
+        counters: Counters,
+        metrics: StoreMetrics | None,
+    ) -> None:
+        self.name = name
+        self.connector = connector
+        self.serializer = serializer
+        self.deserializer = deserializer
+        self.counters = counters
+        self.metrics = metrics
+        self._taking = threading.Lock()
+
+    @property
+    def where(self) -> str:
+        """``repr`` of the connector, secrets masked."""
+        return mask(repr(self.connector))
+
+    # Writing
+
+    def put(
+        self,
+        obj: Any,
+        serializer: Dump | None = None,
+        hints: Mapping[str, Any] | None = None,
+        view: Load | None = None,
+    ) -> Written:
+        """Write an object under a new key.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        serializer
+            In place of the store's.
+        hints
+            More keywords for the connector.
+        view
+            A deserializer: what it makes of the bytes is returned with the key.
+        """
+        operation = Operation()
+        encoded = self._dump(obj, serializer, operation)
+        nbytes = encoded.nbytes
+        try:
+            seen = None
+            if view is not None:
+                with operation.part("deserialize"):
+                    seen = _load(view, b"".join(encoded.frames), "an object to be put")
+            hints = self._hints(obj, hints)
+            with operation.part("connector"):
+                key = self._write(encoded, hints)
+        except BaseException as exc:
+            _forget_locals(exc)
+            raise
+        finally:
+            del encoded
+        self.counters.add("puts")
+        self.note("put", key, operation, nbytes)
+        return Written(key, nbytes, seen)
+
+    def put_batch(
+        self,
+        objs: Sequence[Any],
+        serializer: Dump | None = None,
+        hints: Mapping[str, Any] | None = None,
+        view: Load | None = None,
+    ) -> list[Written]:
+        """Write objects under new keys, in one go where the connector can.
+
+        Nothing remains of any of them if one fails, unless the connector's own batch
+        leaves something behind.
+        """
+        batch = getattr(type(self.connector), "put_batch", None)
+        if batch in (None, Connector.put_batch) or len(objs) < 2:
+            return self._put_each(objs, serializer, hints, view)
+        operation = Operation()
+        joined = [
+            b"".join(self._dump(obj, serializer, operation).frames) for obj in objs
+        ]
+        sizes = [len(data) for data in joined]
+        seen: list[Any] = [None] * len(objs)
+        try:
+            if view is not None:
+                with operation.part("deserialize"):
+                    seen = [_load(view, data, "an object to be put") for data in joined]
+            with metered("daskref-put"), operation.part("connector"):
+                keys = self.connector.put_batch(
+                    joined, **self._batch_hints(objs, hints)
+                )
+        except BaseException as exc:
+            _forget_locals(exc)
+            if isinstance(exc, DaskrefError | MemoryError | TypeError):
+                raise
+            if not isinstance(exc, Exception):
+                raise
+            raise ConnectorError(
+                self.where, f"a put of {len(objs)} objects failed ({exc!r})"
+            ) from exc
+        finally:
+            del joined
+        self.counters.add("puts", len(keys))
+        self._note_batch(keys, operation, sizes)
+        return [Written(*each) for each in zip(keys, sizes, seen, strict=True)]
+
+    def _put_each(
+        self,
+        objs: Sequence[Any],
+        serializer: Dump | None,
+        hints: Mapping[str, Any] | None,
+        view: Load | None,
+    ) -> list[Written]:
+        written: list[Written] = []
+        try:
+            for obj in objs:
+                written.append(self.put(obj, serializer, hints, view))
+        except BaseException:
+            for each in written:
+                self.connector.evict(each.key)
+            raise
+        return written
+
+    def new_key(self) -> Key:
+        """Return a key for an object to come.
+
+        Raises
+        ------
+        NotDeferrableError
+            If the connector cannot.
+        """
+        if not isinstance(self.connector, DeferrableConnector):
+            raise NotDeferrableError(self.where)
+        try:
+            return self.connector.new_key()
+        except DaskrefError:
+            raise
+        except NotImplementedError as exc:
+            raise NotDeferrableError(self.where) from exc
+        except Exception as exc:
+            raise ConnectorError(self.where, f"it made no key ({exc!r})") from exc
+
+    def set(self, key: Key, obj: Any, serializer: Dump | None = None) -> None:
+        """Write an object under a key that was made before it."""
+        connector: Any = self.connector
+        if not isinstance(connector, DeferrableConnector):
+            raise NotDeferrableError(self.where)
+        operation = Operation()
+        encoded = self._dump(obj, serializer, operation)
+        nbytes = encoded.nbytes
+        set_frames = getattr(connector, "set_frames", None)
+        try:
+            with metered("daskref-put"), operation.part("connector"):
+                if set_frames is not None:
+                    set_frames(key, encoded.frames)
+                else:
+                    connector.set(key, b"".join(encoded.frames))
+        except (DaskrefError, MemoryError) as exc:
+            _forget_locals(exc)
+            raise
+        except Exception as exc:
+            _forget_locals(exc)
+            raise ConnectorError(
+                self.where, f"setting {mask(repr(key))} failed ({exc!r})"
+            ) from exc
+        finally:
+            del encoded
+        self.counters.add("puts")
+        self.note("set", key, operation, nbytes)
+
+    def _dump(self, obj: Any, serializer: Dump | None, operation: Operation) -> Encoded:
+        serializer = serializer or self.serializer
+        with operation.part("serialize"):
+            if serializer is None:
+                return encode(obj)
+            data = serializer(obj)
+            try:
+                return Encoded([data], memoryview(data).nbytes)
+            except TypeError as exc:
+                raise TypeError(
+                    f"a serializer returns bytes or another buffer, not "
+                    f"{type(data).__name__}"
+                ) from exc
+
+    def _hints(self, obj: Any, hints: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the keywords for a put of the connector's."""
+        hints = dict(hints or {})
+        if getattr(self.connector, "takes_hints", False):
+            cls = type(obj)
+            return {"type_name": f"{cls.__module__}.{cls.__qualname__}", **hints}
+        if hints and isinstance(self.connector, Connector):
+            raise TypeError(
+                f"{self.where} takes no further arguments, but was given "
+                f"{', '.join(sorted(hints))}"
+            )
+        return hints
+
+    def _batch_hints(
+        self, objs: Sequence[Any], hints: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        common = self._hints(objs, hints)
+        if "type_name" in common and "type_name" not in (hints or {}):
+            common["type_name"] = [self._hints(obj, None)["type_name"] for obj in objs]
+        return common
+
+    def _write(self, encoded: Encoded, hints: Mapping[str, Any]) -> Key:
+        put_frames = getattr(self.connector, "put_frames", None)
+        try:
+            with metered("daskref-put"):
+                if put_frames is not None:
+                    key: Key = put_frames(encoded.frames, **hints)
+                    return key
+                # one of ProxyStore's
+                return self.connector.put(b"".join(encoded.frames), **hints)
+        except (DaskrefError, MemoryError):
+            raise
+        except Exception as exc:
+            raise ConnectorError(
+                self.where, f"a put of {encoded.nbytes} bytes failed ({exc!r})"
+            ) from exc
+
+    # Reading
+
+    def get(self, key: Key, deserializer: Load | None = None) -> Any:
+        """Return a new object, or a :class:`~daskref.failures.Failure` in its place.
+
+        Raises
+        ------
+        MissingKeyError
+            If there is none.
+        WireError
+            If it does not deserialize.
+        ConnectorError
+            If the store failed.
+        """
+        return self._read(key, self.connector.get, deserializer)
+
+    def take(self, key: Key, deserializer: Load | None = None) -> Any:
+        """Return a new object and delete it, for one caller only; raises as get does.
+
+        What does not deserialize is deleted all the same.
+        """
+        return self._read(key, self._take, deserializer, evicts=True)
+
+    def _take(self, key: Key) -> Buffer | None:
+        take = getattr(self.connector, "take", None)
+        if take is not None and getattr(take, "__func__", None) is not Connector.take:
+            data: Buffer | None = take(key)
+            return data
+        with self._taking:  # one taker in this process, at least
+            return Connector.take(self.connector, key)
+
+    def _read(
+        self,
+        key: Key,
+        read: Callable[[Key], Buffer | None],
+        deserializer: Load | None,
+        evicts: bool = False,
+    ) -> Any:
+        operation = Operation()
+        with metered("daskref-get"):
+            try:
+                with operation.part("connector"):
+                    data = read(key)
+            except (DaskrefError, MemoryError):
+                raise
+            except Exception as exc:
+                raise ConnectorError(
+                    self.where, f"a get of {mask(repr(key))} failed ({exc!r})"
+                ) from exc
+            if data is None:
+                raise MissingKeyError(key, self.where)
+            with operation.part("deserialize"):
+                nbytes = memoryview(data).nbytes
+                obj = self.load(data, deserializer, key)
+        self.counters.add("gets")
+        self.note("get", key, operation, nbytes, cached=False)
+        if evicts:
+            self.counters.add("evictions")
+            self.note("evict", key, operation)
+        return obj
+
+    def load(self, data: Buffer, deserializer: Load | None, key: Key) -> Any:
+        """Turn stored bytes into an object, or a failure."""
+        failure = load_failure(memoryview(data).cast("B"))
+        if failure is not None:
+            return failure
+        deserializer = deserializer or self.deserializer
+        if deserializer is None:
+            return decode(data)
+        return _load(deserializer, data, f"the object under {mask(repr(key))}")
+
+    def evict(self, key: Key) -> None:
+        """Delete an object."""
+        operation = Operation()
+        with operation.part("connector"):
+            self.connector.evict(key)
+        self.counters.add("evictions")
+        self.note("evict", key, operation)
+
+    # Keeping records
+
+    def note(
+        self,
+        name: str,
+        key: Key,
+        operation: Operation,
+        nbytes: int | None = None,
+        cached: bool | None = None,
+    ) -> None:
+        """Write down an operation that is done: in the log, and in the metrics.
+
+        Parameters
+        ----------
+        name
+            Of the method.
+        key
+            Of the object.
+        operation
+            Its times.
+        nbytes
+            Size of the stored object.
+        cached
+            For a get: whether it came from the cache.
+        """
+        operation.done()
+        self._log(name, key, operation, nbytes, cached)
+        metrics = self.metrics
+        if metrics is None:
+            return
+        label = f"store.{name}"
+        if cached is not None:
+            found = "hits" if cached else "misses"
+            metrics.add_counter(f"{label}.cache_{found}", key, 1)
+        if nbytes is not None:
+            metrics.add_attribute(f"{label}.object_size", key, nbytes)
+        _note_times(metrics, label, key, operation)
+
+    def _log(
+        self,
+        name: str,
+        key: Key,
+        operation: Operation,
+        nbytes: int | None = None,
+        cached: bool | None = None,
+    ) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "Store %r: %s %s in %.3f ms%s%s",
+                self.name,
+                name.upper(),
+                mask(repr(key)),
+                operation.elapsed_ms,
+                "" if nbytes is None else f", {nbytes} bytes",
+                "" if cached is None else f" (cached={cached})",
+            )
+
+    def _note_batch(
+        self, keys: Sequence[Key], operation: Operation, sizes: Sequence[int]
+    ) -> None:
+        operation.done()
+        for key, nbytes in zip(keys, sizes, strict=True):
+            self._log("put", key, operation, nbytes)
+            if self.metrics is not None:
+                self.metrics.add_attribute("store.put.object_size", key, nbytes)
+        if self.metrics is not None:
+            _note_times(self.metrics, "store.put_batch", keys, operation)
+
+
+def _note_times(
+    metrics: StoreMetrics, label: str, key: Any, operation: Operation
+) -> None:
+    for part, elapsed_ms in operation.parts.items():
+        metrics.add_time(f"{label}.{part}", key, elapsed_ms)
+    metrics.add_time(label, key, operation.elapsed_ms)
+
+
+def _load(deserializer: Load, data: Buffer, what: str) -> Any:
+    try:
+        # As ProxyStore's connectors have it: a mapping has neither `decode` nor hash.
+        return deserializer(data if isinstance(data, bytes) else bytes(data))
+    except Exception as exc:
+        raise WireError(f"{what} could not be deserialized ({exc!r})") from exc
+
+
+def _forget_locals(exc: BaseException) -> None:
+    """Let an error not keep alive, through its traceback, what could not be put."""
+    while exc.__cause__ is not None:
+        traceback.clear_frames(exc.__traceback__)
+        exc = exc.__cause__
+    traceback.clear_frames(exc.__traceback__)

@@ -1,0 +1,517 @@
+"""Objects under keys, and references to them: what a store is without proxies."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zict import LRU
+
+from daskref.carried import carry
+from daskref.connectors.adapted import adapt
+from daskref.connectors.base import Connector, Key
+from daskref.connectors.registry import connector_path, load_connector
+from daskref.exceptions import MissingKeyError, NotProxiableError
+from daskref.failures import outcome
+from daskref.metrics import Counters
+from daskref.objectio import Dump, Load, ObjectIO
+from daskref.origins import Origins
+from daskref.reference import Metadata, Reference, StoreConfig, describe
+from daskref.storemetrics import Operation, StoreMetrics
+from daskref.stores import register_store, unregister_store
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: The public name of what is in this module.
+logger = logging.getLogger("daskref.store")
+
+
+class Lifetime(Protocol):
+    """What ends the life of the objects that were given to it."""
+
+    def add_key(self, *keys: Key, store: Any = None) -> None:
+        """Evict the objects when the lifetime ends."""
+
+
+class ObjectStore:
+    """Put objects into a connector, and get them back.
+
+    Parameters
+    ----------
+    name, connector, serializer, deserializer, cache_size, metrics
+        See :class:`daskref.Store`.
+    populate_target, register, counters
+        See :class:`daskref.Store`.
+
+    Raises
+    ------
+    ValueError, StoreExistsError
+        See :class:`daskref.Store`.
+    """
+
+    name: str
+    connector: Connector
+    counters: Counters
+    _io: ObjectIO
+    _cache: LRU[Key, Any]
+    _evictions: int
+    _lock: threading.Lock
+    _origins: Origins
+
+    def __init__(
+        self,
+        name: str,
+        connector: Connector,
+        *,
+        serializer: Dump | None = None,
+        deserializer: Load | None = None,
+        cache_size: int = 16,
+        metrics: bool = False,
+        populate_target: bool = True,
+        register: bool = False,
+        counters: Counters | None = None,
+    ) -> None:
+        if cache_size < 0:
+            raise ValueError(
+                f"cache_size={cache_size} is not valid: expected 0 or more"
+            )
+        if (serializer is None) != (deserializer is None):
+            raise ValueError("give serializer and deserializer, or neither")
+        self.name = name
+        self.connector = connector = adapt(connector)
+        self.counters = counters if counters is not None else Counters()
+        self._io = ObjectIO(
+            name,
+            connector,
+            carry(serializer),
+            carry(deserializer),
+            self.counters,
+            StoreMetrics() if metrics else None,
+        )
+        self._cache_size = cache_size
+        self._populate_target = populate_target
+        self._cache = LRU(max(cache_size, 1), {})
+        self._evictions = 0
+        self._lock = threading.Lock()
+        self._origins = Origins(connector)
+        self._config = StoreConfig(
+            name,
+            connector_path(connector),
+            tuple(connector.config().items()),
+            self._io.serializer,
+            self._io.deserializer,
+            cache_size,
+            metrics,
+            populate_target,
+        )
+        if register:
+            register_store(self)
+        logger.info("Initialized %r", self)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name!r} on {self._io.where}>"
+
+    @property
+    def metrics(self) -> StoreMetrics | None:
+        """What the store did in this process; ``None`` unless made with ``metrics``."""
+        return self._io.metrics
+
+    # Objects under keys
+
+    def put(
+        self,
+        obj: Any,
+        *,
+        serializer: Dump | None = None,
+        lifetime: Lifetime | None = None,
+        **hints: Any,
+    ) -> Key:
+        """Write an object and return its key.
+
+        Parameters
+        ----------
+        obj
+            The object; not changed, not kept.
+        serializer
+            ``(obj) -> buffer`` in place of the store's.
+        lifetime
+            What evicts the object when it ends, by ``add_key(key, store=store)``.
+        **hints
+            Keywords for the connector, if it takes any.
+
+        Returns
+        -------
+        Key
+            A key that no other object has or had.
+
+        Raises
+        ------
+        NotProxiableError
+            If the object does not serialize.
+        TypeError
+            If a serializer returns no buffer, or the connector takes no hints.
+        ConnectorError
+            If the store failed; nothing remains of the object then.
+        """
+        key = self._io.put(obj, serializer, hints).key
+        self._attach(lifetime, [key])
+        return key
+
+    def put_batch(
+        self,
+        objs: Sequence[Any],
+        *,
+        serializer: Dump | None = None,
+        lifetime: Lifetime | None = None,
+        **hints: Any,
+    ) -> list[Key]:
+        """Write several objects, in one go where the connector can.
+
+        Parameters
+        ----------
+        objs
+            The objects.
+        serializer, lifetime, **hints
+            See :meth:`put`.
+
+        Returns
+        -------
+        list of Key
+            In the same order.
+
+        Raises
+        ------
+        NotProxiableError, TypeError, ConnectorError
+            See :meth:`put`. Of the others, too, nothing remains then, unless the
+            connector's own batch leaves something behind.
+        """
+        written = self._io.put_batch(list(objs), serializer, hints)
+        keys = [each.key for each in written]
+        self._attach(lifetime, keys)
+        return keys
+
+    def get(
+        self, key: Key, default: Any = None, *, deserializer: Load | None = None
+    ) -> Any:
+        """Return the object, or *default* if there is none.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+        default
+            Returned if there is no such object.
+        deserializer
+            ``(bytes) -> obj`` in place of the store's; then the cache has no part.
+
+        Returns
+        -------
+        object
+            The same one at every call while it is cached: who changes it changes what
+            others get.
+
+        Raises
+        ------
+        WireError
+            If *key* is none of the connector's, daskref did not write the object, or a
+            deserializer failed.
+        ConnectorError
+            If the store failed.
+        """
+        try:
+            return outcome(self._get(key, deserializer))
+        except MissingKeyError:
+            return default
+
+    def exists(self, key: Key) -> bool:
+        """Tell whether the object is in the store.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+
+        Returns
+        -------
+        bool
+            What the connector says; the cache is not asked.
+        """
+        return self.connector.exists(key)
+
+    def is_cached(self, key: Key) -> bool:
+        """Tell whether :meth:`get` would answer without the connector.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+
+        Returns
+        -------
+        bool
+            Does no I/O.
+        """
+        with self._lock:
+            return key in self._cache
+
+    def evict(self, key: Key) -> None:
+        """Delete the object. Silent if it is not there.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process. What was read of the object stays valid.
+        """
+        self._forget(key)
+        self._io.evict(key)
+
+    def _get(self, key: Key, deserializer: Load | None = None) -> Any:
+        """Return a shared object, or a failure in its place."""
+        if deserializer is not None or not self._cache_size:
+            return self._io.get(key, deserializer)
+        operation = Operation()
+        missing = object()
+        with self._lock:
+            obj = self._cache.get(key, missing)
+            evictions = self._evictions
+        if obj is not missing:
+            self._io.note("get", key, operation, cached=True)
+            return obj
+        obj = self._io.get(key)
+        with self._lock:
+            # 1. We read. 2. Another thread evicts. 3. We would cache what is gone.
+            if evictions == self._evictions:
+                self._cache[key] = obj
+        return obj
+
+    def _forget(self, key: Key) -> None:
+        with self._lock:
+            self._evictions += 1
+            self._cache.pop(key, None)
+
+    def _attach(self, lifetime: Lifetime | None, keys: Sequence[Key]) -> None:
+        if lifetime is None:
+            return
+        try:
+            lifetime.add_key(*keys, store=self)
+        except BaseException:
+            for key in keys:
+                self.connector.evict(key)
+            raise
+
+    def set(self, key: Key, obj: Any, *, serializer: Dump | None = None) -> None:
+        """Write an object under the key of a future; see :meth:`Future.set_result`.
+
+        Parameters
+        ----------
+        key
+            From :meth:`future`, in any process; not set yet.
+        obj
+            The object.
+        serializer
+            ``(obj) -> buffer`` in place of the store's.
+
+        Raises
+        ------
+        NotDeferrableError
+            If the connector makes no keys for objects to come.
+        NotProxiableError, ConnectorError
+            See :meth:`put`.
+        """
+        self._io.set(key, obj, serializer)
+
+    # References
+
+    def put_reference(self, obj: Any, token: str | None = None) -> Reference:
+        """Write an object and return a reference to it.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        token
+            Its content hash, kept in the metadata.
+
+        Returns
+        -------
+        Reference
+            Of a new object, whatever is stored already.
+
+        Raises
+        ------
+        NotProxiableError
+            If the object, or its class, does not serialize.
+        ConnectorError
+            If the store failed; nothing remains of the object then.
+        """
+        key, nbytes, _ = self._io.put(obj)
+        return self.refer(key, self._describe(obj, key, nbytes, token))
+
+    def refer(self, key: Key, metadata: Metadata) -> Reference:
+        """Return a reference to a key of this store.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`; not looked up.
+        metadata
+            What is known of the object.
+
+        Returns
+        -------
+        Reference
+            Does no I/O.
+        """
+        return Reference(key, self._config, metadata)
+
+    def get_reference(
+        self, reference: Reference, deserializer: Load | None = None
+    ) -> Any:
+        """Return a new private copy-on-write object for a reference.
+
+        Parameters
+        ----------
+        reference
+            From this store, in any process.
+        deserializer
+            ``(bytes) -> obj`` in place of the store's.
+
+        Raises
+        ------
+        MissingKeyError
+            If it is not in the store.
+        """
+        obj = outcome(self._io.get(reference.key, deserializer))
+        if deserializer is None:
+            self._origins.remember(obj, reference)
+        return obj
+
+    def get_shared(self, reference: Reference, deserializer: Load | None = None) -> Any:
+        """Return the object for a reference, through the cache.
+
+        Returns
+        -------
+        object
+            Or a :class:`~daskref.failures.Failure` in its place.
+
+        Raises
+        ------
+        MissingKeyError
+            If it is not in the store.
+        """
+        return self._get(reference.key, deserializer)
+
+    def take_reference(
+        self, reference: Reference, deserializer: Load | None = None
+    ) -> Any:
+        """Return the object for a reference and delete it: for one caller only.
+
+        Returns
+        -------
+        object
+            Or a :class:`~daskref.failures.Failure` in its place.
+
+        Raises
+        ------
+        MissingKeyError
+            If it is not in the store, or another one took it.
+        """
+        self._forget(reference.key)
+        return self._io.take(reference.key, deserializer)
+
+    def relink(self, obj: Any, token: str | None = None) -> Reference | None:
+        """Return a new reference to what came out of this store unchanged.
+
+        See :meth:`daskref.origins.Origins.relink`.
+        """
+        return self._origins.relink(obj, token)
+
+    def keep(self, obj: Any, release: Callable[[Key], None]) -> None:
+        """Keep in the store what an object came from, for as long as the object lives.
+
+        See :meth:`daskref.origins.Origins.keep`.
+        """
+        self._origins.keep(obj, release)
+
+    def _describe(
+        self, obj: Any, key: Key, nbytes: int, token: str | None = None
+    ) -> Metadata:
+        try:
+            return describe(obj, nbytes, token)
+        except Exception as exc:
+            self.connector.evict(key)
+            cls = type(obj)
+            raise NotProxiableError(
+                f"{cls.__module__}.{cls.__qualname__}",
+                f"its class does not pickle ({exc!r})",
+            ) from exc
+
+    # The store itself
+
+    def config(self) -> StoreConfig:
+        """Return how another process finds or makes this store.
+
+        Returns
+        -------
+        StoreConfig
+            Pickles, without any secret of the connector.
+        """
+        return self._config
+
+    @classmethod
+    def from_config(cls, config: StoreConfig, counters: Counters | None = None) -> Self:
+        """Open the store that *config* describes; not registered.
+
+        Parameters
+        ----------
+        config
+            From another store's :meth:`config`, in any process.
+        counters
+            What to count in; its own by default.
+
+        Returns
+        -------
+        Store
+            A new one; the caller closes it.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot reach the place.
+        ConfigError
+            If there is no such connector here.
+        """
+        connector = load_connector(config.connector, dict(config.options))
+        return cls(
+            config.name,
+            connector,
+            serializer=config.serializer,
+            deserializer=config.deserializer,
+            cache_size=config.cache_size,
+            metrics=config.metrics,
+            populate_target=config.populate_target,
+            counters=counters,
+        )
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """Unregister the store and close its connector. A second call is silent.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            For the connector's ``close``, if it takes any.
+        """
+        unregister_store(self)
+        with self._lock:
+            self._cache.clear()
+        self._origins.close()
+        self.connector.close(*args, **kwargs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,337 @@
+"""Who owns a stored object, who has borrowed it, and where the borrows are.
+
+The state behind the proxies of :mod:`daskref.ownership`: one :class:`Ownership` per
+owned object, one :class:`Borrow` per borrow, both in the owner's process. What arrives
+in another process is a factory that knows the borrow's id and the object, nothing more.
+
+An object does not change once it was put. An update puts a new one, and the ownership
+points at that from then on: the next *generation*. Whoever borrowed the generation
+before may read it until the borrow ends; since updates exclude other borrows, that is
+only the borrower who made the update.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from daskref.exceptions import DaskrefError, OwnershipError
+from daskref.factory import StoreFactory
+from daskref.ownership.factories import factory_of
+from daskref.ownership.reaper import Reaper
+from daskref.ownership.rules import ENDS, ONE_OWNER, SHARED_OR_MUTABLE, VALID
+from daskref.places import evict_from
+from daskref.proxy import extract, is_resolved
+from daskref.reference import Reference
+from daskref.resolution import forget
+
+logger = logging.getLogger(__name__)
+
+
+class Ownership:
+    """One owned object, and the borrows of it.
+
+    Parameters
+    ----------
+    factory
+        Of the object.
+
+    Raises
+    ------
+    OwnershipError
+        If the object has an owner in this process.
+
+    Notes
+    -----
+    Thread-safe. The lock guards bookkeeping only. Finalizers, which may run anywhere,
+    take no lock: they leave a note in ``dead``, which is read whenever it matters.
+    """
+
+    factory: StoreFactory
+    ended: bool
+    owner_gone: bool
+    shared: set[Borrow]
+    mutable: Borrow | None
+
+    def __init__(self, factory: StoreFactory) -> None:
+        self.factory = factory_of(factory.reference, factory)
+        self.ended = False
+        self.owner_gone = False
+        self.shared = set()
+        self.mutable = None
+        self.dead: deque[Borrow] = deque()
+        self.lock = threading.RLock()
+        self._owner: Callable[[], Any] = _nobody
+        self._pid = os.getpid()
+        if owned.setdefault(factory.reference, self) is not self:
+            raise OwnershipError(
+                repr(factory.reference), "it has an owner already", ONE_OWNER
+            )
+        reaper.begin()
+
+    def __repr__(self) -> str:
+        return f"<OwnedProxy of {self.factory.reference!r}>"
+
+    def belongs_to(self, owner: Any) -> None:
+        """Name the proxy whose death is the owner's."""
+        self._owner = weakref.ref(owner)
+        weakref.finalize(owner, self._owner_died).atexit = False
+
+    def refuse(self, reason: str, rule: str) -> NoReturn:
+        """Raise the error that names a rule."""
+        raise OwnershipError(repr(self), reason, rule)
+
+    # Borrowing
+
+    def borrow(self, mutable: bool) -> Borrow:
+        """Add a borrow, unless a rule is against it."""
+        with self.lock:
+            self._check_here()
+            if self.mutable is not None:
+                self.refuse(
+                    "it is mutably borrowed: drop that borrow, or wait for the task "
+                    "that has it",
+                    SHARED_OR_MUTABLE,
+                )
+            if mutable and self.shared:
+                self.refuse(
+                    f"it is borrowed {len(self.shared)} times: drop those borrows, or "
+                    "wait for the tasks that have them",
+                    SHARED_OR_MUTABLE,
+                )
+            borrow = Borrow(self, mutable)
+            if mutable:
+                self.mutable = borrow
+            else:
+                self.shared.add(borrow)
+            return borrow
+
+    def give_back(self, borrow: Borrow) -> None:
+        """End a borrow; silent if it has ended."""
+        with self.lock:
+            borrow.ended = True
+            self.shared.discard(borrow)
+            if self.mutable is borrow:
+                self.mutable = None
+        if self.owner_gone:
+            reaper.put(self.settle)
+
+    def readable(self) -> StoreFactory:
+        """Return what the owner resolves with."""
+        with self.lock:
+            self._check_here()
+            if self.mutable is not None and self.mutable.out:
+                self.refuse(
+                    "it is mutably borrowed by a Dask task, so what it is now is not "
+                    "known: wait for the task",
+                    SHARED_OR_MUTABLE,
+                )
+            return self.factory
+
+    def check_unborrowed(self, what: str, rule: str) -> None:
+        """Refuse something that takes an object that nobody has borrowed."""
+        with self.lock:
+            self._check_here()
+            if count := len(self.shared) + (self.mutable is not None):
+                self.refuse(f"it is borrowed {count} times and cannot be {what}", rule)
+
+    def _check_here(self) -> None:
+        self._bury()
+        if self.ended:
+            self.refuse("it was dropped", VALID)
+        if self._pid != os.getpid():
+            self.refuse("it belongs to the parent process", ONE_OWNER)
+
+    def _bury(self) -> None:
+        while self.dead:
+            borrow = self.dead.popleft()
+            if not borrow.out:
+                self.shared.discard(borrow)
+                if self.mutable is borrow:
+                    self.mutable = None
+
+    # Generations
+
+    def replace(self, factory: StoreFactory) -> None:
+        """Point at a new generation; the one before is deleted, in a thread."""
+        with self.lock:
+            before = self.factory.reference
+            self.factory = factory
+            owned.pop(before, None)
+            owned[factory.reference] = self
+        reaper.put(lambda: _evict(before))
+
+    def renew_owner(self, seen: object = None) -> None:
+        """Let the owner's proxy resolve anew, unless what it has is *seen*."""
+        owner = self._owner()
+        if owner is None:
+            return
+        if seen is None or not is_resolved(owner) or extract(owner) is not seen:
+            forget(owner)
+
+    # The end
+
+    def drop(self) -> None:
+        """Delete the object now. Blocks. A second call is silent.
+
+        Raises
+        ------
+        OwnershipError
+            If it is borrowed.
+        ConnectorError
+            If it could not be deleted; it has no owner any more.
+        """
+        with self.lock:
+            if self.ended:
+                return
+            self.check_unborrowed("dropped", VALID)
+            self._end()
+        reference = self.factory.reference
+        evict_from(reference.store, reference.key)
+        self.renew_owner()
+
+    def settle(self) -> None:
+        """Delete the object if owner and borrows are gone. Blocks."""
+        with self.lock:
+            self._bury()
+            if self.ended or not self.owner_gone:
+                return
+            if self.shared or self.mutable is not None:
+                return
+            self._end()
+        _evict(self.factory.reference)
+
+    def end_at_exit(self) -> None:
+        """Delete the object, borrowed or not: its owner's process ends."""
+        with self.lock:
+            if self.ended or self._pid != os.getpid():
+                return
+            self._end()
+        _evict(self.factory.reference)
+
+    def _end(self) -> None:
+        self.ended = True
+        owned.pop(self.factory.reference, None)
+        reaper.end()
+
+    def _owner_died(self) -> None:
+        if self.ended or self._pid != os.getpid():
+            return
+        self.owner_gone = True
+        reaper.put_and_wait(self.settle)
+
+
+class Borrow:
+    """One borrow, in the process of the owner.
+
+    Attributes
+    ----------
+    out
+        How many clients have it in their tasks.
+    ended
+        Whether it was given back.
+    """
+
+    def __init__(self, ownership: Ownership, mutable: bool) -> None:
+        self.id = uuid.uuid4().hex
+        self.ownership = ownership
+        self.mutable = mutable
+        self.out = 0
+        self.ended = False
+        self._proxy: Callable[[], Any] = _nobody
+
+    def belongs_to(self, proxy: Any) -> None:
+        """Name the proxy whose death gives the borrow back, unless it is out."""
+        self._proxy = weakref.ref(proxy)
+        weakref.finalize(proxy, self._proxy_died).atexit = False
+
+    def check(self) -> None:
+        """Refuse the use of a borrow that is not here."""
+        if self.ended:
+            self.ownership.refuse(
+                "this borrow was given back: borrow from the owner again", ENDS
+            )
+        if self.out:
+            self.ownership.refuse(
+                "this borrow was sent to a Dask task: borrow from the owner again", ENDS
+            )
+
+    def send(self, again: bool) -> None:
+        """Let a Dask task have the borrow.
+
+        Parameters
+        ----------
+        again
+            The same client has it in another task already.
+        """
+        ownership = self.ownership
+        with ownership.lock:
+            if self.ended:
+                self.check()
+            if self.mutable and self.out:
+                ownership.refuse(
+                    "this mutable borrow is in a Dask task already", SHARED_OR_MUTABLE
+                )
+            self.out += not again
+        if (proxy := self._proxy()) is not None:
+            forget(proxy)
+        if self.mutable:
+            ownership.renew_owner()
+
+    def come_back(self, factory: StoreFactory | None) -> None:
+        """Take the borrow back from a client's tasks.
+
+        Parameters
+        ----------
+        factory
+            Of what the task has put in the place of the object, if anything.
+        """
+        ownership = self.ownership
+        if factory is not None:
+            ownership.replace(factory)
+        with ownership.lock:
+            self.out -= 1
+            ended = not self.out
+        if ended:
+            ownership.give_back(self)
+        if self.mutable:
+            ownership.renew_owner()
+
+    def _proxy_died(self) -> None:
+        ownership = self.ownership
+        ownership.dead.append(self)
+        if ownership.owner_gone:
+            reaper.put(ownership.settle)
+
+
+def _nobody() -> None:
+    return None
+
+
+def _evict(reference: Reference) -> None:
+    """Delete an object that has no owner any more; there is nobody to raise to."""
+    try:
+        evict_from(reference.store, reference.key)
+    except DaskrefError as exc:
+        # most often the store was closed before, which deletes as well
+        logger.debug("%r, which had an owner, was not deleted: %s", reference, exc)
+    except Exception:
+        logger.warning(
+            "%r, which had an owner, was not deleted", reference, exc_info=True
+        )
+
+
+def _end_all() -> None:
+    for ownership in list(owned.values()):
+        ownership.end_at_exit()
+
+
+#: Those of this process, by the object that they own now.
+owned: dict[Reference, Ownership] = {}
+reaper = Reaper(at_exit=_end_all, in_child=owned.clear)

@@ -1,0 +1,147 @@
+"""What owners and borrows resolve with."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from daskref.factory import StoreFactory
+from daskref.ownership.rules import ONE_OWNER
+from daskref.reference import Metadata, Reference
+
+if TYPE_CHECKING:
+    from daskref.ownership.borrows import Borrow, Ownership
+
+
+def factory_of(
+    reference: Reference, like: StoreFactory, *, alike: bool = True
+) -> StoreFactory:
+    """Return the factory of one generation of an owned object.
+
+    Parameters
+    ----------
+    reference
+        To the object.
+    like
+        Of another generation, or of a proxy of the user's.
+    alike
+        The object is serialized as that of *like* is. If not, as the store does.
+    """
+    made = copy.copy(like)
+    made.reference = reference
+    # each use has an object of its own, which it may change, and nobody uses it up
+    changed = ("once", "shared") if alike else ("once", "shared", "deserializer")
+    for name in changed:
+        if hasattr(made, name):
+            setattr(made, name, None if name == "deserializer" else False)
+    return made
+
+
+class OwnedFactory:
+    """What an owner resolves with."""
+
+    __slots__ = ("ownership",)
+
+    def __init__(self, ownership: Ownership) -> None:
+        self.ownership = ownership
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """What is known of the object, if it is here and no task may change it."""
+        ownership = self.ownership
+        if ownership.ended:
+            return None
+        if ownership.mutable is not None and ownership.mutable.out:
+            return None
+        return ownership.factory.metadata
+
+    def __call__(self) -> Any:
+        """Return a new private object."""
+        return self.ownership.readable()()
+
+    def __repr__(self) -> str:
+        return repr(self.ownership)
+
+    def __dask_tokenize__(self) -> Any:
+        # unlike a borrow's: the result of a task that had one must not be found for it
+        return "daskref.OwnedProxy", id(self.ownership)
+
+    def __reduce__(self) -> NoReturn:
+        self.ownership.refuse(
+            "an owner cannot be sent or pickled: send borrow(owner) or "
+            "mut_borrow(owner)",
+            ONE_OWNER,
+        )
+
+
+class BorrowFactory:
+    """What a borrow resolves with.
+
+    Parameters
+    ----------
+    factory
+        Of the generation that was borrowed.
+    id
+        Of the borrow.
+    mutable
+        Whether it may change the object.
+    borrow
+        ``None`` outside of the owner's process.
+    """
+
+    __slots__ = ("borrow", "factory", "id", "mutable")
+
+    def __init__(
+        self,
+        factory: StoreFactory,
+        id: str,
+        mutable: bool,
+        borrow: Borrow | None = None,
+    ) -> None:
+        self.factory = factory
+        self.id = id
+        self.mutable = mutable
+        self.borrow = borrow
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """What is known of the object."""
+        return self.factory.metadata
+
+    def __call__(self) -> Any:
+        """Return a new private object."""
+        if self.borrow is not None:
+            self.borrow.check()
+        return self.factory()
+
+    def __repr__(self) -> str:
+        name = "RefMutProxy" if self.mutable else "RefProxy"
+        return f"<{name} of {self.factory.reference!r}>"
+
+    def __dask_tokenize__(self) -> Any:
+        if self.mutable:  # two tasks that change an object are not the same
+            return "daskref.mut_borrow", self.id
+        return self.factory.__dask_tokenize__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if (found := getattr(_collector, "found", None)) is not None:
+            found.append(self)
+        return BorrowFactory, (self.factory, self.id, self.mutable)
+
+
+_collector = threading.local()
+
+
+@contextmanager
+def collecting() -> Iterator[list[BorrowFactory]]:
+    """Collect the borrows that this thread pickles inside the block."""
+    outer = getattr(_collector, "found", None)
+    found: list[BorrowFactory] = []
+    _collector.found = found
+    try:
+        yield found
+    finally:
+        _collector.found = outer

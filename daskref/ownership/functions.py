@@ -1,0 +1,307 @@
+"""What can be done with owners and borrows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from daskref.exceptions import MissingKeyError, ResolveError
+from daskref.factory import StoreFactory
+from daskref.ownership.borrows import Borrow, Ownership
+from daskref.ownership.factories import BorrowFactory, OwnedFactory, factory_of
+from daskref.ownership.proxies import OwnedProxy, RefMutProxy, RefProxy, refuse
+from daskref.ownership.rules import (
+    ENDS,
+    MUTABLE_CHANGES,
+    ONE_OWNER,
+    OWNER_LENDS,
+    SHARED_OR_MUTABLE,
+    VALID,
+)
+from daskref.places import opened
+from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved, populate
+from daskref.reference import Reference, describe
+from daskref.resolution import forget
+
+T = TypeVar("T")
+
+
+def _ownership(proxy: Any, what: str) -> Ownership:
+    factory = get_factory(proxy) if is_proxy(proxy) else None
+    if not isinstance(factory, OwnedFactory):
+        refuse(proxy, f"only an owner can be {what}", OWNER_LENDS)
+    return factory.ownership
+
+
+def _populate(proxy: Any, source: Any) -> None:
+    if is_resolved(source):
+        populate(proxy, extract(source))
+
+
+def borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefProxy[T]:
+    """Borrow an owned object, to read it.
+
+    Parameters
+    ----------
+    proxy
+        The owner; not resolved by this.
+    populate_target
+        If the owner is resolved, so is the borrow, to the same object: what is changed
+        in it in place is seen by both.
+
+    Returns
+    -------
+    RefProxy
+        A proxy that keeps the object in the store until it is dropped, deleted, or the
+        Dask task that it is sent to ends.
+
+    Raises
+    ------
+    OwnershipError
+        If it is no owner, or is mutably borrowed.
+    """
+    borrowed = _ownership(proxy, "borrowed").borrow(mutable=False)
+    made = RefProxy(_factory_of(borrowed))
+    if populate_target:
+        _populate(made, proxy)
+    return cast("RefProxy[T]", made)
+
+
+def mut_borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefMutProxy[T]:
+    """Borrow an owned object, to change it.
+
+    Parameters
+    ----------
+    proxy
+        The owner; not resolved by this.
+    populate_target
+        See :func:`borrow`.
+
+    Returns
+    -------
+    RefMutProxy
+        As for :func:`borrow`. It can be sent to one task. The owner cannot be read
+        while the task has it.
+
+    Raises
+    ------
+    OwnershipError
+        If it is no owner, or is borrowed.
+
+    See Also
+    --------
+    update : Write the changes to the store.
+    """
+    borrowed = _ownership(proxy, "borrowed").borrow(mutable=True)
+    made = RefMutProxy(_factory_of(borrowed))
+    if populate_target:
+        _populate(made, proxy)
+    return cast("RefMutProxy[T]", made)
+
+
+def _factory_of(borrowed: Borrow) -> BorrowFactory:
+    factory = borrowed.ownership.factory
+    return BorrowFactory(factory, borrowed.id, borrowed.mutable, borrowed)
+
+
+def clone(proxy: OwnedProxy[T]) -> OwnedProxy[T]:
+    """Make another object with the same content, and an owner of it.
+
+    Parameters
+    ----------
+    proxy
+        The owner. What was changed in its local object and not written with
+        :func:`update` is in the clone's local object, a deep copy, as well.
+
+    Returns
+    -------
+    OwnedProxy
+        Nothing is copied in the store where it can give one object two keys.
+
+    Raises
+    ------
+    OwnershipError
+        If it is no owner, or is mutably borrowed.
+    ResolveError
+        If the object is not in the store any more.
+    """
+    ownership = _ownership(proxy, "cloned")
+    # a borrow, so that it stays as it is until it is copied
+    borrowed = ownership.borrow(mutable=False)
+    try:
+        factory = ownership.factory
+        reference = factory.reference
+        with opened(reference.store) as store:
+            link = getattr(store.connector, "link", None)
+            key = link(reference.key) if link is not None else None
+            if key is None:
+                data = store.connector.get(reference.key)
+                if data is None:
+                    missing = MissingKeyError(reference.key, repr(store.connector))
+                    raise ResolveError(repr(reference), str(missing)) from missing
+                key = store.connector.put(data)
+        made: OwnedProxy[T] = OwnedProxy(
+            factory_of(Reference(key, reference.store, reference.metadata), factory)
+        )
+    finally:
+        ownership.give_back(borrowed)
+    if is_resolved(proxy):
+        populate(made, copy.deepcopy(extract(proxy)))
+    return made
+
+
+def into_owned(proxy: Proxy[T], *, populate_target: bool = True) -> OwnedProxy[T]:
+    """Make an owner of a plain proxy.
+
+    Parameters
+    ----------
+    proxy
+        A proxy that a store made. Copies of it, here or elsewhere, stay usable until
+        the owner goes; that there is no other owner is checked in this process only.
+        If it was made for a single use, the owner is not.
+    populate_target
+        If the proxy is resolved, so is the owner, to the same object.
+
+    Returns
+    -------
+    OwnedProxy
+        The owner.
+
+    Raises
+    ------
+    OwnershipError
+        If the object has an owner already, or this is a borrow of it.
+    TypeError
+        If it is not a proxy that a store made.
+    """
+    factory = get_factory(proxy)
+    if isinstance(factory, OwnedFactory | BorrowFactory):
+        refuse(proxy, "it has an owner already", ONE_OWNER)
+    made: OwnedProxy[T] = OwnedProxy(cast("StoreFactory", factory))
+    if populate_target:
+        _populate(made, proxy)
+    return made
+
+
+def update(
+    proxy: OwnedProxy[T] | RefMutProxy[T],
+    *,
+    serializer: Callable[[T], Any] | None = None,
+) -> None:
+    """Write what was changed in the local object to the store.
+
+    Parameters
+    ----------
+    proxy
+        The owner, or a mutable borrow. If it is not resolved, nothing happens.
+    serializer
+        ``(object) -> buffer`` in place of the store's; the deserializer that the proxy
+        was made with reads it then. Without one the store's own are used from here on.
+
+    Raises
+    ------
+    OwnershipError
+        If it is neither; if it is the owner and is borrowed; if it is a borrow that has
+        ended, or that arrived here other than in a Dask task of a daskref client.
+    NotProxiableError
+        If the changed object does not serialize.
+    ConnectorError
+        If the store failed. It has the object as it was.
+
+    Notes
+    -----
+    Works with every connector: a new object is put, the owner points at it, and the
+    one before is deleted. What a borrow in a task has updated reaches the owner when
+    the task has ended; see :mod:`daskref.ownership`.
+    """
+    factory = get_factory(proxy) if is_proxy(proxy) else None
+    if isinstance(factory, OwnedFactory):
+        ownership = factory.ownership
+        ownership.check_unborrowed("updated", SHARED_OR_MUTABLE)
+        if not is_resolved(proxy):
+            return
+        itself = ownership.borrow(mutable=True)  # nobody else may, meanwhile
+        try:
+            ownership.replace(_put(ownership.factory, extract(proxy), serializer))
+        finally:
+            ownership.give_back(itself)
+    elif isinstance(factory, BorrowFactory) and factory.mutable:
+        _update_borrow(proxy, factory, serializer)
+    else:
+        refuse(proxy, "this changes nothing in the store", MUTABLE_CHANGES)
+
+
+def _update_borrow(proxy: Any, factory: BorrowFactory, serializer: Any) -> None:
+    borrowed = factory.borrow
+    if borrowed is not None:
+        borrowed.check()
+    if not is_resolved(proxy):
+        return
+    target = extract(proxy)
+    if borrowed is None:
+        deliver = _deliver(proxy)
+        deliver(factory.id, _put(factory.factory, target, serializer))
+        return
+    ownership = borrowed.ownership
+    ownership.replace(_put(ownership.factory, target, serializer))
+    factory.factory = ownership.factory
+    ownership.renew_owner(target)
+
+
+def _put(factory: StoreFactory, target: Any, serializer: Any) -> StoreFactory:
+    with opened(factory.reference.store) as store:
+        if serializer is None:
+            return factory_of(store.put_reference(target), factory, alike=False)
+        data = serializer(target)
+        nbytes = memoryview(data).nbytes
+        reference = store.refer(store.connector.put(data), describe(target, nbytes))
+        return factory_of(reference, factory)
+
+
+def _deliver(proxy: Any) -> Any:
+    """Return the way of updates to the owner: ``(id, factory) -> None``."""
+    from distributed import get_worker
+
+    try:
+        bootstrap = get_worker().plugins.get("daskref")
+    except ValueError:
+        bootstrap = None
+    plugin = getattr(bootstrap, "plugin", None)
+    if plugin is None:
+        refuse(
+            proxy,
+            "this borrow has left its owner's process, and the way back is a Dask task "
+            "of a daskref client",
+            ENDS,
+        )
+    return plugin.send_update
+
+
+def drop(proxy: OwnedProxy[Any] | RefProxy[Any] | RefMutProxy[Any]) -> None:
+    """Delete an owned object, or give a borrow back. A second call is silent.
+
+    Parameters
+    ----------
+    proxy
+        Cannot be used any more afterwards.
+
+    Raises
+    ------
+    OwnershipError
+        If it is an owner and is borrowed; if it is a plain proxy, or a borrow that is
+        in another process than its owner: that ends with its task.
+    ConnectorError
+        If the object could not be deleted; it has no owner any more.
+    """
+    factory = get_factory(proxy) if is_proxy(proxy) else None
+    if isinstance(factory, OwnedFactory):
+        factory.ownership.drop()
+        return
+    if not isinstance(factory, BorrowFactory):
+        refuse(proxy, "it is neither an owner nor a borrow", VALID)
+    if factory.borrow is None:
+        refuse(proxy, "it is given back when its task ends", ENDS)
+    if not factory.borrow.out:
+        factory.borrow.ownership.give_back(factory.borrow)
+        forget(proxy)
