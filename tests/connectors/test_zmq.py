@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -703,8 +704,8 @@ def test_damaged_pushes_are_sent_again(hosts, monkeypatch):
 
 
 def test_abandoned_pushes_are_removed_and_their_number_is_bounded(hosts):
-    made = hosts(pushes=1, timeout=0.5)
-    a = made.open("a", serve=True, push_age=0.4)
+    made = hosts(pushes=1, timeout=LONG)
+    a = made.open("a", serve=True, push_age=1000)
     outside = made.open("outside", peers=peers(a), window=1)
     begun = made.child(
         "x",
@@ -723,7 +724,12 @@ connector.put(bytes(20 * 2**20))
     assert begun.line() == "'begun'"
     assert [name[:3] for name in parts_left(a)] == [".u-"]
     begun.kill()
-    key = outside.put(pattern(2 * MIB))  # waits until the other is abandoned
+    put = in_thread(outside.put, pattern(2 * MIB))
+    wait_until(lambda: a.served.requests >= 22, "it has been told to wait")
+    assert not put.done()
+    pushes = a._server._pushes
+    pushes._limits = dataclasses.replace(pushes._limits, push_age=1.0)
+    key = put.result(LONG)
     assert a.get(key) == pattern(2 * MIB)
     assert not parts_left(a)
 
