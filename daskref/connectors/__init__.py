@@ -20,6 +20,8 @@ from daskref.connectors.policies import Policy as Policy
 from daskref.connectors.registry import open_connector as open_connector
 from daskref.connectors.shm import SharedMemoryConnector as SharedMemoryConnector
 from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
+from daskref.connectors.zmq import ZmqConnector as ZmqConnector
+from daskref.connectors.zmq import ZmqKey as ZmqKey
 
 if TYPE_CHECKING:
     from daskref.connectors.redis import RedisConnector as RedisConnector
@@ -42,6 +44,8 @@ __all__ = [
     "SharedMemoryConnector",
     "SharedMemoryKey",
     "Usage",
+    "ZmqConnector",
+    "ZmqKey",
     "open_connector",
 ]
 

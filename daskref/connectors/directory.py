@@ -4,8 +4,11 @@
 
     <root>/daskref-<uid>-<id>/   0700
         lock                     every participant holds its shared lock
-        identity                 a nonce: the same path elsewhere is another session
+        identity                 a nonce: the same path elsewhere is another session;
+                                 and a host: the same session elsewhere is another host
         p-<8 digits>             one per participant, locked exclusively while it lives
+        servers/<8 digits>       where a participant serves other hosts, if it does
+        f-<name>                 how far an object has come that is being fetched
         spill                    where the session has objects on disk, if it has
         free/                    files to write again
         <8 digits>-<24 digits>   objects; the first digits are the participant's
@@ -13,6 +16,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -44,6 +48,9 @@ from daskref.exceptions import ConnectorUnavailableError
 
 #: Seconds after which a directory without a lock file was abandoned half-made.
 _HALF_MADE = 60.0
+#: How often joining and making a session may lose a race before it is an error, and
+#: seconds between two attempts.
+_RACES, _RACE = 200, 0.005
 
 
 class SessionDirectory:
@@ -122,7 +129,7 @@ class SessionDirectory:
             fd = open_plain(os.path.join(hidden, "lock"), os.O_RDWR | os.O_CREAT)
             if not try_lock(fd, SHARED):
                 raise FileNotFoundError  # a sweeper is about to remove it
-            identity = json.dumps({"nonce": self.nonce})
+            identity = json.dumps({"nonce": self.nonce, "host": secrets.token_hex(16)})
             write_whole(os.path.join(hidden, "identity"), identity.encode())
             os.mkdir(os.path.join(hidden, "free"), 0o700)
             os.rename(hidden, self.path)
@@ -156,6 +163,47 @@ class SessionDirectory:
         session = cls(path, nonce)
         session.ensure()
         return session
+
+    @classmethod
+    def join_or_create(cls, path: str, nonce: str) -> SessionDirectory:
+        """Take part in the session at a path; the first one makes it.
+
+        Parameters
+        ----------
+        path, nonce
+            The same for all who mean this session.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If the directory cannot be made, or is another session's.
+        """
+        session = cls(path, nonce)
+        for turn in range(_RACES):
+            try:
+                if os.path.lexists(path):
+                    session.ensure()
+                    return session
+                if session._make():
+                    return session
+            except ConnectorUnavailableError:
+                # The last one has just left, unless it is not ours at all.
+                theirs = read_identity(path).get("nonce", nonce) != nonce
+                if theirs or turn == _RACES - 1:
+                    raise
+            except OSError as exc:
+                # Another one has just made it.
+                if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise session._unavailable(
+                        f"the session directory could not be made: {exc.strerror}"
+                    ) from exc
+            time.sleep(_RACE)
+        raise session._unavailable("it ends whenever this process joins it")
+
+    @property
+    def host(self) -> str:
+        """32 hexadecimal digits of this directory, whatever hosts are called."""
+        return read_identity(self.path).get("host", "")
 
     def ensure(self) -> None:
         """Join, unless this process has. Raises as :meth:`join` does."""

@@ -34,10 +34,10 @@ from daskref.connectors.objects import (
     ObjectDirectory,
     checked,
     new_name,
-    read_file,
     sync_directory,
 )
 from daskref.connectors.presence import own_directories
+from daskref.connectors.reading import read_whole
 from daskref.connectors.segments import unlink
 from daskref.connectors.sizes import parse_duration
 from daskref.exceptions import (
@@ -473,7 +473,7 @@ def _read_theirs(path: str, taken: bool) -> memoryview | None:
         return None
     try:
         # Not mapped: they may write it again.
-        view = read_file(fd, os.fstat(fd).st_size)
+        view = read_whole(fd, os.fstat(fd).st_size)
     finally:
         os.close(fd)
     if not taken:

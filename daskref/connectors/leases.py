@@ -11,8 +11,17 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from daskref.connectors.base import Usage
-from daskref.connectors.locks import write_whole
-from daskref.connectors.objects import LEASE, NAME, PART, READY, ObjectDirectory
+from daskref.connectors.locks import exclusively, write_whole
+from daskref.connectors.objects import (
+    ARRIVAL,
+    ARRIVING,
+    LEASE,
+    NAME,
+    PART,
+    PUSHED,
+    READY,
+    ObjectDirectory,
+)
 from daskref.connectors.segments import unlink
 
 
@@ -68,6 +77,12 @@ def sweep(
         if name.startswith(PART) and NAME.fullmatch(part := name.removeprefix(PART)):
             if is_gone(part[:8]):
                 unlink(objects.at(name))
+        elif name.startswith(ARRIVAL) and NAME.fullmatch(name.removeprefix(ARRIVAL)):
+            _unlink_dead(objects.at(name))
+        elif name.startswith((ARRIVING, PUSHED)) and objects.pool is not None:
+            # Its writer locks it as soon as it has made it.
+            if time.time() - there.st_mtime > grace:
+                _unlink_dead(objects.at(name))
         elif name.startswith("p-") and len(name) == 10:
             if is_gone(name.removeprefix("p-")):
                 unlink(objects.at(name))
@@ -85,6 +100,13 @@ def sweep(
         if due and objects.evict(name):
             swept.append((name, there.st_size))
     return swept
+
+
+def _unlink_dead(path: str) -> None:
+    """Delete a file whose lock its owner holds as long as it lives."""
+    with exclusively(path) as fd:
+        if fd is not None:
+            unlink(path)
 
 
 def _owner(name: str) -> str | None:

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from daskref.connectors.locks import (
     EXCLUSIVE,
@@ -17,6 +18,7 @@ from daskref.connectors.locks import (
     unlock,
 )
 from daskref.connectors.memory import SharedMapping, can_populate, private_view
+from daskref.connectors.reading import read_whole
 from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard, unlink
 from daskref.connectors.writing import MAPPED, write_file, write_mapped
 from daskref.exceptions import WireError
@@ -25,6 +27,9 @@ from daskref.exceptions import WireError
 NAME = re.compile("[0-9a-f]{8}-[0-9a-f]{24}")
 #: What stands before the name: of an object's lease, and while it is written.
 LEASE, PART = "l-", ".w-"
+#: While it is fetched from another host, and of the file that says how far it is;
+#: while another host sends it.
+ARRIVING, ARRIVAL, PUSHED = ".f-", "f-", ".u-"
 #: What stands after the name, in an empty file, where ProxyStore may read the object.
 READY = ".ready"
 #: Smaller files are read: to map one costs more, unless it may be written again.
@@ -58,6 +63,20 @@ def checked(key: object, kind: type[tuple[str, int]]) -> tuple[str, int]:
         if right and type(nbytes) is int and nbytes >= UNKNOWN_SIZE:
             return name, nbytes
     raise WireError(f"{key!r} is not a {kind.__name__} that daskref made")
+
+
+class Part(NamedTuple):
+    """The hidden file of an object that is being written."""
+
+    name: str
+    path: str
+    #: Open for reading and writing.
+    fd: int
+    #: Size of the object.
+    nbytes: int
+    #: All pages of these first bytes exist.
+    existing: int
+    inode: int
 
 
 class ObjectDirectory:
@@ -148,37 +167,16 @@ class ObjectDirectory:
                 return False
             self._put_new(self.at(PART + name), self.at(publish or name), views)
             return True
-        part, path = self.at(PART + name), self.at(publish or name)
-        claim = None
-        if self.kept is not None:
-            self.kept.prune(self.pool)
-            claim = self.pool.claim(nbytes, part, self.kept.inodes())
-        if claim is not None:
-            fd, existing, inode = claim
-        elif room(nbytes):
-            fd = open_plain(part, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            existing = inode = 0
-        else:
+        part = self.start(name, nbytes, room)
+        if part is None:
             return False
         try:
-            if claim is None:
-                try_lock(fd, EXCLUSIVE)
-                inode = os.fstat(fd).st_ino
-            mapping = self._write(fd, views, nbytes, existing, inode)
-            os.utime(fd)
-            # Before publishing: no reader who sees the name has to wait.
-            unlock(fd)
-            os.rename(part, path)
+            mapping = self._write(part, views)
+            self.finish(part, mapping, publish)
         except BaseException:
-            try:
-                unlock(fd)
-                discard(part)
-            finally:
-                os.close(fd)
+            self.abandon(part)
             raise
-        os.close(fd)
-        if mapping is not None and self.kept is not None:
-            self.kept.keep(inode, mapping, path)
+        os.close(part.fd)
         return True
 
     def _put_new(self, part: str, path: str, views: Sequence[memoryview]) -> None:
@@ -203,28 +201,128 @@ class ObjectDirectory:
                 unlink(path)
                 raise
 
-    def _write(
+    def start(
         self,
-        fd: int,
-        views: Sequence[memoryview],
+        name: str,
         nbytes: int,
-        existing: int,
-        inode: int,
-    ) -> SharedMapping | None:
-        if self.kept is None or nbytes < MAPPED or not can_populate():
-            if nbytes < existing:
-                os.ftruncate(fd, nbytes)
-            write_file(fd, views)
+        room: Callable[[int], bool] = lambda nbytes: True,
+        mark: str = PART,
+    ) -> Part | None:
+        """Make the hidden file of an object that is to be written.
+
+        Parameters
+        ----------
+        name, room
+            See :meth:`put`.
+        nbytes
+            Size of the object.
+        mark
+            What stands before the name meanwhile.
+
+        Returns
+        -------
+        Part or None
+            Its exclusive lock is held. ``None`` if there was no room.
+        """
+        path = self.at(mark + name)
+        claim = None
+        if self.pool is not None and self.kept is not None:
+            self.kept.prune(self.pool)
+            if nbytes >= SMALLEST:
+                claim = self.pool.claim(nbytes, path, self.kept.inodes())
+        if claim is not None:
+            return Part(name, path, claim.fd, nbytes, claim.nbytes, claim.inode)
+        if not room(nbytes):
             return None
-        mapping = self.kept.pop(inode, nbytes) if existing else None
-        populated = existing if mapping is not None else 0
-        if mapping is None:
-            mapping = SharedMapping(fd, nbytes)
-        # Past its pages the file is sparse until `populate` has made them: that
-        # reports a full file system, where touching them would kill the process.
-        os.ftruncate(fd, nbytes)
-        write_mapped(mapping, views, populated)
-        return mapping
+        fd = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            if self.pool is not None:
+                try_lock(fd, EXCLUSIVE)
+            return Part(name, path, fd, nbytes, 0, os.fstat(fd).st_ino)
+        except BaseException:
+            os.close(fd)
+            unlink(path)
+            raise
+
+    def resume(self, name: str, nbytes: int, mark: str) -> Part | None:
+        """Return the hidden file that a process left when it died; see :meth:`start`.
+
+        Returns
+        -------
+        Part or None
+            ``None`` if it is not there, or someone has it.
+        """
+        path = self.at(mark + name)
+        try:
+            fd = open_plain(path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        if (self.pool is None or try_lock(fd, EXCLUSIVE)) and names(path, fd):
+            return Part(name, path, fd, nbytes, 0, os.fstat(fd).st_ino)
+        os.close(fd)
+        return None
+
+    def finish(
+        self,
+        part: Part,
+        mapping: SharedMapping | None = None,
+        publish: str | None = None,
+    ) -> None:
+        """Publish a written object; the caller closes the descriptor.
+
+        Parameters
+        ----------
+        part
+            From :meth:`start`.
+        mapping
+            Through which it was written, to be kept.
+        publish
+            See :meth:`put`.
+        """
+        path = self.at(publish or part.name)
+        os.utime(part.fd)
+        if self.pool is not None:
+            # Before publishing: no reader who sees the name has to wait.
+            unlock(part.fd)
+        _publish(part.path, path)
+        if mapping is not None and self.kept is not None:
+            self.kept.keep(part.inode, mapping, path)
+
+    def abandon(self, part: Part) -> None:
+        """Delete what was written of an object, and close the descriptor."""
+        try:
+            if self.pool is not None:
+                unlock(part.fd)
+            discard(part.path)
+        finally:
+            os.close(part.fd)
+
+    def map_part(self, part: Part) -> tuple[SharedMapping, int] | None:
+        """Map the hidden file for writing, if that is the faster way.
+
+        Returns
+        -------
+        tuple of SharedMapping and int, or None
+            The pages of so many first bytes exist and are mapped. The file has its
+            length; before others are touched, ``populate`` has to make them: that
+            reports a full file system, where touching them would kill the process.
+        """
+        if self.kept is None or part.nbytes < MAPPED or not can_populate():
+            return None
+        kept = self.kept.pop(part.inode, part.nbytes) if part.existing else None
+        mapping = kept or SharedMapping(part.fd, part.nbytes)
+        os.ftruncate(part.fd, part.nbytes)
+        return mapping, part.existing if kept is not None else 0
+
+    def _write(self, part: Part, views: Sequence[memoryview]) -> SharedMapping | None:
+        mapped = self.map_part(part)
+        if mapped is None:
+            if part.nbytes < part.existing:
+                os.ftruncate(part.fd, part.nbytes)
+            write_file(part.fd, views)
+            return None
+        write_mapped(mapped[0], views, mapped[1])
+        return mapped[0]
 
     # Reading.
 
@@ -290,7 +388,7 @@ class ObjectDirectory:
                 else:
                     keep_lock = True
                     return view
-            return read_file(fd, nbytes)
+            return read_whole(fd, nbytes)
         finally:
             if not keep_lock and self.pool is not None:
                 unlock(fd)
@@ -370,22 +468,3 @@ def _publish(part: str, path: str) -> None:
         # A network file system that lost the reply has asked again: it was done.
         if not os.path.lexists(path):
             raise
-
-
-def read_file(fd: int, nbytes: int) -> memoryview:
-    """Return a copy of the first bytes of a file.
-
-    Raises
-    ------
-    WireError
-        If there are fewer.
-    """
-    # Not bytes: the result is writable, as a mapping is.
-    view = memoryview(bytearray(nbytes))
-    done = 0
-    while done < nbytes:
-        count = os.preadv(fd, [view[done : done + 2**28]], done)
-        if not count:
-            raise WireError(f"a file ended after {done} of {nbytes} bytes")
-        done += count
-    return view

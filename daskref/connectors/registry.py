@@ -28,6 +28,7 @@ SCHEMES = {
     "redis": "daskref.connectors.redis:RedisConnector",
     "rediss": "daskref.connectors.redis:RedisConnector",
     "shm": "daskref.connectors.shm:SharedMemoryConnector",
+    "zmq": "daskref.connectors.zmq:ZmqConnector",
 }
 
 #: Scheme -> the extra that brings its driver.

@@ -32,14 +32,14 @@ from daskref.connectors.objects import (
     checked,
     new_name,
 )
+from daskref.connectors.pieces import Pieces
 from daskref.connectors.presence import read_identity
-from daskref.connectors.segments import KeptMappings, Pool
+from daskref.connectors.segments import KeptMappings, Pool, discard
 from daskref.connectors.sizes import parse_limit
 from daskref.connectors.spill import find_spill, make_spill, sweep_spills
 from daskref.exceptions import ConnectorClosedError, ConnectorError
 
 _ROOT = "/dev/shm"
-
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,9 @@ class SharedMemoryConnector(Connector):
         first when the budget runs short.
     spill_directory
         Where objects past the budget go; the directory for temporary files by default.
+    create
+        Make the session at *directory*, with this *nonce*, if it is not there: the
+        first of all who do so makes it.
 
     Raises
     ------
@@ -117,6 +120,7 @@ class SharedMemoryConnector(Connector):
         budget: float | str | None = 0.8,
         recycle: float | str | None = 0.25,
         spill_directory: str | os.PathLike[str] | None = None,
+        create: bool = False,
     ) -> None:
         limit = parse_limit(budget, "daskref.shm.budget")
         recycled = parse_limit(recycle, "daskref.shm.recycle")
@@ -130,6 +134,7 @@ class SharedMemoryConnector(Connector):
             os.fspath(directory) if directory is not None else None,
             nonce,
             os.fspath(root or _ROOT),
+            create,
         )
         self._closed = False
         self._lock = Lock()
@@ -143,8 +148,12 @@ class SharedMemoryConnector(Connector):
         self._disk = None
 
     def _enter(
-        self, directory: str | None, nonce: str | None, root: str
+        self, directory: str | None, nonce: str | None, root: str, create: bool
     ) -> SessionDirectory:
+        if directory is not None and nonce is not None and create:
+            path = os.path.abspath(directory)
+            self.sweep_sessions(os.path.dirname(path), self._spill_root)
+            return SessionDirectory.join_or_create(path, nonce)
         if directory is not None and nonce is None:
             nonce = read_identity(directory).get("nonce")
             root = directory
@@ -188,6 +197,11 @@ class SharedMemoryConnector(Connector):
     def directory(self) -> str:
         """The session's directory."""
         return self._session.path
+
+    @property
+    def session(self) -> SessionDirectory:
+        """What this process has of the session."""
+        return self._ready()
 
     def _ready(self) -> SessionDirectory:
         if self._closed:
@@ -240,14 +254,53 @@ class SharedMemoryConnector(Connector):
                 raise self._no_room(exc, nbytes) from exc
         return nbytes
 
-    def _put_on_disk(
-        self, name: str, views: Sequence[memoryview], publish: str | None
-    ) -> None:
+    def start(self, name: str, nbytes: int, mark: str) -> Pieces:
+        """Begin an object that is written in pieces, under a name from elsewhere.
+
+        Parameters
+        ----------
+        name, mark
+            See :meth:`ObjectDirectory.start`.
+        nbytes
+            Size of the object.
+
+        Raises
+        ------
+        ConnectorError
+            If there is no room, or it cannot be written.
+        """
+        for tier in self._tiers():
+            discard(tier.at(mark + name))  # what one who died has left
+        tier = self._memory
+        try:
+            part = tier.start(name, nbytes, self._room, mark)
+            if part is None:
+                tier = self._spill()
+                part = tier.start(name, nbytes, mark=mark)
+                assert part is not None  # a disk has room until it says otherwise
+            return Pieces(tier, part)
+        except OSError as exc:
+            raise self._no_room(exc, nbytes) from exc
+
+    def resume(self, name: str, nbytes: int, mark: str) -> Pieces | None:
+        """Go on with an object that a process left unfinished when it died."""
+        for tier in self._tiers():
+            if (part := tier.resume(name, nbytes, mark)) is not None:
+                return Pieces(tier, part)
+        return None
+
+    def _spill(self) -> ObjectDirectory:
         if self._disk is None:
             with self._lock:
                 path = make_spill(self._session, self._spill_root)
                 self._disk = ObjectDirectory(path)
-        self._disk.put(name, views, publish=publish)
+        return self._disk
+
+    def _put_on_disk(
+        self, name: str, views: Sequence[memoryview], publish: str | None
+    ) -> None:
+        disk = self._spill()
+        disk.put(name, views, publish=publish)
         with self._lock:
             self.overflows += 1
             first = self.overflows == 1
@@ -258,7 +311,7 @@ class SharedMemoryConnector(Connector):
                 "memory more room (in a container: --shm-size), or raise the budget",
                 self,
                 sum(view.nbytes for view in views),
-                self._disk.path,
+                disk.path,
             )
 
     def _put_in_memory(

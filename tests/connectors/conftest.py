@@ -12,6 +12,7 @@ from daskref.connectors import Connector, SharedMemoryConnector
 from daskref.connectors.registry import open_connector, registered
 from tests.connectors.processes import Child
 from tests.connectors.redisservers import Certificates, RedisServer
+from tests.connectors.zmqhosts import Hosts
 
 #: Arguments for a store of the test's own, by scheme; none needed by default.
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -19,6 +20,7 @@ ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "fsspec": lambda path: {"url": f"fsspec+file://{path}/shared"},
     "memory": lambda path: {"url": f"memory:/{path}"},
     "shm": lambda path: {"spill_directory": path},
+    "zmq": lambda path: {"spill_directory": path},
 }
 #: Fixtures of servers, by the scheme of the connectors that need one.
 SERVERS = {"redis": "redis_server", "rediss": "redis_tls_server", "s3": "s3"}
@@ -89,4 +91,18 @@ def child() -> Iterator[Callable[..., Child]]:
 
     yield start
     for each in started:
+        each.end()
+
+
+@pytest.fixture
+def hosts(child: Callable[..., Child]) -> Iterator[Callable[..., Hosts]]:
+    """``**options -> Hosts``: hosts with directories of their own; see ``zmqhosts``."""
+    made: list[Hosts] = []
+
+    def make(**options: Any) -> Hosts:
+        made.append(Hosts(child, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
         each.end()

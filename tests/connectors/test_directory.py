@@ -268,3 +268,39 @@ for _ in range(200):
     # At most what had no lock file yet when its maker was killed.
     assert all(name.startswith(".") for name in left)
     assert len(left) <= 1
+
+
+def test_the_first_makes_it_and_the_others_join(tmp_path):
+    path = str(tmp_path / f"daskref-{os.geteuid()}-abc")
+    first = SessionDirectory.join_or_create(path, "nonce")
+    second = SessionDirectory.join_or_create(path, "nonce")
+    assert first.host == second.host
+    host = first.host
+    assert len(host) == 32
+    assert first.writer != second.writer
+    with pytest.raises(ConnectorUnavailableError, match="another session"):
+        SessionDirectory.join_or_create(path, "other")
+    first.leave()
+    second.leave()
+    assert os.listdir(tmp_path) == []
+    again = SessionDirectory.join_or_create(path, "nonce")
+    assert again.host != host  # what was there is gone
+    again.leave()
+
+
+def test_what_killed_processes_left_can_be_joined(tmp_path, child):
+    process, path, nonce, _ = start(child, root=tmp_path)
+    process.kill()
+    session = SessionDirectory.join_or_create(path, nonce)
+    session.leave()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_place_that_cannot_be_used_is_an_error(tmp_path):
+    file = tmp_path / f"daskref-{os.geteuid()}-abc"
+    file.write_text("no directory")
+    with pytest.raises(ConnectorUnavailableError, match="not a directory"):
+        SessionDirectory.join_or_create(str(file), "nonce")
+    with pytest.raises(ConnectorUnavailableError, match="could not be made"):
+        SessionDirectory.join_or_create(str(tmp_path / "missing" / "x"), "nonce")

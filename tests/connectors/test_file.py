@@ -377,7 +377,7 @@ class TestLate:
         monkeypatch.setattr(connector, "_refresh", lambda: path.write_bytes(b"bytes"))
         assert connector.get(key) == b"bytes"
 
-    @pytest.mark.parametrize("at", ["open_plain", "read_file"])
+    @pytest.mark.parametrize("at", ["open_plain", "read_whole"])
     def test_a_stale_handle_is_opened_again(self, at, connector, monkeypatch):
         real = getattr(sys.modules["daskref.connectors.objects"], at)
         stale = []

@@ -59,7 +59,7 @@ def test_mappings_name_a_class(tmp_path, separator):
         ("local:///dir", "nothing after it"),
         ("file://", "file:///an/absolute/path"),
         ("file://host/dir", "file:///an/absolute/path"),
-        ("shm://?budgt=0.5", "budget, directory, nonce, recycle, root"),
+        ("shm://?budgt=0.5", "budget, create, directory, nonce, recycle"),
         ("shm://?budget", "a URL"),
         ("local://?budget=1", "id"),
         (5, "a mapping with `class`"),

@@ -1,0 +1,427 @@
+"""Objects in the shared memory of many hosts, fetched once per host over ZeroMQ.
+
+Known limits: a process outside a session's hosts reads what it fetched for as long as
+it keeps a session directory of its own; without a :class:`Sources` that knows who
+copied what, evicting deletes the object on the hosts that the connector was told of.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple
+
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.credentials import recall, remember
+from daskref.connectors.forks import forget_in_child
+from daskref.connectors.memory import raw
+from daskref.connectors.objects import checked
+from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
+from daskref.connectors.zmqhost import Place, open_host, serve, serving, session_name
+from daskref.connectors.zmqkeys import Keys
+from daskref.connectors.zmqlimits import Limits
+from daskref.connectors.zmqlines import Lines
+from daskref.connectors.zmqlisten import parse_ports
+from daskref.connectors.zmqremote import Remote
+from daskref.connectors.zmqserver import Served, Server
+from daskref.connectors.zmqsources import KnownPeers, Locate, Sources, parse_peers
+from daskref.connectors.zmqwire import Op
+from daskref.exceptions import (
+    ConfigError,
+    ConnectorClosedError,
+    ConnectorUnavailableError,
+    WireError,
+)
+
+_HOST = re.compile("[0-9a-f]{32}")
+
+
+class ZmqKey(NamedTuple):
+    """Key of an object in the shared memory of one of several hosts."""
+
+    #: Unique in the session: 8 hexadecimal digits of its writer, 24 of its own.
+    name: str
+    #: Size of the object in bytes.
+    nbytes: int
+    #: Identity of the host on which it was put.
+    host: str
+
+
+class ZmqConnector(Connector):
+    """Store objects in this host's shared memory; fetch those of other hosts.
+
+    Parameters
+    ----------
+    session
+        Of another connector's :meth:`config`, to take part; a new one by default.
+    serve
+        Whether this process serves its host's objects to other hosts.
+    peers
+        Hosts that are known: identity -> endpoints, as in ``tcp://10.0.0.1:5000``.
+    locate
+        Says where objects are: a :class:`~daskref.connectors.zmqsources.Sources`, or
+        only ``key -> [(host, endpoints), …]``. Not part of :meth:`config`.
+    security
+        ``"curve"``: authenticated and encrypted. ``"clear"``: requests carry the
+        session's token, and whoever can listen to the network sees it and the data.
+    interface
+        On which to serve: a name (``eth0``) or an address; by default the one with
+        which this host reaches others.
+    port
+        On which to serve: a number, a range (``"5000:5100"``), or 0 for any.
+    advertise
+        What others are told: ``address`` or ``address:port``, if it is not where the
+        server listens (NAT, containers).
+    chunk, window, lanes
+        Bytes asked for at once, how many such requests are in flight on a connection,
+        and how many connections a large object is fetched over.
+    timeout
+        Seconds that a transfer may make no progress, whoever is asked, until it fails.
+    stall
+        Seconds after which another endpoint is asked.
+    handshake, heartbeat
+        Seconds for a new connection to prove that it has the keys, and between two
+        signs of life.
+    connections, requests
+        How many a server has open, and takes from a peer before it reads the replies.
+    pushes, push_nbytes, push_age
+        Objects that other hosts may be sending to a server at once, their bytes, and
+        seconds without a chunk after which one is abandoned.
+    root, budget, recycle, spill_directory
+        As :class:`~daskref.connectors.SharedMemoryConnector` has them. *root* holds the
+        session directory of this host.
+
+    Raises
+    ------
+    ConfigError
+        If an option is malformed.
+    ConnectorUnavailableError
+        If the session directory cannot be made, or the port is taken, or this process
+        should serve and has not got the session's keys.
+
+    Notes
+    -----
+    :meth:`get` maps the object where this host has it. Otherwise it fetches the object
+    into this host's session directory first; whoever else of this host wants it
+    meanwhile waits for that one transfer. A process on a host where nobody serves
+    sends what it puts to a host that does, if it knows one.
+
+    :meth:`usage` and :meth:`sweep` are about this host. The keys that open the
+    connections are in :meth:`secrets` only.
+
+    Examples
+    --------
+    >>> with ZmqConnector() as connector:
+    ...     key = connector.put(b"some bytes")
+    ...     bytes(connector.get(key))
+    b'some bytes'
+    """
+
+    scheme: ClassVar[str] = "zmq"
+
+    _id: str
+    _local: SharedMemoryConnector
+    _limits: Limits
+    _remote: Remote
+    _server: Server | None
+    _lines: Lines | None
+    _config: dict[str, Any]
+    _closed: bool
+    _lock: Lock
+    _resources: ExitStack
+
+    def __init__(
+        self,
+        session: str | None = None,
+        *,
+        serve: bool | str = False,
+        peers: Mapping[str, Sequence[str]] | None = None,
+        locate: Sources | Locate | None = None,
+        security: str = "curve",
+        interface: str | None = None,
+        port: int | str = 0,
+        advertise: str | None = None,
+        chunk: int | str | None = None,
+        window: int | str | None = None,
+        lanes: int | str | None = None,
+        timeout: float | str | None = None,
+        stall: float | str | None = None,
+        handshake: float | str | None = None,
+        heartbeat: float | str | None = None,
+        connections: int | str | None = None,
+        requests: int | str | None = None,
+        pushes: int | str | None = None,
+        push_nbytes: int | str | None = None,
+        push_age: float | str | None = None,
+        root: str | os.PathLike[str] | None = None,
+        budget: float | str | None = 0.8,
+        recycle: float | str | None = 0.25,
+        spill_directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        given = {
+            "chunk": chunk,
+            "window": window,
+            "lanes": lanes,
+            "timeout": timeout,
+            "stall": stall,
+            "handshake": handshake,
+            "heartbeat": heartbeat,
+            "connections": connections,
+            "requests": requests,
+            "pushes": pushes,
+            "push_nbytes": push_nbytes,
+            "push_age": push_age,
+        }
+        self._limits = Limits.parse(**given)
+        place = Place(interface, parse_ports(port), advertise)
+        if security not in ("curve", "clear"):
+            raise ConfigError("zmq: security", security, '"curve" or "clear"')
+        self._curve = security == "curve"
+        self._id = session_name(session)
+        if session is None:
+            remember(self._place, Keys.make().dump())
+        self._closed = False
+        self._server = None
+        self._lines = None
+        self._lock = Lock()
+        options: dict[str, Any] = {
+            "root": None if root is None else os.fspath(root),
+            "budget": budget,
+            "recycle": recycle,
+            "spill_directory": spill_directory and os.fspath(spill_directory),
+        }
+        self._local = open_host(self._id, **options)
+        self._resources = ExitStack()
+        self._resources.callback(self._local.close)
+        self._finalizer = weakref.finalize(self, self._resources.close)
+        forget_in_child(self)
+        try:
+            self._host = self._local.session.host
+            known = parse_peers(peers or {})
+            if str(serve).lower() not in ("0", "false", "no"):
+                self._serve(place)
+            if here := self.endpoints:
+                known[self._host] = here
+            if not isinstance(locate, Sources):
+                locate = KnownPeers(known, locate)
+            self._remote = Remote(
+                repr(self),
+                self._local,
+                self._host,
+                locate,
+                self._limits,
+                self._connections,
+            )
+        except BaseException:
+            self.close()
+            raise
+        self._config = {
+            "session": self._id,
+            "peers": known,
+            "security": security,
+            "interface": interface,
+            "port": port,
+            **{name: value for name, value in given.items() if value is not None},
+            **options,
+        }
+
+    # The session.
+
+    @property
+    def _place(self) -> str:
+        return f"zmq://{self._id}"
+
+    @property
+    def host(self) -> str:
+        """Identity of this host: of its session directory, whatever it is called."""
+        return self._host
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where processes of this host serve."""
+        self._ready()
+        return list(serving(self._local.session))
+
+    @property
+    def served(self) -> Served:
+        """What the server of this process has done; all zero if it has none."""
+        return self._server.served if self._server is not None else Served()
+
+    def _ready(self) -> SharedMemoryConnector:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        return self._local
+
+    def _keys(self) -> Keys:
+        keys = Keys.load(recall(self._place))
+        if keys is None:
+            raise ConnectorUnavailableError(
+                repr(self),
+                "this process has not got the keys of the session, which come over "
+                "Dask's connections, or by `credentials.remember`: it can use what is "
+                "on its own host only",
+            )
+        return keys
+
+    def _connections(self) -> Lines:
+        with self._lock:
+            if self._lines is None:
+                self._lines = Lines(self._keys(), self._curve, self._limits)
+                self._resources.callback(self._lines.close)
+            return self._lines
+
+    def forget(self) -> None:
+        """Serve no more, in a forked child; the parent goes on."""
+        self._lock = Lock()
+        self._server = None
+
+    def _serve(self, place: Place) -> None:
+        self._server = serve(
+            self._local,
+            place,
+            self._keys(),
+            self._curve,
+            self._limits,
+            self._resources.callback,
+        )
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """See :meth:`Connector.put_frames`."""
+        local = self._ready()
+        if self._stays_here():
+            name, nbytes = local.put_frames(frames)
+            return ZmqKey(name, nbytes, self._host)
+        views = [raw(frame) for frame in frames]
+        name, host = self._remote.push(views, local.session.writer)
+        return ZmqKey(name, sum(view.nbytes for view in views), host)
+
+    def _stays_here(self) -> bool:
+        """Tell whether others can read what is put on this host, or nobody could."""
+        if self._server is not None or any(serving(self._local.session)):
+            return True
+        return not self._remote.targets()
+
+    def _checked(self, key: Key) -> ZmqKey:
+        if isinstance(key, tuple) and type(key) in (tuple, ZmqKey) and len(key) == 3:
+            name, nbytes = checked(key[:2], SharedMemoryKey)
+            host_is_one = isinstance(key[2], str) and _HOST.fullmatch(key[2])
+            if host_is_one and nbytes >= 0:
+                return ZmqKey(name, nbytes, key[2])
+        raise WireError(f"{key!r} is not a ZmqKey that daskref made")
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If the object is on other hosts, and none of them gave it: says who was
+            asked, and what each one answered.
+        WireError
+            Also if bytes of it came damaged twice.
+        """
+        key = self._checked(key)
+        found = self._ready().get(_short(key))
+        return self._remote.fetch(key) if found is None else found
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`; asks other hosts if need be."""
+        key = self._checked(key)
+        return self._ready().exists(_short(key)) or self._remote.any_has(key, Op.EXISTS)
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`; on all hosts that are known to have it."""
+        self.evict_batch([key])
+
+    def evict_batch(self, keys: Iterable[Key]) -> None:
+        """See :meth:`Connector.evict_batch`.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If a host did not answer. What could be reached was deleted.
+        """
+        local, checked_keys = self._ready(), [self._checked(key) for key in keys]
+        local.evict_batch(map(_short, checked_keys))
+        self._remote.evict(checked_keys)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`; who gets it is decided where it was put.
+
+        Copies on hosts that do not answer stay until they are swept.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            See :meth:`get`; also if the host on which it was put did not answer.
+        """
+        key = self._checked(key)
+        local = self._ready()
+        if key.host == self._host:
+            view = local.take(_short(key))
+        else:
+            view = self.get(key)
+            if view is not None:
+                mine = self._remote.take(key)
+                local.evict(_short(key))
+                view = view if mine else None
+        if view is not None:
+            # It is nobody else's by now: an error would lose it.
+            with suppress(ConnectorUnavailableError):
+                self._remote.evict([key])
+        return view
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`; only of what is on this host, if it serves."""
+        key = self._checked(key)
+        local = self._ready()
+        new = local.link(_short(key)) if self._stays_here() else None
+        return None if new is None else ZmqKey(new[0], new[1], self._host)
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`; also where the object was put."""
+        key = self._checked(key)
+        here = self._ready().renew(_short(key), seconds)
+        if key.host == self._host:
+            return here
+        return self._remote.any_has(key, Op.RENEW, max(0, int(seconds * 1000))) or here
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """See :meth:`Connector.sweep`: on this host, where copies count as objects."""
+        swept = self._ready().sweep(known, grace)
+        return [ZmqKey(name, nbytes, self._host) for name, nbytes in swept]
+
+    def usage(self) -> Usage:
+        """Return what the objects on this host take up, copies included."""
+        return self._ready().usage()
+
+    def space(self) -> dict[str, int]:
+        """Return sizes of this host in bytes by what they mean, for people to read."""
+        return self._ready().space()
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return the keys of the session."""
+        found = recall(self._place)
+        return {self._place: found} if found else {}
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {**self._config, "peers": dict(self._config["peers"])}
+
+    def close(self) -> None:
+        """See :meth:`Connector.close`; transfers that run end with an error."""
+        self._closed = True
+        self._finalizer()
+
+    def __repr__(self) -> str:
+        return f"<ZmqConnector {self._id[:8]} on {self._local.directory}>"
+
+
+def _short(key: ZmqKey) -> SharedMemoryKey:
+    return SharedMemoryKey(key.name, key.nbytes)

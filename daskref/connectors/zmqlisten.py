@@ -1,0 +1,171 @@
+"""Where a server listens, and what others call that place."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+
+from daskref.exceptions import ConfigError
+
+_SIOCGIFADDR = 0x8915
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+#: Connections that the kernel has made and libzmq has not taken yet.
+_BACKLOG = 128
+#: For documentation only (RFC 5737, RFC 3849): nothing is sent there.
+_ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+
+
+def parse_ports(value: object) -> range:
+    """Return the ports that ``5000``, ``"5000"`` or ``"5000:5100"`` means, in order.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither. ``0`` is any free port.
+    """
+    first, colon, last = str(value).partition(":")
+    try:
+        ports = range(int(first), int(last if colon else first) + 1)
+    except ValueError:
+        ports = range(0)
+    if not ports or not 0 <= ports[0] <= ports[-1] < 2**16 or (colon and not ports[0]):
+        raise ConfigError(
+            "zmq: port", value, 'a port, a range such as "5000:5100", or 0 for any'
+        )
+    return ports
+
+
+def outward() -> str:
+    """Return the address with which this host reaches others; else loopback."""
+    for family, elsewhere in _ELSEWHERE.items():
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((elsewhere, 9))  # a datagram socket sends nothing
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return "127.0.0.1"
+
+
+def resolve(interface: str) -> str:
+    """Return the address of an interface, which is a name (``eth0``) or an address.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    interface = interface.strip("[]")
+    try:
+        return str(ipaddress.ip_address(interface))
+    except ValueError:
+        pass
+    named = [name for _, name in socket.if_nameindex()]
+    if interface in named:
+        for address in _addresses(interface):
+            return address
+    else:
+        try:
+            return str(socket.getaddrinfo(interface, None)[0][4][0])
+        except OSError:
+            pass
+    raise ConfigError(
+        "zmq: interface",
+        interface,
+        f"an address of this host, or an interface that has one: {', '.join(named)}",
+    )
+
+
+def _addresses(interface: str) -> Iterable[str]:
+    request = struct.pack("256s", interface.encode()[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+            yield socket.inet_ntoa(found[20:24])
+        except OSError:
+            pass  # it has IPv6 only
+    try:
+        with open("/proc/net/if_inet6", encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return
+    for digits, _, _, scope, _, name in lines:
+        if name == interface and scope != "20":  # not link-local
+            yield str(ipaddress.ip_address(bytes.fromhex(digits)))
+
+
+def listen(address: str, ports: range) -> socket.socket:
+    """Return a socket that listens on the first free port.
+
+    Raises
+    ------
+    OSError
+        If none is free, or the address is not this host's.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for port in ports:
+            try:
+                listener.bind((address, port))
+                # libzmq accepts on its I/O thread: a peer that is gone by then must
+                # not block it.
+                listener.setblocking(False)
+                listener.listen(_BACKLOG)
+                return listener
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE or port == ports[-1]:
+                    raise
+        raise OSError(errno.EADDRINUSE, "no port")
+    except BaseException:
+        listener.close()
+        raise
+
+
+def pause(listener: socket.socket) -> None:
+    """Let no further peer connect; those that have are not concerned.
+
+    The kernel drops the packets that begin a connection, so peers try again by
+    themselves until :func:`resume`. (libzmq cannot stop listening and keep the
+    connections that it has.)
+    """
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(drop))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def resume(listener: socket.socket) -> None:
+    """Let peers connect again after :func:`pause`."""
+    listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+
+def endpoint(address: str, port: int) -> str:
+    """Return ``tcp://address:port``, with brackets around an IPv6 address.
+
+    Examples
+    --------
+    >>> endpoint("::1", 5000)
+    'tcp://[::1]:5000'
+    """
+    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
+
+
+def split_endpoint(text: str) -> tuple[str, int]:
+    """Return address and port of an endpoint.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    scheme, _, place = text.partition("://")
+    address, _, port = place.rpartition(":")
+    if scheme != "tcp" or not address or not port.isdecimal():
+        raise ConfigError("zmq: endpoint", text, "tcp://address:port")
+    return address.strip("[]"), int(port)

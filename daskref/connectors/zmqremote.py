@@ -1,0 +1,294 @@
+"""What a process asks of other hosts, and sends to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from daskref.connectors.arrivals import Arrival, begin
+from daskref.connectors.base import Key
+from daskref.connectors.objects import new_name
+from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
+from daskref.connectors.zmqask import ask, push
+from daskref.connectors.zmqfetch import Transfer, UnansweredError
+from daskref.connectors.zmqlimits import Limits
+from daskref.connectors.zmqlines import ClosedError, Lines
+from daskref.connectors.zmqsources import Source, Sources
+from daskref.connectors.zmqwire import NAMES, Op, Request, Status
+from daskref.exceptions import (
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorUnavailableError,
+)
+
+#: Seconds between two attempts to send to hosts that are busy.
+_BUSY = 0.1
+#: Seconds that a reader tries by itself after it has waited for its neighbour.
+_LEAST = 1.0
+
+
+class Remote:
+    """The other hosts of a session, as one process sees them.
+
+    Parameters
+    ----------
+    owner
+        ``repr`` of the connector, for errors.
+    local
+        This host's store; takes what is fetched.
+    host
+        Identity of this host: it is never asked.
+    sources
+        Says where objects are.
+    limits
+        Sizes and waits.
+    connect
+        () -> the connections; called when they are needed.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        local: SharedMemoryConnector,
+        host: str,
+        sources: Sources,
+        limits: Limits,
+        connect: Callable[[], Lines],
+    ) -> None:
+        self._owner = owner
+        self._local = local
+        self._host = host
+        self._sources = sources
+        self._limits = limits
+        self._connect = connect
+
+    def _elsewhere(self, sources: Iterable[Source]) -> list[Source]:
+        return [Source(*each) for each in sources if each[0] != self._host and each[1]]
+
+    def holders(self, key: Key) -> list[Source]:
+        """Return the other hosts that may give the object."""
+        return self._elsewhere(self._sources.sources(key))
+
+    def targets(self, nbytes: int = 0) -> list[Source]:
+        """Return the other hosts that may take an object."""
+        return self._elsewhere(self._sources.targets(nbytes))
+
+    def _unavailable(self, message: str) -> ConnectorUnavailableError:
+        return ConnectorUnavailableError(self._owner, message)
+
+    @contextmanager
+    def _closable(self) -> Iterator[Lines]:
+        try:
+            yield self._connect()
+        except ClosedError:
+            raise ConnectorClosedError(self._owner) from None
+
+    def fetch(self, key: Key) -> memoryview | None:
+        """Return an object, once it has been fetched to this host.
+
+        Parameters
+        ----------
+        key
+            Name, size and home of the object.
+
+        Returns
+        -------
+        memoryview or None
+            ``None`` if all who were asked lack it, or nobody is known to have it.
+
+        Raises
+        ------
+        ConnectorError
+            If it could not be had, or not be stored here.
+        WireError
+            If bytes of it came damaged twice.
+        """
+        if not self.holders(key):
+            return None
+        short, limits = SharedMemoryKey(key[0], key[1]), self._limits
+        with self._closable() as lines:
+            began = time.monotonic()
+            try:
+                arrival = begin(self._local, short, limits.chunk, limits.timeout)
+            except TimeoutError:
+                raise self._unavailable(
+                    f"{short.name} is being fetched by another process of this host, "
+                    f"which has made no progress for {limits.timeout:g} s"
+                ) from None
+            if not isinstance(arrival, Arrival):
+                return arrival
+            patience = limits.timeout - (time.monotonic() - began)
+            try:
+                whole = self._transfer(lines, arrival, key, max(patience, _LEAST))
+            except BaseException:
+                arrival.give_up()
+                raise
+            if not whole:
+                arrival.give_up()
+                return None
+            view = arrival.publish()
+        self._sources.fetched(key)
+        return view
+
+    def _transfer(
+        self, lines: Lines, arrival: Arrival, key: Key, patience: float
+    ) -> bool:
+        transfer = Transfer(
+            lines,
+            arrival,
+            lambda: self.holders(key),
+            lambda place: self._sources.failed(key, place),
+            self._limits,
+        )
+        try:
+            return transfer.run(patience)
+        except UnansweredError as exc:
+            raise self._unavailable(f"{key[0]} could not be fetched: {exc}") from None
+        except OSError as exc:
+            raise ConnectorError(
+                self._owner, f"{key[0]} could not be stored here: {exc.strerror}"
+            ) from exc
+
+    def push(self, views: Sequence[memoryview], writer: str) -> tuple[str, str]:
+        """Send a new object to a host that takes it.
+
+        Parameters
+        ----------
+        views
+            Its bytes, in several buffers.
+        writer
+            8 digits of this process.
+
+        Returns
+        -------
+        tuple of str
+            Name of the object, and identity of the host.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If no host takes it: says who was asked, and what each one answered.
+        """
+        nbytes = sum(view.nbytes for view in views)
+        name = new_name(writer)
+        deadline = time.monotonic() + self._limits.timeout
+        while True:
+            answers: dict[str, str] = {}
+            for source in self.targets(nbytes):
+                if self._push_to(source, name, views, answers):
+                    return name, source.host
+            busy = any(text.endswith(Status.BUSY.name) for text in answers.values())
+            if not busy or time.monotonic() > deadline:
+                told = "; ".join(f"{who} {text}" for who, text in answers.items())
+                raise self._unavailable(f"no host took an object of {nbytes} B: {told}")
+            time.sleep(_BUSY)
+
+    def _push_to(
+        self,
+        source: Source,
+        name: str,
+        views: Sequence[memoryview],
+        answers: dict[str, str],
+    ) -> bool:
+        for place in source.endpoints:
+            try:
+                with self._closable() as lines:
+                    status = push(lines, place, name, views, self._limits)
+            except UnansweredError as exc:
+                answers[place] = str(exc)
+                continue
+            if status is Status.WHOLE:
+                return True
+            answers[place] = f"answered {status.name}"
+            if status is Status.FULL:
+                return False
+        return False
+
+    def any_has(self, key: Key, op: Op, length: int = 0) -> bool:
+        """Tell whether another host answers yes.
+
+        Parameters
+        ----------
+        key
+            Of the object.
+        op
+            What to ask of the hosts that may have it.
+        length
+            Goes with the request.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If none says yes, and not all have answered.
+        """
+        answers = []
+        request = Request(op, 0, key[0], key[1], 0, length)
+        for source in self.holders(key):
+            try:
+                with self._closable() as lines:
+                    if ask(lines, source, request, self._limits) is Status.OK:
+                        return True
+            except UnansweredError as exc:
+                answers.append(str(exc))
+        if answers:
+            raise self._unavailable(f"{key[0]} may be elsewhere: {'; '.join(answers)}")
+        return False
+
+    def take(self, key: Key) -> bool:
+        """Delete an object where it was put; whether this very call deleted it.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If that cannot be told.
+        """
+        known = [*self.holders(key), *self._elsewhere(self._sources.copies(key))]
+        places = next((each.endpoints for each in known if each.host == key[2]), ())
+        answers = []
+        request = Request(Op.TAKE, 0, key[0], key[1])
+        for place in places:
+            source = Source(key[2], [place])
+            try:
+                with self._closable() as lines:
+                    status = ask(lines, source, request, self._limits)
+            except UnansweredError as exc:
+                answers.append(str(exc))
+                continue
+            if status is Status.OK:
+                return True
+            # Who did not answer may have deleted it, for us.
+            if status is Status.MISSING and not answers:
+                return False
+            answers.append(f"{place} answered {status.name}")
+        told = "; ".join(answers) or "nobody is known to serve there"
+        raise self._unavailable(
+            f"{key[0]} cannot be taken from host {key[2][:8]}, where it was put: {told}"
+        )
+
+    def evict(self, keys: Iterable[Key]) -> None:
+        """Delete objects, and their copies, from other hosts.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If a host did not answer. What could be reached was deleted.
+        """
+        by_host: dict[str, tuple[Source, list[str]]] = {}
+        for key in keys:
+            for source in self._elsewhere(self._sources.copies(key)):
+                by_host.setdefault(source.host, (source, []))[1].append(key[0])
+        answers = []
+        for source, names in by_host.values():
+            for start in range(0, len(names), NAMES):
+                data = "\n".join(names[start : start + NAMES]).encode()
+                try:
+                    with self._closable() as lines:
+                        ask(lines, source, Request(Op.EVICT, 0), self._limits, data)
+                except UnansweredError as exc:
+                    answers.append(f"host {source.host[:8]}: {exc}")
+                    break
+        if answers:
+            raise self._unavailable(
+                f"objects may be left on other hosts: {'; '.join(answers)}"
+            )
