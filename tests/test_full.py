@@ -168,6 +168,8 @@ def fail(spill: str) -> Any:
         attempt("gather", lambda: client.gather([made]))
         moved = client.submit(total, made, workers=[second])
         attempt("worker to worker", lambda: moved.result(TIMEOUT))
+        # what stands for the value is no replica: Dask might delete the real one
+        wait_until(lambda: client.who_has([made])[made.key] == (first,))
         # and all is well afterwards
         again = client.submit(total, made, workers=[first], pure=False)
         assert again.result(TIMEOUT) == x.size

@@ -11,6 +11,7 @@ name                                               what for
 ``Worker._get_client``                             clients that tasks make
 ``Worker.state.tasks[key].run_spec``               the task boundary
 ``Worker.batched_send``                            messages to the scheduler
+``Scheduler.stream_handlers``                      what it is told of replicas
 ``Worker.get_current_task``                        whose update is sent
 =================================================  =================================
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +138,11 @@ class ReferenceWorkerPlugin:
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Put the boundary around a task that is about to run."""
+        if start == "flight" and finish == "memory":
+            value = self.worker.data.get(key)
+            if is_transparent(value) and type(get_factory(value)) is FailedFactory:
+                # after Dask's own message that this worker has it
+                self.worker.loop.add_callback(self._disown, key)
         if finish == "executing":
             ts = self.worker.state.tasks[key]
             if needs_boundary(ts.run_spec, bool(ts.dependencies)):
@@ -144,6 +151,19 @@ class ReferenceWorkerPlugin:
             ts = self.worker.state.tasks[key]
             if ts.nbytes and ts.nbytes > self.threshold and self.session.reachable:
                 self.worker.loop.add_callback(self._complete, key)
+
+    def _disown(self, key: Any) -> None:
+        """Let nobody take what stands for a value that did not arrive for a replica.
+
+        Dask might delete the real one.
+        """
+        self.worker.batched_send(
+            {
+                "op": "release-worker-data",
+                "key": key,
+                "stimulus_id": f"daskref-failed-{time.time()}",
+            }
+        )
 
     async def _complete(self, key: Any) -> None:
         value = self.worker.data.get(key)
