@@ -465,6 +465,8 @@ def own_in_a_task(directory: str) -> list[Any]:
         client.submit(add, mut_borrow(owner), 2).result()
         got += [list(owner), is_free(owner)]
         drop(owner)
+        # what the update replaced is deleted by the scheduler, in its own time
+        wait_until(lambda: stored(store) == 0, "all deleted")
         return [*got, stored(store)]
 
 
