@@ -51,16 +51,15 @@ class Attachment:
         self._configured = config.threshold()
         # Dask drops all futures at a restart, without telling one by one
         self._handlers = client._stream_handlers
-        self._before = {**self._handlers}
-        self._handlers.update(
-            {
-                "restart": self._handle_restart,
-                "task-erred": self._handle_task_erred,
-                "cancelled-keys": self._handle_cancelled_keys,
-                "daskref-returned": self._handle_returned,
-                "daskref-unbound": self._handle_unbound,
-            }
-        )
+        ours = {
+            "restart": self._handle_restart,
+            "task-erred": self._handle_task_erred,
+            "cancelled-keys": self._handle_cancelled_keys,
+            "daskref-returned": self._handle_returned,
+            "daskref-unbound": self._handle_unbound,
+        }
+        self._before = {op: self._handlers.get(op) for op in ours}
+        self._handlers.update(ours)
         self._connections = None
         if session.reachable:
             self._connections = Connections(client.rpc, client.scheduler, session)
@@ -101,8 +100,11 @@ class Attachment:
 
     def detach(self) -> None:
         """Give the client's connections back."""
-        self._handlers.clear()
-        self._handlers.update(self._before)
+        for op, handler in self._before.items():
+            if handler is None:
+                self._handlers.pop(op, None)
+            else:  # others may have added theirs meanwhile: those stay
+                self._handlers[op] = handler
         if self._connections is not None:
             self._connections.restore()
         self.holdings.clear()

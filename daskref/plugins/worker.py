@@ -80,6 +80,7 @@ class ReferenceWorkerPlugin:
         )
         self.threshold = session.info.settings.threshold
         self._on_completion = session.info.settings.results == "on-completion"
+        self._raises = session.info.settings.on_failure == "raise"
         if session.reachable:
             connections = Connections(worker.rpc, worker.scheduler, session)
             self._undo.append(connections.restore)
@@ -138,7 +139,7 @@ class ReferenceWorkerPlugin:
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Put the boundary around a task that is about to run."""
-        if start == "flight" and finish == "memory":
+        if self._raises and start == "flight" and finish == "memory":
             value = self.worker.data.get(key)
             if is_transparent(value) and type(get_factory(value)) is FailedFactory:
                 # after Dask's own message that this worker has it
