@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlsplit
 from dask.sizeof import sizeof
 
 from daskref.config import Settings
-from daskref.connectors import SharedMemoryConnector, open_connector
+from daskref.connectors import open_connector
 from daskref.connectors.base import Connector, Key
 from daskref.connectors.credentials import remember
 from daskref.exceptions import (
@@ -288,34 +288,27 @@ class Session:
 
 def open_session_connector(settings: Settings) -> Connector:
     """Open the connector that the settings name."""
-    if settings.connector in ("auto", "shm://"):
-        return SharedMemoryConnector(
-            root=settings.shm_root,
-            budget=settings.shm_budget,
-            recycle=settings.shm_recycle,
-            spill_directory=settings.spill_directory,
-        )
-    return open_connector(settings.connector, **_of_hosts(settings))
-
-
-def _of_hosts(settings: Settings) -> dict[str, Any]:
-    """Return what the settings say of a connector for many hosts, if its spec does not.
-
-    A mapping says it all itself.
-    """
     spec = settings.connector
-    if not isinstance(spec, str) or not spec.startswith("zmq://"):
-        return {}
-    said = dict(parse_qsl(urlsplit(spec).query))
-    options = {
-        "security": settings.security_transport,
-        "timeout": settings.timeout,
+    memory = {
         "root": settings.shm_root,
         "budget": settings.shm_budget,
         "recycle": settings.shm_recycle,
         "spill_directory": settings.spill_directory,
     }
-    return {name: value for name, value in options.items() if name not in said}
+    if spec == "shm://":
+        return open_connector(spec, **memory)
+    if spec == "auto":  # shared memory, for as long as there is one host
+        spec = "zmq://"
+    if not isinstance(spec, str) or not spec.startswith("zmq://"):
+        return open_connector(spec)
+    said = dict(parse_qsl(urlsplit(spec).query))
+    options = {
+        "security": settings.security_transport,
+        "timeout": settings.timeout,
+        **memory,
+    }
+    rest = {name: value for name, value in options.items() if name not in said}
+    return open_connector(spec, **rest)
 
 
 def sessions() -> list[Session]:

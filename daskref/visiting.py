@@ -154,9 +154,11 @@ class Visit:
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return await self._session.run(function, *args)
+        except DaskrefError as exc:
+            logger.warning("This client could not do as the scheduler said: %s", exc)
         except Exception:
-            logger.exception("This client could not do what the scheduler asked of it")
-            return None
+            logger.exception("This client could not do as the scheduler said")
+        return None
 
     def _supply(self, key: Key) -> str | None:
         """Send an object again; None if this client has not got it. Blocks."""

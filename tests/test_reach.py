@@ -115,7 +115,7 @@ def mixed_cluster() -> Iterator[Cluster]:
 def mixed(mixed_cluster: Cluster) -> Iterator[tuple[Any, str, str]]:
     """A client of theirs, and their names."""
     (here,), (apart,) = mixed_cluster.workers, mixed_cluster.apart
-    with daskref.Client(mixed_cluster.address) as client:
+    with daskref.Client(mixed_cluster.address, connector="shm://") as client:
         yield client, "here", "apart"
         assert left_apart(apart) == []
         assert len(warned(apart)) == 1
@@ -284,7 +284,7 @@ class TestWorker:
         cluster.add_apart("--no-nanny", "--name", "apart")
         with (
             dask.config.set({"daskref.results": "on-completion"}),
-            daskref.Client(cluster.address) as client,
+            daskref.Client(cluster.address, connector="shm://") as client,
         ):
             for source, target in (("here", "apart"), ("apart", "here")):
                 made = client.submit(make, workers=[source], pure=False)
@@ -296,7 +296,7 @@ class TestWorker:
 class TestComingAndGoing:
     def test_only_workers_apart(self, cluster: Cluster) -> None:
         apart = [cluster.add_apart() for _ in range(2)]
-        with daskref.Client(cluster.address) as client:
+        with daskref.Client(cluster.address, connector="shm://") as client:
             x = large()
             assert client.submit(total, x).result(TIMEOUT) == SUM
             scattered = client.scatter(x, broadcast=True)
@@ -313,7 +313,7 @@ class TestComingAndGoing:
 
     def test_joining_late(self, cluster: Cluster) -> None:
         here = cluster.add("--no-nanny", "--name", "here")
-        with daskref.Client(cluster.address) as client:
+        with daskref.Client(cluster.address, connector="shm://") as client:
             x = large()
             scattered = client.scatter(x)
             made = client.submit(make, 2.0)
@@ -343,7 +343,7 @@ class TestComingAndGoing:
     def test_leaving(self, cluster: Cluster, how: str) -> None:
         cluster.add("--no-nanny", "--name", "here")
         apart = cluster.add_apart("--no-nanny", "--name", "apart")
-        with daskref.Client(cluster.address) as client:
+        with daskref.Client(cluster.address, connector="shm://") as client:
             x = large()
             scattered = client.scatter(x, workers=["apart"])
             made = client.submit(make, 2.0, workers=["apart"], allow_other_workers=True)
@@ -362,7 +362,7 @@ class TestComingAndGoing:
     ) -> None:
         here = cluster.add("--no-nanny", "--name", "here")
         cluster.add_apart("--no-nanny", "--name", "apart")
-        with daskref.Client(cluster.address) as client:
+        with daskref.Client(cluster.address, connector="shm://") as client:
             x = large()
             wait(client.submit(total, x, workers=["here"]))
             # alive for the scheduler, but it will not answer
@@ -376,7 +376,7 @@ class TestComingAndGoing:
 
     def test_with_a_nanny_and_restarts(self, cluster: Cluster) -> None:
         cluster.add_apart("--nanny", "--name", "apart")
-        with daskref.Client(cluster.address) as client:
+        with daskref.Client(cluster.address, connector="shm://") as client:
             client.wait_for_workers(1, timeout=TIMEOUT)
             x = large()
             assert client.submit(total, x).result(TIMEOUT) == SUM
@@ -397,7 +397,7 @@ class TestComingAndGoing:
             for _ in range(2):
                 workers.append(start_worker(scheduler.address, env=ENVIRONMENT))
             # nobody sees the store but the scheduler
-            with daskref.Client(scheduler.address) as client:
+            with daskref.Client(scheduler.address, connector="shm://") as client:
                 assert len(handler.messages) == 1
                 everything(client)
                 assert [len(warned(worker)) for worker in workers] == [1, 1]
@@ -451,7 +451,7 @@ def client_apart(address: str) -> None:
     logging.getLogger("daskref").addHandler(handler)
     # Dask's own, of large graphs: they do travel here
     warnings.simplefilter("ignore")
-    with daskref.Client(address) as client:
+    with daskref.Client(address, connector="shm://") as client:
         everything(client)
         stats = daskref.stats(client)
         published = client.get_dataset("theirs")
@@ -485,7 +485,7 @@ class TestClient:
             cluster.add_apart()
         else:
             cluster.add()
-        with daskref.Client(cluster.address) as client:
+        with daskref.Client(cluster.address, connector="shm://") as client:
             x = large(7)
             theirs = [client.scatter(x), client.submit(make, 4.0)]
             wait(theirs)
@@ -509,7 +509,7 @@ class TestClient:
             plain.publish_dataset(theirs=theirs)
             with _client_apart(cluster.address):
                 pass
-        with daskref.Client(cluster.address) as client:
+        with daskref.Client(cluster.address, connector="shm://") as client:
             assert client.submit(total, large()).result(TIMEOUT) == SUM
             assert daskref.stats(client)["puts"] >= 1
 
@@ -517,7 +517,7 @@ class TestClient:
 def test_what_is_fetched_in_band_is_freed(cluster: Cluster) -> None:
     cluster.add("--no-nanny", "--name", "here")
     cluster.add_apart("--no-nanny", "--name", "apart")
-    with daskref.Client(cluster.address) as client:
+    with daskref.Client(cluster.address, connector="shm://") as client:
         x = large()
         made = client.submit(make, 2.0, workers=["here"])
         seen = [client.submit(total, v, workers=["apart"]) for v in (x, made)]

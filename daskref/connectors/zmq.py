@@ -398,9 +398,9 @@ class ZmqConnector(Connector):
 
     def _stays_here(self) -> bool:
         """Tell whether others can read what is put on this host, or nobody could."""
-        if self._server is not None or any(serving(self._local.session)):
+        if self._server is not None or not self._remote.targets():
             return True
-        return not self._remote.targets()
+        return any(serving(self._local.session))
 
     def _checked(self, key: Key) -> ZmqKey:
         if isinstance(key, tuple) and type(key) in (tuple, ZmqKey) and len(key) == 3:

@@ -147,6 +147,11 @@ class Locations:
             return []
         return sorted(known.processes, key=lambda each: known.processes[each] is None)
 
+    def serves(self, process: str) -> bool:
+        """Tell whether a process serves."""
+        host = self._host_of.get(process)
+        return host is not None and self._hosts[host].processes[process] is not None
+
     def endpoints(self, host: str) -> list[str]:
         """Return where a host's processes serve."""
         known = self._hosts.get(host)

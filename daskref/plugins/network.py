@@ -11,17 +11,17 @@ name                                           what for
 =============================================  =====================================
 ``Scheduler.worker_send``                      messages to one worker, in order
 ``Scheduler.transitions``                      results that are to be computed again
-``Scheduler._ongoing_background_tasks``        work on the scheduler's own host
 =============================================  =====================================
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daskref.connectors.base import Key
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 SCHEDULER = "scheduler"
 #: Seconds after which who waits for its turn asks again.
 POLL = 1.0
+#: Seconds for workers to begin to serve, before a client goes on without them.
+_START = 5.0
 #: How many lost objects are remembered, to say what became of them.
 _REMEMBERED = 100_000
 
@@ -64,8 +66,12 @@ class Network:
         ``(client, message) -> None``.
     run
         ``async (function, *arguments)``: call it off the event loop.
+    evict_here
+        ``(keys) -> None``: delete from the scheduler's host, soon.
     fan_out
         Readers that one copy serves at a time.
+    lazily
+        Whether workers serve only once processes are on more than one host.
 
     Notes
     -----
@@ -83,14 +89,18 @@ class Network:
         connector: ZmqConnector,
         holders: Holders,
         tell: Callable[[str, dict[str, Any]], None],
-        run: Callable[..., Awaitable[Any]],
+        evict_here: Callable[[list[Key]], None],
         fan_out: int,
+        lazily: bool,
     ) -> None:
         self._scheduler = scheduler
         self._connector = connector
         self._holders = holders
         self._tell = tell
-        self._run = run
+        self._evict_here = evict_here
+        self._lazily = lazily
+        #: Workers that were asked to serve and have not said that they do.
+        self._starting: set[str] = set()
         self.locations = Locations(fan_out)
         self._lost = OrderedDict()
         #: Object -> the client that was asked to send it.
@@ -104,7 +114,7 @@ class Network:
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
         """Return what workers and clients tell."""
         return {
-            "daskref-serving": self.on_serving,
+            "daskref-host": self.on_host,
             "daskref-fetched": self.on_fetched,
             "daskref-supplied": self.on_supplied,
         }
@@ -136,10 +146,15 @@ class Network:
 
     # Hosts
 
-    def on_serving(
-        self, worker: str, host: str, hostname: str, endpoint: str, names: list[str]
+    def on_host(
+        self,
+        worker: str,
+        host: str,
+        hostname: str,
+        endpoint: str | None,
+        names: list[str],
     ) -> None:
-        """Take note of a worker that serves its host's objects.
+        """Take note of a worker's host.
 
         Parameters
         ----------
@@ -148,27 +163,51 @@ class Network:
         host, hostname
             Identity of its host, and what people call that.
         endpoint
-            Where it serves.
+            Where it serves; ``None``: it does not, unless it is asked to.
         names
             Of what its host has already: it was cut off, or its worker was restarted.
         """
         if worker not in self._scheduler.workers:
             return  # it has left meanwhile
-        first = not self.locations.endpoints(host)
+        first = endpoint is not None and not self.locations.endpoints(host)
+        asked = worker in self._starting
+        self._starting.discard(worker)
         self.locations.join(worker, host, hostname, endpoint)
-        self._tell_clients(host)
         there = set(names)
         for key in [key for key in self._holders if key[0] in there] if there else ():
             self._lost.pop(key, None)
             self.locations.add(key, host)
+        if endpoint is not None:
+            self._tell_clients(host)
+        elif not asked:
+            self._begin_serving()
         if first:
-            for key in [k for k in self.locations if not self.locations.is_served(k)]:
+            unserved = [k for k in self.locations if not self.locations.is_served(k)]
+            for key in unserved + list(self._lost):
+                self._refused.pop(key, None)  # they may have had nowhere to send it
                 self._seek(key)
 
-    def visit(self, process: str, host: str, hostname: str) -> dict[str, Any]:
+    def _begin_serving(self) -> None:
+        """Have workers serve, if there is more than one host to serve."""
+        hosts = self.locations.hosts()
+        used = [h for h in hosts if self.locations.processes(h) != [SCHEDULER]]
+        if not self._lazily or len(used) < 2:
+            return
+        for process in [p for host in hosts for p in self.locations.processes(host)]:
+            if process in self._scheduler.workers and not self.locations.serves(
+                process
+            ):
+                self._starting.add(process)
+                self._scheduler.worker_send(process, {"op": "daskref-serve"})
+
+    async def visit(self, process: str, host: str, hostname: str) -> dict[str, Any]:
         """Let a client in; return where hosts serve, and which is the scheduler's."""
         if process in self._scheduler.clients:
             self.locations.join(process, host, hostname, None)
+            self._begin_serving()
+        deadline = time.monotonic() + _START
+        while self._starting and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
         serving = {
             each: endpoints
             for each in self.locations.hosts()
@@ -178,6 +217,7 @@ class Network:
 
     def leave(self, process: str) -> None:
         """See to what a worker or client leaves behind, and what its host takes."""
+        self._starting.discard(process)
         host = self.locations.host_of(process)
         hostname, lost = self.locations.leave(process)
         if host is not None and process not in self._scheduler.clients:
@@ -215,11 +255,20 @@ class Network:
             if key not in self.locations:  # nobody has told of it
                 self.locations.add(key, key[2])
         for host, found in self.locations.discard(gone).items():
-            self._send(host, {"op": "daskref-evict", "objects": found})
+            if host == self._connector.host:
+                self._evict_here(found)
+            else:
+                self._send(host, {"op": "daskref-evict", "objects": found})
+
+    def evict_now(self, keys: Iterable[Key]) -> None:
+        """Delete objects from the scheduler's host. Blocks."""
+        evict(self._connector, keys)
 
     def reconcile(self, grace: float) -> None:
-        """Have every host delete what nobody knows there and is older, in seconds."""
+        """Have other hosts delete what nobody knows there and is older, in seconds."""
         for host in self.locations.hosts():
+            if host == self._connector.host:
+                continue
             known = [key[0] for key in self.locations.keys(host)]
             message = {"op": "daskref-sweep", "known": known, "grace": grace}
             self._send(host, message)
@@ -230,6 +279,23 @@ class Network:
                 self.locations.discard_copies(host, [key])
         self._strays = unheld
 
+    def total(
+        self, stored: Iterable[tuple[str, int, int]], here: tuple[int, int]
+    ) -> tuple[int, int]:
+        """Add up what hosts store; copies count, they take memory, too.
+
+        Parameters
+        ----------
+        stored
+            As workers tell: identity of the host, number of objects, bytes.
+        here
+            The same of the scheduler's host.
+        """
+        hosts = {self._connector.host: here}
+        hosts |= {host: (objects, nbytes) for host, objects, nbytes in stored}
+        objects, nbytes = zip(*hosts.values(), strict=True)
+        return sum(objects), sum(nbytes)
+
     def _send(self, host: str, message: dict[str, Any]) -> None:
         for process in self.locations.processes(host):
             if process in self._scheduler.workers:
@@ -239,16 +305,6 @@ class Network:
             else:
                 continue
             return
-        if host == self._connector.host:
-            do = {"daskref-evict": evict, "daskref-sweep": sweep}[message["op"]]
-            rest = {name: each for name, each in message.items() if name != "op"}
-            self._scheduler._ongoing_background_tasks.call_soon(self._do_here, do, rest)
-
-    async def _do_here(self, do: Callable[..., Any], message: dict[str, Any]) -> None:
-        try:
-            await self._run(lambda: do(self._connector, **message))
-        except Exception:
-            logger.exception("Objects on the scheduler's host may be left there")
 
     # Transfers
 
@@ -291,7 +347,7 @@ class Network:
             return self._what_became(key)
         if not self.locations.is_served(key, avoid):
             self._seek(key)
-            if key not in self._sought:
+            if key not in self._sought and not self._will_be_served(key):
                 if key in self._lost:
                     return self._what_became(key)
                 await self.locations.source(key, process, avoid, POLL)
@@ -301,6 +357,12 @@ class Network:
             return {"status": "queued"}
         endpoints = self.locations.endpoints(source)
         return {"status": "found", "host": source, "endpoints": endpoints}
+
+    def _will_be_served(self, key: Key) -> bool:
+        hosts = self.locations.copies(key)
+        return any(
+            p in self._starting for h in hosts for p in self.locations.processes(h)
+        )
 
     def copies(self, process: str, object: Key) -> list[tuple[str, list[str]]]:
         """Return the hosts that have an object, where it was put first."""

@@ -162,8 +162,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             connector,
             self.holders,
             self._tell,
-            self._run,
+            self._evict_soon,
             self.settings.zmq_fan_out,
+            self.settings.connector == "auto",
         )
         scheduler.handlers.update(network.handlers)
         scheduler.stream_handlers.update(network.stream_handlers)
@@ -353,7 +354,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if self.network is not None:
             self.session.counters.add("evictions", len(keys))
             self.network.evict(keys)
-            return
+        else:
+            self._evict_soon(keys)
+
+    def _evict_soon(self, keys: list[Key]) -> None:
         self._queue += keys
         if self._evicting is None:
             self._evicting = asyncio.create_task(self._evict_queued())
@@ -370,8 +374,11 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def _evict_now(self, keys: list[Key]) -> None:
         store = self.session.store
         assert store is not None
-        for key in keys:
-            store.evict(key)
+        if self.network is None:
+            for key in keys:
+                store.evict(key)
+        else:
+            self.network.evict_now(keys)
 
     async def reconcile(self) -> None:
         """Delete expired leases, and objects of dead processes that nobody holds."""
@@ -379,7 +386,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         grace = self.settings.reconcile_grace
         if self.network is not None:
             self.network.reconcile(grace)
-            return
         assert self.session.store is not None
         sweep = getattr(self.session.store.connector, "sweep", None)
         if sweep is None:
@@ -437,7 +443,11 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             if "process" in report:  # not of a worker that is just leaving
                 self._reports[report["process"]] = report
         own = self.session.report()
-        objects, nbytes = await self.session.run(self._usage)
+        usage = await self.session.run(self._usage)
+        if self.network is not None:
+            stored = [each["stored"] for each in responses.values() if "stored" in each]
+            usage = self.network.total(stored, usage)
+        objects, nbytes = usage
         return {
             "objects": objects,
             "bytes": nbytes,
@@ -450,8 +460,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Return how many objects are in the store, and their bytes; not the probes."""
         assert self.session.store is not None
         connector = self.session.store.connector
-        if self.network is not None:  # it has copies, too
-            return len(self.holders), self.holders.nbytes
         try:
             usage = connector.usage()
         except (AttributeError, NotImplementedError):  # it cannot tell: what is held

@@ -24,6 +24,7 @@ from distributed.comm import get_address_host, parse_address
 
 from daskref.config import Settings
 from daskref.connectors.zmq import ZmqConnector
+from daskref.exceptions import ConnectorError
 from daskref.factory import StoreFactory
 from daskref.locating import Locator, ask
 from daskref.nodes import references_in
@@ -103,23 +104,46 @@ class Serving:
             If this process cannot serve.
         """
         worker, connector, session = self._worker, self._connector, self._session
-        place = place_of(worker, session.info.settings)
-        endpoint = await session.run(partial(connector.serve, **place))
+        # While all are on one host, nobody opens a port for nothing.
+        lazily = session.info.settings.connector == "auto"
+        endpoint = None if lazily else await self._serve()
         names = await session.run(connector.here)
         locator = Locator(repr(connector), worker.address, self._ask, self._tell)
         self._undo.append(connector.attend(locator))
         for op, do in (("daskref-evict", evict), ("daskref-sweep", sweep)):
             worker.stream_handlers[op] = partial(self._do, do)
             self._undo.append(partial(worker.stream_handlers.pop, op))
-        worker.batched_send(
+        worker.stream_handlers["daskref-serve"] = self._handle_serve
+        self._undo.append(partial(worker.stream_handlers.pop, "daskref-serve"))
+        self._announce(endpoint, names)
+
+    async def _serve(self) -> str:
+        place = place_of(self._worker, self._session.info.settings)
+        return await self._session.run(partial(self._connector.serve, **place))
+
+    async def _handle_serve(self) -> None:
+        endpoint = None
+        try:
+            endpoint = await self._serve()
+        except ConnectorError as exc:
+            self._session.lose_sight(exc)
+        self._announce(endpoint, [])
+
+    def _announce(self, endpoint: str | None, names: list[str]) -> None:
+        self._worker.batched_send(
             {
-                "op": "daskref-serving",
-                "host": connector.host,
+                "op": "daskref-host",
+                "host": self._connector.host,
                 "hostname": socket.gethostname(),
                 "endpoint": endpoint,
                 "names": names,
             }
         )
+
+    async def stored(self) -> tuple[str, int, int]:
+        """Return this host's identity, how many objects it stores, and their bytes."""
+        usage = await self._session.run(self._connector.usage)
+        return self._connector.host, usage.objects, usage.nbytes
 
     def stop(self) -> None:
         """Do nothing for the scheduler any more; the connector serves until closed."""

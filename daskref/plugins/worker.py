@@ -352,9 +352,12 @@ class ReferenceWorkerPlugin:
         """Send a stored object's bytes in-band, to a process out of reach."""
         return await fetch(self.session, key)
 
-    def counters(self) -> dict[str, Any]:
-        """Return this process's counts."""
-        return self.session.report()
+    async def counters(self) -> dict[str, Any]:
+        """Return this process's counts, and what its host stores if hosts are apart."""
+        report = self.session.report()
+        if self._serving is not None:
+            report["stored"] = await self._serving.stored()
+        return report
 
 
 class _ServedComm:
