@@ -10,6 +10,7 @@
     │   └── NotDeferrableError (NotImplementedError)    it has no futures
     ├── MissingKeyError (LookupError)       the object is not in the store
     ├── LifetimeError (RuntimeError)        a lifetime has ended
+    ├── NamespaceError (RuntimeError)       the machine permits no hosts for tests
     ├── OwnershipError (RuntimeError)       a rule of owners and borrowers is broken
     ├── ResolveError (RuntimeError)         a proxy or reference could not be resolved
     │   └── ResolveTimeoutError (TimeoutError)    a future was not set in time
@@ -101,6 +102,27 @@ class ConnectorUnavailableError(ConnectorError):
     """
 
 
+class ObjectLostError(ConnectorUnavailableError):
+    """The hosts that had an object are gone, or do not give it.
+
+    Parameters
+    ----------
+    connector
+        ``repr`` of the connector.
+    message
+        What was lost, and where it was, a sentence.
+    recomputed
+        Whether Dask computes it again: ask for the task's result once more.
+    """
+
+    def __init__(self, connector: str, message: str, recomputed: bool = False) -> None:
+        super().__init__(connector, message)
+        self.recomputed = recomputed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.connector, self.message, self.recomputed)
+
+
 class NotDeferrableError(ConnectorError, NotImplementedError):
     """The connector cannot make a key for an object that comes later.
 
@@ -163,6 +185,23 @@ class LifetimeError(DaskrefError, RuntimeError):
 
     def __str__(self) -> str:
         return f"the lifetime {self.lifetime} has ended: {self.reason}"
+
+
+class NamespaceError(DaskrefError, RuntimeError):
+    """The machine does not permit what hosts in namespaces need.
+
+    Parameters
+    ----------
+    message
+        What the system said.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class OwnershipError(DaskrefError, RuntimeError):

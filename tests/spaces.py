@@ -1,4 +1,4 @@
-"""Mount namespaces: processes with a ``/dev/shm`` of their own."""
+"""What tests need of namespaces; processes with a ``/dev/shm`` of their own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from daskref.testing.hosts import capabilities
+from daskref.testing.processes import environment
+from tests.parts import require
+
 #: Environment of programs that import the tests.
-ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-}
+ENVIRONMENT = environment()
 
 
 def own_shm(size: str = "50%") -> tuple[str, ...]:
@@ -34,8 +34,6 @@ def _permitted() -> bool:
 
 def require_namespaces() -> None:
     """Report as a missing part that mount namespaces cannot be made here."""
-    from tests.parts import require  # which needs pytest; benchmarks do not
-
     require(_permitted(), "mount namespaces (unshare -m): run the tests as root")
 
 
@@ -70,3 +68,27 @@ def run_case(module: str, case: str, *args: Any, size: str = "50%") -> Any:
     returned = [line for line in done.stdout.splitlines() if "returned " in line]
     assert returned, done.stdout
     return json.loads(returned[-1].partition("returned ")[2])
+
+
+def require_hosts(*needs: str) -> None:
+    """Report as a missing part that there can be no hosts, or none that can this.
+
+    Parameters
+    ----------
+    *needs
+        Names of fields of :class:`Capabilities`.
+    """
+    __tracebackhide__ = True
+    found = capabilities()
+    require(
+        not found.reason,
+        f"hosts in namespaces ({found.reason}): run as root, or permit user namespaces "
+        "(kernel.unprivileged_userns_clone, user.max_user_namespaces); needs the "
+        "packages iproute2 and util-linux",
+    )
+    for need in needs:
+        require(
+            getattr(found, need),
+            f"hosts with {need}: the kernel lacks it, or a package is missing "
+            "(iproute2, nftables)",
+        )

@@ -17,6 +17,7 @@ ARGUMENTS = {
     "ConnectorUnavailableError": ("<shm>", "no such directory"),
     "MissingKeyError": (("name", 3), "<shm>"),
     "LifetimeError": ("one", "nothing can be bound to it any more"),
+    "NamespaceError": ("unshare: No such file or directory",),
     "OwnershipError": ("<OwnedProxy>", "it cannot be sent", "one owner"),
     "ResolveError": ("<Reference>", "it was evicted"),
     "NotInstalledError": (["the scheduler"],),

@@ -61,7 +61,7 @@ def cluster_with_log() -> Iterator[tuple[str, dict[str, Process]]]:
 
 
 def lines(process: Process, start: int = 0) -> list[str]:
-    output: list[str] = process.popen.output  # type: ignore[attr-defined]
+    output: list[str] = process.lines
     return output[start:]
 
 

@@ -65,7 +65,7 @@ def _logged(process: Process) -> list[str]:
     """Return the warnings that daskref logged in another process."""
     return [
         line
-        for line in process.popen.output  # type: ignore[attr-defined]
+        for line in process.lines
         if "The store failed" in line
         or "goes to disk" in line
         or ("daskref" in line and "WARNING" in line)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.host import Host, HostProcess
-from tests.hosts import Network, capabilities, require_hosts
-from tests.namespaces import Keeper, NamespaceError, execute
-from tests.spaces import ENVIRONMENT
+from daskref.exceptions import NamespaceError
+from daskref.testing.host import Host, HostProcess
+from daskref.testing.hosts import Network, capabilities
+from daskref.testing.namespaces import Keeper, execute
+from tests.spaces import ENVIRONMENT, require_hosts
 from tests.utils import start, wait_until
 
 pytestmark = pytest.mark.slow
@@ -422,8 +423,8 @@ class TestUserNamespace:
         assert not in_use(used)
 
 
-def test_benchmarks_need_no_pytest() -> None:
-    code = "import sys; sys.modules['pytest'] = None; import tests.host_clusters"
+def test_pytest_is_not_needed() -> None:
+    code = "import sys; sys.modules['pytest'] = None; import daskref.testing.clusters"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, **ENVIRONMENT}
     )

@@ -295,7 +295,7 @@ def run_hold(kind: str, directory: Path, ends: str) -> Process:
 @pytest.mark.parametrize("kind", ["static", "atexit", "unleased"])
 def test_objects_go_at_the_exit_of_the_process(kind: str, tmp_path: Path) -> None:
     process = run_hold(kind, tmp_path, "exit")
-    assert process.popen.wait(30) == 0, process.popen.output  # type: ignore[attr-defined]
+    assert process.popen.wait(30) == 0, process.lines
     process.stop()
     # those that were not bound are left
     assert len(objects(tmp_path)) == 2

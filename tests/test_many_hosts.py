@@ -22,9 +22,10 @@ import pytest
 from distributed import wait
 
 import daskref
-from tests.host import Host, HostProcess
-from tests.host_clusters import HostCluster
-from tests.hosts import Network, require_hosts
+from daskref.testing.clusters import HostCluster
+from daskref.testing.host import Host, HostProcess
+from daskref.testing.hosts import Network
+from tests.spaces import require_hosts
 from tests.test_reach import everything, make, total
 from tests.utils import large, wait_until
 

@@ -76,7 +76,7 @@ def test_a_worker_that_reaches_a_part_gets_values_in_band(tmp_path: Path) -> Non
             del made, moved, x, text
             gc.collect()
             wait_until(lambda: not daskref.stats(client)["objects"], "all deleted")
-        said = [worker.popen.output for worker in workers]  # type: ignore[attr-defined]
+        said = [worker.lines for worker in workers]
         warnings = [
             [line for line in lines if "cannot see the cluster's store" in line]
             for lines in said

@@ -341,7 +341,7 @@ class TestPeersWithoutDaskref:
             future = client.scatter(large())
             late = start_worker(scheduler.address, nanny, env=without)
             try:
-                output = late.popen.output  # type: ignore[attr-defined]
+                output = late.lines
                 wait_until(
                     lambda: [line for line in output if "pip install daskref" in line],
                     "its complaint",

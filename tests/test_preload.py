@@ -55,7 +55,7 @@ def test_bad_settings_do_not_keep_a_scheduler_from_starting() -> None:
         "--preload", "daskref", env={"DASK_DASKREF__THRESHOLD": "abc"}
     )
     try:
-        output = scheduler.popen.output  # type: ignore[attr-defined]
+        output = scheduler.lines
         wait_until(lambda: any("daskref.threshold='abc'" in line for line in output))
         with distributed.Client(scheduler.address) as plain:
             assert plain.run_on_scheduler(_plugin) is None

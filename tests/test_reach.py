@@ -62,7 +62,7 @@ def left_apart(process: Process) -> list[str]:
 
 def warned(process: Process) -> list[str]:
     """Return the warnings of daskref in a process's log."""
-    output = process.popen.output  # type: ignore[attr-defined]
+    output = process.lines
     return [line for line in output if "cannot see the cluster's store" in line]
 
 

@@ -144,7 +144,7 @@ def cluster_on(place: Place, **settings: Any) -> Iterator[Cluster]:
             yield Cluster(place, client, scheduler, workers)
         for process in [*workers, scheduler]:
             process.stop()
-            assert process.popen.returncode == 0, process.popen.output  # type: ignore[attr-defined]
+            assert process.popen.returncode == 0, process.lines
 
 
 @pytest.fixture(params=sorted(STORES))

@@ -11,7 +11,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from tests.utils import children
+from daskref.exceptions import NamespaceError
+from daskref.testing.processes import children
 
 #: Seconds for a keeper to be ready, a command to be done, or processes to be gone.
 PATIENCE = 20.0
@@ -19,10 +20,6 @@ PATIENCE = 20.0
 #: What the first process of the namespaces does in the end: wait to be left alone.
 #: With SIGCHLD ignored, the kernel reaps what is orphaned there.
 _KEEP = "trap '' CHLD; echo ready; exec cat >/dev/null"
-
-
-class NamespaceError(RuntimeError):
-    """The machine does not permit what a test needs of it."""
 
 
 class Keeper:

@@ -1,4 +1,4 @@
-"""One host: its processes and its link; made by :class:`tests.hosts.Network`."""
+"""One host: its processes and its link; made by a :class:`Network`."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tests import utils
-from tests.namespaces import PATIENCE, Keeper, NamespaceError, execute
-from tests.spaces import ENVIRONMENT
-from tests.utils import wait_until
+from daskref.exceptions import NamespaceError
+from daskref.testing.namespaces import PATIENCE, Keeper, execute
+from daskref.testing.processes import (
+    Process,
+    children,
+    environment,
+    start,
+    wait_until,
+)
 
 #: A hardware address that nobody has.
 _NOBODY = "02:00:00:00:00:00"
 
 
-class HostProcess(utils.Process):
+class HostProcess(Process):
     """A process on a host; its id is the one that this process sees."""
 
     _pid: int = 0
 
     @property
     def pid(self) -> int:
+        """Its id, as this process sees it."""
         if not self._pid:
             # its parent entered the namespaces, and has this one child
-            found = utils.children(self.popen.pid)
+            found = children(self.popen.pid)
             if not found:
                 return self.popen.pid
             self._pid = found[-1]
@@ -38,7 +44,7 @@ class HostProcess(utils.Process):
     @property
     def output(self) -> str:
         """What it has written until now."""
-        return "".join(self.popen.output)  # type: ignore[attr-defined]
+        return "".join(self.lines)
 
     def expect(self, text: str, timeout: float = 60) -> None:
         """Wait until it has written a text."""
@@ -47,7 +53,8 @@ class HostProcess(utils.Process):
             f"{text!r} in the output",
             timeout,
         )
-        assert text in self.output, self.output
+        if text not in self.output:
+            raise AssertionError(f"it ended without {text!r}:\n{self.output}")
 
     def tell(self, line: str) -> None:
         """Write a line to its standard input."""
@@ -56,6 +63,7 @@ class HostProcess(utils.Process):
         self.popen.stdin.flush()
 
     def stop(self) -> None:
+        """See :meth:`Process.stop`."""
         super().stop()
         if self.popen.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -76,6 +84,7 @@ class End(NamedTuple):
     device: str
 
     def ip(self, *command: str) -> None:
+        """Run ``ip`` there."""
         execute(self.enter, "ip", *command)
 
 
@@ -142,7 +151,7 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **ENVIRONMENT, **(env or {})},
+            env={**os.environ, **environment(), **(env or {})},
         )
         try:
             output = popen.communicate(stdin, timeout)[0]
@@ -150,7 +159,8 @@ class Host:
             HostProcess(popen, "").kill()
             popen.communicate()
             raise
-        assert popen.returncode == 0, f"exit status {popen.returncode}\n{output}"
+        if popen.returncode:
+            raise AssertionError(f"exit status {popen.returncode}\n{output}")
         return output
 
     def call(self, func: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -177,9 +187,9 @@ class Host:
     ) -> HostProcess:
         """Start a command; wait until its output matches a pattern with one group."""
         return self.adopt(
-            utils.start(
+            start(
                 *self.prefix, *command, pattern=pattern, timeout=timeout,
-                env={**ENVIRONMENT, **(env or {})}, stdin=subprocess.PIPE,
+                env={**environment(), **(env or {})}, stdin=subprocess.PIPE,
             )
         )  # fmt: skip
 
@@ -189,9 +199,9 @@ class Host:
         """Call a function as :meth:`call` does; wait as :meth:`start` does."""
         return self.start(*_python(func, args), **options)
 
-    def adopt(self, process: utils.Process) -> HostProcess:
+    def adopt(self, process: Process) -> HostProcess:
         """Take charge of a process that was started with :attr:`prefix`."""
-        adopted = HostProcess(process.popen, process.address)
+        adopted = HostProcess(process.popen, process.address, process.lines)
         self._processes.append(adopted)
         return adopted
 

@@ -24,9 +24,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.host import End, Host
-from tests.namespaces import HOST, Keeper, NamespaceError, execute, temporary
-from tests.spaces import ROOT
+from daskref.exceptions import NamespaceError
+from daskref.testing.host import End, Host
+from daskref.testing.namespaces import HOST, Keeper, execute, temporary
+from daskref.testing.processes import import_paths
 
 _SWITCH = """
 ip link set lo up
@@ -205,7 +206,7 @@ def _set_sysctl(keeper: Keeper, name: str, value: str) -> None:
 
 def _seen(shared: tuple[str | os.PathLike[str], ...]) -> list[str]:
     """Return the directories to keep among the temporary files."""
-    needed = [ROOT, sys.prefix, sys.base_prefix, *shared]
+    needed = [*import_paths(), sys.prefix, sys.base_prefix, *shared]
     paths = sorted({os.path.realpath(path) for path in needed})
     return [path for path in paths if Path(temporary()) in Path(path).parents]
 
@@ -247,29 +248,3 @@ def capabilities() -> Capabilities:
             )
     except NamespaceError as exc:
         return Capabilities(reason=str(exc))
-
-
-def require_hosts(*needs: str) -> None:
-    """Report as a missing part that there can be no hosts, or none that can this.
-
-    Parameters
-    ----------
-    *needs
-        Names of fields of :class:`Capabilities`.
-    """
-    __tracebackhide__ = True
-    from tests.parts import require  # as in tests.spaces
-
-    found = capabilities()
-    require(
-        not found.reason,
-        f"hosts in namespaces ({found.reason}): run as root, or permit user namespaces "
-        "(kernel.unprivileged_userns_clone, user.max_user_namespaces); needs the "
-        "packages iproute2 and util-linux",
-    )
-    for need in needs:
-        require(
-            getattr(found, need),
-            f"hosts with {need}: the kernel lacks it, or a package is missing "
-            "(iproute2, nftables)",
-        )

@@ -267,7 +267,11 @@ def _processes(connector: Connector) -> None:
     evicted = connector.put(b"evicted by the other process")
     task = (connector_path(connector), connector.config(), keys, evicted)
     child = subprocess.run(
-        [sys.executable, "-c", "import daskref.testing as t; t._second_process()"],
+        [
+            sys.executable,
+            "-c",
+            "import daskref.testing.connectors as t; t._second_process()",
+        ],
         input=pickle.dumps(sys.path) + pickle.dumps(task),
         capture_output=True,
         timeout=_TIMEOUT,
@@ -282,6 +286,11 @@ def _processes(connector: Connector) -> None:
     for key, value in zip(keys, values, strict=True):
         _expect_bytes(connector, key, value, "what it wrote to in its own memory")
     _takers(connector)
+
+
+def _python(function: str) -> list[str]:
+    code = f"import daskref.testing.connectors as t; t.{function}()"
+    return [sys.executable, "-c", code]
 
 
 def _digest(value: Any) -> str:
@@ -408,7 +417,11 @@ def _takers(connector: Connector) -> None:
     task = (connector_path(connector), connector.config(), keys)
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", "import daskref.testing as t; t._taking_process()"],
+            [
+                sys.executable,
+                "-c",
+                "import daskref.testing.connectors as t; t._taking_process()",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.certificates import make_certificate
-from tests.host import Host, HostProcess
-from tests.spaces import ENVIRONMENT
-from tests.utils import start_scheduler, start_worker
+from daskref.testing.certificates import make_certificate
+from daskref.testing.host import Host, HostProcess
+from daskref.testing.processes import environment, start_scheduler, start_worker
 
 #: Peers that are silently gone are noticed as soon as Dask can.
 _ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s"}
@@ -55,7 +54,7 @@ class HostCluster:
         self.scheduler = host.adopt(
             start_scheduler(
                 "--protocol", protocol, prefix=host.prefix, host=self._listen(host),
-                env={**ENVIRONMENT, **self.env},
+                env={**environment(), **self.env},
             )
         )  # fmt: skip
 
@@ -84,7 +83,7 @@ class HostCluster:
             start_worker(
                 self.address, *(args or ("--no-nanny",)), "--name", name,
                 prefix=host.prefix, host=self._listen(host),
-                env={**ENVIRONMENT, **self.env},
+                env={**environment(), **self.env},
             )
         )  # fmt: skip
         self.workers[name] = worker
