@@ -230,12 +230,17 @@ def test_environment():
     code = (
         "from daskref.config import Settings, threshold\n"
         "s = Settings.read()\n"
-        "print(threshold(), s.threshold, s.on_failure, s.shm_budget, s.lease)"
+        "print(threshold(), s.threshold, s.on_failure, s.shm_budget, s.lease)\n"
+        "print(s.zmq_interface, s.zmq_port, s.zmq_advertise, s.zmq_fan_out)"
     )
     environment = {
         "DASK_DASKREF__THRESHOLD": "3 MiB",
         "DASK_DASKREF__ON_FAILURE": "raise",
         "DASK_DASKREF__SHM__BUDGET": "64 MiB",
+        "DASK_DASKREF__ZMQ__INTERFACE": "fd00::7",
+        "DASK_DASKREF__ZMQ__PORT": "41000:41009",
+        "DASK_DASKREF__ZMQ__ADVERTISE": "203.0.113.7",
+        "DASK_DASKREF__ZMQ__FAN_OUT": "3",
     }
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -245,4 +250,6 @@ def test_environment():
         check=True,
     )
     nbytes = str(3 * 2**20)
-    assert done.stdout.split() == [nbytes, nbytes, "raise", str(2**26), "600.0"]
+    first, second = done.stdout.splitlines()
+    assert first.split() == [nbytes, nbytes, "raise", str(2**26), "600.0"]
+    assert second.split() == ["fd00::7", "41000:41009", "203.0.113.7", "3"]

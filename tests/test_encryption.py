@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import dask.config
+import distributed
+import numpy as np
 import pytest
 from distributed import Security
 
+import daskref
 from daskref.connectors import MultiConnector, Policy, open_connector
 from daskref.connectors.base import Connector
 from daskref.encryption import check_transport, is_encryption_required
 from daskref.exceptions import ConfigError
+from tests.utils import large
 
 
 @pytest.fixture(params=["alone", "one of several", "by its class"])
@@ -75,3 +80,27 @@ def test_encryption_is_required_by_certificates_unless_they_say_otherwise():
     assert not is_encryption_required(
         Security(tls_ca_file="ca.pem", require_encryption=False)
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", ["in the spec", "in the settings"])
+def test_a_cluster_that_has_to_encrypt_refuses_a_session_in_the_clear(said):
+    required = {"distributed.comm.require-encryption": True}
+    spec = "zmq://"
+    if said == "in the spec":
+        spec += "?security=clear"
+    else:
+        required["daskref.security.transport"] = "clear"
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(required))
+        cluster = stack.enter_context(
+            distributed.LocalCluster(
+                1, processes=False, protocol="inproc", dashboard_address=None
+            )
+        )
+        with pytest.raises(ConfigError, match=r"daskref\.security\.transport"):
+            daskref.Client(cluster, connector=spec)
+        # The refused session left nothing behind that a good one stumbles over.
+        with dask.config.set({"daskref.security.transport": "curve"}):
+            client = stack.enter_context(daskref.Client(cluster, connector="zmq://"))
+            assert client.submit(np.sum, large()).result() == large().sum()

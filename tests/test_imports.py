@@ -64,7 +64,9 @@ KNOW_DISTRIBUTED = {
 #: Drivers: connector -> the one that it may import.
 DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec"}
 #: `zmqwire` checks what has crossed the network: XXH3 is 13 times as fast as CRC-32.
-DRIVERS |= dict.fromkeys("zmqserver zmqkeys zmqlines zmqfetch zmqask".split(), "zmq")
+DRIVERS |= dict.fromkeys(
+    "zmqserver zmqdoor zmqkeys zmqlines zmqfetch zmqask".split(), "zmq"
+)
 DRIVERS |= {"zmqwire": "xxhash"}
 DRIVERS |= dict.fromkeys(["rediserrors", "redisplace", "redispool"], "redis")
 DRIVERS |= {"rediswire": "redis", "opening": "fsspec"}

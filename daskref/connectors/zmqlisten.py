@@ -15,6 +15,13 @@ from daskref.ports import parse_ports as parse_ports
 
 _SIOCGIFADDR = 0x8915
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+#: A program of the classic packet filter, which sees TCP headers: code, jumps, operand.
+_DROP_SYN = [
+    struct.pack("HBBI", 0x30, 0, 0, 13),  # load the byte that has the flags
+    struct.pack("HBBI", 0x45, 0, 1, 0x02),  # SYN? else skip one
+    struct.pack("HBBI", 0x06, 0, 0, 0),  # drop
+    struct.pack("HBBI", 0x06, 0, 0, 2**32 - 1),  # pass
+]
 #: Connections that the kernel has made and libzmq has not taken yet.
 _BACKLOG = 128
 #: For documentation only (RFC 5737, RFC 3849): nothing is sent there.
@@ -114,10 +121,11 @@ def pause(listener: socket.socket) -> None:
 
     The kernel drops the packets that begin a connection, so peers try again by
     themselves until :func:`resume`. (libzmq cannot stop listening and keep the
-    connections that it has.)
+    connections that it has.) All other packets pass: a connection that is being made
+    inherits the filter, and would be deaf for good.
     """
-    drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    program = struct.pack("HP", 1, ctypes.addressof(drop))
+    code = ctypes.create_string_buffer(b"".join(_DROP_SYN))
+    program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(code))
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 

@@ -1,7 +1,8 @@
 """Serves the objects of a host to other hosts: one thread, its own context and port.
 
 Known limits: whoever has the session's keys may open as many connections as are
-allowed, and keep them; those without lose theirs after the handshake interval.
+allowed, and keep them; those without lose theirs after the handshake interval, or
+sooner if the server is full.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
+from math import inf
 from typing import Any, NamedTuple
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from daskref.connectors.forks import forget_in_child
 from daskref.connectors.objects import NAME
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
+from daskref.connectors.zmqdoor import Door, ours
 from daskref.connectors.zmqkeys import Gate, Keys
 from daskref.connectors.zmqlimits import Limits
-from daskref.connectors.zmqlisten import endpoint, pause, resume
+from daskref.connectors.zmqlisten import endpoint
 from daskref.connectors.zmqpushes import Pushes
 from daskref.connectors.zmqwire import (
     LARGEST_CHUNK,
@@ -107,8 +109,7 @@ class Server:
         self._pushes = Pushes(local, limits)
         self._views: OrderedDict[str, tuple[float, memoryview]] = OrderedDict()
         self._requests = self._nbytes = self._malformed = 0
-        self._complained = self._paused = self._stopped = False
-        self._connected: set[int] = set()
+        self._complained = self._stopped = False
         self._listening = -1
         self._pid = os.getpid()
         self._wake = os.pipe()
@@ -118,9 +119,7 @@ class Server:
             self._gate = Gate(self._context, keys, curve)
             self._router = self._context.socket(zmq.ROUTER)
             self._configure(keys, curve)
-            self._monitor = self._router.get_monitor_socket(
-                zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-            )
+            self._door = Door(self._router, listener, limits.connections)
             self._bind()
         except BaseException:
             self._listener.close()
@@ -157,7 +156,7 @@ class Server:
             self._nbytes,
             self._gate.refused,
             self._malformed,
-            len(self._connected),
+            self._door.connections,
         )
 
     @property
@@ -169,19 +168,18 @@ class Server:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for each in (self._router, self._gate.socket, self._monitor):
+        for each in (self._router, self._gate.socket, self._door.monitor):
             poller.register(each, zmq.POLLIN)
         poller.register(self._wake[0], zmq.POLLIN)
         try:
             while True:
-                busy = self._views or self._pushes
-                ready = dict(poller.poll(1000 if busy else None))
+                ready = dict(poller.poll(self._patience()))
                 if self._wake[0] in ready:
                     return
                 if self._gate.socket in ready:
                     self._gate.answer()
-                if self._monitor in ready:
-                    self._count()
+                if self._door.monitor in ready:
+                    self._door.follow()
                 if self._router in ready:
                     self._take_turn()
                 self._tidy()
@@ -190,31 +188,22 @@ class Server:
         finally:
             self._views.clear()
             self._pushes.close()
-            self._router.disable_monitor()
-            self._monitor.close(0)
+            self._door.close()
             self._router.close(0)
             self._gate.socket.close(0)
             self._context.term()
             # Who connects is refused at once, whatever has ended us.
             self._listener.close()
 
-    def _count(self) -> None:
-        """Follow who connects, and stop accepting while there are too many."""
-        with suppress(zmq.Again):
-            while True:
-                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-                if event["event"] == zmq.EVENT_ACCEPTED:
-                    self._connected.add(event["value"])
-                else:
-                    self._connected.discard(event["value"])
-        full = len(self._connected) >= self._limits.connections
-        if full != self._paused:
-            self._paused = full
-            with suppress(OSError):  # a kernel that has no such filters
-                pause(self._listener) if full else resume(self._listener)
+    def _patience(self) -> int | None:
+        """Return the milliseconds after which there is something to tidy."""
+        busy = 1.0 if self._views or self._pushes else inf
+        seconds = min(busy, self._door.due())
+        return None if seconds == inf else int(seconds * 1000) + 1
 
     def _tidy(self) -> None:
         self._pushes.expire()
+        self._door.make_room()
         old = time.monotonic() - _OPEN_SECONDS
         while self._views:
             name, (used, _) = next(iter(self._views.items()))
@@ -233,6 +222,7 @@ class Server:
             ):
                 self._malformed += 1
                 continue
+            self._door.vouch(frames[1])
             data = frames[2].buffer if len(frames) == 3 else memoryview(b"")
             reply, body = self._answer(request, data)
             self._requests += 1
@@ -328,28 +318,16 @@ class Server:
         Otherwise peers of a parent that died would not notice while the child lives.
         """
         _parents.append(
-            (self._context, self._router, self._monitor, self._gate.socket, self._views)
+            (self._context, self._router, self._door, self._gate.socket, self._views)
         )
-        for fd in {self._listening, *self._connected}:
-            with suppress(OSError):
-                _close_if_ours(fd, self.port)
+        self._door.forget()
+        with suppress(OSError), ours(self._listening, self.port):
+            os.close(self._listening)
         self._listener.close()
         for fd in self._wake:
             with suppress(OSError):
                 os.close(fd)
         self._pushes.abandon()
-
-
-def _close_if_ours(fd: int, port: int) -> None:
-    # The numbers come from libzmq; by now one may mean another file.
-    try:
-        there = socket.socket(fileno=os.dup(fd))
-    except OSError:
-        return
-    with there:
-        ours = there.family in (socket.AF_INET, socket.AF_INET6)
-        if ours and there.getsockname()[1] == port:
-            os.close(fd)
 
 
 def _found(there: bool) -> Status:

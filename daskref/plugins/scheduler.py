@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -135,11 +136,14 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-updated": self.lender.updated,
             }
         )
-        scheduler.worker_plugins[NAME] = worker_plugin_bytes(self.info, strict=True)
+        scheduler.handlers["daskref_secrets"] = self.secrets
+        # Dask's debug log shows what is broadcast, but no answers.
+        public = replace(self.info, secrets={})
+        scheduler.worker_plugins[NAME] = worker_plugin_bytes(public, strict=True)
         responses = await scheduler.broadcast(
             msg={
                 "op": "plugin-add",
-                "plugin": worker_plugin_bytes(self.info, strict=False),
+                "plugin": worker_plugin_bytes(public, strict=False),
                 "name": NAME,
             },
             on_error="return",
@@ -421,6 +425,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             return False
         await self.retire()
         return True
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return what opens the store, for a worker that joins."""
+        return self.info.secrets
 
     def reachable(self) -> list[str]:
         """Return the workers that can see the store."""

@@ -23,6 +23,7 @@ import logging
 import pickle
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.protocol.serialize import Serialize, to_serialize
@@ -78,10 +79,10 @@ class ReferenceWorkerPlugin:
         """Join the session and take over the worker's seams."""
         register_family()
         self.worker = worker
+        secrets = await worker.scheduler.daskref_secrets()
+        info = replace(pickle.loads(self._info), secrets=secrets)
         loop = asyncio.get_running_loop()
-        session = self.session = await loop.run_in_executor(
-            None, Session.join, pickle.loads(self._info)
-        )
+        session = self.session = await loop.run_in_executor(None, Session.join, info)
         self.threshold = session.info.settings.threshold
         self._on_completion = session.info.settings.results == "on-completion"
         self._raises = session.info.settings.on_failure == "raise"
