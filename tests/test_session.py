@@ -294,8 +294,17 @@ def test_report(session: Session) -> None:
 
 
 class TestConnectors:
-    @pytest.mark.parametrize("spec", ["auto", "shm://"])
-    def test_shared_memory_takes_its_settings(self, spec: str, tmp_path: Any) -> None:
+    @pytest.mark.parametrize(
+        ("spec", "kind"),
+        [
+            ("auto", ZmqConnector),
+            ("zmq://", ZmqConnector),
+            ("shm://", SharedMemoryConnector),
+        ],
+    )
+    def test_shared_memory_takes_its_settings(
+        self, spec: str, kind: Any, tmp_path: Any
+    ) -> None:
         read = Settings.read(
             connector=spec,
             shm_budget="1 MiB",
@@ -303,7 +312,7 @@ class TestConnectors:
             spill_directory=str(tmp_path),
         )
         with open_session_connector(read) as connector:
-            assert isinstance(connector, SharedMemoryConnector)
+            assert isinstance(connector, kind)
             config = connector.config()
             assert config["spill_directory"] == str(tmp_path)
             assert config["budget"] == 1 << 20
