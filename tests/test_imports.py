@@ -32,6 +32,7 @@ LAYERS = [
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
+    ["bench_bytes", "simulation"],
     ["bench", "bench_connectors", "bench_proxies"],
     ["cli", "demo", "demo_cluster"],
 ]
