@@ -20,12 +20,14 @@ import yaml
 from dask.utils import parse_bytes, parse_timedelta
 
 from daskref.exceptions import ConfigError
+from daskref.ports import parse_advertised, parse_ports
 
 #: A number of bytes (int), or a fraction from 0 to 1 (float).
 Share: TypeAlias = int | float
 
 _SIZE = 'a size such as "1 MiB" or 1048576, not negative'
 _SHARE = 'a fraction from 0 to 1, or a size such as "8 GiB"'
+_COUNT = "a whole number above 0"
 _SECONDS = 'a positive duration such as "30s" or 30'
 
 
@@ -139,6 +141,35 @@ def _parse_path(setting: str, value: object) -> str | None:
     raise ConfigError(setting, value, "the path of a directory, or null")
 
 
+def _parse_interface(setting: str, value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    raise ConfigError(
+        setting, value, "the name or the address of a network interface, or null"
+    )
+
+
+def _parse_port(setting: str, value: object) -> int | str:
+    parse_ports(value, setting)
+    return value  # type: ignore[return-value]
+
+
+def _parse_advertise(setting: str, value: object) -> str | None:
+    if value is None:
+        return None
+    parse_advertised(value, setting)
+    return str(value)
+
+
+def _parse_count(setting: str, value: object) -> int:
+    number = _number(value)
+    if isinstance(value, str) and value.strip().isdecimal():  # of the environment
+        number = int(value)
+    if number is None or number < 1 or number != int(number):
+        raise ConfigError(setting, value, _COUNT)
+    return int(number)
+
+
 def _one_of(*choices: str) -> Callable[[str, object], str]:
     def parse(setting: str, value: object) -> str:
         if isinstance(value, str) and value in choices:
@@ -163,6 +194,12 @@ _FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
     "shm_root": ("shm.root", _parse_path),
     "shm_budget": ("shm.budget", parse_share),
     "shm_recycle": ("shm.recycle", parse_share),
+    "prefetch": ("prefetch", parse_size),
+    "security_transport": ("security.transport", _one_of("curve", "clear")),
+    "zmq_interface": ("zmq.interface", _parse_interface),
+    "zmq_port": ("zmq.port", _parse_port),
+    "zmq_advertise": ("zmq.advertise", _parse_advertise),
+    "zmq_fan_out": ("zmq.fan-out", _parse_count),
 }
 
 
@@ -198,6 +235,18 @@ class Settings:
     shm_budget: Share
     #: Fraction of the tmpfs (float), or bytes (int).
     shm_recycle: Share
+    #: Bytes; 0: off.
+    prefetch: int
+    #: ``"curve"`` or ``"clear"``.
+    security_transport: str
+    #: Name or address, of this process; ``None``: where Dask's server listens.
+    zmq_interface: str | None
+    #: A port, or ``"first:last"``, of this process; 0: any.
+    zmq_port: int | str
+    #: ``"address"`` or ``"address:port"``, of this process; ``None``: where it listens.
+    zmq_advertise: str | None
+    #: Readers that one copy of an object serves at a time.
+    zmq_fan_out: int
 
     @classmethod
     def read(cls, **overrides: Any) -> Settings:

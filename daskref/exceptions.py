@@ -102,6 +102,27 @@ class ConnectorUnavailableError(ConnectorError):
     """
 
 
+class ObjectLostError(ConnectorUnavailableError):
+    """The hosts that had an object are gone, or do not give it.
+
+    Parameters
+    ----------
+    connector
+        ``repr`` of the connector.
+    message
+        What was lost, and where it was, a sentence.
+    recomputed
+        Whether Dask computes it again: ask for the task's result once more.
+    """
+
+    def __init__(self, connector: str, message: str, recomputed: bool = False) -> None:
+        super().__init__(connector, message)
+        self.recomputed = recomputed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.connector, self.message, self.recomputed)
+
+
 class NotDeferrableError(ConnectorError, NotImplementedError):
     """The connector cannot make a key for an object that comes later.
 

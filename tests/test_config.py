@@ -93,6 +93,12 @@ def test_defaults():
         shm_root=None,
         shm_budget=0.8,
         shm_recycle=0.25,
+        prefetch=2**30,
+        security_transport="curve",
+        zmq_interface=None,
+        zmq_port=0,
+        zmq_advertise=None,
+        zmq_fan_out=2,
     )
     assert pickle.loads(pickle.dumps(settings)) == settings
 
@@ -156,6 +162,13 @@ MALFORMED = [
     ("shm_root", "daskref.shm.root", ["", 3]),
     ("shm_budget", "daskref.shm.budget", [-0.1, "much", True, NAN]),
     ("shm_recycle", "daskref.shm.recycle", [-1, "-1"]),
+    ("prefetch", "daskref.prefetch", ["", -1, "lots", True]),
+    ("security_transport", "daskref.security.transport", ["tls", "", True]),
+    ("zmq_interface", "daskref.zmq.interface", ["", " ", 3]),
+    ("zmq_port", "daskref.zmq.port", [-1, 65536, "7:5", "0:5", "any", True, 5.5, ""]),
+    ("zmq_advertise", "daskref.zmq.advertise", ["", 5, "a:", "a:0", "a:x", ":5"]),
+    ("zmq_advertise", "daskref.zmq.advertise", ["[fd00::1", "[a]:5", "fd00::1::5"]),
+    ("zmq_fan_out", "daskref.zmq.fan-out", [0, -1, 1.5, "two", True, NAN, "²"]),
 ]
 
 
@@ -178,6 +191,19 @@ def test_fractions_and_sizes():
     size = Settings.read(shm_budget="1 GiB").shm_budget
     assert size == 2**30
     assert isinstance(size, int)
+
+
+def test_places_to_serve_are_kept_as_they_were_given():
+    for port in (0, 5000, "5000", "5000:5100"):
+        assert Settings.read(zmq_port=port).zmq_port == port
+    for place in ("10.0.0.1", "node-7.example:5000", "fd00::1", "[fd00::1]:5000"):
+        assert Settings.read(zmq_advertise=place).zmq_advertise == place
+    assert Settings.read(zmq_interface="ib0").zmq_interface == "ib0"
+
+
+def test_counts():
+    assert Settings.read(zmq_fan_out="3").zmq_fan_out == 3
+    assert Settings.read(zmq_fan_out=np.int64(4)).zmq_fan_out == 4
 
 
 def test_connector_mapping():

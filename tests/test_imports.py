@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "daskref"
 #: From the bottom up. A module imports from its own layer or lower ones.
 LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
-    ["_version", "exceptions", "config", "metrics", "wire", "flights"],
+    ["_version", "exceptions", "ports", "config", "metrics", "wire", "flights"],
     ["connectors"],
     ["answers", "turns", "walkers"],
     ["codec", "carried", "foreign", "reference", "tokens"],
@@ -28,7 +28,7 @@ LAYERS = [
         "objectstore",
         *["store", "places", "ownership", "transparency"],
     ],
-    ["lifetimes", "lending"],
+    ["lifetimes", "lending", "encryption"],
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
@@ -36,7 +36,7 @@ LAYERS = [
     ["bench", "bench_connectors", "bench_proxies"],
     ["cli", "demo", "demo_cluster"],
 ]
-SHARED = {"exceptions"}
+SHARED = {"exceptions", "ports"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
     *["codec", "metrics", "tokens", "session", "rpc", "ownership"],

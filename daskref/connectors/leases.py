@@ -37,6 +37,11 @@ def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
     return False
 
 
+def names(objects: ObjectDirectory) -> list[str]:
+    """Return the names of all objects."""
+    return [name for name, _ in _entries(objects) if NAME.fullmatch(name)]
+
+
 def usage(objects: ObjectDirectory) -> Usage:
     """Return what the objects take up; links are counted once."""
     sizes = {

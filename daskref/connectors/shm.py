@@ -407,6 +407,10 @@ class SharedMemoryConnector(Connector):
             for swept in leases.sweep(tier, names, grace, self._session.gone)
         ]
 
+    def names(self) -> list[str]:
+        """Return the names of all objects."""
+        return [name for tier in self._tiers() for name in leases.names(tier)]
+
     def usage(self) -> Usage:
         """See :meth:`Connector.usage`."""
         usages = [leases.usage(tier) for tier in self._tiers()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from threading import Lock
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +19,7 @@ from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.credentials import recall, remember
 from daskref.connectors.forks import forget_in_child
 from daskref.connectors.memory import raw
-from daskref.connectors.objects import checked
+from daskref.connectors.objects import checked, new_name
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmqhost import Place, open_host, serve, serving, session_name
 from daskref.connectors.zmqkeys import Keys
@@ -28,7 +28,13 @@ from daskref.connectors.zmqlines import Lines
 from daskref.connectors.zmqlisten import parse_ports
 from daskref.connectors.zmqremote import Remote
 from daskref.connectors.zmqserver import Served, Server
-from daskref.connectors.zmqsources import KnownPeers, Locate, Sources, parse_peers
+from daskref.connectors.zmqsources import (
+    KnownPeers,
+    Locate,
+    Source,
+    Sources,
+    parse_peers,
+)
 from daskref.connectors.zmqwire import Op
 from daskref.exceptions import (
     ConfigError,
@@ -128,6 +134,8 @@ class ZmqConnector(Connector):
     _limits: Limits
     _remote: Remote
     _server: Server | None
+    _endpoint: str
+    _attended: list[Sources]
     _lines: Lines | None
     _config: dict[str, Any]
     _closed: bool
@@ -177,7 +185,7 @@ class ZmqConnector(Connector):
             "push_age": push_age,
         }
         self._limits = Limits.parse(**given)
-        place = Place(interface, parse_ports(port), advertise)
+        parse_ports(port)
         if security not in ("curve", "clear"):
             raise ConfigError("zmq: security", security, '"curve" or "clear"')
         self._curve = security == "curve"
@@ -186,6 +194,7 @@ class ZmqConnector(Connector):
             remember(self._place, Keys.make().dump())
         self._closed = False
         self._server = None
+        self._endpoint = ""
         self._lines = None
         self._lock = Lock()
         options: dict[str, Any] = {
@@ -203,11 +212,12 @@ class ZmqConnector(Connector):
             self._host = self._local.session.host
             known = parse_peers(peers or {})
             if str(serve).lower() not in ("0", "false", "no"):
-                self._serve(place)
+                self.serve(interface, port, advertise)
             if here := self.endpoints:
                 known[self._host] = here
             if not isinstance(locate, Sources):
                 locate = KnownPeers(known, locate)
+            self._attended = [locate]
             self._remote = Remote(
                 repr(self),
                 self._local,
@@ -279,15 +289,64 @@ class ZmqConnector(Connector):
         self._lock = Lock()
         self._server = None
 
-    def _serve(self, place: Place) -> None:
-        self._server = serve(
-            self._local,
-            place,
-            self._keys(),
-            self._curve,
-            self._limits,
-            self._resources.callback,
-        )
+    def serve(
+        self,
+        interface: str | None = None,
+        port: int | str = 0,
+        advertise: str | None = None,
+    ) -> str:
+        """Serve this host's objects to other hosts from now on.
+
+        Parameters
+        ----------
+        interface, port, advertise
+            See the class. Ignored if this process serves already.
+
+        Returns
+        -------
+        str
+            What others connect to: ``tcp://address:port``.
+
+        Raises
+        ------
+        ConfigError, ConnectorUnavailableError
+            See the class.
+        """
+        place = Place(interface, parse_ports(port), advertise)
+        with self._lock:
+            if self._server is None:
+                self._ready()
+                self._server, self._endpoint = serve(
+                    self._local,
+                    place,
+                    self._keys(),
+                    self._curve,
+                    self._limits,
+                    self._resources.callback,
+                )
+            return self._endpoint
+
+    def attend(self, sources: Sources) -> Callable[[], None]:
+        """Go by somebody's word on where objects are, whoever was asked before.
+
+        Parameters
+        ----------
+        sources
+            To ask and to tell.
+
+        Returns
+        -------
+        callable
+            () -> None: go by the word of who was asked before, from then on.
+        """
+        self._attended.append(sources)
+        self._remote.attend(sources)
+
+        def leave() -> None:
+            self._attended.remove(sources)
+            self._remote.attend(self._attended[-1])
+
+        return leave
 
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         """See :meth:`Connector.put_frames`."""
@@ -296,8 +355,42 @@ class ZmqConnector(Connector):
             name, nbytes = local.put_frames(frames)
             return ZmqKey(name, nbytes, self._host)
         views = [raw(frame) for frame in frames]
-        name, host = self._remote.push(views, local.session.writer)
+        name = new_name(local.session.writer)
+        host = self._remote.push(views, name)
         return ZmqKey(name, sum(view.nbytes for view in views), host)
+
+    def supply(self, key: Key, frames: Sequence[Buffer] | None = None) -> str | None:
+        """Send an object that others lack to a host that serves.
+
+        Parameters
+        ----------
+        key
+            Of the object.
+        frames
+            Its bytes; by default those that this host has.
+
+        Returns
+        -------
+        str or None
+            Identity of the host; ``None`` if there are no such bytes.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If no host takes it.
+        """
+        key = self._checked(key)
+        local = self._ready()
+        if any(serving(local.session)):
+            if frames is not None and not local.exists(_short(key)):
+                local.set_frames(_short(key), frames)
+            return self._host if local.exists(_short(key)) else None
+        if frames is None:
+            found = local.get(_short(key))
+            if found is None:
+                return None
+            frames = [found]
+        return self._remote.push([raw(frame) for frame in frames], key.name)
 
     def _stays_here(self) -> bool:
         """Tell whether others can read what is put on this host, or nobody could."""
@@ -389,6 +482,22 @@ class ZmqConnector(Connector):
         if key.host == self._host:
             return here
         return self._remote.any_has(key, Op.RENEW, max(0, int(seconds * 1000))) or here
+
+    def evict_here(self, keys: Iterable[Key]) -> None:
+        """Delete objects, or copies of them, from this host only."""
+        self._ready().evict_batch(_short(self._checked(key)) for key in keys)
+
+    def is_here(self, key: Key) -> bool:
+        """Tell whether this host has an object; asks nobody."""
+        return self._ready().exists(_short(self._checked(key)))
+
+    def here(self) -> list[str]:
+        """Return the names of all objects that this host has."""
+        return self._ready().names()
+
+    def reaches(self, source: Source) -> bool:
+        """Tell whether a server of a host lets this process in."""
+        return self._remote.reaches(source)
 
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0

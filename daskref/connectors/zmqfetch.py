@@ -44,8 +44,10 @@ class Transfer:
         Makes the connections.
     arrival
         Takes the chunks; it is neither published nor given up here.
+    sources
+        The hosts that have the object.
     locate
-        () -> the hosts that have the object.
+        () -> the hosts that have the object by now; may block.
     failed
         Hears of each endpoint that did not answer.
     limits
@@ -62,6 +64,7 @@ class Transfer:
         self,
         lines: Lines,
         arrival: Arrival,
+        sources: Sequence[Source],
         locate: Callable[[], Sequence[Source]],
         failed: Callable[[str], None],
         limits: Limits,
@@ -74,8 +77,9 @@ class Transfer:
         self._todo = deque(arrival.missing)
         self._lanes: list[_Lane] = []
         self._damaged: Counter[int] = Counter()
-        self._candidates = Candidates(locate())
+        self._candidates = Candidates(sources)
         self._located = time.monotonic()
+        self._deadline = 0.0
 
     def run(self, patience: float) -> bool:
         """Fetch what is missing.
@@ -101,7 +105,7 @@ class Transfer:
         OSError
             If a chunk could not be written.
         """
-        deadline = time.monotonic() + patience
+        self._deadline = time.monotonic() + patience
         try:
             while self._todo or any(lane.asked for lane in self._lanes):
                 if self._lines.closed:
@@ -114,8 +118,8 @@ class Transfer:
                         return False
                     raise UnansweredError(str(self._candidates))
                 if self._step(min(_LOOK, self._limits.stall)):
-                    deadline = time.monotonic() + self._limits.timeout
-                elif time.monotonic() > deadline:
+                    self._deadline = time.monotonic() + self._limits.timeout
+                elif time.monotonic() > self._deadline:
                     self._note_waiting()
                     raise UnansweredError(str(self._candidates))
             return True
@@ -163,10 +167,12 @@ class Transfer:
             lane.asked[number] = index
 
     def _can_wait(self, now: float) -> bool:
-        """Without any connection: tell whether somebody may be asked later."""
-        if now > self._located + _ASK_AGAIN:
-            self._located = now
+        """Without any connection: tell whether somebody may be asked, now or later."""
+        if now > self._located + _ASK_AGAIN or self._candidates.next_time() is None:
             self._candidates.update(self._locate())
+            self._located = time.monotonic()
+            # To be told whom to ask may take long: it is not their time.
+            self._deadline += self._located - now
         return self._candidates.next_time() is not None
 
     # Hearing.
@@ -234,6 +240,8 @@ class Transfer:
             for each in list(self._lanes):
                 if each.line.endpoint in same_host:
                     self._remove(each)
+            for each_endpoint in same_host:
+                self._failed(each_endpoint)
             return False
         if reply.status is not Status.OK:
             self._leave(lane, f"answered {reply.status.name}", final=True)

@@ -81,7 +81,7 @@ def serve(
     curve: bool,
     limits: Limits,
     later: Callable[..., Any],
-) -> Server:
+) -> tuple[Server, str]:
     """Serve the host's objects, and tell its other processes where.
 
     Parameters
@@ -94,6 +94,11 @@ def serve(
         See :class:`Server`.
     later
         ``(function, *args)``: call it when the connector is closed.
+
+    Returns
+    -------
+    tuple
+        The server, and what others connect to.
 
     Raises
     ------
@@ -117,9 +122,10 @@ def serve(
     with suppress(FileExistsError):
         os.mkdir(directory, 0o700)
     record = os.path.join(directory, session.writer)
-    write_whole(record, json.dumps(_advertised(place, told, server.port)).encode())
+    advertised = _advertised(place, told, server.port)
+    write_whole(record, json.dumps(advertised).encode())
     later(_unlink_own, record, os.getpid())
-    return server
+    return server, advertised
 
 
 def serving(session: SessionDirectory) -> Iterator[str]:

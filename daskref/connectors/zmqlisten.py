@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable
 
 from daskref.exceptions import ConfigError
+from daskref.ports import parse_ports as parse_ports
 
 _SIOCGIFADDR = 0x8915
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
@@ -18,26 +19,6 @@ _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _BACKLOG = 128
 #: For documentation only (RFC 5737, RFC 3849): nothing is sent there.
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-
-
-def parse_ports(value: object) -> range:
-    """Return the ports that ``5000``, ``"5000"`` or ``"5000:5100"`` means, in order.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither. ``0`` is any free port.
-    """
-    first, colon, last = str(value).partition(":")
-    try:
-        ports = range(int(first), int(last if colon else first) + 1)
-    except ValueError:
-        ports = range(0)
-    if not ports or not 0 <= ports[0] <= ports[-1] < 2**16 or (colon and not ports[0]):
-        raise ConfigError(
-            "zmq: port", value, 'a port, a range such as "5000:5100", or 0 for any'
-        )
-    return ports
 
 
 def outward() -> str:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from daskref.connectors.arrivals import Arrival, begin
 from daskref.connectors.base import Key
-from daskref.connectors.objects import new_name
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmqask import ask, push
 from daskref.connectors.zmqfetch import Transfer, UnansweredError
@@ -66,9 +65,13 @@ class Remote:
     def _elsewhere(self, sources: Iterable[Source]) -> list[Source]:
         return [Source(*each) for each in sources if each[0] != self._host and each[1]]
 
-    def holders(self, key: Key) -> list[Source]:
-        """Return the other hosts that may give the object."""
-        return self._elsewhere(self._sources.sources(key))
+    def attend(self, sources: Sources) -> None:
+        """Go by somebody else's word from now on."""
+        self._sources = sources
+
+    def copies(self, key: Key) -> list[Source]:
+        """Return the other hosts that may have the object."""
+        return self._elsewhere(self._sources.copies(key))
 
     def targets(self, nbytes: int = 0) -> list[Source]:
         """Return the other hosts that may take an object."""
@@ -104,66 +107,79 @@ class Remote:
         WireError
             If bytes of it came damaged twice.
         """
-        if not self.holders(key):
+        if not self._sources.others():
             return None
         short, limits = SharedMemoryKey(key[0], key[1]), self._limits
-        with self._closable() as lines:
-            began = time.monotonic()
-            try:
-                arrival = begin(self._local, short, limits.chunk, limits.timeout)
-            except TimeoutError:
-                raise self._unavailable(
-                    f"{short.name} is being fetched by another process of this host, "
-                    f"which has made no progress for {limits.timeout:g} s"
-                ) from None
-            if not isinstance(arrival, Arrival):
-                return arrival
-            patience = limits.timeout - (time.monotonic() - began)
-            try:
-                whole = self._transfer(lines, arrival, key, max(patience, _LEAST))
-            except BaseException:
-                arrival.give_up()
-                raise
-            if not whole:
-                arrival.give_up()
-                return None
+        began = time.monotonic()
+        try:
+            arrival = begin(self._local, short, limits.chunk, limits.timeout)
+        except TimeoutError:
+            raise self._unavailable(
+                f"{short.name} is being fetched by another process of this host, "
+                f"which has made no progress for {limits.timeout:g} s"
+            ) from None
+        if not isinstance(arrival, Arrival):
+            return arrival
+        patience = limits.timeout - (time.monotonic() - began)
+        try:
+            whole = self._transfer(arrival, key, max(patience, _LEAST))
+        except BaseException:
+            arrival.give_up()
+            self._sources.ended(key, False)
+            raise
+        view = None
+        if whole:
             view = arrival.publish()
-        self._sources.fetched(key)
+        else:
+            arrival.give_up()
+        self._sources.ended(key, view is not None)
         return view
 
-    def _transfer(
-        self, lines: Lines, arrival: Arrival, key: Key, patience: float
-    ) -> bool:
-        transfer = Transfer(
-            lines,
-            arrival,
-            lambda: self.holders(key),
-            lambda place: self._sources.failed(key, place),
-            self._limits,
-        )
+    def _transfer(self, arrival: Arrival, key: Key, patience: float) -> bool:
+        def locate() -> list[Source]:
+            return self._elsewhere(self._sources.sources(key, arrival.touch))
+
+        sources = locate()
+        if not sources:
+            self._sources.given_up(key)
+            return False
         try:
-            return transfer.run(patience)
+            with self._closable() as lines:
+                transfer = Transfer(
+                    lines,
+                    arrival,
+                    sources,
+                    locate,
+                    lambda place: self._sources.failed(key, place),
+                    self._limits,
+                )
+                whole = transfer.run(patience)
         except UnansweredError as exc:
+            self._sources.given_up(key)
             raise self._unavailable(f"{key[0]} could not be fetched: {exc}") from None
         except OSError as exc:
+            self._sources.given_up(key)
             raise ConnectorError(
                 self._owner, f"{key[0]} could not be stored here: {exc.strerror}"
             ) from exc
+        if not whole:
+            self._sources.given_up(key)
+        return whole
 
-    def push(self, views: Sequence[memoryview], writer: str) -> tuple[str, str]:
-        """Send a new object to a host that takes it.
+    def push(self, views: Sequence[memoryview], name: str) -> str:
+        """Send an object to a host that takes it.
 
         Parameters
         ----------
         views
             Its bytes, in several buffers.
-        writer
-            8 digits of this process.
+        name
+            Of the object.
 
         Returns
         -------
-        tuple of str
-            Name of the object, and identity of the host.
+        str
+            Identity of the host.
 
         Raises
         ------
@@ -171,13 +187,12 @@ class Remote:
             If no host takes it: says who was asked, and what each one answered.
         """
         nbytes = sum(view.nbytes for view in views)
-        name = new_name(writer)
         deadline = time.monotonic() + self._limits.timeout
         while True:
             answers: dict[str, str] = {}
             for source in self.targets(nbytes):
                 if self._push_to(source, name, views, answers):
-                    return name, source.host
+                    return source.host
             busy = any(text.endswith(Status.BUSY.name) for text in answers.values())
             if not busy or time.monotonic() > deadline:
                 told = "; ".join(f"{who} {text}" for who, text in answers.items())
@@ -205,6 +220,16 @@ class Remote:
                 return False
         return False
 
+    def reaches(self, source: Source) -> bool:
+        """Tell whether a server of a host lets this process in."""
+        request = Request(Op.EXISTS, 0)
+        try:
+            with self._closable() as lines:
+                ask(lines, source, request, self._limits)
+        except UnansweredError:
+            return False
+        return True
+
     def any_has(self, key: Key, op: Op, length: int = 0) -> bool:
         """Tell whether another host answers yes.
 
@@ -224,7 +249,7 @@ class Remote:
         """
         answers = []
         request = Request(op, 0, key[0], key[1], 0, length)
-        for source in self.holders(key):
+        for source in self.copies(key):
             try:
                 with self._closable() as lines:
                     if ask(lines, source, request, self._limits) is Status.OK:
@@ -243,7 +268,7 @@ class Remote:
         ConnectorUnavailableError
             If that cannot be told.
         """
-        known = [*self.holders(key), *self._elsewhere(self._sources.copies(key))]
+        known = self.copies(key)
         places = next((each.endpoints for each in known if each.host == key[2]), ())
         answers = []
         request = Request(Op.TAKE, 0, key[0], key[1])
@@ -276,7 +301,7 @@ class Remote:
         """
         by_host: dict[str, tuple[Source, list[str]]] = {}
         for key in keys:
-            for source in self._elsewhere(self._sources.copies(key)):
+            for source in self.copies(key):
                 by_host.setdefault(source.host, (source, []))[1].append(key[0])
         answers = []
         for source, names in by_host.values():

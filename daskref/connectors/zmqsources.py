@@ -26,15 +26,30 @@ class Sources(Protocol):
     All methods may be called from several threads at once, and may block.
     """
 
-    def sources(self, key: Key) -> Sequence[Source]:
+    def others(self) -> bool:
+        """Tell whether there may be other hosts."""
+        ...
+
+    def sources(self, key: Key, waiting: Callable[[], None]) -> Sequence[Source]:
         """Return the hosts to ask for an object, those to ask first at the front.
 
-        Asked again when none of them could give it.
+        Asked again when none of them could give it. While it blocks, for its turn
+        perhaps, it calls *waiting* every few seconds.
         """
         ...
 
-    def fetched(self, key: Key) -> None:
-        """Take note that this host has a copy, which it serves if it serves."""
+    def ended(self, key: Key, copied: bool) -> None:
+        """Take note that a fetch is over, and whether this host has a copy now.
+
+        It serves that if it serves.
+        """
+        ...
+
+    def given_up(self, key: Key) -> None:
+        """Hear that none of the hosts gave the object, before the fetch is over.
+
+        May block, and raise an error that says more than what each one answered.
+        """
         ...
 
     def failed(self, key: Key, endpoint: str) -> None:
@@ -86,7 +101,13 @@ class KnownPeers:
         self.peers = {host: tuple(endpoints) for host, endpoints in peers.items()}
         self._locate = locate
 
-    def sources(self, key: Key) -> Sequence[Source]:
+    def others(self) -> bool:
+        """Tell whether there may be other hosts."""
+        return self._locate is not None or bool(self.peers)
+
+    def sources(
+        self, key: Key, waiting: Callable[[], None] = lambda: None
+    ) -> Sequence[Source]:
         """Return the host in the key; all of them, if that one is not known."""
         if self._locate is not None:
             return [Source(*each) for each in self._locate(key)]
@@ -97,7 +118,10 @@ class KnownPeers:
         """Return those who have the object, as far as anybody knows; or all hosts."""
         return self.sources(key) if self._locate is not None else self.targets(key[1])
 
-    def fetched(self, key: Key) -> None:
+    def ended(self, key: Key, copied: bool) -> None:
+        """Do nothing."""
+
+    def given_up(self, key: Key) -> None:
         """Do nothing."""
 
     def failed(self, key: Key, endpoint: str) -> None:

@@ -55,6 +55,10 @@ class Holders:
         """Tell whether the holder holds anything."""
         return holder in self._held
 
+    def who_hold(self, key: Key) -> set[Holder]:
+        """Return who holds an object."""
+        return set(self._holders.get(key, ()))
+
     def held(self, holder: Holder) -> dict[Key, int]:
         """Return what a holder holds, with sizes in bytes."""
         return {key: self._nbytes[key] for key in self._held.get(holder, ())}

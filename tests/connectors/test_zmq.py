@@ -293,12 +293,18 @@ class Told(Sources):
         self.found = list(found)
         self.log: list[Any] = []
 
-    def sources(self, key):
+    def others(self):
+        return True
+
+    def sources(self, key, waiting):
         self.log.append("sources")
         return self.found
 
-    def fetched(self, key):
-        self.log.append(("fetched", key))
+    def ended(self, key, copied):
+        self.log.append(("ended", key, copied))
+
+    def given_up(self, key):
+        self.log.append(("given up", key))
 
     def failed(self, key, endpoint):
         self.log.append(("failed", endpoint))
@@ -322,10 +328,10 @@ def test_who_locates_hears_of_the_fetch(hosts):
     b = made.open("b", locate=told)
     key = a.put(pattern(MIB))
     b.get(key)
-    assert told.log[-1] == ("fetched", key)
+    assert told.log[-1] == ("ended", key, True)
     assert "sources" in told.log
     b.get(key)
-    assert told.log.count(("fetched", key)) == 1
+    assert told.log.count(("ended", key, True)) == 1
 
 
 def test_a_host_that_lacks_the_object_is_passed_over(hosts):

@@ -1,0 +1,66 @@
+"""Whether values may cross the network as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dask.config
+
+from daskref.connectors.base import Connector
+from daskref.connectors.registry import load_class
+from daskref.exceptions import ConfigError
+
+_REQUIRE = "distributed.comm.require-encryption"
+
+
+def is_encryption_required(security: Any = None) -> bool:
+    """Return whether Dask is to encrypt what it sends.
+
+    Parameters
+    ----------
+    security
+        The :class:`distributed.Security` of a scheduler, worker or client. One that
+        names certificates requires encryption unless it says otherwise.
+    """
+    configured = dask.config.get(_REQUIRE, None)
+    return bool(configured or getattr(security, "require_encryption", False))
+
+
+def check_transport(connector: Connector, require_encryption: bool) -> None:
+    """Refuse a connector that sends values in the clear where Dask must not.
+
+    Parameters
+    ----------
+    connector
+        Of the session; also one that is made of several.
+    require_encryption
+        See :func:`is_encryption_required`.
+
+    Raises
+    ------
+    ConfigError
+        If it would; names both settings.
+    """
+    if not require_encryption:
+        return
+    for cls, config in _parts(type(connector), connector.config()):
+        if getattr(cls, "scheme", None) == "zmq" and config.get("security") == "clear":
+            raise ConfigError(
+                "daskref.security.transport",
+                "clear",
+                f'"curve", since {_REQUIRE} is set (or the security of the cluster '
+                "requires encryption): with `clear`, values would cross the network "
+                "unencrypted",
+            )
+
+
+def _parts(
+    cls: type[Any], config: Mapping[str, Any]
+) -> Iterator[tuple[type[Any], Mapping[str, Any]]]:
+    children = config.get("connectors")
+    if isinstance(children, Mapping):  # a MultiConnector
+        for child in children.values():
+            yield from _parts(load_class(child["class"]), child["config"])
+    else:
+        yield cls, config

@@ -1,0 +1,422 @@
+"""What the scheduler does for a session whose hosts are apart.
+
+It knows which hosts have which object, says whom to fetch it from, has it deleted
+wherever it is, and sees to what a host takes with it: Dask computes results again,
+clients send again what they hold.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=============================================  =====================================
+name                                           what for
+=============================================  =====================================
+``Scheduler.worker_send``                      messages to one worker, in order
+``Scheduler.transitions``                      results that are to be computed again
+=============================================  =====================================
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from daskref.connectors.base import Key
+from daskref.connectors.zmq import ZmqConnector
+from daskref.plugins.holders import Holders
+from daskref.plugins.locations import Locations
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: What tells the scheduler's own process apart.
+SCHEDULER = "scheduler"
+#: Seconds after which who waits for its turn asks again.
+POLL = 1.0
+#: How many lost objects are remembered, to say what became of them.
+_REMEMBERED = 100_000
+
+
+class _Lost(NamedTuple):
+    reason: str
+    #: Whether it was the result of a task.
+    recomputed: bool
+
+
+class Network:
+    """The hosts of a session.
+
+    Parameters
+    ----------
+    scheduler
+        Dask's.
+    connector
+        The scheduler's own.
+    holders
+        Who holds what.
+    tell
+        ``(client, message) -> None``.
+    run
+        ``async (function, *arguments)``: call it off the event loop.
+    fan_out
+        Readers that one copy serves at a time.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the scheduler's event loop.
+    """
+
+    locations: Locations
+    _lost: OrderedDict[Key, _Lost]
+    _sought: dict[Key, str]
+    _strays: set[Key]
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        connector: ZmqConnector,
+        holders: Holders,
+        tell: Callable[[str, dict[str, Any]], None],
+        run: Callable[..., Awaitable[Any]],
+        fan_out: int,
+    ) -> None:
+        self._scheduler = scheduler
+        self._connector = connector
+        self._holders = holders
+        self._tell = tell
+        self._run = run
+        self.locations = Locations(fan_out)
+        self._lost = OrderedDict()
+        #: Object -> the client that was asked to send it.
+        self._sought = {}
+        #: Clients that could not send it.
+        self._refused: dict[Key, set[str]] = {}
+        self._strays = set()
+        self.locations.join(SCHEDULER, connector.host, "the scheduler's", None)
+
+    @property
+    def stream_handlers(self) -> dict[str, Callable[..., None]]:
+        """Return what workers and clients tell."""
+        return {
+            "daskref-serving": self.on_serving,
+            "daskref-fetched": self.on_fetched,
+            "daskref-supplied": self.on_supplied,
+        }
+
+    @property
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """Return what workers and clients ask."""
+        return {
+            "daskref_source": self.source,
+            "daskref_copies": self.copies,
+            "daskref_visit": self.visit,
+        }
+
+    # Hosts
+
+    def on_serving(
+        self, worker: str, host: str, hostname: str, endpoint: str, names: list[str]
+    ) -> None:
+        """Take note of a worker that serves its host's objects.
+
+        Parameters
+        ----------
+        worker
+            Its address.
+        host, hostname
+            Identity of its host, and what people call that.
+        endpoint
+            Where it serves.
+        names
+            Of what its host has already: it was cut off, or its worker was restarted.
+        """
+        if worker not in self._scheduler.workers:
+            return  # it has left meanwhile
+        first = not self.locations.endpoints(host)
+        self.locations.join(worker, host, hostname, endpoint)
+        self._tell_clients(host)
+        there = set(names)
+        for key in [key for key in self._holders if key[0] in there] if there else ():
+            self._lost.pop(key, None)
+            self.locations.add(key, host)
+        if first:
+            for key in [k for k in self.locations if not self.locations.is_served(k)]:
+                self._seek(key)
+
+    def visit(self, process: str, host: str, hostname: str) -> dict[str, Any]:
+        """Let a client in; return where hosts serve, and which is the scheduler's."""
+        if process in self._scheduler.clients:
+            self.locations.join(process, host, hostname, None)
+        serving = {
+            each: endpoints
+            for each in self.locations.hosts()
+            if (endpoints := self.locations.endpoints(each))
+        }
+        return {"hosts": serving, "home": self._connector.host}
+
+    def leave(self, process: str) -> None:
+        """See to what a worker or client leaves behind, and what its host takes."""
+        host = self.locations.host_of(process)
+        hostname, lost = self.locations.leave(process)
+        if host is not None and process not in self._scheduler.clients:
+            self._tell_clients(host)
+        for key in [key for key, client in self._sought.items() if client == process]:
+            del self._sought[key]
+            self._seek(key)
+        self._lose(hostname, lost)
+
+    def _tell_clients(self, host: str) -> None:
+        message = {
+            "op": "daskref-hosts",
+            "host": host,
+            "endpoints": self.locations.endpoints(host),
+        }
+        for client in self._scheduler.clients:
+            if self.locations.host_of(client) is not None:
+                self._tell(client, message)
+
+    # Copies
+
+    def add(self, key: Key) -> None:
+        """Take note of an object where it was put."""
+        host = key[2]
+        self.locations.add(key, host)
+        if not self.locations.processes(host):  # that was its last message
+            self.locations.discard_copies(host, [key])
+            self._lose(f"{host[:8]}", [key])
+
+    def evict(self, keys: Iterable[Key]) -> None:
+        """Have objects deleted wherever they are."""
+        by_host = self.locations.discard(keys)
+        for host, found in by_host.items():
+            self._send(host, {"op": "daskref-evict", "objects": found})
+        for key in keys:
+            self._refused.pop(key, None)
+
+    def reconcile(self, grace: float, also: Iterable[Key]) -> None:
+        """Have every host delete what nobody knows there.
+
+        Parameters
+        ----------
+        grace
+            Seconds; what is younger stays.
+        also
+            Objects that stay wherever they are.
+        """
+        kept = [key[0] for key in also]
+        for host in self.locations.hosts():
+            known = [key[0] for key in self.locations.keys(host)]
+            message = {"op": "daskref-sweep", "known": known + kept, "grace": grace}
+            self._send(host, message)
+        # These live by leases, if at all, where they were put.
+        unheld = {key for key in self.locations if key not in self._holders}
+        for key in unheld & self._strays:
+            for host in self.locations.copies(key):
+                self.locations.discard_copies(host, [key])
+        self._strays = unheld
+
+    def _send(self, host: str, message: dict[str, Any]) -> None:
+        for process in self.locations.processes(host):
+            if process in self._scheduler.workers:
+                self._scheduler.worker_send(process, message)
+            elif process in self._scheduler.clients:
+                self._tell(process, message)
+            else:
+                continue
+            return
+        if host == self._connector.host:
+            do = {"daskref-evict": evict, "daskref-sweep": sweep}[message["op"]]
+            rest = {name: each for name, each in message.items() if name != "op"}
+            self._scheduler._ongoing_background_tasks.call_soon(
+                self._do_here, do, rest
+            )
+
+    async def _do_here(self, do: Callable[..., Any], message: dict[str, Any]) -> None:
+        try:
+            await self._run(lambda: do(self._connector, **message))
+        except Exception:
+            logger.exception("Objects on the scheduler's host may be left there")
+
+    # Transfers
+
+    async def source(
+        self, process: str, object: Key, failed: list[str], last: bool = False
+    ) -> dict[str, Any]:
+        """Say whom a process is to fetch an object from.
+
+        Parameters
+        ----------
+        process
+            Who asks.
+        object
+            What it wants.
+        failed
+            Endpoints that did not answer it.
+        last
+            It gives up: only ask what became of the object.
+
+        Returns
+        -------
+        dict
+            ``status``: ``found``, with ``host`` and ``endpoints``; ``queued``: ask
+            again; ``none``: none but those that failed; ``lost``, with ``reason`` and
+            ``recomputed``.
+        """
+        key = tuple(object)
+        if self.locations.host_of(process) is None:  # it has left
+            return {"status": "none"}
+        if key not in self.locations and key not in self._lost:
+            # Its writer's word is still under way, or it lives by a lease.
+            self.locations.add(key, key[2])
+        out = set(failed)
+        avoid = [
+            host
+            for host in self.locations.copies(key)
+            if out.issuperset(self.locations.endpoints(host))
+        ]
+        if last:
+            return self._what_became(key)
+        if not self.locations.is_served(key, avoid):
+            self._seek(key)
+            if key not in self._sought:
+                if key in self._lost:
+                    return self._what_became(key)
+                await self.locations.source(key, process, avoid, POLL)
+                return {"status": "none"}
+        source = await self.locations.source(key, process, avoid, POLL)
+        if source is None:
+            return {"status": "queued"}
+        endpoints = self.locations.endpoints(source)
+        return {"status": "found", "host": source, "endpoints": endpoints}
+
+    def copies(self, process: str, object: Key) -> list[tuple[str, list[str]]]:
+        """Return the hosts that have an object, where it was put first."""
+        key = tuple(object)
+        hosts = dict.fromkeys([key[2], *self.locations.copies(key)])
+        return [(host, self.locations.endpoints(host)) for host in hosts]
+
+    def on_fetched(
+        self,
+        object: Key,
+        copied: bool,
+        worker: str | None = None,
+        client: str | None = None,
+    ) -> None:
+        """Take note that a process's fetch has ended, with a copy or without."""
+        process = worker or client or SCHEDULER
+        self.locations.finished(tuple(object), process, copied)
+
+    # Losses
+
+    def _what_became(self, key: Key) -> dict[str, Any]:
+        """Tell who gives up why; have a result computed again that nobody gives."""
+        lost = self._lost.get(key)
+        if lost is None:
+            hosts = [host[:8] for host in self.locations.copies(key) or [key[2]]]
+            lost = _Lost(
+                f"{key[0]} of {key[1]:,} B is on host {', '.join(hosts)}, which does "
+                "not give it, and no client holds it any more",
+                self._recompute([key]),
+            )
+            if lost.recomputed:
+                self._remember(key, lost)
+        return {
+            "status": "lost",
+            "reason": lost.reason,
+            "recomputed": lost.recomputed,
+        }
+
+    def _lose(self, hostname: str, keys: list[Key]) -> None:
+        """See to objects whose last copy is gone with its host."""
+        for key in keys:
+            reason = (
+                f"{key[0]} of {key[1]:,} B was on host {hostname}, which is gone, and "
+                "no client holds it any more"
+            )
+            if self._holders.who_hold(key):
+                self._remember(key, _Lost(reason, False))
+                if self._recompute([key]):
+                    self._remember(key, _Lost(reason, True))
+                else:
+                    self._seek(key)
+        if keys:
+            logger.warning(
+                "Host %s is gone, and with it the only copies of %d objects: results "
+                "are computed again, clients send again what they hold",
+                hostname,
+                len(keys),
+            )
+
+    def _remember(self, key: Key, lost: _Lost) -> None:
+        self._lost[key] = lost
+        while len(self._lost) > _REMEMBERED:
+            self._lost.popitem(last=False)
+
+    def _recompute(self, keys: Iterable[Key]) -> bool:
+        """Have Dask compute again the results that objects are; whether any is one."""
+        tasks = {
+            holder.name
+            for key in keys
+            for holder in self._holders.who_hold(key)
+            if holder.kind in ("result", "lost")
+        }
+        again = {}
+        for task in tasks:
+            ts = self._scheduler.tasks.get(task)
+            if ts is not None and ts.state == "memory" and ts.run_spec is not None:
+                again[task] = "released"
+        if again:
+            self._scheduler.transitions(
+                again, stimulus_id=f"daskref-lost-{time.time()}"
+            )
+        return bool(tasks)
+
+    def _seek(self, key: Key) -> None:
+        """Ask a client to send an object that nobody serves, if one can."""
+        if key in self._sought:
+            return
+        holding = [
+            str(holder.name)
+            for holder in self._holders.who_hold(key)
+            if holder.kind == "client"
+        ]
+        beside = [p for h in self.locations.copies(key) for p in self._visitors(h)]
+        for client in dict.fromkeys(holding + beside):
+            if client in self._refused.get(key, ()):
+                continue
+            if self.locations.host_of(client) is None:
+                continue
+            self._sought[key] = client
+            self._tell(client, {"op": "daskref-wanted", "object": key})
+            return
+
+    def _visitors(self, host: str) -> list[str]:
+        return [p for p in self.locations.processes(host) if p != SCHEDULER]
+
+    def on_supplied(self, client: str, object: Key, host: str | None) -> None:
+        """Take note of where a client has sent an object; ``None``: it could not."""
+        key = tuple(object)
+        if self._sought.get(key) != client:
+            return
+        del self._sought[key]
+        if host is None:
+            self._refused.setdefault(key, set()).add(client)
+            self._seek(key)
+            return
+        self._lost.pop(key, None)
+        self.locations.add(key, host)
+        if key not in self._holders:  # released meanwhile
+            self.evict([key])
+
+
+def evict(connector: ZmqConnector, objects: Iterable[Key]) -> None:
+    """Delete objects of this host, as the scheduler says. Blocks."""
+    connector.evict_here(map(tuple, objects))
+
+
+def sweep(connector: ZmqConnector, known: list[str], grace: float) -> int:
+    """Delete what the scheduler does not know on this host; return how many. Blocks."""
+    return len(connector.sweep([(name,) for name in known], grace))
