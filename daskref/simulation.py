@@ -1,8 +1,9 @@
 """A model of how one object spreads to many hosts, as a tree.
 
 Every host that has the object serves it, to a few readers at a time. A reader that asks
-is given the source that has served the fewest so far, among those that are not busy
-with as many readers as they may have; if all are, it waits, first come, first served.
+is given the source with the fewest readers, and of those the one that has served the
+fewest so far; if all are as busy as they may be, it waits, first come, first served.
+The scheduler plugin does the same (:mod:`daskref.plugins.locations`).
 
 Known limits: all links are alike, and readers ask at once.
 """
@@ -50,7 +51,6 @@ class Tree:
         if fan_out < 1:
             raise ValueError(f"fan_out={fan_out} is not valid: expected 1 or more")
         self._fan_out = fan_out
-        self._count = 0
         self.served = {}
         self._readers, self._sources = {}, {}
         self._free = []
@@ -62,8 +62,11 @@ class Tree:
         self._offer(host)
 
     def _offer(self, host: int) -> None:
-        self._count += 1
-        heapq.heappush(self._free, (self.served[host], self._count, host))
+        if self._readers[host] < self._fan_out:
+            heapq.heappush(self._free, self._rank(host))
+
+    def _rank(self, host: int) -> tuple[int, int, int]:
+        return self._readers[host], self.served[host], host
 
     def ask(self, readers: Iterable[int]) -> list[Grant]:
         """Take note of who wants the object; return who may begin."""
@@ -73,22 +76,24 @@ class Tree:
     def done(self, reader: int) -> list[Grant]:
         """Take note that a reader has the object; return who else may begin."""
         source = self._sources.pop(reader)
-        if self._readers[source] == self._fan_out:
-            self._offer(source)
-        self._readers[source] -= 1
         self._add(reader)
-        return self._grants()
+        grants = self._grants()
+        self._readers[source] -= 1
+        self._offer(source)
+        return grants + self._grants()
 
     def _grants(self) -> list[Grant]:
         grants = []
         while self._waiting and self._free:
-            source = heapq.heappop(self._free)[2]
+            rank = heapq.heappop(self._free)
+            source = rank[2]
+            if rank != self._rank(source):
+                continue  # there is a newer offer
             reader = self._waiting.popleft()
             self._sources[reader] = source
             self.served[source] += 1
             self._readers[source] += 1
-            if self._readers[source] < self._fan_out:
-                self._offer(source)
+            self._offer(source)
             grants.append(Grant(reader, source))
         return grants
 

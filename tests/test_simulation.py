@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+
 import pytest
 
+from daskref import simulation
+from daskref.plugins.locations import FAN_OUT, Locations
 from daskref.simulation import Grant, Links, Tree, simulate
 
 MB = 1_000_000
@@ -32,7 +37,7 @@ class TestTree:
         tree.ask([1])
         tree.done(1)
         assert tree.ask([2]) == [Grant(2, 1)]
-        # one reader each by now: the older offer
+        # one reader each by now, and one was served
         assert [grant.source for grant in tree.ask([3, 4, 5])] == [0, 1, 0]
         assert tree.ask([6]) == []
 
@@ -52,9 +57,50 @@ class TestTree:
         assert have == set(range(50))
         assert sum(tree.served.values()) == 49
 
+    def test_as_many_readers_as_the_scheduler_allows(self) -> None:
+        assert simulation.FAN_OUT == FAN_OUT
+
     def test_a_source_serves_at_least_one(self) -> None:
         with pytest.raises(ValueError, match="fan_out=0 is not valid"):
             Tree(fan_out=0)
+
+    @pytest.mark.parametrize("fan_out", [1, 2, 3])
+    def test_the_scheduler_does_the_same(self, fan_out: int) -> None:
+        asyncio.run(compare_with_the_scheduler(fan_out, random.Random(fan_out)))
+
+
+async def compare_with_the_scheduler(fan_out: int, rng: random.Random) -> None:
+    """Let forty hosts ask and be done, in random order, of both; compare the grants."""
+    key, names = ("object", 1), [f"{number:02}" for number in range(40)]
+    locations, tree = Locations(fan_out), Tree(fan_out=fan_out)
+    for name in names:
+        locations.join(name, name, name, f"tcp://10.0.0.1:{name}")
+    locations.add(key, "00")
+    granted: dict[str, str] = {}
+
+    async def read(name: str) -> None:
+        source = await locations.source(key, name, (), 20)
+        assert source is not None
+        granted[name] = source
+
+    to_ask, reading, tasks = names[1:], [], []
+    while to_ask or reading:
+        if to_ask and (not reading or rng.random() < 0.6):
+            name = to_ask.pop(0)
+            tasks.append(asyncio.create_task(read(name)))
+            grants = tree.ask([int(name)])
+        else:
+            name = reading.pop(rng.randrange(len(reading)))
+            locations.finished(key, name, copied=True)
+            grants = tree.done(int(name))
+        for _ in range(5):  # a turn of the loop for each step of those who wait
+            await asyncio.sleep(0)
+        expected = {names[grant.reader]: names[grant.source] for grant in grants}
+        assert granted == expected
+        reading += expected
+        granted.clear()
+    await asyncio.gather(*tasks)
+    assert locations.sent(key) == {names[h]: n for h, n in tree.served.items()}
 
 
 class TestSimulate:

@@ -230,9 +230,7 @@ class Network:
         if host == self._connector.host:
             do = {"daskref-evict": evict, "daskref-sweep": sweep}[message["op"]]
             rest = {name: each for name, each in message.items() if name != "op"}
-            self._scheduler._ongoing_background_tasks.call_soon(
-                self._do_here, do, rest
-            )
+            self._scheduler._ongoing_background_tasks.call_soon(self._do_here, do, rest)
 
     async def _do_here(self, do: Callable[..., Any], message: dict[str, Any]) -> None:
         try:
