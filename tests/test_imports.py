@@ -33,7 +33,8 @@ LAYERS = [
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
     ["bench_bytes", "simulation"],
-    ["bench", "bench_connectors", "bench_proxies"],
+    ["bench", "bench_connectors", "bench_proxies", "bench_simulate"],
+    ["bench_clusters", "bench_hosts"],
     ["cli", "demo", "demo_cluster"],
 ]
 SHARED = {"exceptions", "ports"}
@@ -41,7 +42,7 @@ SHARED = {"exceptions", "ports"}
 KNOW_DISTRIBUTED = {
     *["codec", "metrics", "tokens", "session", "rpc", "ownership"],
     *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
-    *["cli", "demo", "demo_cluster", "bench", "bench_connectors"],
+    *["cli", "demo", "demo_cluster", "bench", "bench_connectors", "bench_clusters"],
 }
 #: Drivers: connector -> the one that it may import.
 DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec"}

@@ -1,0 +1,200 @@
+"""Dask on many hosts, and what its clients measure there.
+
+A side is a cluster with a client of its own; sides share the hosts. What is called
+``measure`` runs in the client's process: ``(client, size, *args) -> seconds``.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import distributed
+from distributed import wait
+
+import daskref
+from daskref.bench import array, nbytes, settle
+from daskref.testing.agents import Agent
+from daskref.testing.clusters import HostCluster
+from daskref.testing.hosts import Network
+
+_TIMEOUT = 60.0
+#: Values of the row of small ones, and remote inputs of the row of prefetching.
+_MANY, _INPUTS = 200, 6
+#: Values of this size must go by reference.
+_LARGE = 8 << 20
+#: Bytes per second of the work that prefetching is to be hidden behind.
+_WORK = 400e6
+
+
+def worker(host: int, number: int = 0) -> str:
+    """Return the name of a worker."""
+    return f"host-{host}-{number}"
+
+
+class Side:
+    """A cluster, and its client.
+
+    Parameters
+    ----------
+    network
+        With the hosts ``scheduler``, ``client`` and ``host-0``, ``host-1``, …
+    workers
+        Number of a host -> of workers there, of one thread each.
+    connector
+        Of daskref's client; ``None`` for plain Dask.
+    certificates
+        Directory that all hosts see, for Dask's TLS.
+    env
+        Of all processes.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        workers: Mapping[int, int],
+        *,
+        connector: str | None = None,
+        certificates: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self._stack = ExitStack()
+        try:
+            cluster = HostCluster(
+                network["scheduler"], certificates=certificates, env=env
+            )
+            self._stack.callback(cluster.stop)
+            for host, count in workers.items():
+                for number in range(count):
+                    cluster.add_worker(
+                        network[f"host-{host}"], name=worker(host, number)
+                    )
+            self._agent = self._stack.enter_context(
+                Agent(network["client"], env=cluster.env)
+            )
+            self._agent.call(
+                _connect, cluster.address, connector, sum(workers.values())
+            )
+            self._stack.callback(self._agent.call, _disconnect)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def seconds(self, measure: Callable[..., float], size: int, *args: Any) -> float:
+        """Call ``measure(client, size, *args)`` in the client's process."""
+        seconds: float = self._agent.call(_measure, measure, size, *args)
+        return seconds
+
+
+def _connect(
+    state: dict[str, Any], address: str, connector: str | None, workers: int
+) -> None:
+    warnings.simplefilter("ignore")
+    if connector is None:
+        client = distributed.Client(address, timeout=_TIMEOUT)
+    else:
+        client = daskref.Client(address, connector=connector, timeout=_TIMEOUT)
+    state["client"] = client
+    client.wait_for_workers(workers, timeout=_TIMEOUT)
+
+
+def _measure(
+    state: dict[str, Any], measure: Callable[..., float], size: int, *args: Any
+) -> float:
+    client = state["client"]
+    before = _puts(client)
+    seconds = measure(client, size, *args)
+    if size >= _LARGE and before is not None and _puts(client) == before:
+        raise RuntimeError("the values went in-band: this would not be daskref's time")
+    settle(client)
+    return seconds
+
+
+def _puts(client: Any) -> int | None:
+    """Return how many objects the cluster has put; ``None`` for plain Dask."""
+    if not isinstance(client, daskref.Client):
+        return None
+    puts: int = daskref.stats(client)["puts"]
+    return puts
+
+
+def _disconnect(state: dict[str, Any]) -> None:
+    state.pop("client").close()
+
+
+def _make(client: Any, size: int) -> Any:
+    made = client.submit(array, size, workers=[worker(0)], pure=False)
+    wait(made)
+    return made
+
+
+def _read(client: Any, made: Any, workers: list[str]) -> float:
+    begin = time.perf_counter()
+    readers = [
+        client.submit(nbytes, made, workers=[name], pure=False) for name in workers
+    ]
+    client.gather(readers)
+    return time.perf_counter() - begin
+
+
+def transfer(client: Any, size: int) -> float:
+    """Have a worker read what a task on another host has made."""
+    return _read(client, _make(client, size), [worker(1)])
+
+
+def read_by(client: Any, size: int, count: int) -> float:
+    """Have several workers of one host read what was made on another one."""
+    names = [worker(1, number) for number in range(count)]
+    return _read(client, _make(client, size), names)
+
+
+def broadcast(client: Any, size: int, hosts: int) -> float:
+    """Have a worker of each of several hosts read what was made on another one."""
+    names = [worker(number) for number in range(1, hosts + 1)]
+    return _read(client, _make(client, size), names)
+
+
+def small(client: Any, size: int) -> float:
+    """Have a worker read many small values that were made on another host.
+
+    Returns
+    -------
+    float
+        Seconds for each.
+    """
+    sizes = [size] * _MANY
+    made = client.map(array, sizes, workers=[worker(0)], pure=False)
+    wait(made)
+    begin = time.perf_counter()
+    client.gather(client.map(nbytes, made, workers=[worker(1)], pure=False))
+    return (time.perf_counter() - begin) / _MANY
+
+
+def work(x: Any, seconds: float) -> int:
+    """Hold a thread for a while, as work does that needs no core here."""
+    time.sleep(seconds)
+    return nbytes(x)
+
+
+def overlap(client: Any, size: int) -> float:
+    """Have one thread work through tasks, each of which has an input on another host.
+
+    The inputs have *size* together; each task works as long as its transfer may take.
+    """
+    each = size // _INPUTS
+    made = client.map(array, [each] * _INPUTS, workers=[worker(0)], pure=False)
+    wait(made)
+    begin = time.perf_counter()
+    done = client.map(work, made, seconds=each / _WORK, workers=[worker(1)], pure=False)
+    client.gather(done)
+    return time.perf_counter() - begin
