@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,24 @@ _LARGE = 8 << 20
 _WORK = 400e6
 
 
+@contextmanager
+def hosts_for_sides(count: int, *shared: Path) -> Iterator[Network]:
+    """Make the hosts that a :class:`Side` needs.
+
+    Parameters
+    ----------
+    count
+        Of hosts for workers.
+    *shared
+        Directories that all of them see.
+    """
+    with Network() as network:
+        names = [f"host-{number}" for number in range(count)]
+        for name in ("scheduler", "client", *names):
+            network.add(name, shared=shared)
+        yield network
+
+
 def worker(host: int, number: int = 0) -> str:
     """Return the name of a worker."""
     return f"host-{host}-{number}"
@@ -42,7 +60,7 @@ class Side:
     Parameters
     ----------
     network
-        With the hosts ``scheduler``, ``client`` and ``host-0``, ``host-1``, …
+        Made by :func:`hosts_for_sides`.
     workers
         Number of a host -> of workers there, of one thread each.
     connector

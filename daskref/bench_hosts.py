@@ -12,8 +12,8 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from dask.utils import parse_bytes
 
 from daskref import bench_clusters
 from daskref.bench import format_seconds
-from daskref.bench_bytes import ProxyStore, Sockets, Stores
-from daskref.bench_clusters import Side
+from daskref.bench_bytes import Stores
+from daskref.bench_clusters import Side, hosts_for_sides
+from daskref.bench_rivals import ProxyStore, Sockets
 from daskref.testing.hosts import Network, capabilities
 
 #: Workers on one host that read the same object.
@@ -149,7 +150,7 @@ def _small(site: Site) -> None:
 
 def _broadcast(site: Site) -> None:
     hosts = dict.fromkeys(range(max(BROADCASTS) + 1), 1)
-    for name, connector in (("TCP", None), ("clear", CLEAR), ("CURVE", CURVE)):
+    for name, connector in (("TCP", None), ("CURVE", CURVE)):
         side = site.side(hosts, connector)
         for count in (1, *BROADCASTS):
             site.add(f"{name} {count}", side, bench_clusters.broadcast, count)
@@ -210,13 +211,9 @@ EXPERIMENTS = {
         f"to {', '.join(map(str, BROADCASTS))} hosts",
         _broadcast,
         [
-            Row(f"to {count} hosts, {name}, {what}", against, f"{name} {count}")
-            for name in ("clear", "CURVE")
+            Row(f"to {count} hosts, CURVE, against {what}", against, f"CURVE {count}")
             for count in BROADCASTS
-            for what, against in (
-                ("against Dask's TCP", f"TCP {count}"),
-                ("against one host", f"{name} 1"),
-            )
+            for what, against in (("Dask's TCP", f"TCP {count}"), ("1", "CURVE 1"))
         ],
     ),
     "prefetch": Experiment(
@@ -228,16 +225,6 @@ EXPERIMENTS = {
         ),
     ),
 }
-
-
-@contextmanager
-def _network() -> Iterator[tuple[Network, Path]]:
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, Network() as network:
-        count = max(BROADCASTS) + 1
-        names = ["scheduler", "client", *(f"host-{i}" for i in range(count))]
-        for each in names:
-            network.add(each, shared=(name,))
-        yield network, Path(name)
 
 
 def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[float]]:
@@ -258,7 +245,9 @@ def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[float]
         Name -> seconds of each round; who cannot take part, or failed, is not in it.
     """
     with ExitStack() as stack:
-        network, directory = stack.enter_context(_network())
+        temporary = tempfile.TemporaryDirectory(prefix="bench-")
+        directory = Path(stack.enter_context(temporary))
+        network = stack.enter_context(hosts_for_sides(max(BROADCASTS) + 1, directory))
         site = Site(network, directory, size, stack)
         experiment.prepare(site)
         times: dict[str, list[float]] = {name: [] for name in site.turns}

@@ -13,153 +13,44 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from dask.utils import format_bytes, parse_bytes
 
-from daskref.bench_bytes import Stores, fetch, forget, put_bytes
+from daskref.bench_links import Broadcast, Check, Setting, measure
 from daskref.exceptions import NamespaceError
-from daskref.simulation import FAN_OUT, Grant, Links, Spread, Tree, simulate
-from daskref.testing.agents import first_to_end
-from daskref.testing.hosts import Network, capabilities
-
-#: Readers on namespaces of this machine.
-CHECKED = (2, 4, 8)
-#: What little it takes to have a transfer set up, in bytes.
-_SMALL = 1024
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is measured, and how."""
-
-    nbytes: int
-    #: ``"clear"`` or ``"curve"``.
-    security: str = "curve"
-    #: Bound on each link; ``None`` for none.
-    mbit: float | None = 200.0
-    rounds: int = 3
-
-
-def measure_links(stores: Stores, nbytes: int, rounds: int) -> Links:
-    """Measure the links between hosts, of which there are eight at least.
-
-    Parameters
-    ----------
-    stores
-        Fresh: nobody has fetched anything yet.
-    nbytes
-        Of the objects.
-    rounds
-        Of which the median counts.
-    """
-    count = len(stores.agents)
-    # a connection is made for the first transfer between two hosts only
-    setups = [
-        stores.transfers(_SMALL, [(number, (number + 1) % count)])
-        for number in range(count)
-    ]
-    setup = statistics.median(setups)
-
-    def speed(*pairs: tuple[int, int]) -> float:
-        times = [stores.transfers(nbytes, list(pairs)) for _ in range(rounds)]
-        return len(pairs) * nbytes / max(statistics.median(times) - setup, 1e-6)
-
-    apart = [(number, number + 1) for number in range(0, 8, 2)]
-    stores.transfers(nbytes, apart)  # now they have pages to use again
-    alone = speed((0, 1))
-    several = speed(*((0, reader) for reader in range(1, FAN_OUT + 1)))
-    together = speed(*apart)
-    is_bound = together < 0.9 * alone * len(apart)
-    return Links(setup, alone, several, shared=together if is_bound else None)
-
-
-def broadcast(stores: Stores, hosts: int, nbytes: int) -> Spread:
-    """Spread an object from the first host to others, as the tree says.
-
-    Parameters
-    ----------
-    stores
-        One on each host.
-    hosts
-        That read.
-    nbytes
-        Of the object.
-    """
-    agents = stores.agents[: hosts + 1]
-    key = agents[0].call(put_bytes, nbytes)
-    tree, depth = Tree(), {0: 0}
-    reading: dict[int, int] = {}
-
-    def begin(grants: list[Grant]) -> None:
-        for reader, source in grants:
-            reading[reader] = source
-            agents[reader].begin(fetch, key, stores.sources[agents[source]])
-
-    start = time.perf_counter()
-    begin(tree.ask(range(1, hosts + 1)))
-    while reading:
-        for agent in first_to_end([agents[reader] for reader in reading]):
-            reader = agents.index(agent)
-            agent.end()
-            depth[reader] = depth[reading.pop(reader)] + 1
-            begin(tree.done(reader))
-    seconds = time.perf_counter() - start
-    for agent in agents:
-        agent.call(forget, key)
-    return Spread(hosts, seconds, max(depth.values()), max(tree.served.values()))
-
-
-def measure(setting: Setting) -> tuple[Links, list[tuple[Spread, list[Spread]]]]:
-    """Measure links, and broadcasts.
-
-    Returns
-    -------
-    tuple
-        The links; for each of :data:`CHECKED`, the prediction, and what was measured
-        in each round.
-    """
-    with Network() as network:
-        hosts = [network.add(f"host-{number}") for number in range(max(CHECKED) + 1)]
-        if setting.mbit is not None:
-            for host in hosts:
-                host.shape(mbit=setting.mbit)
-        with Stores(hosts, setting.security) as stores:
-            links = measure_links(stores, setting.nbytes, setting.rounds)
-            return links, [
-                (
-                    simulate(count, setting.nbytes, links),
-                    [
-                        broadcast(stores, count, setting.nbytes)
-                        for _ in range(setting.rounds)
-                    ],
-                )
-                for count in CHECKED
-            ]
-
+from daskref.simulation import FAN_OUT, Links, Spread, simulate
+from daskref.testing.hosts import capabilities
 
 HEADER = (
-    "| hosts | rounds | predicted, s | measured, s: median (spread) "
-    "| most copies sent by one host, predicted (measured) |\n|---|---|---|---|---|"
+    "| hosts | rounds | predicted, s | connector, s: median (spread) "
+    "| Dask, s: median (spread) | most copies sent by one host, predicted "
+    "| connector | Dask |\n|---|---|---|---|---|---|---|---|"
 )
 
 
-def format_spread(predicted: Spread, measured: Sequence[Spread] = ()) -> str:
+def format_line(
+    predicted: Spread,
+    connector: Sequence[Broadcast] = (),
+    dask: Sequence[Broadcast] = (),
+) -> str:
     """Return a prediction, and what was measured, as a line of a Markdown table."""
-    seconds, copies = "-", str(predicted.copies)
-    if measured:
+    seconds, copies = [], []
+    for measured in (connector, dask):
+        if not measured:
+            seconds.append("-")
+            copies.append("-")
+            continue
         times = [each.seconds for each in measured]
-        seconds = (
-            f"{statistics.median(times):.3g} ({min(times):.3g} to {max(times):.3g})"
-        )
-        copies += f" ({max(each.copies for each in measured)})"
+        low, high = min(times), max(times)
+        seconds.append(f"{statistics.median(times):.3g} ({low:.3g} to {high:.3g})")
+        copies.append(f"{max(each.copies for each in measured):.1f}")
     return (
         f"| {predicted.hosts} | {predicted.rounds} | {predicted.seconds:.3g} "
-        f"| {seconds} | {copies} |"
+        f"| {' | '.join(seconds)} | {predicted.copies} | {' | '.join(copies)} |"
     )
 
 
@@ -235,9 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--security", choices=("curve", "clear"), default="curve")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--no-dask", action="store_true", help="check with the connector alone"
+    )
     parser.add_argument("--json", type=Path, help="write what was measured to a file")
     args = parser.parse_args(argv)
-    checked: list[tuple[Spread, list[Spread]]] = []
+    checks: list[Check] = []
     if args.links is not None:
         try:
             nbytes, links = read_links(args.links)
@@ -249,25 +143,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.mbit and not capabilities().rate:
             parser.error("the kernel cannot bound links here; give --mbit 0")
         nbytes = parse_bytes(args.size or "64 MiB")
-        setting = Setting(nbytes, args.security, args.mbit or None, args.rounds)
+        setting = Setting(
+            nbytes, args.security, args.mbit or None, args.rounds, not args.no_dask
+        )
         try:
-            links, checked = measure(setting)
+            links, checks = measure(setting)
         except NamespaceError as exc:
             parser.error(str(exc))
     size = parse_bytes(args.size) if args.size else nbytes
     print(f"{format_bytes(size)} to each host; {_describe(links)}\n")
     print(HEADER)
-    for predicted, measured in checked:
-        print(format_spread(predicted, measured))
+    for check in checks:
+        print(format_line(check.predicted, check.connector, check.dask))
     apart = replace(links, shared=None)
     for count in growth(args.simulate):
-        print(format_spread(simulate(count, size, apart)), flush=True)
+        print(format_line(simulate(count, size, apart)), flush=True)
     if args.json:
-        raw = [
-            {"predicted": asdict(one), "measured": [asdict(each) for each in many]}
-            for one, many in checked
-        ]
-        content = {"nbytes": nbytes, "links": asdict(links), "checked": raw}
+        content = {
+            "nbytes": nbytes,
+            "links": asdict(links),
+            "checks": [asdict(check) for check in checks],
+        }
         args.json.write_text(json.dumps(content, indent=1))
     return 0
 

@@ -32,9 +32,9 @@ LAYERS = [
     ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
     ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
     ["preload", "", "testing"],
-    ["bench_bytes", "simulation"],
-    ["bench", "bench_connectors", "bench_proxies", "bench_simulate"],
-    ["bench_clusters", "bench_hosts"],
+    ["bench_bytes", "bench_rivals", "simulation"],
+    ["bench", "bench_connectors", "bench_proxies"],
+    ["bench_clusters", "bench_links", "bench_hosts", "bench_simulate"],
     ["cli", "demo", "demo_cluster"],
 ]
 SHARED = {"exceptions", "ports"}
