@@ -21,6 +21,7 @@ from typing import Any
 import distributed
 
 from daskref import config
+from daskref.connectors.zmq import ZmqConnector
 from daskref.exceptions import NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
@@ -30,6 +31,7 @@ from daskref.plugins.bootstrap import install_on_scheduler
 from daskref.reference import Reference
 from daskref.rpc import Connections
 from daskref.session import Session
+from daskref.visiting import Visit
 
 
 class Attachment:
@@ -58,11 +60,31 @@ class Attachment:
             "daskref-returned": self._handle_returned,
             "daskref-unbound": self._handle_unbound,
         }
+        self._visit: Visit | None = None
+        connector = None if session.store is None else session.store.connector
+        if isinstance(connector, ZmqConnector):
+            self._visit = Visit(
+                client, session, connector, self.holdings, self.send, self._retreat
+            )
+            ours |= self._visit.handlers
         self._before = {op: self._handlers.get(op) for op in ours}
         self._handlers.update(ours)
         self._connections = None
         if session.reachable:
             self._connections = Connections(client.rpc, client.scheduler, session)
+
+    async def visit(self) -> None:
+        """Look for the hosts of the cluster, if they are apart."""
+        if self._visit is not None:
+            await self._visit.begin()
+
+    def _retreat(self) -> None:
+        self._call_soon(self._restore_connections)
+
+    def _restore_connections(self) -> None:
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.restore()
 
     def threshold(self) -> int:
         """Bytes: this client's, unless ``dask.config`` was changed since."""
@@ -105,8 +127,9 @@ class Attachment:
                 self._handlers.pop(op, None)
             else:  # others may have added theirs meanwhile: those stay
                 self._handlers[op] = handler
-        if self._connections is not None:
-            self._connections.restore()
+        self._restore_connections()
+        if self._visit is not None:
+            self._visit.end()
         self.holdings.clear()
         self.lending.clear()
 
@@ -155,7 +178,14 @@ async def attach(client: Any) -> None:
     if missing:
         raise NotInstalledError([f"worker {address}" for address in missing])
     session = await asyncio.get_running_loop().run_in_executor(None, Session.join, info)
-    client._daskref = Attachment(client, session, options.get("threshold"))
+    state = Attachment(client, session, options.get("threshold"))
+    try:
+        await state.visit()
+    except BaseException:
+        state.detach()
+        await asyncio.get_running_loop().run_in_executor(None, session.leave)
+        raise
+    client._daskref = state
 
 
 async def detach(client: Any) -> None:

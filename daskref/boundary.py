@@ -18,7 +18,10 @@ from typing import Any
 
 from dask._task_spec import GraphNode, Task
 from dask.tokenize import tokenize
+from distributed import Reschedule
 
+from daskref.exceptions import ResolveError
+from daskref.factory import is_recomputed
 from daskref.nodes import StoredNode
 from daskref.transparency import reveal
 
@@ -70,7 +73,7 @@ class Boundary(GraphNode):
     def __call__(self, values: Any = ()) -> Any:
         if self.is_coro and self.run is not None:
             return self._call_coroutine(self.run, values)
-        result = self.inner({key: reveal(values[key]) for key in values})
+        result = self.inner(_revealed(values))
         if self.keep is not None:
             self.keep(result)
         return result
@@ -97,12 +100,28 @@ class Boundary(GraphNode):
 
 def _reveal_all(node: GraphNode, values: Any) -> tuple[GraphNode, dict[Any, Any]]:
     """Resolve a task's stored arguments and its dependencies, before it runs."""
-    revealed = {key: reveal(values[key]) for key in values}
+    revealed = _revealed(values)
     if isinstance(node, Task):
         node = copy.copy(node)
         node.args = tuple(map(_value, node.args))
         node.kwargs = {name: _value(arg) for name, arg in node.kwargs.items()}
     return node, revealed
+
+
+def _revealed(values: Any) -> dict[Any, Any]:
+    """Resolve a task's dependencies.
+
+    Raises
+    ------
+    Reschedule
+        If one was lost with its host: the task runs once that is computed again.
+    """
+    try:
+        return {key: reveal(values[key]) for key in values}
+    except ResolveError as exc:
+        if is_recomputed(exc):
+            raise Reschedule from exc
+        raise
 
 
 def _value(arg: Any) -> Any:

@@ -43,7 +43,8 @@ from distributed.spans import SpanMetadata
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
 from daskref.connectors.registry import describe_connector
-from daskref.factory import StoreFactory
+from daskref.exceptions import ResolveError
+from daskref.factory import StoreFactory, is_recomputed
 from daskref.graph import graph_of, pack_argument, pack_expr, references_by_key
 from daskref.lending import refuse_scattered
 from daskref.metrics import summarize
@@ -270,7 +271,13 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     async def _gather_remote(self, direct: bool, local_worker: bool) -> Any:
         response = await super()._gather_remote(direct, local_worker)
         if self._daskref is not None and response["status"] == "OK":
-            response["data"] = await self._revealed(response["data"])
+            try:
+                response["data"] = await self._revealed(response["data"])
+            except ResolveError as exc:
+                if not is_recomputed(exc):
+                    raise
+                # as Dask says it of keys whose workers are gone: it waits for them
+                return {"status": "error", "keys": list(response["data"])}
         return response
 
     async def _run(self, *args: Any, **kwargs: Any) -> Any:

@@ -7,6 +7,7 @@
     ├── ConnectorError                      the store failed
     │   ├── ConnectorClosedError            you closed it
     │   ├── ConnectorUnavailableError       it cannot be reached from this process
+    │   │   └── ObjectLostError             its hosts are gone, or do not give it
     │   └── NotDeferrableError (NotImplementedError)    it has no futures
     ├── MissingKeyError (LookupError)       the object is not in the store
     ├── LifetimeError (RuntimeError)        a lifetime has ended

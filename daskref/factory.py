@@ -11,6 +11,7 @@ from daskref.exceptions import (
     ConnectorError,
     ConnectorUnavailableError,
     MissingKeyError,
+    ObjectLostError,
     ResolveError,
 )
 from daskref.failures import outcome
@@ -170,11 +171,18 @@ def resolving(reference: Reference, read: Callable[[Store], Any]) -> Any:
                 "is another one than the one that made the reference: give one of "
                 "them another name",
             ) from exc
+    except ObjectLostError as exc:
+        raise ResolveError(repr(reference), exc.message) from exc
     except ConnectorUnavailableError as exc:
         raise ResolveError(
             repr(reference),
-            f"this process cannot reach its store ({exc}). References of one host's "
-            "shared memory do not leave that host",
+            f"this process cannot reach its store ({exc})",
         ) from exc
     except (MissingKeyError, ConnectorError) as exc:
         raise ResolveError(repr(reference), str(exc)) from exc
+
+
+def is_recomputed(exc: BaseException) -> bool:
+    """Tell whether what could not be resolved is a result that Dask computes again."""
+    cause = exc.__cause__
+    return isinstance(cause, ObjectLostError) and cause.recomputed

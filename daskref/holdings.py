@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from daskref.connectors.base import Key
 from daskref.reference import Reference
 from daskref.session import Session
 from daskref.tokens import content_token
@@ -193,6 +194,15 @@ class Holdings:
             self.clear()
         if keys:
             self._send({"op": "daskref-release", "objects": keys})
+
+    def originals(self, key: Key) -> tuple[str, list[Any]]:
+        """Return the content hash of a held object, and what is alive that had it."""
+        with self._lock:
+            for held in self._by_token.values():
+                if held.reference.key == key:
+                    alive = [ref() for ref in held.originals.values()]
+                    return held.token, [obj for obj in alive if obj is not None]
+        return "", []
 
     def __len__(self) -> int:
         return len(self._by_token)

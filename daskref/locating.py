@@ -6,6 +6,7 @@ Every answer is about one session with hosts that are apart; see
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -14,7 +15,10 @@ from typing import Any
 
 from daskref.connectors.base import Key
 from daskref.connectors.zmqsources import Source, Sources
-from daskref.exceptions import ConnectorUnavailableError, ObjectLostError
+from daskref.exceptions import ObjectLostError
+
+#: Seconds for the scheduler to answer a question.
+_ANSWER = 30.0
 
 #: ``(operation, message) -> answer``: ask the scheduler. Blocks; raises OSError, also
 #: where it may not block.
@@ -154,6 +158,26 @@ class Locator(Sources):
         return found
 
 
-def unavailable(owner: str, exc: Exception) -> ConnectorUnavailableError:
-    """Return the error of a process that cannot take part."""
-    return ConnectorUnavailableError(owner, f"no host of the cluster answers: {exc}")
+def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
+    """Call a coroutine function on an event loop from another thread, and wait.
+
+    Raises
+    ------
+    OSError
+        If it does not answer, or this is the loop's own thread, which may not wait.
+    """
+    try:
+        running: Any = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop.asyncio_loop:
+        raise OSError("the event loop may not wait")
+    future = asyncio.run_coroutine_threadsafe(method(**message), loop.asyncio_loop)
+    try:
+        return future.result(_ANSWER)
+    except OSError:
+        future.cancel()
+        raise
+    except Exception as exc:
+        future.cancel()
+        raise OSError(f"the scheduler did not answer: {exc!r}") from exc

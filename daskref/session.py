@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 from dask.sizeof import sizeof
 
@@ -93,12 +94,20 @@ class Session:
         self._users = 1
         self._warned = False
         self._next_sweep = 0.0
+        self._blind = False
+        #: Whether there is a place now for what this process puts.
+        self.takes: Callable[[], bool] = always
         self._process = uuid.uuid4().hex
 
     @property
     def reachable(self) -> bool:
         """Whether this process can put and get."""
-        return self.store is not None
+        return self.store is not None and not self._blind
+
+    def lose_sight(self, exc: ConnectorError) -> None:
+        """Put nothing any more, for good: others send values in-band."""
+        self._blind = True
+        _warn_unseen(exc)
 
     def __repr__(self) -> str:
         return f"<Session {self.info.id} on {self.store or 'no store in reach'}>"
@@ -173,7 +182,9 @@ class Session:
         NotProxiableError
             If the object does not serialize.
         """
-        if self.store is None or hasattr(type(obj), "__cuda_array_interface__"):
+        if self.store is None or not self.reachable or not self.takes():
+            return None
+        if hasattr(type(obj), "__cuda_array_interface__"):
             return None
         try:
             return self.store.put_reference(obj, token)
@@ -184,7 +195,9 @@ class Session:
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
         """Return a new reference to what came out of the store; see Store. Blocks."""
         try:
-            return None if self.store is None else self.store.relink(obj, token)
+            if self.store is None or not self.reachable:
+                return None
+            return self.store.relink(obj, token)
         except ConnectorError:
             return None  # the put that comes instead says what is wrong
 
@@ -282,7 +295,27 @@ def open_session_connector(settings: Settings) -> Connector:
             recycle=settings.shm_recycle,
             spill_directory=settings.spill_directory,
         )
-    return open_connector(settings.connector)
+    return open_connector(settings.connector, **_of_hosts(settings))
+
+
+def _of_hosts(settings: Settings) -> dict[str, Any]:
+    """Return what the settings say of a connector for many hosts, if its spec does not.
+
+    A mapping says it all itself.
+    """
+    spec = settings.connector
+    if not isinstance(spec, str) or not spec.startswith("zmq://"):
+        return {}
+    said = dict(parse_qsl(urlsplit(spec).query))
+    options = {
+        "security": settings.security_transport,
+        "timeout": settings.timeout,
+        "root": settings.shm_root,
+        "budget": settings.shm_budget,
+        "recycle": settings.shm_recycle,
+        "spill_directory": settings.spill_directory,
+    }
+    return {name: value for name, value in options.items() if name not in said}
 
 
 def sessions() -> list[Session]:
@@ -307,9 +340,18 @@ def _reach(info: SessionInfo, counters: Counters) -> Store | None:
             repr(store.connector), "it does not hold what the scheduler put there"
         )
     except ConnectorError as exc:
-        logger.warning(
-            "This process cannot see the cluster's store, so its values travel "
-            "in-band, as plain Dask sends them. %s",
-            exc,
-        )
+        _warn_unseen(exc)
         return None
+
+
+def _warn_unseen(exc: ConnectorError) -> None:
+    logger.warning(
+        "This process cannot see the cluster's store, so its values travel "
+        "in-band, as plain Dask sends them. %s",
+        exc,
+    )
+
+
+def always() -> bool:
+    """Return True."""
+    return True

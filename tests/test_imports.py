@@ -29,8 +29,27 @@ LAYERS = [
         *["store", "places", "ownership", "transparency"],
     ],
     ["lifetimes", "lending", "encryption"],
-    ["session", "leases", "nodes", "boundary", "leaves", "holdings", "rpc", "scatter"],
-    ["graph", "family", "attachment", "client", "enabling", "plugins", "entry"],
+    [
+        "session",
+        "leases",
+        "nodes",
+        "boundary",
+        "leaves",
+        "holdings",
+        "rpc",
+        "scatter",
+        "locating",
+    ],
+    [
+        "graph",
+        "family",
+        "attachment",
+        "visiting",
+        "client",
+        "enabling",
+        "plugins",
+        "entry",
+    ],
     ["preload", "", "testing"],
     ["bench_bytes", "bench_rivals", "simulation"],
     ["bench", "bench_connectors", "bench_proxies"],
@@ -40,7 +59,7 @@ LAYERS = [
 SHARED = {"exceptions", "ports"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
-    *["codec", "metrics", "tokens", "session", "rpc", "ownership"],
+    *["boundary", "codec", "metrics", "tokens", "session", "rpc", "ownership"],
     *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
     *["cli", "demo", "demo_cluster", "bench", "bench_connectors", "bench_clusters"],
 }

@@ -307,6 +307,37 @@ def _(running: Any) -> None:
     assert "plugin.transition" in inspect.getsource(Scheduler._transition)
 
 
+@checks("Scheduler.worker_send")
+def _(running: Any) -> None:
+    assert list(parameters(Scheduler.worker_send)) == ["self", "worker", "msg"]
+    assert not inspect.iscoroutinefunction(Scheduler.worker_send)
+
+
+@checks("Scheduler.transitions")
+def _(running: Any) -> None:
+    takes(Scheduler.transitions, "stimulus_id", first=("self", "recommendations"))
+    # a result that is wanted is computed again
+    source = inspect.getsource(Scheduler._transition_memory_released)
+    assert 'recommendations[key] = "waiting"' in source
+
+
+@checks("Worker.stream_handlers")
+def _(running: Any) -> None:
+    assert callable(running.worker.stream_handlers["free-keys"])
+
+
+@checks("Worker.listener", "Worker.contact_address")
+def _(running: Any) -> None:
+    assert "://" in running.worker.listener.listen_address
+    assert running.worker.contact_address == running.worker.address
+
+
+@checks("Worker.state.executing", "Worker.nthreads")
+def _(running: Any) -> None:
+    assert len(running.worker.state.executing) == 0
+    assert running.worker.state.nthreads > 0
+
+
 @checks("Worker.get_current_task")
 def _(running: Any) -> None:
     with pytest.raises(KeyError):  # outside of a task

@@ -392,6 +392,10 @@ class ZmqConnector(Connector):
             frames = [found]
         return self._remote.push([raw(frame) for frame in frames], key.name)
 
+    def put_everywhere(self, obj: Buffer) -> list[Key]:
+        """Put nothing: every host has a place of its own, which nobody has to see."""
+        return []
+
     def _stays_here(self) -> bool:
         """Tell whether others can read what is put on this host, or nobody could."""
         if self._server is not None or any(serving(self._local.session)):
@@ -509,6 +513,11 @@ class ZmqConnector(Connector):
     def usage(self) -> Usage:
         """Return what the objects on this host take up, copies included."""
         return self._ready().usage()
+
+    @property
+    def overflows(self) -> int:  # type: ignore[override]
+        """Objects of this process that went to disk."""
+        return self._local.overflows
 
     def space(self) -> dict[str, int]:
         """Return sizes of this host in bytes by what they mean, for people to read."""

@@ -218,7 +218,7 @@ class Locations:
     async def source(
         self, key: Key, process: str, avoid: Collection[str], patience: float
     ) -> str | None:
-        """Return the host from which a process is to fetch an object, once there is one.
+        """Return the host from which a process is to fetch an object, once one is free.
 
         Parameters
         ----------

@@ -11,11 +11,13 @@ name                                           what for
 =============================================  =====================================
 ``Scheduler.worker_send``                      messages to one worker, in order
 ``Scheduler.transitions``                      results that are to be computed again
+``Scheduler._ongoing_background_tasks``        work on the scheduler's own host
 =============================================  =====================================
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections import OrderedDict
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
+from daskref.locating import Locator, ask
 from daskref.plugins.holders import Holders
 from daskref.plugins.locations import Locations
 
@@ -115,6 +118,22 @@ class Network:
             "daskref_visit": self.visit,
         }
 
+    def locator(self, loop: Any) -> Locator:
+        """Return what the scheduler's own connector goes by."""
+
+        def ask_here(op: str, message: dict[str, Any]) -> Any:
+            async def answer(**message: Any) -> Any:
+                found = self.handlers[op](**message)
+                return await found if inspect.isawaitable(found) else found
+
+            return ask(loop, answer, message)
+
+        def tell(message: dict[str, Any]) -> None:
+            rest = {name: each for name, each in message.items() if name != "op"}
+            loop.add_callback(self.stream_handlers[message["op"]], **rest)
+
+        return Locator(repr(self._connector), SCHEDULER, ask_here, tell)
+
     # Hosts
 
     def on_serving(
@@ -190,26 +209,19 @@ class Network:
 
     def evict(self, keys: Iterable[Key]) -> None:
         """Have objects deleted wherever they are."""
-        by_host = self.locations.discard(keys)
-        for host, found in by_host.items():
-            self._send(host, {"op": "daskref-evict", "objects": found})
-        for key in keys:
+        gone = list(keys)
+        for key in gone:
             self._refused.pop(key, None)
+            if key not in self.locations:  # nobody has told of it
+                self.locations.add(key, key[2])
+        for host, found in self.locations.discard(gone).items():
+            self._send(host, {"op": "daskref-evict", "objects": found})
 
-    def reconcile(self, grace: float, also: Iterable[Key]) -> None:
-        """Have every host delete what nobody knows there.
-
-        Parameters
-        ----------
-        grace
-            Seconds; what is younger stays.
-        also
-            Objects that stay wherever they are.
-        """
-        kept = [key[0] for key in also]
+    def reconcile(self, grace: float) -> None:
+        """Have every host delete what nobody knows there and is older, in seconds."""
         for host in self.locations.hosts():
             known = [key[0] for key in self.locations.keys(host)]
-            message = {"op": "daskref-sweep", "known": known + kept, "grace": grace}
+            message = {"op": "daskref-sweep", "known": known, "grace": grace}
             self._send(host, message)
         # These live by leases, if at all, where they were put.
         unheld = {key for key in self.locations if key not in self._holders}

@@ -27,11 +27,15 @@ from tornado.ioloop import PeriodicCallback
 
 from daskref.config import Settings
 from daskref.connectors.base import Key
+from daskref.connectors.zmq import ZmqConnector
+from daskref.encryption import check_transport, is_encryption_required
+from daskref.exceptions import ConfigError
 from daskref.nodes import references_in
 from daskref.plugins.bindings import Bindings
 from daskref.plugins.bootstrap import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.plugins.holders import Holder, Holders
 from daskref.plugins.lender import Lender
+from daskref.plugins.network import Network
 from daskref.plugins.relay import fetch
 from daskref.session import PROBE, Session, SessionInfo
 
@@ -64,6 +68,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     holders: Holders
     bindings: Bindings
     lender: Lender
+    network: Network | None
     _evicting: asyncio.Task[None] | None
 
     def __init__(self, settings: Settings) -> None:
@@ -73,6 +78,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self.holders, self._evict, self._run, self._tell, self._task
         )
         self.lender = Lender(self.bindings, self._tell, self._task)
+        self.network = None
         self._clients: set[str] = set()
         self._reports: dict[str, dict[str, Any]] = {}
         self._unreachable: dict[str, str] = {}
@@ -98,9 +104,17 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     async def _start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
-        self.session = await asyncio.get_running_loop().run_in_executor(
-            None, Session.create, self.settings
-        )
+        loop = asyncio.get_running_loop()
+        self.session = await loop.run_in_executor(None, Session.create, self.settings)
+        assert self.session.store is not None
+        connector = self.session.store.connector
+        try:
+            check_transport(connector, is_encryption_required(scheduler.security))
+        except ConfigError:
+            await loop.run_in_executor(None, self.session.leave)
+            raise
+        if isinstance(connector, ZmqConnector):
+            self._open_network(scheduler, connector)
         scheduler.handlers["daskref_fetch"] = self.fetch
         scheduler.handlers["daskref_reachable"] = self.reachable
         scheduler.handlers["daskref_stats"] = self.stats
@@ -142,6 +156,19 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         )
         self._reconciler.start()
 
+    def _open_network(self, scheduler: Scheduler, connector: ZmqConnector) -> None:
+        network = self.network = Network(
+            scheduler,
+            connector,
+            self.holders,
+            self._tell,
+            self._run,
+            self.settings.zmq_fan_out,
+        )
+        scheduler.handlers.update(network.handlers)
+        scheduler.stream_handlers.update(network.stream_handlers)
+        self._leave_network = connector.attend(network.locator(scheduler.loop))
+
     async def _start_nannies(self) -> None:
         try:
             await self.scheduler.register_nanny_plugin(
@@ -167,6 +194,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if hasattr(self, "session"):
             session = self.session
             await self.bindings.close()
+            if self.network is not None:
+                self._leave_network()
             await asyncio.get_running_loop().run_in_executor(None, session.leave)
 
     async def retire(self) -> None:
@@ -247,18 +276,27 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._clients.discard(client)
         self._evict(self.holders.release(Holder("client", client)))
         self.lender.remove_client(client)
+        if self.network is not None:
+            self.network.leave(client)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
-        """Forget that the worker was out of reach."""
+        """Forget the worker, and see to what its host takes with it."""
         self._unreachable.pop(worker, None)
+        if self.network is not None:
+            self.network.leave(worker)
 
     def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
         """Take note of what a client put; it holds it."""
         self._puts += put
         key, nbytes = tuple(object[0]), object[1]
         self.holders.hold(Holder("client", client), key, nbytes)
+        self._locate(key)
         if client not in self.scheduler.clients:  # it has left meanwhile
             self.remove_client(self.scheduler, client)
+
+    def _locate(self, key: Key) -> None:
+        if self.network is not None:
+            self.network.add(key)
 
     def on_release(self, client: str, objects: list[Key]) -> None:
         """Take note of what a client holds no more."""
@@ -282,6 +320,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         ts = self.scheduler.tasks.get(task)
         holder = Holder("result", task)
         self.holders.hold(holder, key, nbytes)
+        self._locate(key)
         if ts is None or ts.state != "memory":  # released while the worker wrote
             self._evict(self.holders.release(holder, [key]))
 
@@ -311,6 +350,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def _evict(self, keys: list[Key]) -> None:
         if not keys:
             return
+        if self.network is not None:
+            self.session.counters.add("evictions", len(keys))
+            self.network.evict(keys)
+            return
         self._queue += keys
         if self._evicting is None:
             self._evicting = asyncio.create_task(self._evict_queued())
@@ -333,12 +376,15 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def reconcile(self) -> None:
         """Delete expired leases, and objects of dead processes that nobody holds."""
         self.bindings.retry()
+        grace = self.settings.reconcile_grace
+        if self.network is not None:
+            self.network.reconcile(grace)
+            return
         assert self.session.store is not None
         sweep = getattr(self.session.store.connector, "sweep", None)
         if sweep is None:
             return
         known = [*self.holders, *self._queue, *self.info.probes]
-        grace = self.settings.reconcile_grace
         try:
             swept = await self.session.run(sweep, known, grace)
         except Exception:
@@ -404,6 +450,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Return how many objects are in the store, and their bytes; not the probes."""
         assert self.session.store is not None
         connector = self.session.store.connector
+        if self.network is not None:  # it has copies, too
+            return len(self.holders), self.holders.nbytes
         try:
             usage = connector.usage()
         except (AttributeError, NotImplementedError):  # it cannot tell: what is held

@@ -29,6 +29,7 @@ from distributed.protocol.serialize import Serialize, to_serialize
 
 from daskref.boundary import Boundary, needs_boundary
 from daskref.connectors.base import Key
+from daskref.connectors.zmq import ZmqConnector
 from daskref.exceptions import (
     ConnectorError,
     NotProxiableError,
@@ -38,6 +39,7 @@ from daskref.family import register_family
 from daskref.places import registered, secrets_of, tell
 from daskref.plugins.nanny import private_memory
 from daskref.plugins.relay import RelayConnector, fetch
+from daskref.plugins.serving import Serving
 from daskref.proxy import Proxy, get_factory, is_proxy
 from daskref.rpc import FAMILY, Connections, without_family
 from daskref.session import Session
@@ -62,11 +64,13 @@ class ReferenceWorkerPlugin:
 
     worker: Worker
     session: Session
+    _serving: Serving | None
     _undo: list[Callable[[], Any]]
     _converting: dict[Any, asyncio.Task[Any]]
 
     def __init__(self, info: bytes) -> None:
         self._info = info
+        self._serving = None
         self._undo = []
         self._converting = {}
 
@@ -81,6 +85,10 @@ class ReferenceWorkerPlugin:
         self.threshold = session.info.settings.threshold
         self._on_completion = session.info.settings.results == "on-completion"
         self._raises = session.info.settings.on_failure == "raise"
+        connector = None if session.store is None else session.store.connector
+        if isinstance(connector, ZmqConnector):
+            self._serving = Serving(worker, session, connector)
+            await self._begin_serving(self._serving)
         if session.reachable:
             connections = Connections(worker.rpc, worker.scheduler, session)
             self._undo.append(connections.restore)
@@ -109,6 +117,15 @@ class ReferenceWorkerPlugin:
             "get_process_memory",
             private_memory(worker.monitor.get_process_memory),
         )
+
+    async def _begin_serving(self, serving: Serving) -> None:
+        try:
+            await serving.start()
+        except ConnectorError as exc:
+            self._serving = None
+            self.session.lose_sight(exc)
+        else:
+            self._undo.append(serving.stop)
 
     async def teardown(self, worker: Worker) -> None:
         """Give the worker its seams back and leave the session."""
@@ -139,6 +156,8 @@ class ReferenceWorkerPlugin:
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Put the boundary around a task that is about to run."""
+        if self._serving is not None:
+            self._serving.transition(key, start, finish)
         if self._raises and start == "flight" and finish == "memory":
             value = self.worker.data.get(key)
             if is_transparent(value) and type(get_factory(value)) is FailedFactory:

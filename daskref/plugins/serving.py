@@ -1,0 +1,164 @@
+"""A worker's part in a session whose hosts are apart.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=================================================  =================================
+name                                               what for
+=================================================  =================================
+``Worker.stream_handlers``                         what the scheduler says
+``Worker.batched_send``                            messages to the scheduler
+``Worker.listener``, ``.contact_address``          where Dask's own server is
+``Worker.state.executing``, ``.nthreads``          whether a task will have to wait
+=================================================  =================================
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from distributed.comm import get_address_host, parse_address
+
+from daskref.config import Settings
+from daskref.connectors.zmq import ZmqConnector
+from daskref.factory import StoreFactory
+from daskref.locating import Locator, ask
+from daskref.nodes import references_in
+from daskref.plugins.ahead import Ahead
+from daskref.plugins.network import evict, sweep
+from daskref.proxy import get_factory
+from daskref.session import Session
+from daskref.transparency import is_transparent
+
+if TYPE_CHECKING:
+    from distributed.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+def place_of(worker: Worker, settings: Settings) -> dict[str, Any]:
+    """Return where a worker is to serve: options of :meth:`ZmqConnector.serve`.
+
+    Parameters
+    ----------
+    worker
+        By default, its host's objects are served where its own server listens.
+    settings
+        The cluster's; what this process has configured itself goes before.
+    """
+    own = Settings.read()
+    place = {
+        "interface": own.zmq_interface or settings.zmq_interface,
+        "port": own.zmq_port or settings.zmq_port,
+        "advertise": own.zmq_advertise or settings.zmq_advertise,
+    }
+    assert worker.listener is not None
+    scheme, _ = parse_address(worker.listener.listen_address)
+    if scheme not in ("tcp", "tls"):
+        return place
+    listening = get_address_host(worker.listener.listen_address)
+    contact = get_address_host(worker.contact_address or worker.address)
+    if not place["interface"]:
+        place["interface"] = listening
+        if not place["advertise"] and contact != listening:
+            place["advertise"] = contact
+    return place
+
+
+class Serving:
+    """Serve the objects of a worker's host, and do there what the scheduler says.
+
+    Parameters
+    ----------
+    worker
+        The worker.
+    session
+        Of a store in reach.
+    connector
+        The store's.
+    """
+
+    _undo: list[Callable[[], Any]]
+    _ahead: Ahead | None
+
+    def __init__(
+        self, worker: Worker, session: Session, connector: ZmqConnector
+    ) -> None:
+        self._worker = worker
+        self._session = session
+        self._connector = connector
+        self._undo = []
+        settings = session.info.settings
+        self._ahead = Ahead(connector, settings.prefetch) if settings.prefetch else None
+
+    async def start(self) -> None:
+        """Begin, and tell the scheduler.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot serve.
+        """
+        worker, connector, session = self._worker, self._connector, self._session
+        place = place_of(worker, session.info.settings)
+        endpoint = await session.run(partial(connector.serve, **place))
+        names = await session.run(connector.here)
+        locator = Locator(repr(connector), worker.address, self._ask, self._tell)
+        self._undo.append(connector.attend(locator))
+        for op, do in (("daskref-evict", evict), ("daskref-sweep", sweep)):
+            worker.stream_handlers[op] = partial(self._do, do)
+            self._undo.append(partial(worker.stream_handlers.pop, op))
+        worker.batched_send(
+            {
+                "op": "daskref-serving",
+                "host": connector.host,
+                "hostname": socket.gethostname(),
+                "endpoint": endpoint,
+                "names": names,
+            }
+        )
+
+    def stop(self) -> None:
+        """Do nothing for the scheduler any more; the connector serves until closed."""
+        while self._undo:
+            self._undo.pop()()
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _ask(self, op: str, message: dict[str, Any]) -> Any:
+        return ask(self._worker.loop, getattr(self._worker.scheduler, op), message)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self._worker.loop.add_callback(self._worker.batched_send, message)
+
+    async def _do(self, do: Callable[..., Any], **message: Any) -> None:
+        try:
+            await self._session.run(partial(do, self._connector, **message))
+        except Exception:
+            logger.exception("Objects may be left on this host")
+
+    # Tasks
+
+    def transition(self, key: Any, start: str, finish: str) -> None:
+        """Fetch ahead what a task needs that has to wait for a thread."""
+        if self._ahead is None:
+            return
+        state = self._worker.state
+        if start == "released" and finish in ("waiting", "ready", "constrained"):
+            if len(state.executing) < state.nthreads:
+                return
+            references = references_in(state.tasks[key].run_spec)
+            if references:
+                self._ahead.add(key, [tuple(each.key) for each in references])
+        elif start == "flight" and finish == "memory":
+            value = self._worker.data.get(key)
+            if is_transparent(value) and len(state.executing) >= state.nthreads:
+                factory = get_factory(value)
+                if isinstance(factory, StoreFactory):
+                    for ts in state.tasks[key].dependents:
+                        self._ahead.add(ts.key, [tuple(factory.key)])
+        elif finish in ("executing", "forgotten", "released", "cancelled"):
+            self._ahead.begun(key)

@@ -1,0 +1,170 @@
+"""A client's part in a session whose hosts are apart."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from daskref.codec import encode
+from daskref.connectors.base import Key
+from daskref.connectors.zmq import ZmqConnector
+from daskref.connectors.zmqsources import Source
+from daskref.exceptions import ConnectorUnavailableError, DaskrefError
+from daskref.holdings import Holdings
+from daskref.locating import Locator, ask
+from daskref.plugins.network import evict, sweep
+from daskref.session import Session, always
+from daskref.tokens import content_token
+
+logger = logging.getLogger(__name__)
+
+#: Hosts that are tried before a client takes it that it reaches none.
+_TRIED = 3
+
+
+class Visit:
+    """Put on hosts of workers what a client puts, and get from there.
+
+    Parameters
+    ----------
+    client
+        The client.
+    session, connector
+        Of a store in reach.
+    holdings
+        What the client holds.
+    send
+        ``(message) -> None``: to the scheduler. Thread-safe.
+    retreat
+        () -> None: called, in any thread, if no host lets this client in.
+    """
+
+    _home: str
+    _locator: Locator
+    _leave: Callable[[], None]
+
+    def __init__(
+        self,
+        client: Any,
+        session: Session,
+        connector: ZmqConnector,
+        holdings: Holdings,
+        send: Callable[[dict[str, Any]], None],
+        retreat: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._session = session
+        self._connector = connector
+        self._holdings = holdings
+        self._send = send
+        self._retreat = retreat
+        self._checked = False
+
+    @property
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """Return what the scheduler says."""
+        return {
+            "daskref-hosts": self._handle_hosts,
+            "daskref-wanted": self._handle_wanted,
+            "daskref-evict": partial(self._do, evict),
+            "daskref-sweep": partial(self._do, sweep),
+        }
+
+    async def begin(self) -> None:
+        """Tell the scheduler of this host, hear of others, see whether one answers.
+
+        The session is out of reach afterwards if there are some and none does.
+        """
+        answer = await self._client.scheduler.daskref_visit(
+            process=self._client.id,
+            host=self._connector.host,
+            hostname=socket.gethostname(),
+        )
+        self._home = answer["home"]
+        self._locator = Locator(
+            repr(self._connector),
+            self._client.id,
+            self._ask,
+            self._send,
+            answer["hosts"],
+        )
+        self._leave = self._connector.attend(self._locator)
+        self._session.takes = self.takes
+        await self._session.run(self._check)
+
+    def end(self) -> None:
+        """Have no part any more."""
+        self._leave()
+        self._session.takes = always
+
+    def _ask(self, op: str, message: dict[str, Any]) -> Any:
+        return ask(self._client.loop, getattr(self._client.scheduler, op), message)
+
+    def takes(self) -> bool:
+        """Tell whether there is a host for what this client puts.
+
+        Without any, it stays on this one if that is the scheduler's: who reaches the
+        scheduler reaches it.
+        """
+        hosts = self._locator.hosts
+        return bool(hosts) or self._home == self._connector.host
+
+    def _check(self) -> None:
+        """See whether a host answers, once there are any. Blocks."""
+        hosts = self._locator.targets(0)
+        if self._checked or not hosts:
+            return
+        self._checked = True
+        if any(source.host == self._connector.host for source in hosts):
+            return
+        if not any(self._reaches(source) for source in hosts[:_TRIED]):
+            tried = ", ".join(e for s in hosts[:_TRIED] for e in s.endpoints)
+            self._session.lose_sight(
+                ConnectorUnavailableError(
+                    repr(self._connector),
+                    f"no host of workers lets this client in; it tried {tried}",
+                )
+            )
+            self._retreat()
+
+    def _reaches(self, source: Source) -> bool:
+        try:
+            return self._connector.reaches(source)
+        except DaskrefError:
+            return False
+
+    # What the scheduler says
+
+    async def _handle_hosts(self, host: str, endpoints: list[str]) -> None:
+        self._locator.update(host, endpoints)
+        if not self._checked:
+            await self._run(self._check)
+
+    async def _handle_wanted(self, object: Key) -> None:
+        key = tuple(object)
+        host = await self._run(self._supply, key)
+        self._send({"op": "daskref-supplied", "object": key, "host": host})
+
+    async def _do(self, do: Callable[..., Any], **message: Any) -> None:
+        await self._run(partial(do, self._connector, **message))
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return await self._session.run(function, *args)
+        except Exception:
+            logger.exception("This client could not do what the scheduler asked of it")
+            return None
+
+    def _supply(self, key: Key) -> str | None:
+        """Send an object again; None if this client has not got it. Blocks."""
+        token, originals = self._holdings.originals(key)
+        for obj in originals:
+            if content_token(obj) != token:
+                continue  # it was changed since
+            frames = encode(obj).frames
+            if sum(memoryview(frame).nbytes for frame in frames) == key[1]:
+                return self._connector.supply(key, frames)
+        return self._connector.supply(key)
