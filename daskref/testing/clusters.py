@@ -98,7 +98,7 @@ class HostCluster:
     def start(
         self, host: Host, func: Callable[..., Any], *args: Any, pattern: str
     ) -> HostProcess:
-        """Call ``func(address, *args)`` in a new process, as :meth:`Host.start_call`."""
+        """Call ``func(address, *args)`` as :meth:`Host.start_call` does."""
         return host.start_call(func, self.address, *args, env=self.env, pattern=pattern)
 
     def stop(self) -> None:
