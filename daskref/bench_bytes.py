@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from daskref.connectors import ZmqConnector
 from daskref.connectors.base import Key
@@ -16,6 +17,10 @@ from daskref.connectors.credentials import remember
 from daskref.connectors.zmqsources import Source
 from daskref.testing.agents import Agent
 from daskref.testing.host import Host
+
+#: What somebody measures in turn with others: an iterator that has prepared everything
+#: when it yields first, yields the seconds next, and then cleans up.
+Turn: TypeAlias = Iterator[float]
 
 _MIB = 1 << 20
 
@@ -120,12 +125,12 @@ class Stores:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
-    def transfer(self, nbytes: int) -> float:
-        """Return the seconds in which the second host fetches from the first."""
-        return self.transfers(nbytes, [(0, 1)])
+    def turn(self, nbytes: int) -> Turn:
+        """Have the second host fetch from the first: see :data:`Turn`."""
+        return self.turns(nbytes, [(0, 1)])
 
-    def transfers(self, nbytes: int, pairs: list[tuple[int, int]]) -> float:
-        """Return the seconds of fetches at once, until the last one is done.
+    def turns(self, nbytes: int, pairs: list[tuple[int, int]]) -> Turn:
+        """Have hosts fetch from others at once; the time is that of the last one.
 
         Parameters
         ----------
@@ -138,12 +143,19 @@ class Stores:
         for source, _ in pairs:
             if source not in keys:
                 keys[source] = self.agents[source].call(put_bytes, nbytes)
+        yield 0.0
         for source, reader in pairs:
             where = self.sources[self.agents[source]]
             self.agents[reader].begin(fetch, keys[source], where)
         seconds: list[float] = [self.agents[reader].end() for _, reader in pairs]
+        yield max(seconds)
         for source, reader in pairs:
             self.agents[reader].call(forget, keys[source])
         for source, key in keys.items():
             self.agents[source].call(forget, key)
-        return max(seconds)
+
+
+def take(turn: Turn) -> float:
+    """Take a turn from its beginning to its end; return the seconds."""
+    _, seconds = turn
+    return seconds

@@ -1,15 +1,16 @@
 """Dask on many hosts, and what its clients measure there.
 
 A side is a cluster with a client of its own; sides share the hosts. What is called
-``measure`` runs in the client's process: ``(client, size, *args) -> seconds``.
+``measure`` runs in the client's process: ``(client, size, *args) -> turn``.
 """
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from distributed import wait
 
 import daskref
 from daskref.bench import array, nbytes, settle
+from daskref.bench_bytes import Turn
 from daskref.testing.agents import Agent
 from daskref.testing.clusters import HostCluster
 from daskref.testing.hosts import Network
@@ -47,6 +49,19 @@ def hosts_for_sides(count: int, *shared: Path) -> Iterator[Network]:
         for name in ("scheduler", "client", *names):
             network.add(name, shared=shared)
         yield network
+
+
+def cpu_seconds(network: Network) -> float:
+    """Return what the processes that are alive on the hosts took of the cores."""
+    spaces = {host.namespace for host in network}
+    ticks = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it has ended
+            if os.stat(f"/proc/{pid}/ns/net").st_ino in spaces:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+                # after the name, in parentheses: of the user, and of the system
+                ticks += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def worker(host: int, number: int = 0) -> str:
@@ -108,10 +123,11 @@ class Side:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
-    def seconds(self, measure: Callable[..., float], size: int, *args: Any) -> float:
-        """Call ``measure(client, size, *args)`` in the client's process."""
-        seconds: float = self._agent.call(_measure, measure, size, *args)
-        return seconds
+    def turn(self, measure: Callable[..., Turn], size: int, *args: Any) -> Turn:
+        """Go through ``measure(client, size, *args)`` in the client's process."""
+        yield self._agent.call(_prepare, measure, size, *args)
+        yield self._agent.call(_measure, size)
+        self._agent.call(_settle)
 
 
 def _connect(
@@ -126,16 +142,28 @@ def _connect(
     client.wait_for_workers(workers, timeout=_TIMEOUT)
 
 
-def _measure(
-    state: dict[str, Any], measure: Callable[..., float], size: int, *args: Any
+def _prepare(
+    state: dict[str, Any], measure: Callable[..., Turn], size: int, *args: Any
 ) -> float:
     client = state["client"]
-    before = _puts(client)
-    seconds = measure(client, size, *args)
-    if size >= _LARGE and before is not None and _puts(client) == before:
+    state["turn"] = measure(client, size, *args)
+    state["puts"] = _puts(client)
+    prepared: float = next(state["turn"])
+    return prepared
+
+
+def _measure(state: dict[str, Any], size: int) -> float:
+    seconds: float = next(state["turn"])
+    before, now = state["puts"], _puts(state["client"])
+    if size >= _LARGE and before is not None and now == before:
         raise RuntimeError("the values went in-band: this would not be daskref's time")
-    settle(client)
     return seconds
+
+
+def _settle(state: dict[str, Any]) -> None:
+    for _ in state.pop("turn"):
+        raise RuntimeError("a turn has three parts")
+    settle(state["client"])
 
 
 def _puts(client: Any) -> int | None:
@@ -150,52 +178,42 @@ def _disconnect(state: dict[str, Any]) -> None:
     state.pop("client").close()
 
 
-def _make(client: Any, size: int) -> Any:
+def _read(client: Any, size: int, workers: list[str]) -> Turn:
     made = client.submit(array, size, workers=[worker(0)], pure=False)
     wait(made)
-    return made
-
-
-def _read(client: Any, made: Any, workers: list[str]) -> float:
+    yield 0.0
     begin = time.perf_counter()
     readers = [
         client.submit(nbytes, made, workers=[name], pure=False) for name in workers
     ]
     client.gather(readers)
-    return time.perf_counter() - begin
+    yield time.perf_counter() - begin
 
 
-def transfer(client: Any, size: int) -> float:
+def transfer(client: Any, size: int) -> Turn:
     """Have a worker read what a task on another host has made."""
-    return _read(client, _make(client, size), [worker(1)])
+    return _read(client, size, [worker(1)])
 
 
-def read_by(client: Any, size: int, count: int) -> float:
+def read_by(client: Any, size: int, count: int) -> Turn:
     """Have several workers of one host read what was made on another one."""
-    names = [worker(1, number) for number in range(count)]
-    return _read(client, _make(client, size), names)
+    return _read(client, size, [worker(1, number) for number in range(count)])
 
 
-def broadcast(client: Any, size: int, hosts: int) -> float:
+def broadcast(client: Any, size: int, hosts: int) -> Turn:
     """Have a worker of each of several hosts read what was made on another one."""
-    names = [worker(number) for number in range(1, hosts + 1)]
-    return _read(client, _make(client, size), names)
+    return _read(client, size, [worker(number) for number in range(1, hosts + 1)])
 
 
-def small(client: Any, size: int) -> float:
-    """Have a worker read many small values that were made on another host.
-
-    Returns
-    -------
-    float
-        Seconds for each.
-    """
+def small(client: Any, size: int) -> Turn:
+    """Have a worker read many small values of another host; yield seconds for each."""
     sizes = [size] * _MANY
     made = client.map(array, sizes, workers=[worker(0)], pure=False)
     wait(made)
+    yield 0.0
     begin = time.perf_counter()
     client.gather(client.map(nbytes, made, workers=[worker(1)], pure=False))
-    return (time.perf_counter() - begin) / _MANY
+    yield (time.perf_counter() - begin) / _MANY
 
 
 def work(x: Any, seconds: float) -> int:
@@ -204,7 +222,7 @@ def work(x: Any, seconds: float) -> int:
     return nbytes(x)
 
 
-def overlap(client: Any, size: int) -> float:
+def overlap(client: Any, size: int) -> Turn:
     """Have one thread work through tasks, each of which has an input on another host.
 
     The inputs have *size* together; each task works as long as its transfer may take.
@@ -212,7 +230,8 @@ def overlap(client: Any, size: int) -> float:
     each = size // _INPUTS
     made = client.map(array, [each] * _INPUTS, workers=[worker(0)], pure=False)
     wait(made)
+    yield 0.0
     begin = time.perf_counter()
     done = client.map(work, made, seconds=each / _WORK, workers=[worker(1)], pure=False)
     client.gather(done)
-    return time.perf_counter() - begin
+    yield time.perf_counter() - begin

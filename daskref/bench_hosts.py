@@ -17,14 +17,14 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dask.utils import parse_bytes
 
 from daskref import bench_clusters
 from daskref.bench import format_seconds
-from daskref.bench_bytes import Stores
-from daskref.bench_clusters import Side, hosts_for_sides
+from daskref.bench_bytes import Stores, Turn
+from daskref.bench_clusters import Side, cpu_seconds, hosts_for_sides
 from daskref.bench_rivals import ProxyStore, Sockets
 from daskref.testing.hosts import Network, capabilities
 
@@ -63,8 +63,8 @@ class Site:
         Closes what is opened.
     """
 
-    #: Who takes turns: name -> () -> seconds.
-    turns: dict[str, Callable[[], float]]
+    #: Who takes turns: name -> () -> the next turn.
+    turns: dict[str, Callable[[], Turn]]
 
     def __init__(
         self, network: Network, directory: Path, size: int, stack: ExitStack
@@ -109,11 +109,11 @@ class Site:
         return side
 
     def add(
-        self, name: str, side: Side | None, measure: Callable[..., float], *args: Any
+        self, name: str, side: Side | None, measure: Callable[..., Turn], *args: Any
     ) -> None:
         """Have a side take turns at a measurement of the large value."""
         if side is not None:
-            self.turns[name] = partial(side.seconds, measure, self.size, *args)
+            self.turns[name] = partial(side.turn, measure, self.size, *args)
 
 
 def _transfer(site: Site) -> None:
@@ -124,7 +124,7 @@ def _transfer(site: Site) -> None:
     moved = {"socket": sockets, "connector": stores, "ProxyStore": theirs}
     for name, who in moved.items():
         if who is not None:
-            site.turns[name] = partial(who.transfer, size)
+            site.turns[name] = partial(who.turn, size)
     for name, side in {
         "TCP": site.side(two),
         "TLS": site.side(two, tls=True),
@@ -227,7 +227,26 @@ EXPERIMENTS = {
 }
 
 
-def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[float]]:
+class Taken(NamedTuple):
+    """What one turn took."""
+
+    seconds: float
+    #: Of all processes on the hosts together; also what others' idle ones take.
+    cpu_seconds: float
+
+
+def take(turn: Turn, network: Network) -> Taken:
+    """Take a turn, and count what it takes of the cores."""
+    next(turn)
+    before = cpu_seconds(network)
+    seconds = next(turn)
+    taken = Taken(seconds, cpu_seconds(network) - before)
+    for _ in turn:
+        raise RuntimeError("a turn has three parts")
+    return taken
+
+
+def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[Taken]]:
     """Have everybody take turns.
 
     Parameters
@@ -242,7 +261,7 @@ def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[float]
     Returns
     -------
     dict
-        Name -> seconds of each round; who cannot take part, or failed, is not in it.
+        Name -> what each round took; who cannot take part, or failed, is not in it.
     """
     with ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="bench-")
@@ -250,36 +269,44 @@ def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[float]
         network = stack.enter_context(hosts_for_sides(max(BROADCASTS) + 1, directory))
         site = Site(network, directory, size, stack)
         experiment.prepare(site)
-        times: dict[str, list[float]] = {name: [] for name in site.turns}
+        taken: dict[str, list[Taken]] = {name: [] for name in site.turns}
         for _ in range(rounds + 1):
-            for name in list(times):
+            for name in list(taken):
                 try:
-                    times[name].append(site.turns[name]())
+                    taken[name].append(take(site.turns[name](), network))
                 except AssertionError as exc:
                     print(f"… {name} failed: {exc!s:.2000}", file=sys.stderr)
-                    del times[name]
-    return {name: each[1:] for name, each in times.items()}
+                    del taken[name]
+    return {name: each[1:] for name, each in taken.items()}
 
 
 HEADER = (
     "| row | against, median (spread) | daskref, median (spread) "
-    "| ratio, median (spread) | at least | met |\n|---|---|---|---|---|---|"
+    "| ratio, median (spread) | at least | met | ratio of CPU seconds |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
-def format_row(row: Row, times: Mapping[str, list[float]]) -> str:
+def format_row(row: Row, taken: Mapping[str, list[Taken]]) -> str:
     """Return one row as a line of a Markdown table."""
-    against, ours = times.get(row.against, []), times.get(row.ours, [])
-    ratio, met = "-", "-"
+    against, ours = taken.get(row.against, []), taken.get(row.ours, [])
+    ratio, met, cpu = "-", "-", "-"
     if against and ours:
-        ratios = [a / b for a, b in zip(against, ours, strict=True)]
+        pairs = list(zip(against, ours, strict=True))
+        ratios = [a.seconds / b.seconds for a, b in pairs]
         median = statistics.median(ratios)
         ratio = f"{median:.3g} ({min(ratios):.3g} to {max(ratios):.3g})"
         if row.target is not None:
             met = "yes" if median >= row.target else "no"
-    shown = [format_seconds(each) if each else "cannot" for each in (against, ours)]
+        # the kernel counts in hundredths of a second: those of all rounds are added
+        if least := sum(b.cpu_seconds for _, b in pairs):
+            cpu = f"{sum(a.cpu_seconds for a, _ in pairs) / least:.3g}"
+    shown = [
+        format_seconds([taken.seconds for taken in each]) if each else "cannot"
+        for each in (against, ours)
+    ]
     target = "-" if row.target is None else f"{row.target:.3g}"
-    return f"| {row.title} | {' | '.join(shown)} | {ratio} | {target} | {met} |"
+    return f"| {row.title} | {' | '.join(shown)} | {ratio} | {target} | {met} | {cpu} |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -314,7 +341,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in experiment.rows:
             print(format_row(row, raw[name]), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(raw, indent=1))
+        columns = ("seconds", "cpu_seconds")
+        content = {
+            experiment: {
+                name: dict(zip(columns, zip(*taken, strict=True), strict=True))
+                for name, taken in each.items()
+            }
+            for experiment, each in raw.items()
+        }
+        args.json.write_text(json.dumps(content, indent=1))
     return 0
 
 

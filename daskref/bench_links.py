@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from daskref import bench_clusters
-from daskref.bench_bytes import Stores, fetch, forget, put_bytes
+from daskref.bench_bytes import Stores, fetch, forget, put_bytes, take
 from daskref.bench_clusters import Side, hosts_for_sides
 from daskref.simulation import FAN_OUT, Grant, Links, Spread, Tree, simulate
 from daskref.testing.agents import Agent, first_to_end
@@ -53,17 +53,17 @@ def measure_links(stores: Stores, nbytes: int, rounds: int) -> Links:
     count = len(stores.agents)
     # a connection is made for the first transfer between two hosts only
     setups = [
-        stores.transfers(_SMALL, [(number, (number + 1) % count)])
+        take(stores.turns(_SMALL, [(number, (number + 1) % count)]))
         for number in range(count)
     ]
     setup = statistics.median(setups)
 
     def speed(*pairs: tuple[int, int]) -> float:
-        times = [stores.transfers(nbytes, list(pairs)) for _ in range(rounds)]
+        times = [take(stores.turns(nbytes, list(pairs))) for _ in range(rounds)]
         return len(pairs) * nbytes / max(statistics.median(times) - setup, 1e-6)
 
     apart = [(number, number + 1) for number in range(0, 8, 2)]
-    stores.transfers(nbytes, apart)  # now they have pages to use again
+    take(stores.turns(nbytes, apart))  # now they have pages to use again
     alone = speed((0, 1))
     several = speed(*((0, reader) for reader in range(1, FAN_OUT + 1)))
     together = speed(*apart)
@@ -173,13 +173,13 @@ def _measure_dask(
     connector = f"zmq://?security={setting.security}"
     workers = dict.fromkeys(range(len(hosts)), 1)
     with Side(network, workers, connector=connector) as side:
+
+        def spread(count: int) -> float:
+            return take(side.turn(bench_clusters.broadcast, nbytes, count))
+
         return {
             count: [
-                watch(
-                    hosts,
-                    nbytes,
-                    partial(side.seconds, bench_clusters.broadcast, nbytes, count),
-                )
+                watch(hosts, nbytes, partial(spread, count))
                 for _ in range(setting.rounds)
             ]
             for count in CHECKED

@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from daskref.bench_bytes import random_bytes
+from daskref.bench_bytes import Turn, random_bytes
 from daskref.testing.agents import Agent
 from daskref.testing.host import Host
 
@@ -117,12 +117,10 @@ class Sockets:
         self._stack.callback(self._receiver.call, delete_received)
         self._stack.close()
 
-    def transfer(self, nbytes: int) -> float:
-        """Return the seconds of one."""
-        seconds: float = self._receiver.call(
-            receive_file, self._address, self._port, nbytes
-        )
-        return seconds
+    def turn(self, nbytes: int) -> Turn:
+        """Send the file once."""
+        yield 0.0
+        yield self._receiver.call(receive_file, self._address, self._port, nbytes)
 
 
 # ProxyStore's ZeroMQ connector
@@ -137,11 +135,16 @@ def open_proxystore(state: dict[str, Any], address: str) -> None:
     state["proxystore"] = Store(f"bench-{address}", connector, cache_size=0)
 
 
-def put_array(state: dict[str, Any], nbytes: int) -> tuple[Any, float]:
-    """Put an array there; return its key, and the seconds."""
+def make_array(state: dict[str, Any], nbytes: int) -> None:
+    """Make the array to put."""
     import numpy as np
 
-    x = np.random.default_rng().random(nbytes // 8)
+    state["array"] = np.random.default_rng().random(nbytes // 8)
+
+
+def put_array(state: dict[str, Any]) -> tuple[Any, float]:
+    """Put the array there; return its key, and the seconds."""
+    x = state.pop("array")
     begin = time.perf_counter()
     key = state["proxystore"].put(x)
     return key, time.perf_counter() - begin
@@ -202,10 +205,11 @@ class ProxyStore:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
-    def transfer(self, nbytes: int) -> float:
-        """Return the seconds of a put on one host and a get on the other."""
+    def turn(self, nbytes: int) -> Turn:
+        """Put on one host, get on the other."""
         here, there = self._agents
-        key, put = here.call(put_array, nbytes)
-        seconds: float = put + there.call(get_array, key)
+        here.call(make_array, nbytes)
+        yield 0.0
+        key, put = here.call(put_array)
+        yield put + there.call(get_array, key)
         here.call(evict_array, key)
-        return seconds

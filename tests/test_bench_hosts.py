@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 from daskref import bench_clusters, bench_hosts
-from daskref.bench_bytes import Stores
+from daskref.bench_bytes import Stores, Turn, take
 from daskref.bench_clusters import Side, hosts_for_sides
-from daskref.bench_hosts import Row, Site, format_row
+from daskref.bench_hosts import Row, Site, Taken, format_row
 from daskref.bench_rivals import ProxyStore, Sockets
 from daskref.cli import main
+from daskref.testing.agents import Agent
 from daskref.testing.hosts import Network
 from tests.parts import require_module
 from tests.spaces import require_hosts
@@ -25,22 +27,29 @@ ROW = Row("a row", "theirs", "ours", 2)
 
 class TestRows:
     def test_a_line_of_a_table(self) -> None:
-        line = format_row(ROW, {"theirs": [2.0, 4.0], "ours": [0.5, 0.5]})
+        line = format_row(
+            ROW,
+            {
+                "theirs": [Taken(2.0, 1.0), Taken(4.0, 5.0)],
+                "ours": [Taken(0.5, 1.0), Taken(0.5, 2.0)],
+            },
+        )
         assert line == (
-            "| a row | 3 s (2 to 4) | 0.5 s (0.5 to 0.5) | 6 (4 to 8) | 2 | yes |"
+            "| a row | 3 s (2 to 4) | 0.5 s (0.5 to 0.5) | 6 (4 to 8) | 2 | yes | 2 |"
         )
 
     def test_a_target_that_is_missed(self) -> None:
-        line = format_row(ROW, {"theirs": [2.0], "ours": [2.0]})
-        assert line.endswith("| 1 (1 to 1) | 2 | no |")
+        line = format_row(ROW, {"theirs": [Taken(2, 1)], "ours": [Taken(2, 0)]})
+        assert line.endswith("| 1 (1 to 1) | 2 | no | - |")
 
     def test_what_is_only_reported(self) -> None:
-        line = format_row(Row("a row", "theirs", "ours"), {"theirs": [1], "ours": [2]})
-        assert line.endswith("| 0.5 (0.5 to 0.5) | - | - |")
+        row = Row("a row", "theirs", "ours")
+        line = format_row(row, {"theirs": [Taken(1, 1)], "ours": [Taken(2, 1)]})
+        assert line.endswith("| 0.5 (0.5 to 0.5) | - | - | 1 |")
 
     def test_who_could_not_take_part(self) -> None:
-        line = format_row(ROW, {"ours": [0.5]})
-        assert line == "| a row | cannot | 0.5 s (0.5 to 0.5) | - | 2 | - |"
+        line = format_row(ROW, {"ours": [Taken(0.5, 1)]})
+        assert line == "| a row | cannot | 0.5 s (0.5 to 0.5) | - | 2 | - | - |"
 
     def test_unknown_names_are_refused(self, capsys: Any) -> None:
         with pytest.raises(SystemExit):
@@ -56,7 +65,8 @@ class TestRows:
 class TestTurns:
     def run(self, prepare: Any, rounds: int = 2) -> dict[str, list[float]]:
         experiment = bench_hosts.Experiment("an experiment", prepare, [])
-        return bench_hosts.run(experiment, MIB, rounds)
+        taken = bench_hosts.run(experiment, MIB, rounds)
+        return {name: [each.seconds for each in many] for name, many in taken.items()}
 
     @pytest.fixture(autouse=True)
     def no_hosts(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,22 +82,32 @@ class TestTurns:
             for name, first in (("a", 10.0), ("b", 20.0)):
                 numbers = iter([first, first + 1, first + 2])
 
-                def turn(name: str = name, numbers: Iterator[float] = numbers) -> float:
-                    order.append(name)
-                    return next(numbers)
+                def turn(name: str = name, numbers: Iterator[float] = numbers) -> Turn:
+                    order.append(f"{name} prepares")
+                    yield 0.0
+                    yield next(numbers)
+                    order.append(f"{name} cleans up")
 
                 site.turns[name] = turn
 
         assert self.run(prepare) == {"a": [11, 12], "b": [21, 22]}
-        assert order == ["a", "b"] * 3
+        steps = [
+            f"{name} {step}" for name in "ab" for step in ("prepares", "cleans up")
+        ]
+        assert order == steps * 3
 
     def test_who_fails_is_left_out(self, capsys: Any) -> None:
-        def fail() -> float:
+        def fail() -> Turn:
+            yield 0.0
             raise AssertionError("it broke")
+
+        def succeed() -> Turn:
+            yield 0.0
+            yield 1.0
 
         def prepare(site: Site) -> None:
             site.turns["a"] = fail
-            site.turns["b"] = lambda: 1.0
+            site.turns["b"] = succeed
 
         assert self.run(prepare) == {"b": [1, 1]}
         assert "a failed: it broke" in capsys.readouterr().err
@@ -115,6 +135,16 @@ class _Nothing:
     def __getitem__(self, name: str) -> None:
         return None
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+def spin(state: dict[str, Any], seconds: float) -> None:
+    """Use a core for some seconds of its time."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
@@ -135,7 +165,7 @@ class TestBytes:
         with Sockets(hosts, 3 * MIB) as sockets:
             before = hosts[1].traffic.received
             for _ in range(2):
-                assert sockets.transfer(3 * MIB) > 0
+                assert take(sockets.turn(3 * MIB)) > 0
             assert hosts[1].traffic.received - before > 6 * MIB
 
     @pytest.mark.parametrize("security", ["clear", "curve"])
@@ -143,8 +173,8 @@ class TestBytes:
         with Stores(hosts, security) as stores:
             before = [host.traffic for host in hosts]
             for _ in range(2):
-                assert stores.transfer(3 * MIB) > 0
-            assert stores.transfers(3 * MIB, [(0, 1), (0, 2)]) > 0
+                assert take(stores.turn(3 * MIB)) > 0
+            assert take(stores.turns(3 * MIB, [(0, 1), (0, 2)])) > 0
             now = [host.traffic for host in hosts]
         sent = now[0].sent - before[0].sent
         received = [b.received - a.received for a, b in zip(before, now, strict=True)]
@@ -158,7 +188,7 @@ class TestBytes:
         with ProxyStore(hosts) as store:
             before = hosts[1].traffic.received
             for _ in range(2):
-                assert store.transfer(3 * MIB) > 0
+                assert take(store.turn(3 * MIB)) > 0
             assert hosts[1].traffic.received - before > 6 * MIB
 
 
@@ -167,12 +197,24 @@ class TestSides:
     def test_plain_dask(self, network: Network) -> None:
         with Side(network, {0: 1, 1: 2, 2: 1}) as side:
             before = network["host-0"].traffic.sent
-            assert side.seconds(bench_clusters.transfer, MIB) > 0
+            assert take(side.turn(bench_clusters.transfer, MIB)) > 0
             assert network["host-0"].traffic.sent - before > MIB
-            assert side.seconds(bench_clusters.read_by, MIB, 2) > 0
-            assert side.seconds(bench_clusters.broadcast, MIB, 2) > 0
-            assert side.seconds(bench_clusters.small, 1024) > 0
-            assert side.seconds(bench_clusters.overlap, MIB) > 0
+            assert take(side.turn(bench_clusters.read_by, MIB, 2)) > 0
+            assert take(side.turn(bench_clusters.broadcast, MIB, 2)) > 0
+            assert take(side.turn(bench_clusters.small, 1024)) > 0
+            assert take(side.turn(bench_clusters.overlap, MIB)) > 0
+
+    def test_the_cores_are_counted(self, network: Network) -> None:
+        with Agent(network["host-0"]) as agent:
+            before = bench_clusters.cpu_seconds(network)
+            agent.call(spin, 0.2)
+            counted = bench_clusters.cpu_seconds(network) - before
+        assert 0.1 < counted < 20
+        # a process that is elsewhere does not count
+        with Agent() as agent:
+            before = bench_clusters.cpu_seconds(network)
+            agent.call(spin, 0.2)
+            assert bench_clusters.cpu_seconds(network) - before < 0.1
 
     def test_tls(self, tmp_path: Path) -> None:
         require_hosts()
@@ -180,7 +222,7 @@ class TestSides:
             hosts_for_sides(2, tmp_path) as network,
             Side(network, {0: 1, 1: 1}, certificates=tmp_path) as side,
         ):
-            assert side.seconds(bench_clusters.transfer, MIB) > 0
+            assert take(side.turn(bench_clusters.transfer, MIB)) > 0
             assert "key.pem" in os.listdir(tmp_path)
 
     def test_what_goes_in_band_is_no_time_of_daskref(self, network: Network) -> None:
@@ -189,4 +231,4 @@ class TestSides:
             Side(network, {0: 1, 1: 1}, connector="shm://") as side,
             pytest.raises(AssertionError, match="went in-band"),
         ):
-            side.seconds(bench_clusters.transfer, 8 * MIB)
+            take(side.turn(bench_clusters.transfer, 8 * MIB))
