@@ -32,6 +32,8 @@ from daskref.testing.hosts import Network, capabilities
 READERS = 8
 #: Hosts that an object is spread to.
 BROADCASTS = (2, 4, 8)
+#: Of an object that all of them have at once, on this machine; twice, and in pools.
+_LARGEST = 256 << 20
 _SMALL = 1024
 
 CLEAR, CURVE = "zmq://?security=clear", "zmq://"
@@ -149,6 +151,7 @@ def _small(site: Site) -> None:
 
 
 def _broadcast(site: Site) -> None:
+    site.size = min(site.size, _LARGEST)
     hosts = dict.fromkeys(range(max(BROADCASTS) + 1), 1)
     for name, connector in (("TCP", None), ("CURVE", CURVE)):
         side = site.side(hosts, connector)
@@ -208,7 +211,7 @@ EXPERIMENTS = {
         ],
     ),
     "broadcast": Experiment(
-        f"to {', '.join(map(str, BROADCASTS))} hosts",
+        f"to {', '.join(map(str, BROADCASTS))} hosts, of 256 MiB at most",
         _broadcast,
         [
             Row(f"to {count} hosts, CURVE, against {what}", against, f"CURVE {count}")
