@@ -121,9 +121,12 @@ class Site:
 def _transfer(site: Site) -> None:
     size, two = site.size, {0: 1, 1: 1}
     sockets = site.open(lambda: Sockets(site.hosts, size))
-    stores = site.open(lambda: Stores(site.hosts, "clear"))
-    theirs = site.open(lambda: ProxyStore(site.hosts))
-    moved = {"socket": sockets, "connector": stores, "ProxyStore": theirs}
+    moved = {
+        "socket": sockets,
+        "connector, clear": site.open(lambda: Stores(site.hosts, "clear")),
+        "connector, CURVE": site.open(lambda: Stores(site.hosts, "curve")),
+        "ProxyStore": site.open(lambda: ProxyStore(site.hosts)),
+    }
     for name, who in moved.items():
         if who is not None:
             site.turns[name] = partial(who.turn, size)
@@ -183,7 +186,17 @@ EXPERIMENTS = {
         (
             Row("zmq, clear, against Dask's TCP", "TCP", "clear", 2),
             Row("zmq, clear, against ProxyStore's ZeroMQ", "ProxyStore", "clear", 3),
-            Row("connector alone, clear, against a socket", "socket", "connector", 0.8),
+            Row(
+                "connector alone, clear, against a socket",
+                "socket",
+                "connector, clear",
+                0.8,
+            ),
+            Row(
+                "connector alone, CURVE, against a socket",
+                "socket",
+                "connector, CURVE",
+            ),
             Row("zmq, clear, against a socket", "socket", "clear"),
             Row("zmq, CURVE, against Dask's TCP", "TCP", "CURVE", 1),
             Row("zmq, CURVE, against Dask's TLS", "TLS", "CURVE", 1.2),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from daskref.testing.agents import Agent
 from daskref.testing.hosts import Network
 from tests.parts import require_module
 from tests.spaces import require_hosts
+from tests.utils import wait_until
 
 MIB = 1 << 20
 ROW = Row("a row", "theirs", "ours", 2)
@@ -191,6 +194,27 @@ class TestBytes:
                 assert take(store.turn(3 * MIB)) > 0
             assert hosts[1].traffic.received - before > 6 * MIB
 
+    def test_a_table_and_a_file(
+        self, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        require_hosts()
+
+        def prepare(site: Site) -> None:
+            theirs = site.open(lambda: Sockets(site.hosts, site.size))
+            ours = site.open(lambda: Stores(site.hosts, "clear"))
+            site.turns["theirs"] = partial(theirs.turn, site.size)
+            site.turns["ours"] = partial(ours.turn, site.size)
+
+        experiment = bench_hosts.Experiment("bytes", prepare, [ROW])
+        monkeypatch.setattr(bench_hosts, "EXPERIMENTS", {"bytes": experiment})
+        path = tmp_path / "raw.json"
+        args = ["--size", "1 MiB", "--rounds", "2", "--json", str(path)]
+        assert main(["bench", "hosts", *args]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("| a row | ")
+        raw = json.loads(path.read_text())["bytes"]
+        assert raw.keys() == {"theirs", "ours"}
+        assert len(raw["ours"]["seconds"]) == len(raw["ours"]["cpu_seconds"]) == 2
+
 
 @pytest.mark.slow
 class TestSides:
@@ -215,6 +239,20 @@ class TestSides:
             before = bench_clusters.cpu_seconds(network)
             agent.call(spin, 0.2)
             assert bench_clusters.cpu_seconds(network) - before < 0.1
+
+    @pytest.mark.parametrize("connector", [bench_hosts.CLEAR, bench_hosts.CURVE])
+    def test_daskref(self, network: Network, connector: str) -> None:
+        nbytes = 8 * MIB
+        with Side(network, {0: 1, 1: 2}, connector=connector) as side:
+            before = network["host-1"].traffic.received
+            assert take(side.turn(bench_clusters.read_by, nbytes, 2)) > 0
+            received = network["host-1"].traffic.received - before
+            # two readers, one copy
+            assert nbytes < received < 1.3 * nbytes
+            assert take(side.turn(bench_clusters.small, 1024)) > 0
+            assert take(side.turn(bench_clusters.overlap, nbytes)) > 0
+        for host in network:
+            wait_until(lambda host=host: not host.shm, f"{host} clean")
 
     def test_tls(self, tmp_path: Path) -> None:
         require_hosts()
