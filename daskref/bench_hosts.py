@@ -289,10 +289,13 @@ def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[Taken]
         for _ in range(rounds + 1):
             for name in list(taken):
                 try:
-                    taken[name].append(take(site.turns[name](), network))
+                    turn = take(site.turns[name](), network)
                 except AssertionError as exc:
                     print(f"… {name} failed: {exc!s:.2000}", file=sys.stderr)
                     del taken[name]
+                    continue
+                print(f"… {name}: {turn.seconds:.3g} s", file=sys.stderr)
+                taken[name].append(turn)
     return {name: each[1:] for name, each in taken.items()}
 
 
