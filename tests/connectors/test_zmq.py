@@ -1056,6 +1056,16 @@ def test_what_is_advertised_is_what_others_are_told(hosts, advertise, told):
     assert a.endpoints == [told.format(port=a._server.port)]
 
 
+@pytest.mark.parametrize("advertise", ["a:x", "a:0", "", "fd00::1::5", "[a]:5"])
+def test_what_cannot_be_advertised_is_refused_at_once(hosts, advertise):
+    with pytest.raises(ConfigError, match="zmq: advertise"):
+        ZmqConnector(advertise=advertise)
+    a = hosts().open("a")
+    with pytest.raises(ConfigError, match="zmq: advertise"):
+        a.serve(advertise=advertise)
+    assert not a.endpoints
+
+
 def test_a_server_on_all_addresses_says_one_that_others_can_use(hosts):
     a = hosts().open("a", serve=True, interface="0.0.0.0")
     assert "0.0.0.0" not in a.endpoints[0]
