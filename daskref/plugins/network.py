@@ -41,8 +41,18 @@ SCHEDULER = "scheduler"
 POLL = 1.0
 #: Seconds for workers to begin to serve, before a client goes on without them.
 _START = 5.0
+#: Seconds for a client to send an object, before another one is asked.
+_SUPPLY = 300.0
 #: How many lost objects are remembered, to say what became of them.
 _REMEMBERED = 100_000
+
+
+class _Sought(NamedTuple):
+    #: Whom we asked to send it, and when.
+    client: str
+    since: float
+    #: Whether anybody held it then; else it lives by a lease.
+    held: bool
 
 
 class _Lost(NamedTuple):
@@ -80,8 +90,10 @@ class Network:
 
     locations: Locations
     _lost: OrderedDict[Key, _Lost]
-    _sought: dict[Key, str]
+    _sought: dict[Key, _Sought]
+    _refused: dict[Key, set[str]]
     _strays: set[Key]
+    _starting: set[str]
 
     def __init__(
         self,
@@ -100,13 +112,13 @@ class Network:
         self._evict_here = evict_here
         self._lazily = lazily
         #: Workers that were asked to serve and have not said that they do.
-        self._starting: set[str] = set()
+        self._starting = set()
         self.locations = Locations(fan_out)
         self._lost = OrderedDict()
         #: Object -> the client that was asked to send it.
         self._sought = {}
         #: Clients that could not send it.
-        self._refused: dict[Key, set[str]] = {}
+        self._refused = {}
         self._strays = set()
         self.locations.join(SCHEDULER, connector.host, "the scheduler's", None)
 
@@ -172,7 +184,7 @@ class Network:
         first = endpoint is not None and not self.locations.endpoints(host)
         asked = worker in self._starting
         self._starting.discard(worker)
-        self.locations.join(worker, host, hostname, endpoint)
+        self._join(worker, host, hostname, endpoint)
         there = set(names)
         for key in [key for key in self._holders if key[0] in there] if there else ():
             self._lost.pop(key, None)
@@ -186,6 +198,13 @@ class Network:
             for key in unserved + list(self._lost):
                 self._refused.pop(key, None)  # they may have had nowhere to send it
                 self._seek(key)
+
+    def _join(
+        self, process: str, host: str, hostname: str, endpoint: str | None
+    ) -> None:
+        if self.locations.host_of(process) not in (None, host):
+            self.leave(process)  # it has made its session directory anew
+        self.locations.join(process, host, hostname, endpoint)
 
     def _begin_serving(self) -> None:
         """Have workers serve, if there is more than one host to serve."""
@@ -203,7 +222,7 @@ class Network:
     async def visit(self, process: str, host: str, hostname: str) -> dict[str, Any]:
         """Let a client in; return where hosts serve, and which is the scheduler's."""
         if process in self._scheduler.clients:
-            self.locations.join(process, host, hostname, None)
+            self._join(process, host, hostname, None)
             self._begin_serving()
         deadline = time.monotonic() + _START
         while self._starting and time.monotonic() < deadline:
@@ -222,7 +241,7 @@ class Network:
         hostname, lost = self.locations.leave(process)
         if host is not None and process not in self._scheduler.clients:
             self._tell_clients(host)
-        for key in [key for key, client in self._sought.items() if client == process]:
+        for key in [k for k, each in self._sought.items() if each.client == process]:
             del self._sought[key]
             self._seek(key)
         self._lose(hostname, lost)
@@ -278,6 +297,8 @@ class Network:
             for host in self.locations.copies(key):
                 self.locations.discard_copies(host, [key])
         self._strays = unheld
+        for key in [key for key in self._refused if key not in self._holders]:
+            del self._refused[key]
 
     def total(
         self, stored: Iterable[tuple[str, int, int]], here: tuple[int, int]
@@ -378,8 +399,10 @@ class Network:
         client: str | None = None,
     ) -> None:
         """Take note that a process's fetch has ended, with a copy or without."""
-        process = worker or client or SCHEDULER
-        self.locations.finished(tuple(object), process, copied)
+        key, process = tuple(object), worker or client or SCHEDULER
+        if copied:
+            self._lost.pop(key, None)
+        self.locations.finished(key, process, copied)
 
     # Losses
 
@@ -428,28 +451,31 @@ class Network:
             self._lost.popitem(last=False)
 
     def _recompute(self, keys: Iterable[Key]) -> bool:
-        """Have Dask compute again the results that objects are; whether any is one."""
-        tasks = {
-            holder.name
-            for key in keys
-            for holder in self._holders.who_hold(key)
-            if holder.kind in ("result", "lost")
-        }
-        again = {}
-        for task in tasks:
-            ts = self._scheduler.tasks.get(task)
-            if ts is not None and ts.state == "memory" and ts.run_spec is not None:
-                again[task] = "released"
+        """Have Dask compute again the results that objects are; whether it does any."""
+        again, found = {}, False
+        for holder in {each for key in keys for each in self._holders.who_hold(key)}:
+            ts = self._scheduler.tasks.get(holder.name)
+            if holder.kind not in ("result", "lost") or ts is None:
+                continue
+            if ts.run_spec is None:  # it was scattered: nobody can make it
+                continue
+            found = True
+            # What is only "lost" is being computed again, or has been.
+            if holder.kind == "result" and ts.state == "memory":
+                again[holder.name] = "released"
         if again:
             self._scheduler.transitions(
                 again, stimulus_id=f"daskref-lost-{time.time()}"
             )
-        return bool(tasks)
+        return found
 
     def _seek(self, key: Key) -> None:
         """Ask a client to send an object that nobody serves, if one can."""
-        if key in self._sought:
-            return
+        if sought := self._sought.get(key):
+            if time.monotonic() < sought.since + _SUPPLY:
+                return
+            del self._sought[key]
+            self._refused.setdefault(key, set()).add(sought.client)
         holding = [
             str(holder.name)
             for holder in self._holders.who_hold(key)
@@ -461,27 +487,31 @@ class Network:
                 continue
             if self.locations.host_of(client) is None:
                 continue
-            self._sought[key] = client
+            held = key in self._holders
+            self._sought[key] = _Sought(client, time.monotonic(), held)
             self._tell(client, {"op": "daskref-wanted", "object": key})
             return
 
     def _visitors(self, host: str) -> list[str]:
-        return [p for p in self.locations.processes(host) if p != SCHEDULER]
+        clients = self._scheduler.clients
+        return [p for p in self.locations.processes(host) if p in clients]
 
     def on_supplied(self, client: str, object: Key, host: str | None) -> None:
         """Take note of where a client has sent an object; ``None``: it could not."""
         key = tuple(object)
-        if self._sought.get(key) != client:
-            return
-        del self._sought[key]
-        if host is None:
+        sought = self._sought.get(key)
+        if sought is not None and sought.client != client:
+            sought = None  # another one was asked instead, by now
+        if sought is not None:
+            del self._sought[key]
+        if host is not None:
+            self._lost.pop(key, None)
+            self.locations.add(key, host)
+            if sought is not None and sought.held and key not in self._holders:
+                self.evict([key])  # released meanwhile
+        elif sought is not None:
             self._refused.setdefault(key, set()).add(client)
             self._seek(key)
-            return
-        self._lost.pop(key, None)
-        self.locations.add(key, host)
-        if key not in self._holders:  # released meanwhile
-            self.evict([key])
 
 
 def evict(connector: ZmqConnector, objects: Iterable[Key]) -> None:
