@@ -131,7 +131,7 @@ class Remote:
                 arrival.give_up()
                 raise
             if whole:
-                view = arrival.publish()
+                view = self._publish(arrival)
             else:
                 arrival.give_up()
         finally:
@@ -164,12 +164,21 @@ class Remote:
             raise self._unavailable(f"{key[0]} could not be fetched: {exc}") from None
         except OSError as exc:
             asked.given_up(key)
-            raise ConnectorError(
-                self._owner, f"{key[0]} could not be stored here: {exc.strerror}"
-            ) from exc
+            raise self._not_stored(key, exc) from exc
         if not whole:
             asked.given_up(key)
         return whole
+
+    def _publish(self, arrival: Arrival) -> memoryview | None:
+        try:
+            return arrival.publish()
+        except OSError as exc:
+            raise self._not_stored(arrival.key, exc) from exc
+
+    def _not_stored(self, key: Key, exc: OSError) -> ConnectorError:
+        return ConnectorError(
+            self._owner, f"{key[0]} could not be stored here: {exc.strerror}"
+        )
 
     def push(self, views: Sequence[memoryview], name: str) -> str:
         """Send an object to a host that takes it.

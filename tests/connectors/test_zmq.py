@@ -334,6 +334,42 @@ def test_who_locates_hears_of_the_fetch(hosts):
     assert told.log.count(("ended", key, True)) == 1
 
 
+def test_who_was_asked_hears_the_end_whoever_is_asked_meanwhile(hosts):
+    made = hosts()
+    a = made.open("a", serve=True)
+    b = made.open("b")
+    later = Told(Source(a.host, a.endpoints))
+
+    class Replaced(Told):
+        def sources(self, key, waiting):
+            b.attend(later)
+            return super().sources(key, waiting)
+
+    told = Replaced(Source(a.host, a.endpoints))
+    b.attend(told)
+    key = a.put(pattern(MIB))
+    assert b.get(key) == pattern(MIB)
+    assert told.log == ["sources", ("ended", key, True)]
+    assert not later.log
+
+
+def test_who_was_asked_hears_of_what_cannot_be_published(hosts, monkeypatch):
+    made = hosts()
+    a = made.open("a", serve=True)
+    told = Told(Source(a.host, a.endpoints))
+    b = made.open("b", locate=told)
+    key = a.put(pattern(MIB))
+
+    def fail(self):
+        raise PermissionError(errno.EACCES, "no leave to write")
+
+    monkeypatch.setattr("daskref.connectors.pieces.Pieces.publish", fail)
+    with pytest.raises(ConnectorError, match="stored here: no leave to write"):
+        b.get(key)
+    assert told.log == ["sources", ("ended", key, False)]
+    assert not parts_left(b)
+
+
 def test_a_host_that_lacks_the_object_is_passed_over(hosts):
     made = hosts()
     a, c = made.open("a", serve=True), made.open("c", serve=True)
