@@ -259,8 +259,7 @@ class TestAhead:
 
     @pytest.mark.parametrize(
         "then",
-        ["executing", "released", "forgotten", "cancelled", "memory", "error"]
-        + ["rescheduled", "long-running", "missing", "fetch"],
+        "executing released forgotten cancelled memory error rescheduled".split(),
     )
     def test_until_it_waits_no_more(
         self, serving: Serving, worker: FakeWorker, reference: Any, then: str
