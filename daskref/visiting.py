@@ -44,6 +44,7 @@ class Visit:
     """
 
     _home: str
+    _beside: bool
     _locator: Locator
     _undo: list[Callable[[], None]]
     _errands: Errands
@@ -65,6 +66,7 @@ class Visit:
         self._retreat = retreat
         self._checked = False
         self._home = ""
+        self._beside = False
         # Hosts may be told of before the scheduler has answered the first question.
         self._locator = Locator(repr(connector), client.id, self._ask, send)
         self._undo = []
@@ -91,6 +93,7 @@ class Visit:
             hostname=socket.gethostname(),
         )
         self._home = answer["home"]
+        self._beside |= answer["beside"]
         for host, endpoints in answer["hosts"].items():
             self._locator.hosts.setdefault(host, endpoints)
         self._undo.append(self._connector.attend(self._locator))
@@ -112,11 +115,11 @@ class Visit:
     def takes(self) -> bool:
         """Tell whether there is a host for what this client puts.
 
-        Without any, it stays on this one if that is the scheduler's: who reaches the
-        scheduler reaches it.
+        Without any that serves, it stays on this one if there are workers here, or the
+        scheduler: who reaches the scheduler reaches it.
         """
         hosts = self._locator.hosts
-        return bool(hosts) or self._home == self._connector.host
+        return bool(hosts) or self._beside or self._home == self._connector.host
 
     def _check(self) -> None:
         """See whether a host answers, once there are any. Blocks."""
@@ -144,8 +147,10 @@ class Visit:
 
     # What the scheduler says
 
-    def _handle_hosts(self, host: str, endpoints: list[str]) -> None:
+    def _handle_hosts(self, host: str, endpoints: list[str], workers: bool) -> None:
         self._locator.update(host, endpoints)
+        if host == self._connector.host:
+            self._beside = workers
         if not self._checked:
             self._errands.run(self._run(self._check))
 

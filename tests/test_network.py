@@ -556,13 +556,15 @@ class TestReconcile:
 class TestHosts:
     def test_clients_hear_of_hosts(self, site: Site) -> None:
         async def test() -> None:
-            assert await site.client("client", A) == {"hosts": {}, "home": site.home}
+            nothing = {"hosts": {}, "home": site.home, "beside": False}
+            assert await site.client("client", A) == nothing
             site.scheduler.clients["plain"] = SimpleNamespace()
             site.worker("two", B)
-            told = {"host": B, "endpoints": ["tcp://two:1"]}
+            told: dict[str, Any] = {"host": B, "endpoints": ["tcp://two:1"]}
+            told["workers"] = True
             assert site.told("daskref-hosts") == [("client", told)]
             site.stop("two")
-            told = {"host": B, "endpoints": []}
+            told = {"host": B, "endpoints": [], "workers": False}
             assert site.told("daskref-hosts") == [("client", told)]
 
         run(test)
@@ -570,7 +572,9 @@ class TestHosts:
     def test_who_comes_later_is_told_all(self, site: Site) -> None:
         site.worker("one", A)
         answer = run(lambda: site.client("client", C))
-        assert answer == {"hosts": {A: ["tcp://one:1"]}, "home": site.home}
+        hosts = {A: ["tcp://one:1"]}
+        assert answer == {"hosts": hosts, "home": site.home, "beside": False}
+        assert run(lambda: site.client("second", A))["beside"]
 
     def test_a_worker_that_has_left_meanwhile_has_no_host(self, site: Site) -> None:
         site.on_host("one", A)
@@ -618,6 +622,20 @@ class TestLazily:
     def test_the_schedulers_host_alone_is_nothing_to_serve(self, lazy: Site) -> None:
         lazy.worker("one", A, serves=False)
         assert not lazy.told("daskref-serve")
+
+    def test_clients_hear_of_workers_beside_them_that_do_not_serve(
+        self, lazy: Site
+    ) -> None:
+        async def test() -> None:
+            assert not (await lazy.client("client", A))["beside"]
+            lazy.worker("one", A, serves=False)
+            told = {"host": A, "endpoints": [], "workers": True}
+            assert lazy.told("daskref-hosts") == [("client", told)]
+            lazy.stop("one")
+            told["workers"] = False
+            assert lazy.told("daskref-hosts") == [("client", told)]
+
+        run(test)
 
     def test_all_serve_once_there_is_a_second_host(self, lazy: Site) -> None:
         lazy.worker("one", A, serves=False)

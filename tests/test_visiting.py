@@ -64,7 +64,8 @@ class Client:
         self.connector = session.store.connector
         assert isinstance(self.connector, ZmqConnector)
         self.scheduler = FakeScheduler()
-        self.scheduler.answer = {"hosts": {}, "home": self.connector.host}
+        home = self.connector.host
+        self.scheduler.answer = {"hosts": {}, "home": home, "beside": False}
         self.holdings = FakeHoldings()
         self.sent: list[dict[str, Any]] = []
         self.retreated = 0
@@ -132,7 +133,9 @@ def test_hosts_may_be_told_of_before_the_answer(client: Client) -> None:
     """Dask's stream and the answer to a question are not in order."""
 
     async def test() -> None:
-        client.hear("hosts", host=ELSEWHERE, endpoints=["tcp://127.0.0.1:2"])
+        client.hear(
+            "hosts", host=ELSEWHERE, endpoints=["tcp://127.0.0.1:2"], workers=True
+        )
         client.scheduler.answer["hosts"] = {ELSEWHERE: DEAD, "f" * 32: DEAD}
         client.visit._checked = True
         await client.visit.begin()
@@ -153,6 +156,27 @@ class TestTakes:
         client.visit._locator.update(ELSEWHERE, DEAD)
         assert client.session.takes()
         client.visit.end()
+
+    @pytest.mark.parametrize("before", [False, True])
+    def test_beside_workers_that_do_not_serve(
+        self, client: Client, before: bool
+    ) -> None:
+        """While there is one host of workers, and the scheduler is elsewhere."""
+
+        async def test() -> None:
+            client.scheduler.answer |= {"home": ELSEWHERE, "beside": before}
+            await client.visit.begin()
+            here = client.connector.host
+            assert client.session.takes() == before
+            client.hear("hosts", host=here, endpoints=[], workers=True)
+            assert client.session.takes()
+            client.hear("hosts", host="f" * 32, endpoints=[], workers=False)
+            assert client.session.takes()
+            client.hear("hosts", host=here, endpoints=[], workers=False)
+            assert not client.session.takes()
+            client.visit.end()
+
+        asyncio.run(test())
 
     @pytest.mark.parametrize("first", [0, 1])
     def test_each_client_of_a_process_has_its_say(
@@ -216,10 +240,10 @@ class TestCheck:
         async def test() -> None:
             await client.visit.begin()
             assert client.session.reachable
-            client.hear("hosts", host=ELSEWHERE, endpoints=DEAD)
+            client.hear("hosts", host=ELSEWHERE, endpoints=DEAD, workers=True)
             await client.until_idle()
             assert not client.session.reachable
-            client.hear("hosts", host="f" * 32, endpoints=DEAD)
+            client.hear("hosts", host="f" * 32, endpoints=DEAD, workers=True)
             await client.until_idle()
             assert len(unreached) == 1  # it has its answer
             client.visit.end()

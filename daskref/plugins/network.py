@@ -189,9 +189,8 @@ class Network:
         for key in [key for key in self._holders if key[0] in there] if there else ():
             self._lost.pop(key, None)
             self.locations.add(key, host)
-        if endpoint is not None:
-            self._tell_clients(host)
-        elif not asked:
+        self._tell_clients(host)
+        if endpoint is None and not asked:
             self._begin_serving()
         if first:
             unserved = [k for k in self.locations if not self.locations.is_served(k)]
@@ -220,7 +219,19 @@ class Network:
                 self._scheduler.worker_send(process, {"op": "daskref-serve"})
 
     async def visit(self, process: str, host: str, hostname: str) -> dict[str, Any]:
-        """Let a client in; return where hosts serve, and which is the scheduler's."""
+        """Let a client in.
+
+        Parameters
+        ----------
+        process, host, hostname
+            As :meth:`on_host` has them.
+
+        Returns
+        -------
+        dict
+            ``hosts``: where each one serves that does; ``home``: the scheduler's;
+            ``beside``: whether there are workers on the client's.
+        """
         if process in self._scheduler.clients:
             self._join(process, host, hostname, None)
             self._begin_serving()
@@ -232,7 +243,11 @@ class Network:
             for each in self.locations.hosts()
             if (endpoints := self.locations.endpoints(each))
         }
-        return {"hosts": serving, "home": self._connector.host}
+        return {
+            "hosts": serving,
+            "home": self._connector.host,
+            "beside": self._has_workers(host),
+        }
 
     def leave(self, process: str) -> None:
         """See to what a worker or client leaves behind, and what its host takes."""
@@ -246,11 +261,15 @@ class Network:
             self._seek(key)
         self._lose(hostname, lost)
 
+    def _has_workers(self, host: str) -> bool:
+        return any(p in self._scheduler.workers for p in self.locations.processes(host))
+
     def _tell_clients(self, host: str) -> None:
         message = {
             "op": "daskref-hosts",
             "host": host,
             "endpoints": self.locations.endpoints(host),
+            "workers": self._has_workers(host),
         }
         for client in self._scheduler.clients:
             if self.locations.host_of(client) is not None:
