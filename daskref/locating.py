@@ -115,7 +115,7 @@ class Locator(Sources):
                 case {"status": "none"}:
                     # What broke off may come back.
                     return self._given.get(key, [])
-                case _:  # it knows nothing of the session any more
+                case _:  # it knows nothing of this process, or of the session, any more
                     return self._given.get(key) or self._home(key)
 
     def _lost(self, answer: dict[str, Any]) -> ObjectLostError:

@@ -87,8 +87,8 @@ class TestSources:
             locator.sources(KEY, nothing)
         assert caught.value.recomputed
 
-    @pytest.mark.parametrize("answer", [None, {"status": "else"}, "nonsense"])
-    def test_a_scheduler_that_left_the_session(self, answer: Any) -> None:
+    @pytest.mark.parametrize("answer", [None, {"status": "left"}, "nonsense"])
+    def test_a_scheduler_that_knows_it_no_more(self, answer: Any) -> None:
         locator = FakeScheduler(answer, FOUND, answer).locator(**{A: ["tcp://a:1"]})
         assert locator.sources(KEY, nothing) == [Source(A, ["tcp://a:1"])]
         assert locator.sources(KEY, nothing) == THERE

@@ -176,10 +176,11 @@ class TestSource:
         failed = ["tcp://one:1"]
         assert run(lambda: site.source("two", failed=failed)) == {"status": "none"}
 
-    def test_who_has_left_is_told_of_nobody(self, site: Site) -> None:
+    @pytest.mark.parametrize("last", [False, True])
+    def test_who_has_left_is_told_so(self, site: Site, last: bool) -> None:
         site.worker("one", A)
         site.put(KEY)
-        assert run(lambda: site.source("two")) == {"status": "none"}
+        assert run(lambda: site.source("two", last=last)) == {"status": "left"}
 
     def test_what_nobody_has_told_of_is_where_it_was_put(self, site: Site) -> None:
         site.worker("one", A)
@@ -440,6 +441,18 @@ class TestLosses:
             "host aaaaaaaa, which is gone" in run(lambda: site.source("two"))["reason"]
         )
 
+    def test_a_message_that_outlives_its_host_but_not_the_object(
+        self, site: Site
+    ) -> None:
+        site.worker("one", A)
+        site.worker("two", B)
+        assert run(lambda: site.source("two"))["host"] == A
+        site.network.on_fetched(KEY, True, worker="two")
+        site.stop("one")
+        site.result("task")
+        assert not site.scheduler.recommended
+        assert site.network.locations.copies(KEY) == [B]
+
     def test_what_nobody_holds_is_forgotten(self, site: Site) -> None:
         site.worker("one", A)
         site.network.add(KEY)
@@ -547,6 +560,20 @@ class TestReconcile:
         assert site.network.locations.copies(KEY) == [A]
         assert not site.network._lost
         assert site.network.locations.keys(A) == {KEY}
+
+    def test_what_was_asked_for_while_a_host_was_away_is_known(
+        self, site: Site
+    ) -> None:
+        """Or the host would sweep it."""
+        site.worker("two", B)
+        site.holders.hold(Holder("key", "task"), KEY, 8)
+        assert run(lambda: site.source("two"))["status"] == "none"
+        site.worker("one", A, names=(KEY[0],))
+        site.network.reconcile(7.0)
+        told = dict(site.told("daskref-sweep"))
+        assert told["one"]["known"] == [KEY[0]]
+        site.stop("one")
+        assert KEY not in site.network.locations
 
     def test_total_counts_each_host_once(self, site: Site) -> None:
         stored = [(A, 2, 20), (A, 2, 20), (B, 1, 5), (site.home, 9, 9)]

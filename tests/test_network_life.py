@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import dask
 import distributed
 import numpy as np
 import pytest
@@ -103,6 +104,23 @@ def test_enabled_disabled_and_enabled_again(cluster: Any, connector: str) -> Non
             assert "daskref" not in scheduler.plugins
             assert not [op for op in scheduler.handlers if op.startswith("daskref")]
         assert set(client.scheduler_info()["workers"]) == workers
+
+
+@pytest.mark.parametrize("connector", ["zmq://"])
+def test_a_worker_that_cannot_serve_works_in_band(
+    connector: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        dask.config.set({"daskref.zmq.interface": "no-such-interface"}),
+        LocalCluster(processes=False, n_workers=1, dashboard_address=":0") as cluster,
+        daskref.Client(cluster, connector=connector) as client,
+    ):
+        assert client.submit(total, large(3)).result(TIMEOUT) == 3 * SUM
+        np.testing.assert_array_equal(client.submit(make, 2).result(TIMEOUT), large(2))
+        assert not daskref.stats(client)["puts"]
+        (record,) = (r for r in caplog.records if r.name.startswith("daskref.session"))
+        assert "no-such-interface" in record.getMessage()
+    caplog.clear()
 
 
 def test_one_client_goes_and_another_stays(cluster: Any, connector: str) -> None:

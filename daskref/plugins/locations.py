@@ -105,7 +105,11 @@ class Locations:
         endpoint
             ``tcp://address:port``.
         """
-        known = self._hosts.setdefault(host, _Host(hostname))
+        known = self._hosts.get(host)
+        if known is None:
+            # Of what it has, others may have told before.
+            keys = {key for key, copies in self._copies.items() if host in copies}
+            known = self._hosts[host] = _Host(hostname, keys=keys)
         known.processes[process] = endpoint
         self._host_of[process] = host
         for key in list(known.keys):

@@ -141,7 +141,13 @@ class Network:
         }
 
     def locator(self, loop: Any) -> Locator:
-        """Return what the scheduler's own connector goes by."""
+        """Return what the scheduler's own connector goes by.
+
+        Parameters
+        ----------
+        loop
+            The scheduler's, Tornado's.
+        """
 
         def ask_here(op: str, message: dict[str, Any]) -> Any:
             async def answer(**message: Any) -> Any:
@@ -283,7 +289,8 @@ class Network:
         self.locations.add(key, host)
         if not self.locations.processes(host):  # that was its last message
             self.locations.discard_copies(host, [key])
-            self._lose(f"{host[:8]}", [key])
+            if key not in self.locations:
+                self._lose(f"{host[:8]}", [key])
 
     def evict(self, keys: Iterable[Key]) -> None:
         """Have objects deleted wherever they are."""
@@ -369,11 +376,11 @@ class Network:
         dict
             ``status``: ``found``, with ``host`` and ``endpoints``; ``queued``: ask
             again; ``none``: none but those that failed; ``lost``, with ``reason`` and
-            ``recomputed``.
+            ``recomputed``; ``left``: who asks has no part in this any more.
         """
         key = tuple(object)
-        if self.locations.host_of(process) is None:  # it has left
-            return {"status": "none"}
+        if self.locations.host_of(process) is None:
+            return {"status": "left"}
         if key not in self.locations and key not in self._lost:
             # Its writer's word is still under way, or it lives by a lease.
             self.locations.add(key, key[2])
@@ -405,7 +412,13 @@ class Network:
         )
 
     def copies(self, process: str, object: Key) -> list[tuple[str, list[str]]]:
-        """Return the hosts that have an object, where it was put first."""
+        """Return the hosts that have an object, where it was put first.
+
+        Returns
+        -------
+        list
+            ``(host, endpoints)`` of each.
+        """
         key = tuple(object)
         hosts = dict.fromkeys([key[2], *self.locations.copies(key)])
         return [(host, self.locations.endpoints(host)) for host in hosts]
@@ -417,7 +430,17 @@ class Network:
         worker: str | None = None,
         client: str | None = None,
     ) -> None:
-        """Take note that a process's fetch has ended, with a copy or without."""
+        """Take note that a process's fetch has ended.
+
+        Parameters
+        ----------
+        object
+            What it fetched.
+        copied
+            Whether its host has a copy now.
+        worker, client
+            Who it was; by default the scheduler.
+        """
         key, process = tuple(object), worker or client or SCHEDULER
         if copied:
             self._lost.pop(key, None)
@@ -516,7 +539,17 @@ class Network:
         return [p for p in self.locations.processes(host) if p in clients]
 
     def on_supplied(self, client: str, object: Key, host: str | None) -> None:
-        """Take note of where a client has sent an object; ``None``: it could not."""
+        """Take note of where a client has sent an object that was wanted.
+
+        Parameters
+        ----------
+        client
+            Who it was. If another one was asked by now, its word counts as well.
+        object
+            What it has sent.
+        host
+            Where; ``None``: it could not.
+        """
         key = tuple(object)
         sought = self._sought.get(key)
         if sought is not None and sought.client != client:
