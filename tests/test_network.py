@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from daskref.connectors import ZmqConnector
+from daskref.plugins import losses
 from daskref.plugins import network as module
 from daskref.plugins.holders import Holder, Holders
 from daskref.plugins.network import SCHEDULER, Network
@@ -144,7 +145,8 @@ def run(test: Callable[[], Any]) -> Any:
 
 def bookkeeping(network: Network) -> list[Any]:
     """Return all tables of a network that are not about hosts."""
-    return [network._sought, network._refused, network._starting, network._strays]
+    losses = network.losses
+    return [losses._sought, losses._refused, network._starting, network._strays]
 
 
 class TestSource:
@@ -299,10 +301,10 @@ class TestLosses:
             assert await site.source("two") == {"status": "queued"}
             assert not site.told("daskref-wanted")
             site.worker("three", HOSTS["d"])
-            site.network.on_supplied("client", KEY, B)
+            site.network.losses.on_supplied("client", KEY, B)
             assert (await site.source("three"))["host"] == B
             assert not any(bookkeeping(site.network))
-            assert not site.network._lost
+            assert not len(site.network.losses)
 
         run(test)
 
@@ -315,10 +317,10 @@ class TestLosses:
                 site.put(KEY, "client", name)
             site.stop("one")
             ((first, _),) = site.told("daskref-wanted")
-            site.network.on_supplied(first, KEY, None)
+            site.network.losses.on_supplied(first, KEY, None)
             ((second, _),) = site.told("daskref-wanted")
             assert {first, second} == {"client", "second"}
-            site.network.on_supplied(second, KEY, None)
+            site.network.losses.on_supplied(second, KEY, None)
             assert not site.told("daskref-wanted")
             answer = await site.source("two")
             assert answer["status"] == "lost"
@@ -354,12 +356,12 @@ class TestLosses:
                 site.put(KEY, "client", name)
             site.stop("one")
             ((first, _),) = site.told("daskref-wanted")
-            monkeypatch.setattr(module, "_SUPPLY", 0.0)
+            monkeypatch.setattr(losses, "_SUPPLY", 0.0)
             assert await site.source("two") == {"status": "queued"}
             ((second, _),) = site.told("daskref-wanted")
             assert {first, second} == {"client", "second"}
             # better late than never
-            site.network.on_supplied(first, KEY, B)
+            site.network.losses.on_supplied(first, KEY, B)
             assert site.network.locations.copies(KEY) == [B]
 
         run(test)
@@ -371,7 +373,7 @@ class TestLosses:
             site.put(KEY)
             site.stop("one")
             site.told("daskref-wanted")
-            site.network.on_supplied("client", KEY, None)
+            site.network.losses.on_supplied("client", KEY, None)
             site.worker("two", B)
             assert site.told("daskref-wanted") == [("client", {"object": KEY})]
 
@@ -397,7 +399,7 @@ class TestLosses:
             site.worker("three", C)
             assert await site.source("three") == {"status": "queued"}
             assert site.told("daskref-wanted") == [("client", {"object": KEY})]
-            site.network.on_supplied("client", KEY, B)
+            site.network.losses.on_supplied("client", KEY, B)
             # it never had a holder: that nobody holds it means nothing
             assert not site.told("daskref-evict")
             assert (await site.source("three"))["host"] == B
@@ -411,7 +413,7 @@ class TestLosses:
             site.put(KEY, "key", "task")
             answer = await site.source("two")
             assert answer == {"status": "none"}
-            assert not site.network._sought
+            assert not site.network.losses._sought
             assert not site.told("daskref-wanted")
 
         run(test)
@@ -425,7 +427,7 @@ class TestLosses:
             site.stop("one")
             site.network.evict(site.holders.release(Holder("client", "client")))
             site.told("daskref-evict")
-            site.network.on_supplied("client", KEY, B)
+            site.network.losses.on_supplied("client", KEY, B)
             assert site.told("daskref-evict") == [("two", {"objects": [KEY]})]
             assert not any(bookkeeping(site.network))
 
@@ -458,18 +460,18 @@ class TestLosses:
         site.network.add(KEY)
         site.stop("one")
         assert KEY not in site.network.locations
-        assert not site.network._lost
+        assert not len(site.network.losses)
 
     def test_not_all_that_was_lost_is_remembered(
         self, site: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_REMEMBERED", 2)
+        monkeypatch.setattr(losses, "_REMEMBERED", 2)
         site.worker("one", A)
         keys = [(f"{n:032x}", 8, A) for n in range(4)]
         for n, key in enumerate(keys):
             site.result(n, key)
         site.stop("one")
-        assert len(site.network._lost) == 2
+        assert len(site.network.losses) == 2
 
     def test_a_copy_makes_up_for_a_loss(self, site: Site) -> None:
         site.worker("one", A)
@@ -479,7 +481,7 @@ class TestLosses:
         site.stop("one")
         site.network.on_fetched(KEY, True, worker="two")  # its last bytes had come
         assert run(lambda: site.source("three"))["host"] == B
-        assert not site.network._lost
+        assert not len(site.network.losses)
 
 
 class TestEvict:
@@ -539,8 +541,8 @@ class TestReconcile:
             await site.client("client", A)
             site.worker("two", B)
             await site.source("two")
-            site.network.on_supplied("client", KEY, None)
-            assert site.network._refused
+            site.network.losses.on_supplied("client", KEY, None)
+            assert site.network.losses._refused
             for _ in range(3):
                 site.network.reconcile(7.0)
             assert not any(bookkeeping(site.network))
@@ -555,10 +557,10 @@ class TestReconcile:
         site.put(KEY, "key", "task")
         site.stop("one")
         assert KEY not in site.network.locations
-        assert site.network._lost
+        assert len(site.network.losses)
         site.worker("again", A, names=(KEY[0], "3" * 32))
         assert site.network.locations.copies(KEY) == [A]
-        assert not site.network._lost
+        assert not len(site.network.losses)
         assert site.network.locations.keys(A) == {KEY}
 
     def test_what_was_asked_for_while_a_host_was_away_is_known(

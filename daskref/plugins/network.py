@@ -1,8 +1,7 @@
 """What the scheduler does for a session whose hosts are apart.
 
-It knows which hosts have which object, says whom to fetch it from, has it deleted
-wherever it is, and sees to what a host takes with it: Dask computes results again,
-clients send again what they hold.
+It knows which hosts have which object, says whom to fetch it from, and has it deleted
+wherever it is. :mod:`daskref.plugins.losses` sees to what a host takes with it.
 
 Private Dask names used here, checked by ``tests/test_private_names.py``:
 
@@ -10,7 +9,6 @@ Private Dask names used here, checked by ``tests/test_private_names.py``:
 name                                           what for
 =============================================  =====================================
 ``Scheduler.worker_send``                      messages to one worker, in order
-``Scheduler.transitions``                      results that are to be computed again
 =============================================  =====================================
 """
 
@@ -18,22 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
 from daskref.locating import Locator, ask
 from daskref.plugins.holders import Holders
 from daskref.plugins.locations import Locations
+from daskref.plugins.losses import Losses
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
-
-logger = logging.getLogger(__name__)
 
 #: What tells the scheduler's own process apart.
 SCHEDULER = "scheduler"
@@ -41,24 +36,6 @@ SCHEDULER = "scheduler"
 POLL = 1.0
 #: Seconds for workers to begin to serve, before a client goes on without them.
 _START = 5.0
-#: Seconds for a client to send an object, before another one is asked.
-_SUPPLY = 300.0
-#: How many lost objects are remembered, to say what became of them.
-_REMEMBERED = 100_000
-
-
-class _Sought(NamedTuple):
-    #: Whom we asked to send it, and when.
-    client: str
-    since: float
-    #: Whether anybody held it then; else it lives by a lease.
-    held: bool
-
-
-class _Lost(NamedTuple):
-    reason: str
-    #: Whether it was the result of a task.
-    recomputed: bool
 
 
 class Network:
@@ -89,9 +66,7 @@ class Network:
     """
 
     locations: Locations
-    _lost: OrderedDict[Key, _Lost]
-    _sought: dict[Key, _Sought]
-    _refused: dict[Key, set[str]]
+    losses: Losses
     _strays: set[Key]
     _starting: set[str]
 
@@ -114,11 +89,7 @@ class Network:
         #: Workers that were asked to serve and have not said that they do.
         self._starting = set()
         self.locations = Locations(fan_out)
-        self._lost = OrderedDict()
-        #: Object -> the client that was asked to send it.
-        self._sought = {}
-        #: Clients that could not send it.
-        self._refused = {}
+        self.losses = Losses(scheduler, self.locations, holders, tell, self.evict)
         self._strays = set()
         self.locations.join(SCHEDULER, connector.host, "the scheduler's", None)
 
@@ -128,7 +99,7 @@ class Network:
         return {
             "daskref-host": self.on_host,
             "daskref-fetched": self.on_fetched,
-            "daskref-supplied": self.on_supplied,
+            "daskref-supplied": self.losses.on_supplied,
         }
 
     @property
@@ -193,16 +164,13 @@ class Network:
         self._join(worker, host, hostname, endpoint)
         there = set(names)
         for key in [key for key in self._holders if key[0] in there] if there else ():
-            self._lost.pop(key, None)
+            self.losses.found(key)
             self.locations.add(key, host)
         self._tell_clients(host)
         if endpoint is None and not asked:
             self._begin_serving()
         if first:
-            unserved = [k for k in self.locations if not self.locations.is_served(k)]
-            for key in unserved + list(self._lost):
-                self._refused.pop(key, None)  # they may have had nowhere to send it
-                self._seek(key)
+            self.losses.seek_all()
 
     def _join(
         self, process: str, host: str, hostname: str, endpoint: str | None
@@ -262,10 +230,8 @@ class Network:
         hostname, lost = self.locations.leave(process)
         if host is not None and process not in self._scheduler.clients:
             self._tell_clients(host)
-        for key in [k for k, each in self._sought.items() if each.client == process]:
-            del self._sought[key]
-            self._seek(key)
-        self._lose(hostname, lost)
+        self.losses.left(process)
+        self.losses.lose(hostname, lost)
 
     def _has_workers(self, host: str) -> bool:
         return any(p in self._scheduler.workers for p in self.locations.processes(host))
@@ -290,13 +256,12 @@ class Network:
         if not self.locations.processes(host):  # that was its last message
             self.locations.discard_copies(host, [key])
             if key not in self.locations:
-                self._lose(f"{host[:8]}", [key])
+                self.losses.lose(host[:8], [key])
 
     def evict(self, keys: Iterable[Key]) -> None:
         """Have objects deleted wherever they are."""
         gone = list(keys)
         for key in gone:
-            self._refused.pop(key, None)
             if key not in self.locations:  # nobody has told of it
                 self.locations.add(key, key[2])
         for host, found in self.locations.discard(gone).items():
@@ -323,8 +288,7 @@ class Network:
             for host in self.locations.copies(key):
                 self.locations.discard_copies(host, [key])
         self._strays = unheld
-        for key in [key for key in self._refused if key not in self._holders]:
-            del self._refused[key]
+        self.losses.tidy()
 
     def total(
         self, stored: Iterable[tuple[str, int, int]], here: tuple[int, int]
@@ -381,7 +345,7 @@ class Network:
         key = tuple(object)
         if self.locations.host_of(process) is None:
             return {"status": "left"}
-        if key not in self.locations and key not in self._lost:
+        if key not in self.locations and key not in self.losses:
             # Its writer's word is still under way, or it lives by a lease.
             self.locations.add(key, key[2])
         out = set(failed)
@@ -391,12 +355,12 @@ class Network:
             if out.issuperset(self.locations.endpoints(host))
         ]
         if last:
-            return self._what_became(key)
+            return self.losses.what_became(key)
         if not self.locations.is_served(key, avoid):
-            self._seek(key)
-            if key not in self._sought and not self._will_be_served(key):
-                if key in self._lost:
-                    return self._what_became(key)
+            sought = self.losses.seek(key)
+            if not sought and not self._will_be_served(key):
+                if key in self.losses:
+                    return self.losses.what_became(key)
                 await self.locations.source(key, process, avoid, POLL)
                 return {"status": "none"}
         source = await self.locations.source(key, process, avoid, POLL)
@@ -443,127 +407,8 @@ class Network:
         """
         key, process = tuple(object), worker or client or SCHEDULER
         if copied:
-            self._lost.pop(key, None)
+            self.losses.found(key)
         self.locations.finished(key, process, copied)
-
-    # Losses
-
-    def _what_became(self, key: Key) -> dict[str, Any]:
-        """Tell who gives up why; have a result computed again that nobody gives."""
-        lost = self._lost.get(key)
-        if lost is None:
-            hosts = [host[:8] for host in self.locations.copies(key) or [key[2]]]
-            lost = _Lost(
-                f"{key[0]} of {key[1]:,} B is on host {', '.join(hosts)}, which does "
-                "not give it, and no client holds it any more",
-                self._recompute([key]),
-            )
-            if lost.recomputed:
-                self._remember(key, lost)
-        return {
-            "status": "lost",
-            "reason": lost.reason,
-            "recomputed": lost.recomputed,
-        }
-
-    def _lose(self, hostname: str, keys: list[Key]) -> None:
-        """See to objects whose last copy is gone with its host."""
-        for key in keys:
-            reason = (
-                f"{key[0]} of {key[1]:,} B was on host {hostname}, which is gone, and "
-                "no client holds it any more"
-            )
-            if self._holders.who_hold(key):
-                self._remember(key, _Lost(reason, False))
-                if self._recompute([key]):
-                    self._remember(key, _Lost(reason, True))
-                else:
-                    self._seek(key)
-        if keys:
-            logger.warning(
-                "Host %s is gone, and with it the only copies of %d objects: results "
-                "are computed again, clients send again what they hold",
-                hostname,
-                len(keys),
-            )
-
-    def _remember(self, key: Key, lost: _Lost) -> None:
-        self._lost[key] = lost
-        while len(self._lost) > _REMEMBERED:
-            self._lost.popitem(last=False)
-
-    def _recompute(self, keys: Iterable[Key]) -> bool:
-        """Have Dask compute again the results that objects are; whether it does any."""
-        again, found = {}, False
-        for holder in {each for key in keys for each in self._holders.who_hold(key)}:
-            ts = self._scheduler.tasks.get(holder.name)
-            if holder.kind not in ("result", "lost") or ts is None:
-                continue
-            if ts.run_spec is None:  # it was scattered: nobody can make it
-                continue
-            found = True
-            # What is only "lost" is being computed again, or has been.
-            if holder.kind == "result" and ts.state == "memory":
-                again[holder.name] = "released"
-        if again:
-            self._scheduler.transitions(
-                again, stimulus_id=f"daskref-lost-{time.time()}"
-            )
-        return found
-
-    def _seek(self, key: Key) -> None:
-        """Ask a client to send an object that nobody serves, if one can."""
-        if sought := self._sought.get(key):
-            if time.monotonic() < sought.since + _SUPPLY:
-                return
-            del self._sought[key]
-            self._refused.setdefault(key, set()).add(sought.client)
-        holding = [
-            str(holder.name)
-            for holder in self._holders.who_hold(key)
-            if holder.kind == "client"
-        ]
-        beside = [p for h in self.locations.copies(key) for p in self._visitors(h)]
-        for client in dict.fromkeys(holding + beside):
-            if client in self._refused.get(key, ()):
-                continue
-            if self.locations.host_of(client) is None:
-                continue
-            held = key in self._holders
-            self._sought[key] = _Sought(client, time.monotonic(), held)
-            self._tell(client, {"op": "daskref-wanted", "object": key})
-            return
-
-    def _visitors(self, host: str) -> list[str]:
-        clients = self._scheduler.clients
-        return [p for p in self.locations.processes(host) if p in clients]
-
-    def on_supplied(self, client: str, object: Key, host: str | None) -> None:
-        """Take note of where a client has sent an object that was wanted.
-
-        Parameters
-        ----------
-        client
-            Who it was. If another one was asked by now, its word counts as well.
-        object
-            What it has sent.
-        host
-            Where; ``None``: it could not.
-        """
-        key = tuple(object)
-        sought = self._sought.get(key)
-        if sought is not None and sought.client != client:
-            sought = None  # another one was asked instead, by now
-        if sought is not None:
-            del self._sought[key]
-        if host is not None:
-            self._lost.pop(key, None)
-            self.locations.add(key, host)
-            if sought is not None and sought.held and key not in self._holders:
-                self.evict([key])  # released meanwhile
-        elif sought is not None:
-            self._refused.setdefault(key, set()).add(client)
-            self._seek(key)
 
 
 def evict(connector: ZmqConnector, objects: Iterable[Key]) -> None:
