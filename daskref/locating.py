@@ -103,17 +103,20 @@ class Locator(Sources):
             except OSError:
                 return self._given.get(key) or self._home(key)
             waiting()
-            match answer["status"]:
-                case "found":
-                    source = Source(answer["host"], answer["endpoints"])
-                    self.hosts.setdefault(source.host, list(source.endpoints))
-                    self._given[key] = [source]
-                    return [source]
-                case "none":
+            match answer:
+                case {"status": "queued"}:
+                    continue
+                case {"status": "found", "host": host, "endpoints": endpoints}:
+                    self.hosts[host] = list(endpoints)
+                    self._given[key] = [Source(host, endpoints)]
+                    return self._given[key]
+                case {"status": "lost"}:
+                    raise self._lost(answer)
+                case {"status": "none"}:
                     # What broke off may come back.
                     return self._given.get(key, [])
-                case "lost":
-                    raise self._lost(answer)
+                case _:  # it knows nothing of this process, or of the session, any more
+                    return self._given.get(key) or self._home(key)
 
     def _lost(self, answer: dict[str, Any]) -> ObjectLostError:
         return ObjectLostError(self._owner, answer["reason"], answer["recomputed"])
@@ -136,8 +139,9 @@ class Locator(Sources):
         failed = sorted(self._failed.get(key, ()))
         with suppress(OSError):
             answer = self._ask("daskref_source", object=key, failed=failed, last=True)
-            if answer["status"] == "lost":
-                raise self._lost(answer)
+            match answer:
+                case {"status": "lost"}:
+                    raise self._lost(answer)
 
     def failed(self, key: Key, endpoint: str) -> None:
         """Ask for another host, once all endpoints of this one have failed."""
@@ -153,7 +157,7 @@ class Locator(Sources):
 
     def targets(self, nbytes: int) -> Sequence[Source]:
         """Return the hosts that serve, in random order."""
-        found = [Source(*each) for each in self.hosts.items()]
+        found = [Source(*each) for each in list(self.hosts.items())]
         random.shuffle(found)
         return found
 
@@ -161,10 +165,20 @@ class Locator(Sources):
 def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
     """Call a coroutine function on an event loop from another thread, and wait.
 
+    Parameters
+    ----------
+    loop
+        Tornado's.
+    method
+        ``async (**message) -> answer``.
+    message
+        What to call it with.
+
     Raises
     ------
     OSError
-        If it does not answer, or this is the loop's own thread, which may not wait.
+        If it does not answer, or the loop has ended, or this is the loop's own thread,
+        which may not wait.
     """
     try:
         running: Any = asyncio.get_running_loop()
@@ -172,7 +186,14 @@ def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
         running = None
     if running is loop.asyncio_loop:
         raise OSError("the event loop may not wait")
-    future = asyncio.run_coroutine_threadsafe(method(**message), loop.asyncio_loop)
+    coroutine = method(**message)
+    try:
+        if not loop.asyncio_loop.is_running():
+            raise RuntimeError("nobody runs it")
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
+    except RuntimeError as exc:
+        coroutine.close()
+        raise OSError("the event loop has ended") from exc
     try:
         return future.result(_ANSWER)
     except OSError:

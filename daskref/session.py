@@ -81,6 +81,7 @@ class Session:
     executor: ThreadPoolExecutor
     _users: int
     _warned: bool
+    _places: list[Callable[[], bool]]
 
     def __init__(
         self, info: SessionInfo, store: Store | None, counters: Counters
@@ -95,8 +96,7 @@ class Session:
         self._warned = False
         self._next_sweep = 0.0
         self._blind = False
-        #: Whether there is a place now for what this process puts.
-        self.takes: Callable[[], bool] = always
+        self._places: list[Callable[[], bool]] = []
         self._process = uuid.uuid4().hex
 
     @property
@@ -104,10 +104,30 @@ class Session:
         """Whether this process can put and get."""
         return self.store is not None and not self._blind
 
-    def lose_sight(self, exc: ConnectorError) -> None:
+    def lose_sight(self, exc: DaskrefError) -> None:
         """Put nothing any more, for good: others send values in-band."""
         self._blind = True
         _warn_unseen(exc)
+
+    def takes(self) -> bool:
+        """Tell whether there is a place now for what this process puts."""
+        return all(there_is() for there_is in list(self._places))
+
+    def ask_before_put(self, there_is: Callable[[], bool]) -> Callable[[], None]:
+        """Put only while somebody says that there is a place for it.
+
+        Parameters
+        ----------
+        there_is
+            () -> bool: asked in any thread, before each put.
+
+        Returns
+        -------
+        callable
+            () -> None: ask no more. Others who are asked stay.
+        """
+        self._places.append(there_is)
+        return lambda: self._places.remove(there_is)
 
     def __repr__(self) -> str:
         return f"<Session {self.info.id} on {self.store or 'no store in reach'}>"
@@ -337,14 +357,9 @@ def _reach(info: SessionInfo, counters: Counters) -> Store | None:
         return None
 
 
-def _warn_unseen(exc: ConnectorError) -> None:
+def _warn_unseen(exc: DaskrefError) -> None:
     logger.warning(
         "This process cannot see the cluster's store, so its values travel "
         "in-band, as plain Dask sends them. %s",
         exc,
     )
-
-
-def always() -> bool:
-    """Return True."""
-    return True

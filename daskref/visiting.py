@@ -13,11 +13,12 @@ from daskref.codec import encode
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
 from daskref.connectors.zmqsources import Source
+from daskref.errands import Errands
 from daskref.exceptions import ConnectorUnavailableError, DaskrefError
 from daskref.holdings import Holdings
 from daskref.locating import Locator, ask
 from daskref.plugins.network import evict, sweep
-from daskref.session import Session, always
+from daskref.session import Session
 from daskref.tokens import content_token
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,10 @@ class Visit:
     """
 
     _home: str
+    _beside: bool
     _locator: Locator
-    _leave: Callable[[], None]
+    _undo: list[Callable[[], None]]
+    _errands: Errands
 
     def __init__(
         self,
@@ -63,6 +66,12 @@ class Visit:
         self._send = send
         self._retreat = retreat
         self._checked = False
+        self._home = ""
+        self._beside = False
+        # Hosts may be told of before the scheduler has answered the first question.
+        self._locator = Locator(repr(connector), client.id, self._ask, send)
+        self._undo = []
+        self._errands = Errands()
 
     @property
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -70,8 +79,8 @@ class Visit:
         return {
             "daskref-hosts": self._handle_hosts,
             "daskref-wanted": self._handle_wanted,
-            "daskref-evict": partial(self._do, evict),
-            "daskref-sweep": partial(self._do, sweep),
+            "daskref-evict": partial(self._handle, evict),
+            "daskref-sweep": partial(self._handle, sweep),
         }
 
     async def begin(self) -> None:
@@ -85,33 +94,33 @@ class Visit:
             hostname=socket.gethostname(),
         )
         self._home = answer["home"]
-        self._locator = Locator(
-            repr(self._connector),
-            self._client.id,
-            self._ask,
-            self._send,
-            answer["hosts"],
-        )
-        self._leave = self._connector.attend(self._locator)
-        self._session.takes = self.takes
+        self._beside |= answer["beside"]
+        for host, endpoints in answer["hosts"].items():
+            self._locator.hosts.setdefault(host, endpoints)
+        self._undo.append(self._connector.attend(self._locator))
+        self._undo.append(self._session.ask_before_put(self.takes))
         await self._session.run(self._check)
 
     def end(self) -> None:
-        """Have no part any more."""
-        self._leave()
-        self._session.takes = always
+        """Have no part any more; also where :meth:`begin` was not called, or failed."""
+        self._errands.stop()
+        while self._undo:
+            self._undo.pop()()
 
     def _ask(self, op: str, message: dict[str, Any]) -> Any:
-        return ask(self._client.loop, getattr(self._client.scheduler, op), message)
+        scheduler = self._client.scheduler
+        if scheduler is None:
+            raise OSError("the client is closed")
+        return ask(self._client.loop, getattr(scheduler, op), message)
 
     def takes(self) -> bool:
         """Tell whether there is a host for what this client puts.
 
-        Without any, it stays on this one if that is the scheduler's: who reaches the
-        scheduler reaches it.
+        Without any that serves, it stays on this one if there are workers here, or the
+        scheduler: who reaches the scheduler reaches it.
         """
         hosts = self._locator.hosts
-        return bool(hosts) or self._home == self._connector.host
+        return bool(hosts) or self._beside or self._home == self._connector.host
 
     def _check(self) -> None:
         """See whether a host answers, once there are any. Blocks."""
@@ -142,18 +151,22 @@ class Visit:
 
     # What the scheduler says
 
-    async def _handle_hosts(self, host: str, endpoints: list[str]) -> None:
+    def _handle_hosts(self, host: str, endpoints: list[str], workers: bool) -> None:
         self._locator.update(host, endpoints)
+        if host == self._connector.host:
+            self._beside = workers
         if not self._checked:
-            await self._run(self._check)
+            self._errands.run(self._run(self._check))
 
-    async def _handle_wanted(self, object: Key) -> None:
-        key = tuple(object)
+    def _handle_wanted(self, object: Key) -> None:
+        self._errands.run(self._supply_wanted(tuple(object)))
+
+    async def _supply_wanted(self, key: Key) -> None:
         host = await self._run(self._supply, key)
         self._send({"op": "daskref-supplied", "object": key, "host": host})
 
-    async def _do(self, do: Callable[..., Any], **message: Any) -> None:
-        await self._run(partial(do, self._connector, **message))
+    def _handle(self, do: Callable[..., Any], **message: Any) -> None:
+        self._errands.run(self._run(partial(do, self._connector, **message)))
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -12,9 +12,11 @@ import pytest
 from dask._task_spec import Alias, DataNode, Task, TaskRef
 from dask.sizeof import sizeof
 from dask.tokenize import tokenize
+from distributed import Reschedule
 
 from daskref.boundary import Boundary, needs_boundary
 from daskref.connectors import LocalConnector
+from daskref.exceptions import ObjectLostError, ResolveError
 from daskref.factory import StoreFactory
 from daskref.nodes import ReferenceNode
 from daskref.proxy import Proxy
@@ -103,6 +105,65 @@ def test_coroutine_functions(store: Store, inside: Any, named: bool) -> None:
     assert asyncio.run(main()) == [np.ndarray, list, int]
     assert threads
     assert isinstance(task.args[1], ReferenceNode)  # the node itself is not changed
+
+
+class LossyConnector(LocalConnector):
+    """A store whose objects were lost with their host."""
+
+    recomputed: bool
+
+    def get(self, key: Any) -> Any:
+        raise ObjectLostError(repr(self), "its host is gone", self.recomputed)
+
+
+@pytest.fixture(params=[False, True], ids=["function", "coroutine"])
+def call(request: pytest.FixtureRequest) -> Any:
+    """``(value) -> result`` of a task with that dependency, by either way."""
+
+    async def run(func: Any, *args: Any) -> Any:
+        return await asyncio.to_thread(func, *args)
+
+    def call(value: Any) -> Any:
+        if not request.param:
+            return Boundary(Task("t", look, TaskRef("x")))({"x": value})
+
+        async def main() -> Any:
+            return await Boundary(Task("t", look_later, TaskRef("x")), run)(
+                {"x": value}
+            )
+
+        return asyncio.run(main())
+
+    return call
+
+
+class TestLostDependencies:
+    @pytest.fixture
+    def lost(self) -> Iterator[Any]:
+        connector = LossyConnector()
+        with Store("boundary-lost", connector, register=True) as store:
+            reference = store.put_reference(np.arange(10))
+            yield connector, Proxy(StoreFactory(reference, transparent=True))
+
+    def test_a_task_runs_once_they_are_computed_again(
+        self, lost: Any, call: Any
+    ) -> None:
+        connector, proxy = lost
+        connector.recomputed = True
+        with pytest.raises(Reschedule):
+            call(proxy)
+
+    def test_else_it_fails_and_says_what_was_lost(self, lost: Any, call: Any) -> None:
+        connector, proxy = lost
+        connector.recomputed = False
+        with pytest.raises(ResolveError, match="its host is gone"):
+            call(proxy)
+
+    def test_what_was_evicted_is_not_waited_for(self, store: Store, call: Any) -> None:
+        reference = store.put_reference(np.arange(10))
+        store.evict(reference.key)
+        with pytest.raises(ResolveError):
+            call(Proxy(StoreFactory(reference, transparent=True)))
 
 
 def test_looks_like_the_node_inside() -> None:

@@ -39,6 +39,7 @@ LAYERS = [
         "rpc",
         "scatter",
         "locating",
+        "errands",
     ],
     [
         "graph",

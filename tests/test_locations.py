@@ -197,6 +197,89 @@ class TestSource:
 
         run(test)
 
+    def test_a_reader_that_gives_up_waiting_gets_no_turn(self) -> None:
+        async def test() -> None:
+            locations = make(*"abcd", fan_out=1)
+            locations.add(KEY, "a")
+            assert await ask(locations, "b") == "a"
+            assert await ask(locations, "c") is None
+            assert await ask(locations, "d") is None
+            locations.finished(KEY, "worker-c", False)
+            locations.finished(KEY, "worker-b", False)
+            assert await ask(locations, "d") == "a"
+            locations.finished(KEY, "worker-d", False)
+            assert not locations._waiting
+            assert not locations._grants
+
+        run(test)
+
+    def test_a_reader_that_hangs_counts_no_more(self) -> None:
+        async def test() -> None:
+            locations = Locations(1, slow=0.0)
+            for host in "abc":
+                locations.join(f"worker-{host}", host, "", f"tcp://{host}:1")
+            locations.add(KEY, "a")
+            assert await ask(locations, "b") == "a"
+            assert await ask(locations, "c") == "a"
+            locations.finished(KEY, "worker-b", False)
+            locations.finished(KEY, "worker-c", False)
+            assert not locations._copies[KEY]["a"].readers
+
+        run(test)
+
+    def test_a_neighbour_that_goes_on_keeps_its_turn(self) -> None:
+        """What its predecessor has to say arrives later than its own question."""
+
+        async def test() -> None:
+            locations = make("a", "b", fan_out=1)
+            locations.join("neighbour", "b", "host b", None)
+            locations.add(KEY, "a")
+            assert await ask(locations, "b") == "a"
+            assert await locations.source(KEY, "neighbour", (), 0) == "a"
+            locations.finished(KEY, "worker-b", False)
+            assert locations._grants[KEY, "b"].process == "neighbour"
+            locations.finished(KEY, "neighbour", True)
+            assert not locations._grants
+            assert locations.copies(KEY) == ["a", "b"]
+
+        run(test)
+
+    def test_a_neighbour_that_waits_keeps_its_place(self) -> None:
+        async def test() -> None:
+            locations = make("b")
+            locations.join("neighbour", "b", "host b", None)
+            assert await ask(locations, "b") is None
+            waiting = asyncio.create_task(locations.source(KEY, "neighbour", (), 5))
+            await asyncio.sleep(0)
+            locations.finished(KEY, "worker-b", False)
+            locations.join("worker-a", "a", "host a", "tcp://a:1")
+            locations.add(KEY, "a")
+            assert await waiting == "a"
+
+        run(test)
+
+    def test_whose_source_serves_no_more_gets_another(self) -> None:
+        async def test() -> None:
+            locations = make(*"abc")
+            locations.join("client", "a", "host a", None)
+            locations.add(KEY, "a")
+            assert await ask(locations, "b") == "a"
+            locations.leave("worker-a")  # the host lives, by its client
+            assert locations.copies(KEY) == ["a"]
+            assert not locations.serves("client")
+            assert await ask(locations, "b") is None
+            locations.add(KEY, "c")
+            assert await ask(locations, "b") == "c"
+
+        run(test)
+
+    def test_a_strangers_fetch_ends_unheard(self) -> None:
+        locations = make("a")
+        locations.finished(KEY, "nobody", True)
+        assert KEY not in locations
+        assert not locations.serves("nobody")
+        assert locations.host_of("nobody") is None
+
 
 @pytest.mark.parametrize(("hosts", "rounds"), [(3, 1), (9, 2), (27, 3), (200, 5)])
 def test_copies_spread_as_a_tree(hosts: int, rounds: int) -> None:

@@ -277,6 +277,18 @@ def read_twice(address: str, connector: str, nbytes: int) -> dict[str, Any]:
         return daskref.stats(client)  # type: ignore[no-any-return]
 
 
+def read_beside(address: str, connector: str) -> None:
+    """Send a value to workers on the client's host, and get one from there."""
+    with connect(address, connector) as client:
+        client.wait_for_workers(2, timeout=TIMEOUT)
+        assert total(client.submit(make, 2.0).result(TIMEOUT)) == 2 * SUM
+        sums = [client.submit(total, large(3), workers=[n]) for n in ("one", "two")]
+        assert client.gather(sums) == [3 * SUM] * 2
+        assert daskref.stats(client)["puts"] >= 2
+        print("ready", flush=True)
+        input()
+
+
 def run_client(site: Site, *args: Any) -> dict[str, Any]:
     return site.cluster.call(  # type: ignore[no-any-return]
         site["client"], all_paths, site.connector, *args, timeout=100
@@ -404,6 +416,27 @@ class TestContainers:
             told = cluster.call(network["client"], all_paths, "auto")
             assert not told["unseen"]
             assert told["puts"]
+            assert not any(UNSEEN in w.output for w in cluster.workers.values())
+            cluster.stop()
+            wait_until(lambda: not first.shm, "clean")
+
+    def test_with_the_scheduler_elsewhere_are_one_host(self) -> None:
+        """Under ``auto``: nobody serves, and the client puts all the same."""
+        require_hosts()
+        with Network() as network:
+            first = network.add("first")
+            for name in ("one", "two", "client"):
+                network.add(name, beside=first)
+            cluster = HostCluster(network.add("scheduler"))
+            for name in ("one", "two"):
+                cluster.add_worker(network[name])
+            client = cluster.start(
+                network["client"], read_beside, "auto", pattern="(ready)"
+            )
+            # there is one for each process that serves
+            assert not first.run("find", "/dev/shm", "-path", "*/servers/*").split()
+            client.tell("go")
+            assert client.popen.wait(TIMEOUT) == 0, client.output
             assert not any(UNSEEN in w.output for w in cluster.workers.values())
             cluster.stop()
             wait_until(lambda: not first.shm, "clean")

@@ -21,11 +21,16 @@ from daskref.connectors.forks import forget_in_child
 from daskref.connectors.memory import raw
 from daskref.connectors.objects import checked, new_name
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
-from daskref.connectors.zmqhost import Place, open_host, serve, serving, session_name
+from daskref.connectors.zmqhost import (
+    open_host,
+    parse_place,
+    serve,
+    serving,
+    session_name,
+)
 from daskref.connectors.zmqkeys import Keys
 from daskref.connectors.zmqlimits import Limits
 from daskref.connectors.zmqlines import Lines
-from daskref.connectors.zmqlisten import parse_ports
 from daskref.connectors.zmqremote import Remote
 from daskref.connectors.zmqserver import Served, Server
 from daskref.connectors.zmqsources import (
@@ -185,7 +190,7 @@ class ZmqConnector(Connector):
             "push_age": push_age,
         }
         self._limits = Limits.parse(**given)
-        parse_ports(port)
+        parse_place(None, port, advertise)
         if security not in ("curve", "clear"):
             raise ConfigError("zmq: security", security, '"curve" or "clear"')
         self._curve = security == "curve"
@@ -251,6 +256,11 @@ class ZmqConnector(Connector):
         return self._host
 
     @property
+    def directory(self) -> str:
+        """The session directory of this host."""
+        return self._local.directory
+
+    @property
     def endpoints(self) -> list[str]:
         """Where processes of this host serve."""
         self._ready()
@@ -312,7 +322,7 @@ class ZmqConnector(Connector):
         ConfigError, ConnectorUnavailableError
             See the class.
         """
-        place = Place(interface, parse_ports(port), advertise)
+        place = parse_place(interface, port, advertise)
         with self._lock:
             if self._server is None:
                 self._ready()
@@ -339,12 +349,14 @@ class ZmqConnector(Connector):
         callable
             () -> None: go by the word of who was asked before, from then on.
         """
-        self._attended.append(sources)
-        self._remote.attend(sources)
+        with self._lock:
+            self._attended.append(sources)
+            self._remote.attend(sources)
 
         def leave() -> None:
-            self._attended.remove(sources)
-            self._remote.attend(self._attended[-1])
+            with self._lock:
+                self._attended.remove(sources)
+                self._remote.attend(self._attended[-1])
 
         return leave
 

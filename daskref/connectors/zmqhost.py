@@ -20,6 +20,7 @@ from daskref.connectors.zmqlimits import Limits
 from daskref.connectors.zmqlisten import endpoint, listen, outward, resolve
 from daskref.connectors.zmqserver import Server
 from daskref.exceptions import ConfigError, ConnectorUnavailableError
+from daskref.ports import Advertised, parse_advertised, parse_ports
 
 _SESSION = re.compile("[0-9a-f]{16,64}")
 _EVERYWHERE = {"0.0.0.0", "::"}
@@ -49,7 +50,19 @@ class Place(NamedTuple):
 
     interface: str | None
     ports: range
-    advertise: str | None
+    advertise: Advertised | None
+
+
+def parse_place(interface: str | None, port: int | str, advertise: str | None) -> Place:
+    """Return where to serve, of what the user wrote; nothing is looked up.
+
+    Raises
+    ------
+    ConfigError
+        If the port or the advertised address is malformed.
+    """
+    told = None if advertise is None else parse_advertised(advertise)
+    return Place(interface, parse_ports(port), told)
 
 
 def open_host(session: str, root: str | None, **options: Any) -> SharedMemoryConnector:
@@ -147,11 +160,9 @@ def serving(session: SessionDirectory) -> Iterator[str]:
 
 
 def _advertised(place: Place, address: str, port: int) -> str:
-    if place.advertise:
-        host, colon, number = place.advertise.rpartition(":")
-        if colon and number.isdecimal() and (":" not in host or host.endswith("]")):
-            return endpoint(host.strip("[]"), int(number))
-        address = place.advertise.strip("[]")
+    if place.advertise is not None:
+        address = place.advertise.address
+        port = place.advertise.port or port
     return endpoint(address, port)
 
 

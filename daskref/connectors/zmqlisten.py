@@ -11,7 +11,6 @@ import struct
 from collections.abc import Iterable
 
 from daskref.exceptions import ConfigError
-from daskref.ports import parse_ports as parse_ports
 
 _SIOCGIFADDR = 0x8915
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27

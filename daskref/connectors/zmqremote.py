@@ -107,7 +107,9 @@ class Remote:
         WireError
             If bytes of it came damaged twice.
         """
-        if not self._sources.others():
+        # Who is asked hears how it ends, whoever else is asked meanwhile.
+        asked = self._sources
+        if not asked.others():
             return None
         short, limits = SharedMemoryKey(key[0], key[1]), self._limits
         began = time.monotonic()
@@ -121,27 +123,30 @@ class Remote:
         if not isinstance(arrival, Arrival):
             return arrival
         patience = limits.timeout - (time.monotonic() - began)
-        try:
-            whole = self._transfer(arrival, key, max(patience, _LEAST))
-        except BaseException:
-            arrival.give_up()
-            self._sources.ended(key, False)
-            raise
         view = None
-        if whole:
-            view = arrival.publish()
-        else:
-            arrival.give_up()
-        self._sources.ended(key, view is not None)
+        try:
+            try:
+                whole = self._transfer(asked, arrival, key, max(patience, _LEAST))
+            except BaseException:
+                arrival.give_up()
+                raise
+            if whole:
+                view = self._publish(arrival)
+            else:
+                arrival.give_up()
+        finally:
+            asked.ended(key, view is not None)
         return view
 
-    def _transfer(self, arrival: Arrival, key: Key, patience: float) -> bool:
+    def _transfer(
+        self, asked: Sources, arrival: Arrival, key: Key, patience: float
+    ) -> bool:
         def locate() -> list[Source]:
-            return self._elsewhere(self._sources.sources(key, arrival.touch))
+            return self._elsewhere(asked.sources(key, arrival.touch))
 
         sources = locate()
         if not sources:
-            self._sources.given_up(key)
+            asked.given_up(key)
             return False
         try:
             with self._closable() as lines:
@@ -150,21 +155,30 @@ class Remote:
                     arrival,
                     sources,
                     locate,
-                    lambda place: self._sources.failed(key, place),
+                    lambda place: asked.failed(key, place),
                     self._limits,
                 )
                 whole = transfer.run(patience)
         except UnansweredError as exc:
-            self._sources.given_up(key)
+            asked.given_up(key)
             raise self._unavailable(f"{key[0]} could not be fetched: {exc}") from None
         except OSError as exc:
-            self._sources.given_up(key)
-            raise ConnectorError(
-                self._owner, f"{key[0]} could not be stored here: {exc.strerror}"
-            ) from exc
+            asked.given_up(key)
+            raise self._not_stored(key, exc) from exc
         if not whole:
-            self._sources.given_up(key)
+            asked.given_up(key)
         return whole
+
+    def _publish(self, arrival: Arrival) -> memoryview | None:
+        try:
+            return arrival.publish()
+        except OSError as exc:
+            raise self._not_stored(arrival.key, exc) from exc
+
+    def _not_stored(self, key: Key, exc: OSError) -> ConnectorError:
+        return ConnectorError(
+            self._owner, f"{key[0]} could not be stored here: {exc.strerror}"
+        )
 
     def push(self, views: Sequence[memoryview], name: str) -> str:
         """Send an object to a host that takes it.

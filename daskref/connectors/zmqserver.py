@@ -112,7 +112,7 @@ class Server:
         self._complained = self._stopped = False
         self._listening = -1
         self._pid = os.getpid()
-        self._wake = os.pipe()
+        self._wake: tuple[int, ...] = os.pipe()
         self._context = zmq.Context()
         try:
             # Before the socket is bound: nobody gets in unchecked.
@@ -309,7 +309,8 @@ class Server:
         os.write(self._wake[1], b"x")
         self._thread.join(_STOP)
         if not self._thread.is_alive():
-            for fd in self._wake:
+            wake, self._wake = self._wake, ()
+            for fd in wake:
                 os.close(fd)
 
     def forget(self) -> None:
@@ -320,6 +321,8 @@ class Server:
         _parents.append(
             (self._context, self._router, self._door, self._gate.socket, self._views)
         )
+        if self._stopped:  # the numbers mean other files by now
+            return
         self._door.forget()
         with suppress(OSError), ours(self._listening, self.port):
             os.close(self._listening)

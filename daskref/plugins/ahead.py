@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
@@ -35,6 +35,9 @@ class Ahead:
     _waiting: OrderedDict[Hashable, set[Key]]
     _fetched: dict[Hashable, set[Key]]
     _uses: dict[Key, int]
+    _fetches: dict[Key, Future[None]]
+    _nbytes: int
+    _closed: bool
 
     def __init__(self, connector: ZmqConnector, limit: int) -> None:
         self._connector = connector
@@ -42,7 +45,9 @@ class Ahead:
         self._waiting = OrderedDict()
         self._fetched = {}
         self._uses = {}
+        self._fetches = {}
         self._nbytes = 0
+        self._closed = False
         self._executor = ThreadPoolExecutor(
             _AT_A_TIME, thread_name_prefix="daskref-prefetch"
         )
@@ -53,17 +58,26 @@ class Ahead:
         return self._nbytes
 
     def add(self, task: Hashable, keys: Iterable[Key]) -> None:
-        """Take note of what a task needs that waits; after those that waited before."""
+        """Take note of what a task needs that waits; after those that waited before.
+
+        Silent once closed.
+        """
+        if self._closed:
+            return
         self._waiting.setdefault(task, set()).update(keys)
         self._go_on()
 
     def begun(self, task: Hashable) -> None:
-        """Take note that a task waits no more. Silent if it did not."""
+        """Take note that a task waits no more. Silent if it did not.
+
+        What nobody waits for and is not under way yet is left to the task itself.
+        """
         self._waiting.pop(task, None)
         for key in self._fetched.pop(task, ()):
             self._uses[key] -= 1
             if not self._uses[key]:
                 del self._uses[key]
+                self._fetches.pop(key).cancel()
                 self._nbytes -= key[1]
         self._go_on()
 
@@ -79,15 +93,20 @@ class Ahead:
                 self._uses[key] = self._uses.get(key, 0) + 1
             for key in new:
                 self._nbytes += key[1]
-                self._executor.submit(self._fetch, key)
+                self._fetches[key] = self._executor.submit(self._fetch, key)
 
     def _fetch(self, key: Key) -> None:
         try:
             self._connector.get(key)
         except DaskrefError as exc:  # the task has it again, and says so
             logger.debug("Could not fetch %s ahead: %s", key[0], exc)
+        except Exception:
+            logger.exception("Could not fetch %s ahead", key[0])
 
     def close(self) -> None:
         """Fetch nothing more; what is under way ends by itself."""
-        self._waiting.clear()
+        self._closed = True
+        for each in (self._waiting, self._fetched, self._uses, self._fetches):
+            each.clear()
+        self._nbytes = 0
         self._executor.shutdown(wait=False, cancel_futures=True)

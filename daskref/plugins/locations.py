@@ -7,6 +7,7 @@ then they serve others. With a fan-out of 2, N hosts have it after log3(N) trans
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from daskref.connectors.base import Key
 
 #: Readers that one copy serves at a time.
 FAN_OUT = 2
+#: Seconds after which a reader that is not done counts no more: others wait for it.
+SLOW = 60.0
 
 
 class Grant(NamedTuple):
@@ -43,7 +46,8 @@ class _Host:
 class _Copy:
     """A host's copy of one object."""
 
-    readers: set[str] = field(default_factory=set)
+    #: Host -> when it was given its turn.
+    readers: dict[str, float] = field(default_factory=dict)
     sent: int = 0
 
 
@@ -61,6 +65,8 @@ class Locations:
     ----------
     fan_out
         Readers that one copy serves at a time.
+    slow
+        Seconds after which a reader that is not done counts no more: it may hang.
 
     Notes
     -----
@@ -74,8 +80,9 @@ class Locations:
     _grants: dict[tuple[Key, str], Grant]
     _waiting: dict[Key, dict[str, _Waiter]]
 
-    def __init__(self, fan_out: int = FAN_OUT) -> None:
+    def __init__(self, fan_out: int = FAN_OUT, slow: float = SLOW) -> None:
         self._fan_out = fan_out
+        self._slow = slow
         self._hosts = {}
         self._host_of = {}
         self._copies = {}
@@ -98,7 +105,11 @@ class Locations:
         endpoint
             ``tcp://address:port``.
         """
-        known = self._hosts.setdefault(host, _Host(hostname))
+        known = self._hosts.get(host)
+        if known is None:
+            # Of what it has, others may have told before.
+            keys = {key for key, copies in self._copies.items() if host in copies}
+            known = self._hosts[host] = _Host(hostname, keys=keys)
         known.processes[process] = endpoint
         self._host_of[process] = host
         for key in list(known.keys):
@@ -277,7 +288,14 @@ class Locations:
             return
         if copied:
             self.add(key, reader)
-        self._end_grant(key, reader)
+        waiters = self._waiting.get(key, {})
+        if reader in waiters and waiters[reader].process == process:
+            waiters.pop(reader).granted.cancel()
+            self._serve(key)
+        grant = self._grants.get((key, reader))
+        # Or a neighbour has begun to fetch it meanwhile.
+        if grant is not None and grant.process == process:
+            self._end_grant(key, reader)
 
     def sent(self, key: Key) -> dict[str, int]:
         """Return how many readers each host with a copy was given so far."""
@@ -288,7 +306,7 @@ class Locations:
         if grant is not None:
             copy = self._copies.get(key, {}).get(grant.source)
             if copy is not None:
-                copy.readers.discard(reader)
+                copy.readers.pop(reader, None)
             self._serve(key)
 
     def _serve(self, key: Key) -> None:
@@ -302,7 +320,7 @@ class Locations:
                 continue
             del waiters[reader]
             copy = self._copies[key][source]
-            copy.readers.add(reader)
+            copy.readers[reader] = time.monotonic()
             copy.sent += 1
             self._grants[key, reader] = Grant(source, waiter.process)
             if not waiter.granted.done():
@@ -311,10 +329,11 @@ class Locations:
             del self._waiting[key]
 
     def _choose(self, key: Key, reader: str, avoid: Collection[str]) -> str | None:
+        since = time.monotonic() - self._slow
         free = [
             (len(copy.readers), copy.sent, host)
             for host, copy in self._copies.get(key, {}).items()
-            if len(copy.readers) < self._fan_out
+            if sum(begun > since for begun in copy.readers.values()) < self._fan_out
             and host != reader
             and host not in avoid
             and self.endpoints(host)

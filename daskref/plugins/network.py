@@ -1,8 +1,7 @@
 """What the scheduler does for a session whose hosts are apart.
 
-It knows which hosts have which object, says whom to fetch it from, has it deleted
-wherever it is, and sees to what a host takes with it: Dask computes results again,
-clients send again what they hold.
+It knows which hosts have which object, says whom to fetch it from, and has it deleted
+wherever it is. :mod:`daskref.plugins.losses` sees to what a host takes with it.
 
 Private Dask names used here, checked by ``tests/test_private_names.py``:
 
@@ -10,7 +9,6 @@ Private Dask names used here, checked by ``tests/test_private_names.py``:
 name                                           what for
 =============================================  =====================================
 ``Scheduler.worker_send``                      messages to one worker, in order
-``Scheduler.transitions``                      results that are to be computed again
 =============================================  =====================================
 """
 
@@ -18,22 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
 from daskref.locating import Locator, ask
 from daskref.plugins.holders import Holders
 from daskref.plugins.locations import Locations
+from daskref.plugins.losses import Losses
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
-
-logger = logging.getLogger(__name__)
 
 #: What tells the scheduler's own process apart.
 SCHEDULER = "scheduler"
@@ -41,14 +36,6 @@ SCHEDULER = "scheduler"
 POLL = 1.0
 #: Seconds for workers to begin to serve, before a client goes on without them.
 _START = 5.0
-#: How many lost objects are remembered, to say what became of them.
-_REMEMBERED = 100_000
-
-
-class _Lost(NamedTuple):
-    reason: str
-    #: Whether it was the result of a task.
-    recomputed: bool
 
 
 class Network:
@@ -79,9 +66,9 @@ class Network:
     """
 
     locations: Locations
-    _lost: OrderedDict[Key, _Lost]
-    _sought: dict[Key, str]
+    losses: Losses
     _strays: set[Key]
+    _starting: set[str]
 
     def __init__(
         self,
@@ -100,13 +87,9 @@ class Network:
         self._evict_here = evict_here
         self._lazily = lazily
         #: Workers that were asked to serve and have not said that they do.
-        self._starting: set[str] = set()
+        self._starting = set()
         self.locations = Locations(fan_out)
-        self._lost = OrderedDict()
-        #: Object -> the client that was asked to send it.
-        self._sought = {}
-        #: Clients that could not send it.
-        self._refused: dict[Key, set[str]] = {}
+        self.losses = Losses(scheduler, self.locations, holders, tell, self.evict)
         self._strays = set()
         self.locations.join(SCHEDULER, connector.host, "the scheduler's", None)
 
@@ -116,7 +99,7 @@ class Network:
         return {
             "daskref-host": self.on_host,
             "daskref-fetched": self.on_fetched,
-            "daskref-supplied": self.on_supplied,
+            "daskref-supplied": self.losses.on_supplied,
         }
 
     @property
@@ -129,7 +112,13 @@ class Network:
         }
 
     def locator(self, loop: Any) -> Locator:
-        """Return what the scheduler's own connector goes by."""
+        """Return what the scheduler's own connector goes by.
+
+        Parameters
+        ----------
+        loop
+            The scheduler's, Tornado's.
+        """
 
         def ask_here(op: str, message: dict[str, Any]) -> Any:
             async def answer(**message: Any) -> Any:
@@ -172,20 +161,23 @@ class Network:
         first = endpoint is not None and not self.locations.endpoints(host)
         asked = worker in self._starting
         self._starting.discard(worker)
-        self.locations.join(worker, host, hostname, endpoint)
+        self._join(worker, host, hostname, endpoint)
         there = set(names)
         for key in [key for key in self._holders if key[0] in there] if there else ():
-            self._lost.pop(key, None)
+            self.losses.found(key)
             self.locations.add(key, host)
-        if endpoint is not None:
-            self._tell_clients(host)
-        elif not asked:
+        self._tell_clients(host)
+        if endpoint is None and not asked:
             self._begin_serving()
         if first:
-            unserved = [k for k in self.locations if not self.locations.is_served(k)]
-            for key in unserved + list(self._lost):
-                self._refused.pop(key, None)  # they may have had nowhere to send it
-                self._seek(key)
+            self.losses.seek_all()
+
+    def _join(
+        self, process: str, host: str, hostname: str, endpoint: str | None
+    ) -> None:
+        if self.locations.host_of(process) not in (None, host):
+            self.leave(process)  # it has made its session directory anew
+        self.locations.join(process, host, hostname, endpoint)
 
     def _begin_serving(self) -> None:
         """Have workers serve, if there is more than one host to serve."""
@@ -201,9 +193,21 @@ class Network:
                 self._scheduler.worker_send(process, {"op": "daskref-serve"})
 
     async def visit(self, process: str, host: str, hostname: str) -> dict[str, Any]:
-        """Let a client in; return where hosts serve, and which is the scheduler's."""
+        """Let a client in.
+
+        Parameters
+        ----------
+        process, host, hostname
+            As :meth:`on_host` has them.
+
+        Returns
+        -------
+        dict
+            ``hosts``: where each one serves that does; ``home``: the scheduler's;
+            ``beside``: whether there are workers on the client's.
+        """
         if process in self._scheduler.clients:
-            self.locations.join(process, host, hostname, None)
+            self._join(process, host, hostname, None)
             self._begin_serving()
         deadline = time.monotonic() + _START
         while self._starting and time.monotonic() < deadline:
@@ -213,7 +217,11 @@ class Network:
             for each in self.locations.hosts()
             if (endpoints := self.locations.endpoints(each))
         }
-        return {"hosts": serving, "home": self._connector.host}
+        return {
+            "hosts": serving,
+            "home": self._connector.host,
+            "beside": self._has_workers(host),
+        }
 
     def leave(self, process: str) -> None:
         """See to what a worker or client leaves behind, and what its host takes."""
@@ -222,16 +230,18 @@ class Network:
         hostname, lost = self.locations.leave(process)
         if host is not None and process not in self._scheduler.clients:
             self._tell_clients(host)
-        for key in [key for key, client in self._sought.items() if client == process]:
-            del self._sought[key]
-            self._seek(key)
-        self._lose(hostname, lost)
+        self.losses.left(process)
+        self.losses.lose(hostname, lost)
+
+    def _has_workers(self, host: str) -> bool:
+        return any(p in self._scheduler.workers for p in self.locations.processes(host))
 
     def _tell_clients(self, host: str) -> None:
         message = {
             "op": "daskref-hosts",
             "host": host,
             "endpoints": self.locations.endpoints(host),
+            "workers": self._has_workers(host),
         }
         for client in self._scheduler.clients:
             if self.locations.host_of(client) is not None:
@@ -245,13 +255,13 @@ class Network:
         self.locations.add(key, host)
         if not self.locations.processes(host):  # that was its last message
             self.locations.discard_copies(host, [key])
-            self._lose(f"{host[:8]}", [key])
+            if key not in self.locations:
+                self.losses.lose(host[:8], [key])
 
     def evict(self, keys: Iterable[Key]) -> None:
         """Have objects deleted wherever they are."""
         gone = list(keys)
         for key in gone:
-            self._refused.pop(key, None)
             if key not in self.locations:  # nobody has told of it
                 self.locations.add(key, key[2])
         for host, found in self.locations.discard(gone).items():
@@ -278,6 +288,7 @@ class Network:
             for host in self.locations.copies(key):
                 self.locations.discard_copies(host, [key])
         self._strays = unheld
+        self.losses.tidy()
 
     def total(
         self, stored: Iterable[tuple[str, int, int]], here: tuple[int, int]
@@ -329,12 +340,12 @@ class Network:
         dict
             ``status``: ``found``, with ``host`` and ``endpoints``; ``queued``: ask
             again; ``none``: none but those that failed; ``lost``, with ``reason`` and
-            ``recomputed``.
+            ``recomputed``; ``left``: who asks has no part in this any more.
         """
         key = tuple(object)
-        if self.locations.host_of(process) is None:  # it has left
-            return {"status": "none"}
-        if key not in self.locations and key not in self._lost:
+        if self.locations.host_of(process) is None:
+            return {"status": "left"}
+        if key not in self.locations and key not in self.losses:
             # Its writer's word is still under way, or it lives by a lease.
             self.locations.add(key, key[2])
         out = set(failed)
@@ -344,12 +355,12 @@ class Network:
             if out.issuperset(self.locations.endpoints(host))
         ]
         if last:
-            return self._what_became(key)
+            return self.losses.what_became(key)
         if not self.locations.is_served(key, avoid):
-            self._seek(key)
-            if key not in self._sought and not self._will_be_served(key):
-                if key in self._lost:
-                    return self._what_became(key)
+            sought = self.losses.seek(key)
+            if not sought and not self._will_be_served(key):
+                if key in self.losses:
+                    return self.losses.what_became(key)
                 await self.locations.source(key, process, avoid, POLL)
                 return {"status": "none"}
         source = await self.locations.source(key, process, avoid, POLL)
@@ -365,7 +376,13 @@ class Network:
         )
 
     def copies(self, process: str, object: Key) -> list[tuple[str, list[str]]]:
-        """Return the hosts that have an object, where it was put first."""
+        """Return the hosts that have an object, where it was put first.
+
+        Returns
+        -------
+        list
+            ``(host, endpoints)`` of each.
+        """
         key = tuple(object)
         hosts = dict.fromkeys([key[2], *self.locations.copies(key)])
         return [(host, self.locations.endpoints(host)) for host in hosts]
@@ -377,111 +394,21 @@ class Network:
         worker: str | None = None,
         client: str | None = None,
     ) -> None:
-        """Take note that a process's fetch has ended, with a copy or without."""
-        process = worker or client or SCHEDULER
-        self.locations.finished(tuple(object), process, copied)
+        """Take note that a process's fetch has ended.
 
-    # Losses
-
-    def _what_became(self, key: Key) -> dict[str, Any]:
-        """Tell who gives up why; have a result computed again that nobody gives."""
-        lost = self._lost.get(key)
-        if lost is None:
-            hosts = [host[:8] for host in self.locations.copies(key) or [key[2]]]
-            lost = _Lost(
-                f"{key[0]} of {key[1]:,} B is on host {', '.join(hosts)}, which does "
-                "not give it, and no client holds it any more",
-                self._recompute([key]),
-            )
-            if lost.recomputed:
-                self._remember(key, lost)
-        return {
-            "status": "lost",
-            "reason": lost.reason,
-            "recomputed": lost.recomputed,
-        }
-
-    def _lose(self, hostname: str, keys: list[Key]) -> None:
-        """See to objects whose last copy is gone with its host."""
-        for key in keys:
-            reason = (
-                f"{key[0]} of {key[1]:,} B was on host {hostname}, which is gone, and "
-                "no client holds it any more"
-            )
-            if self._holders.who_hold(key):
-                self._remember(key, _Lost(reason, False))
-                if self._recompute([key]):
-                    self._remember(key, _Lost(reason, True))
-                else:
-                    self._seek(key)
-        if keys:
-            logger.warning(
-                "Host %s is gone, and with it the only copies of %d objects: results "
-                "are computed again, clients send again what they hold",
-                hostname,
-                len(keys),
-            )
-
-    def _remember(self, key: Key, lost: _Lost) -> None:
-        self._lost[key] = lost
-        while len(self._lost) > _REMEMBERED:
-            self._lost.popitem(last=False)
-
-    def _recompute(self, keys: Iterable[Key]) -> bool:
-        """Have Dask compute again the results that objects are; whether any is one."""
-        tasks = {
-            holder.name
-            for key in keys
-            for holder in self._holders.who_hold(key)
-            if holder.kind in ("result", "lost")
-        }
-        again = {}
-        for task in tasks:
-            ts = self._scheduler.tasks.get(task)
-            if ts is not None and ts.state == "memory" and ts.run_spec is not None:
-                again[task] = "released"
-        if again:
-            self._scheduler.transitions(
-                again, stimulus_id=f"daskref-lost-{time.time()}"
-            )
-        return bool(tasks)
-
-    def _seek(self, key: Key) -> None:
-        """Ask a client to send an object that nobody serves, if one can."""
-        if key in self._sought:
-            return
-        holding = [
-            str(holder.name)
-            for holder in self._holders.who_hold(key)
-            if holder.kind == "client"
-        ]
-        beside = [p for h in self.locations.copies(key) for p in self._visitors(h)]
-        for client in dict.fromkeys(holding + beside):
-            if client in self._refused.get(key, ()):
-                continue
-            if self.locations.host_of(client) is None:
-                continue
-            self._sought[key] = client
-            self._tell(client, {"op": "daskref-wanted", "object": key})
-            return
-
-    def _visitors(self, host: str) -> list[str]:
-        return [p for p in self.locations.processes(host) if p != SCHEDULER]
-
-    def on_supplied(self, client: str, object: Key, host: str | None) -> None:
-        """Take note of where a client has sent an object; ``None``: it could not."""
-        key = tuple(object)
-        if self._sought.get(key) != client:
-            return
-        del self._sought[key]
-        if host is None:
-            self._refused.setdefault(key, set()).add(client)
-            self._seek(key)
-            return
-        self._lost.pop(key, None)
-        self.locations.add(key, host)
-        if key not in self._holders:  # released meanwhile
-            self.evict([key])
+        Parameters
+        ----------
+        object
+            What it fetched.
+        copied
+            Whether its host has a copy now.
+        worker, client
+            Who it was; by default the scheduler.
+        """
+        key, process = tuple(object), worker or client or SCHEDULER
+        if copied:
+            self.losses.found(key)
+        self.locations.finished(key, process, copied)
 
 
 def evict(connector: ZmqConnector, objects: Iterable[Key]) -> None:

@@ -24,7 +24,8 @@ from distributed.comm import get_address_host, parse_address
 
 from daskref.config import Settings
 from daskref.connectors.zmq import ZmqConnector
-from daskref.exceptions import ConnectorError
+from daskref.errands import Errands
+from daskref.exceptions import DaskrefError
 from daskref.factory import StoreFactory
 from daskref.locating import Locator, ask
 from daskref.nodes import references_in
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from distributed.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+#: States of a task that is going to begin.
+_WAITS = {"waiting", "ready", "constrained"}
 
 
 def place_of(worker: Worker, settings: Settings) -> dict[str, Any]:
@@ -83,6 +87,7 @@ class Serving:
     """
 
     _undo: list[Callable[[], Any]]
+    _errands: Errands
     _ahead: Ahead | None
 
     def __init__(
@@ -92,6 +97,7 @@ class Serving:
         self._session = session
         self._connector = connector
         self._undo = []
+        self._errands = Errands()
         settings = session.info.settings
         self._ahead = Ahead(connector, settings.prefetch) if settings.prefetch else None
 
@@ -110,24 +116,30 @@ class Serving:
         names = await session.run(connector.here)
         locator = Locator(repr(connector), worker.address, self._ask, self._tell)
         self._undo.append(connector.attend(locator))
-        for op, do in (("daskref-evict", evict), ("daskref-sweep", sweep)):
-            worker.stream_handlers[op] = partial(self._do, do)
-            self._undo.append(partial(worker.stream_handlers.pop, op))
-        worker.stream_handlers["daskref-serve"] = self._handle_serve
-        self._undo.append(partial(worker.stream_handlers.pop, "daskref-serve"))
+        worker.stream_handlers.update(
+            {
+                "daskref-evict": partial(self._handle, evict),
+                "daskref-sweep": partial(self._handle, sweep),
+                "daskref-serve": self._handle_serve,
+            }
+        )
         self._announce(endpoint, names)
 
     async def _serve(self) -> str:
         place = place_of(self._worker, self._session.info.settings)
         return await self._session.run(partial(self._connector.serve, **place))
 
-    async def _handle_serve(self) -> None:
+    def _handle_serve(self) -> None:
+        self._errands.run(self._begin_to_serve())
+
+    async def _begin_to_serve(self) -> None:
         endpoint = None
         try:
             endpoint = await self._serve()
-        except ConnectorError as exc:
+        except DaskrefError as exc:
             self._session.lose_sight(exc)
-        self._announce(endpoint, [])
+        finally:  # there are readers who wait for it
+            self._announce(endpoint, [])
 
     def _announce(self, endpoint: str | None, names: list[str]) -> None:
         self._worker.batched_send(
@@ -146,7 +158,12 @@ class Serving:
         return self._connector.host, usage.objects, usage.nbytes
 
     def stop(self) -> None:
-        """Do nothing for the scheduler any more; the connector serves until closed."""
+        """Do nothing for the scheduler any more; the connector serves until closed.
+
+        The handlers stay, and do nothing: a message that is still under way must not
+        end the worker's stream.
+        """
+        self._errands.stop()
         while self._undo:
             self._undo.pop()()
         if self._ahead is not None:
@@ -157,6 +174,9 @@ class Serving:
 
     def _tell(self, message: dict[str, Any]) -> None:
         self._worker.loop.add_callback(self._worker.batched_send, message)
+
+    def _handle(self, do: Callable[..., Any], **message: Any) -> None:
+        self._errands.run(self._do(do, **message))
 
     async def _do(self, do: Callable[..., Any], **message: Any) -> None:
         try:
@@ -171,7 +191,7 @@ class Serving:
         if self._ahead is None:
             return
         state = self._worker.state
-        if start == "released" and finish in ("waiting", "ready", "constrained"):
+        if start == "released" and finish in _WAITS:
             if len(state.executing) < state.nthreads:
                 return
             references = references_in(state.tasks[key].run_spec)
@@ -183,6 +203,7 @@ class Serving:
                 factory = get_factory(value)
                 if isinstance(factory, StoreFactory):
                     for ts in state.tasks[key].dependents:
-                        self._ahead.add(ts.key, [tuple(factory.key)])
-        elif finish in ("executing", "forgotten", "released", "cancelled"):
+                        if ts.state == "waiting":
+                            self._ahead.add(ts.key, [tuple(factory.key)])
+        elif finish not in _WAITS:
             self._ahead.begun(key)

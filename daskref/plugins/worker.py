@@ -33,6 +33,7 @@ from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
 from daskref.exceptions import (
     ConnectorError,
+    DaskrefError,
     NotProxiableError,
 )
 from daskref.factory import StoreFactory
@@ -122,7 +123,7 @@ class ReferenceWorkerPlugin:
     async def _begin_serving(self, serving: Serving) -> None:
         try:
             await serving.start()
-        except ConnectorError as exc:
+        except DaskrefError as exc:
             self._serving = None
             self.session.lose_sight(exc)
         else:

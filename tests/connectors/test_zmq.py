@@ -9,6 +9,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -332,6 +334,42 @@ def test_who_locates_hears_of_the_fetch(hosts):
     assert "sources" in told.log
     b.get(key)
     assert told.log.count(("ended", key, True)) == 1
+
+
+def test_who_was_asked_hears_the_end_whoever_is_asked_meanwhile(hosts):
+    made = hosts()
+    a = made.open("a", serve=True)
+    b = made.open("b")
+    later = Told(Source(a.host, a.endpoints))
+
+    class Replaced(Told):
+        def sources(self, key, waiting):
+            b.attend(later)
+            return super().sources(key, waiting)
+
+    told = Replaced(Source(a.host, a.endpoints))
+    b.attend(told)
+    key = a.put(pattern(MIB))
+    assert b.get(key) == pattern(MIB)
+    assert told.log == ["sources", ("ended", key, True)]
+    assert not later.log
+
+
+def test_who_was_asked_hears_of_what_cannot_be_published(hosts, monkeypatch):
+    made = hosts()
+    a = made.open("a", serve=True)
+    told = Told(Source(a.host, a.endpoints))
+    b = made.open("b", locate=told)
+    key = a.put(pattern(MIB))
+
+    def fail(self):
+        raise PermissionError(errno.EACCES, "no leave to write")
+
+    monkeypatch.setattr("daskref.connectors.pieces.Pieces.publish", fail)
+    with pytest.raises(ConnectorError, match="stored here: no leave to write"):
+        b.get(key)
+    assert told.log == ["sources", ("ended", key, False)]
+    assert not parts_left(b)
 
 
 def test_a_host_that_lacks_the_object_is_passed_over(hosts):
@@ -1056,6 +1094,16 @@ def test_what_is_advertised_is_what_others_are_told(hosts, advertise, told):
     assert a.endpoints == [told.format(port=a._server.port)]
 
 
+@pytest.mark.parametrize("advertise", ["a:x", "a:0", "", "fd00::1::5", "[a]:5"])
+def test_what_cannot_be_advertised_is_refused_at_once(hosts, advertise):
+    with pytest.raises(ConfigError, match="zmq: advertise"):
+        ZmqConnector(advertise=advertise)
+    a = hosts().open("a")
+    with pytest.raises(ConfigError, match="zmq: advertise"):
+        a.serve(advertise=advertise)
+    assert not a.endpoints
+
+
 def test_a_server_on_all_addresses_says_one_that_others_can_use(hosts):
     a = hosts().open("a", serve=True, interface="0.0.0.0")
     assert "0.0.0.0" not in a.endpoints[0]
@@ -1138,3 +1186,24 @@ def test_statuses_and_keys_have_fixed_numbers():
     assert [int(op) for op in Op] == list(range(1, 7))
     assert ZmqKey._fields == ("name", "nbytes", "host")
     assert SharedMemoryKey._fields == ("name", "nbytes")
+
+
+def test_a_fork_after_the_server_stopped_closes_nobody_elses_files(hosts):
+    connector = hosts().open("a", serve=True)
+    server = connector._server
+    wake = server._wake
+    connector.close()
+    # the same numbers, which the kernel gives again
+    again = {os.dup(0) for _ in range(64)}
+    try:
+        assert again.issuperset(wake)
+        command = [sys.executable, "-c", "import os; print(os.fstat(0).st_mode)"]
+        told = subprocess.run(
+            command, preexec_fn=lambda: [os.fstat(fd) for fd in again],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+    finally:
+        for fd in again:
+            os.close(fd)
+    assert server.served.requests == 0
