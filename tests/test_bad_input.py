@@ -352,9 +352,9 @@ class TestFiles:
         ]
         path_of(client._daskref.session.store, held.reference.key).unlink()
         failed = client.submit(total, future, pure=False)
-        with pytest.raises(ResolveError, match="evicted"):
+        with pytest.raises(ResolveError, match="does not give it"):
             failed.result(timeout=20)
-        with pytest.raises(ResolveError, match="evicted"):
+        with pytest.raises(ResolveError, match="does not give it"):
             future.result(timeout=20)
         del failed, future, held
         works(client)
