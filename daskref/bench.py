@@ -228,11 +228,12 @@ ROWS = (
 #: Comparisons with others than Dask -> the module whose ``main`` runs one.
 COMPARISONS = {
     "connectors": "daskref.bench_connectors",
+    "hosts": "daskref.bench_hosts",
     "proxies": "daskref.bench_proxies",
 }
 
 
-def _settle(client: Any) -> None:
+def settle(client: Any) -> None:
     """Wait until nothing is left of the last round, for one minute at most.
 
     Both schedulers live in this process: what one still cleans up, the other's next
@@ -281,11 +282,13 @@ def run_row(row: Row, size: int, rounds: int) -> Result:
         _plain() as without,
         _with_daskref() as with_daskref,
     ):
-        for _ in range(rounds + 1):
-            for client, times in ((without, plain), (with_daskref, ours)):
+        sides = [(without, plain), (with_daskref, ours)]
+        for number in range(rounds + 1):
+            # What one side's workers still clean up, the other side's round pays for.
+            for client, times in sides[:: -1 if number % 2 else 1]:
                 with client.as_current():
                     times.append(row.measure(client, size))
-                _settle(client)
+                settle(client)
     return Result(row, plain[1:], ours[1:])
 
 
@@ -351,7 +354,8 @@ def memcpy_speed(size: int) -> float:
     return x.nbytes / statistics.median(times[1:])
 
 
-def _seconds(values: list[float]) -> str:
+def format_seconds(values: list[float]) -> str:
+    """Return the median and the spread, in a unit that fits."""
     median = statistics.median(values)
     unit, factor = ("s", 1) if median >= 0.1 else ("ms", 1e3)
     low, high = min(values) * factor, max(values) * factor
@@ -364,7 +368,8 @@ def format_result(result: Result) -> str:
     ratio = statistics.median(ratios)
     met = "yes" if ratio >= result.row.target else "no"
     return (
-        f"| {result.row.title} | {_seconds(result.plain)} | {_seconds(result.ours)} "
+        f"| {result.row.title} | {format_seconds(result.plain)} "
+        f"| {format_seconds(result.ours)} "
         f"| {ratio:.3g} ({min(ratios):.3g} to {max(ratios):.3g}) "
         f"| {result.row.target:.3g} | {met} |"
     )
@@ -387,10 +392,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in COMPARISONS:
         return int(import_module(COMPARISONS[given[0]]).main(given[1:]))
+    if any(each.partition("=")[0] == "--simulate" for each in given):
+        return int(import_module("daskref.bench_simulate").main(given))
     parser = argparse.ArgumentParser(
         prog="daskref bench",
         description=__doc__,
-        epilog=f"Further comparisons: daskref bench {{{','.join(COMPARISONS)}}} --help",
+        epilog=f"Further comparisons: daskref bench {{{','.join(COMPARISONS)}}} "
+        "--help; a model of many hosts: daskref bench --simulate hosts=1000 --help",
     )
     parser.add_argument("rows", nargs="*", help="names of rows; default: all")
     parser.add_argument("--list", action="store_true", help="list the rows and stop")

@@ -20,6 +20,8 @@ name                                    what for
 ``_task_spec.Task``                     calls; ``_token``, ``_repr`` and ``_is_coro``
                                         are what it remembers of its arguments
 ``_task_spec.convert_legacy_graph``     graphs of tuples
+``client._MapExpr``                     what ``Client.map`` makes: ``func``,
+                                        ``iterables`` and ``kwargs``
 ======================================  ============================================
 """
 
@@ -42,6 +44,7 @@ from dask._task_spec import (
     TaskRef,
     convert_legacy_graph,
 )
+from distributed.client import _MapExpr
 from distributed.utils import iscoroutinefunction
 
 from daskref.exceptions import DaskrefError, OwnershipError
@@ -134,7 +137,8 @@ def is_small(value: Any, threshold: int) -> bool:
         return True
     sizer = sizer_of(cls)
     if sizer is not None:
-        return sizer(value) <= threshold
+        hides = getattr(getattr(value, "dtype", None), "hasobject", False)
+        return sizer(value) <= threshold and not hides
     if cls in (tuple, list, set, frozenset):
         return len(value) <= 16 and all(is_small(item, threshold) for item in value)
     if cls is dict:
@@ -172,6 +176,23 @@ def _is_small_graph(expr: Any, threshold: int) -> bool:
     )
 
 
+def _is_small_map(expr: Any, threshold: int) -> bool:
+    """Tell whether all arguments of a ``map`` are surely small, one by one."""
+    return (
+        type(expr) is _MapExpr
+        and _is_plain_function(expr.func)
+        and all(is_small(value, threshold) for value in expr.kwargs.values())
+        and all(
+            type(column) is range
+            or (
+                type(column) in (list, tuple)
+                and all(is_small(value, threshold) for value in column)
+            )
+            for column in expr.iterables
+        )
+    )
+
+
 def pack_expr(expr: Any, threshold: int, put: Put) -> Any:
     """Replace the large literals of an expression.
 
@@ -190,7 +211,7 @@ def pack_expr(expr: Any, threshold: int, put: Put) -> Any:
         Something that pickles as an equivalent expression: *expr* itself where it is
         surely small or does not pickle (Dask then raises its own error).
     """
-    if _is_small_graph(expr, threshold):
+    if _is_small_graph(expr, threshold) or _is_small_map(expr, threshold):
         return expr
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()

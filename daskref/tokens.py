@@ -118,7 +118,14 @@ def _pickle_token(obj: Any, *more: Any) -> str:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Makes pickles that are only hashed; they need not load."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Looked up for each of hundreds of chunks: cloudpickle's is a slow ChainMap.
+        self.dispatch_table = dict(cloudpickle.Pickler.dispatch_table)
+        super().__init__(*args, **kwargs)
+
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj).__module__ == "pyarrow.lib":
+            return NotImplemented  # no function, no class: Arrow's own way
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(obj) is numpy.ndarray and obj.dtype == object:
             return _reduce_text(obj) or NotImplemented

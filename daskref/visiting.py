@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -129,12 +130,15 @@ class Visit:
         self._checked = True
         if any(source.host == self._connector.host for source in hosts):
             return
-        if not any(self._reaches(source) for source in hosts[:_TRIED]):
-            tried = ", ".join(e for s in hosts[:_TRIED] for e in s.endpoints)
+        tried = [Source(host, each[:1]) for host, each in hosts[:_TRIED]]
+        with ThreadPoolExecutor(_TRIED, "daskref-visit") as executor:
+            reached = any(executor.map(self._reaches, tried))
+        if not reached:
+            places = ", ".join(place for source in tried for place in source.endpoints)
             self._session.lose_sight(
                 ConnectorUnavailableError(
                     repr(self._connector),
-                    f"no host of workers lets this client in; it tried {tried}",
+                    f"no host of workers lets this client in; it tried {places}",
                 )
             )
             self._retreat()

@@ -29,6 +29,7 @@ from dask._task_spec import (
     parse_input,
 )
 from dask.base import collections_to_expr
+from distributed.client import _MapExpr
 
 import daskref
 from daskref.connectors import LocalConnector
@@ -77,6 +78,11 @@ def large(fill: float = 1.0) -> Any:
 
 def llg(**tasks: Any) -> LLGExpr:
     return LLGExpr({task.key: task for task in tasks.values()}, _determ_token="token")
+
+
+def mapped(func: Any, *columns: Any, **kwargs: Any) -> Any:
+    """Return what ``client.map`` makes, with two tasks, k0 and k1."""
+    return _MapExpr(func, columns, ["k0", "k1"], False, {}, kwargs)
 
 
 def arrive(expr: Any) -> dict[Any, Any]:
@@ -262,6 +268,14 @@ class TestCollections:
         assert len(put) == 2
         assert run(packed, bag.__dask_keys__()[1]) == [2 * LARGE]
 
+    def test_inside_an_array_of_objects(self, put: Putter) -> None:
+        array = np.array([large(), None], dtype=object)
+        packed = pack_expr(
+            llg(t=Task("t", lambda a: total(a[0]), array)), THRESHOLD, put
+        )
+        assert len(put) == 1
+        assert run(packed, "t") == LARGE
+
     def test_annotations_survive(self, put: Putter) -> None:
         with dask.annotate(priority=5, workers=["alice"]):
             array = da.from_array(np.arange(4000.0), chunks=1000)
@@ -286,6 +300,26 @@ class TestWhatIsNotTouched:
     def test_a_small_graph_is_not_even_pickled(self, put: Putter) -> None:
         expr = llg(t=Task("t", operator.add, 1, 2))
         assert pack_expr(expr, THRESHOLD, put) is expr
+
+    def test_a_small_map_is_not_even_pickled(self, put: Putter) -> None:
+        node = pack_argument(large(), THRESHOLD, put)
+        for columns in ([1, 2],), (range(2), (np.zeros(3), b"x")), (["x", node],):
+            expr = mapped(max, *columns, default=None)
+            assert pack_expr(expr, THRESHOLD, put) is expr
+
+    def test_a_map_in_which_something_may_hide_is_scanned(self, put: Putter) -> None:
+        x = large()
+        for expr in (
+            mapped(str, [0, [0, [x]]]),
+            mapped(dict, [[], []], y={"x": [x]}),
+            mapped(lambda y: total(x, y), [1, 2]),
+            mapped(str, np.stack([x, x])),
+        ):
+            before = put.calls
+            packed = pack_expr(expr, THRESHOLD, put)
+            assert put.calls > before
+            assert str(run(packed, "k1")) == str(run(expr, "k1"))
+        assert len(put) == 1
 
     def test_a_graph_that_was_scanned_is_not_pickled_again(self, put: Putter) -> None:
         class Counts:
@@ -358,7 +392,8 @@ class TestArguments:
 
 def test_is_small_never_says_so_of_something_large() -> None:
     for value in (large(), [large()], {"x": large()}, "x" * 2000, b"x" * 2000,
-                  [[large()]], list(range(100)), object()):  # fmt: skip
+                  [[large()]], list(range(100)), object(),
+                  np.array([large(), 1], dtype=object)):  # fmt: skip
         assert not is_small(value, THRESHOLD)
     for value in (1, None, "x", [1, "x"], {"a": 1}, np.zeros(3), TaskRef("x")):
         assert is_small(value, THRESHOLD)

@@ -52,7 +52,9 @@ LAYERS = [
         "entry",
     ],
     ["preload", "", "testing"],
+    ["bench_bytes", "bench_rivals", "simulation"],
     ["bench", "bench_connectors", "bench_proxies"],
+    ["bench_clusters", "bench_links", "bench_hosts", "bench_simulate"],
     ["cli", "demo", "demo_cluster"],
 ]
 SHARED = {"exceptions", "ports"}
@@ -60,7 +62,7 @@ SHARED = {"exceptions", "ports"}
 KNOW_DISTRIBUTED = {
     *["boundary", "codec", "metrics", "tokens", "session", "rpc", "ownership"],
     *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
-    *["cli", "demo", "demo_cluster", "bench", "bench_connectors"],
+    *["cli", "demo", "demo_cluster", "bench", "bench_connectors", "bench_clusters"],
 }
 #: Drivers: connector -> the one that it may import.
 DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec"}

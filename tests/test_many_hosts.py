@@ -66,6 +66,12 @@ CONNECTORS = [
 ]
 
 
+#: For what depends on the connector's own connections.
+networked = pytest.mark.parametrize("case", [c for c in CONNECTORS if c.peers], ids=str)
+#: For what becomes of what is stored.
+stored = pytest.mark.parametrize("case", [c for c in CONNECTORS if c.reaches], ids=str)
+
+
 @dataclass
 class Site:
     """Hosts with Dask on them."""
@@ -301,6 +307,7 @@ class TestAllPaths:
     def test_plain(self, site: Site) -> None:
         check(site, run_client(site))
 
+    @networked
     def test_ipv6_and_hosts_of_one_name(self, case: Case, tmp_path: Path) -> None:
         require_hosts("ipv6")
         hostnames = dict.fromkeys(("scheduler", "one", "two"), "localhost")
@@ -308,6 +315,7 @@ class TestAllPaths:
             assert site.cluster.address.startswith("tcp://[fd77::")
             check(site, run_client(site))
 
+    @networked
     def test_tls_and_nannies(self, case: Case, tmp_path: Path) -> None:
         options = {"certificates": tmp_path, "workers": ()}
         for site in make_site(case, tmp_path, **options):
@@ -317,6 +325,7 @@ class TestAllPaths:
                 assert worker.address.startswith("tls://")
             check(site, run_client(site))
 
+    @networked
     def test_client_behind_a_router(self, case: Case, tmp_path: Path) -> None:
         require_hosts("nat")
         for site in make_site(case, tmp_path, client={"nat": True}):
@@ -342,6 +351,7 @@ def test_results_are_those_of_plain_dask(site: Site) -> None:
         np.testing.assert_allclose(x, y, rtol=1e-12)
 
 
+@stored
 class TestFailures:
     @pytest.mark.parametrize("how", ["power", "processes"])
     def test_a_workers_host_dies(self, site: Site, how: str) -> None:
@@ -378,9 +388,6 @@ class TestFailures:
         client.expect("done")
         assert client.popen.wait(TIMEOUT) == 0, client.output
 
-    @pytest.mark.parametrize(
-        "case", [case for case in CONNECTORS if case.durable], ids=str
-    )
     def test_what_is_stored_needs_no_worker_that_answers(self, site: Site) -> None:
         client = site.cluster.start(
             site["client"], scatter_to_the_cut_off, site.connector, pattern="(ready)"

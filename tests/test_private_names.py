@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +41,7 @@ OWNERS: dict[str, Any] = {
     "Worker": Worker,
     "_expr": dask._expr,
     "_task_spec": dask._task_spec,
+    "client": distributed.client,
     "core": distributed.core,
 }
 
@@ -255,6 +257,23 @@ def _slots(cls: type) -> tuple[str, ...]:
 def _(running: Any) -> None:
     (node,) = dask._task_spec.convert_legacy_graph({"x": (max, 1, 2)}).values()
     assert isinstance(node, Task)
+
+
+@checks("client._MapExpr")
+def _(running: Any) -> None:
+    found = []
+    before = running.client._graph_to_futures
+    running.client._graph_to_futures = lambda *args, **_: found.append(args[0]) or {}
+    try:
+        with suppress(KeyError):  # it asks for the futures
+            running.client.map(max, [1, 2], range(2), default=3)
+    finally:
+        running.client._graph_to_futures = before
+    (expr,) = found
+    assert type(expr) is distributed.client._MapExpr
+    assert expr.func is max
+    assert list(map(list, expr.iterables)) == [[1, 2], [0, 1]]
+    assert expr.kwargs == {"default": 3}
 
 
 @checks("core.PooledRPCCall")

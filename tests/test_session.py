@@ -15,11 +15,7 @@ import numpy as np
 import pytest
 
 from daskref.config import Settings
-from daskref.connectors import (
-    LocalConnector,
-    SharedMemoryConnector,
-    ZmqConnector,
-)
+from daskref.connectors import LocalConnector, SharedMemoryConnector, ZmqConnector
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,

@@ -12,9 +12,12 @@ import mmap
 import os
 import pickle
 import weakref
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+_PROT_NONE = 0
+_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _DONTFORK = 10
 _POPULATE_WRITE = 23
 _FAILED = ctypes.c_void_p(-1).value
@@ -57,8 +60,8 @@ def _get_buffer() -> tuple[Any, Any]:
     return get, release
 
 
-def _map(fd: int, nbytes: int, flags: int) -> int:
-    where = _libc().mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+def _map(fd: int, nbytes: int, flags: int, access: int = _READ_WRITE) -> int:
+    where = _libc().mmap(None, nbytes, access, flags, fd, 0)
     if where == _FAILED:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -105,11 +108,44 @@ def private_view(fd: int, nbytes: int) -> memoryview:
     OSError
         ENOMEM when this process has too many mappings.
     """
-    where = _map(fd, nbytes, mmap.MAP_PRIVATE)
+    where = map_private(fd, nbytes)
+    return view_of(where, nbytes, _libc().munmap, where, nbytes)
+
+
+def map_private(fd: int, nbytes: int) -> int:
+    """Return the address of a new private mapping; raises as private_view does."""
+    return _map(fd, nbytes, mmap.MAP_PRIVATE)
+
+
+def map_holder(fd: int) -> int:
+    """Map one page that nobody may touch: it keeps a lock of the file's, as views do.
+
+    To be undone with ``unmap(address, mmap.PAGESIZE)``.
+    """
+    return _map(fd, mmap.PAGESIZE, mmap.MAP_PRIVATE, _PROT_NONE)
+
+
+def unmap(where: int, nbytes: int) -> None:
+    """Undo a mapping, of which no view may be left."""
+    _libc().munmap(where, nbytes)
+
+
+def view_of(
+    where: int, nbytes: int, release: Callable[..., object], *args: int
+) -> memoryview:
+    """Return a view of mapped memory.
+
+    Parameters
+    ----------
+    where, nbytes
+        The memory.
+    release, *args
+        To be called once the last view is gone: anywhere, as finalizers are.
+    """
     array = (ctypes.c_ubyte * nbytes).from_address(where)
-    unmap = weakref.finalize(array, _libc().munmap, where, nbytes)
+    finalizer = weakref.finalize(array, release, *args)
     # At exit other finalizers may still look at the bytes; the kernel unmaps them.
-    unmap.atexit = False
+    finalizer.atexit = False
     return raw(array)
 
 

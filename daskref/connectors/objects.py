@@ -18,6 +18,7 @@ from daskref.connectors.locks import (
     unlock,
 )
 from daskref.connectors.memory import SharedMapping, can_populate, private_view
+from daskref.connectors.parked import ParkedMappings
 from daskref.connectors.reading import read_whole
 from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard, unlink
 from daskref.connectors.writing import MAPPED, write_file, write_mapped
@@ -89,6 +90,8 @@ class ObjectDirectory:
     pool, kept
         Where evicted files go to be written again; ``None`` to delete them. Then
         readers need no locks.
+    parked
+        Where mappings go to be read again, if anywhere.
     mapped
         Whether :meth:`get` maps files; otherwise it reads them.
     fsync
@@ -106,6 +109,7 @@ class ObjectDirectory:
     path: str
     pool: Pool | None
     kept: KeptMappings | None
+    parked: ParkedMappings | None
     mapped: bool
     fsync: str
 
@@ -115,6 +119,7 @@ class ObjectDirectory:
         *,
         pool: Pool | None = None,
         kept: KeptMappings | None = None,
+        parked: ParkedMappings | None = None,
         mapped: bool = True,
         fsync: str = "never",
     ) -> None:
@@ -122,6 +127,7 @@ class ObjectDirectory:
         self.path = path
         self.pool = pool
         self.kept = kept
+        self.parked = parked
         self.mapped = mapped
 
     def at(self, name: str) -> str:
@@ -381,7 +387,10 @@ class ObjectDirectory:
                 return memoryview(bytearray())
             if self.mapped and (self.pool is not None or nbytes >= _WORTH_MAPPING):
                 try:
-                    view = private_view(fd, nbytes)
+                    if self.parked is not None:
+                        view = self.parked.view(fd, nbytes, self.at(name))
+                    else:
+                        view = private_view(fd, nbytes)
                 except OSError as exc:
                     if exc.errno not in (errno.ENOMEM, errno.ENODEV, errno.EAGAIN):
                         raise

@@ -32,6 +32,7 @@ from daskref.connectors.objects import (
     checked,
     new_name,
 )
+from daskref.connectors.parked import ParkedMappings
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.presence import read_identity
 from daskref.connectors.segments import KeptMappings, Pool, discard
@@ -138,13 +139,16 @@ class SharedMemoryConnector(Connector):
         )
         self._closed = False
         self._lock = Lock()
-        self._finalizer = weakref.finalize(self, self._session.leave)
-        forget_in_child(self)
         path = self._session.path
         self._budget = Budget(path, limit)
         share = partial(self._budget.share, recycled)
+        parked = ParkedMappings(share)
+        self._finalizer = weakref.finalize(self, _leave, self._session, parked)
+        forget_in_child(self)
         self._pool = Pool(os.path.join(path, "free"), share)
-        self._memory = ObjectDirectory(path, pool=self._pool, kept=KeptMappings(share))
+        self._memory = ObjectDirectory(
+            path, pool=self._pool, kept=KeptMappings(share), parked=parked
+        )
         self._disk = None
 
     def _enter(
@@ -445,6 +449,11 @@ class SharedMemoryConnector(Connector):
 
     def __repr__(self) -> str:
         return f"<SharedMemoryConnector {self._session.path}>"
+
+
+def _leave(session: SessionDirectory, parked: ParkedMappings) -> None:
+    parked.close()
+    session.leave()
 
 
 def _free(path: str) -> int:

@@ -131,6 +131,11 @@ class Host:
         return f"<Host {self.name} {self.address}>"
 
     @property
+    def namespace(self) -> int:
+        """What tells the network of its processes apart, as ``/proc`` numbers it."""
+        return os.stat(f"/proc/{self.keeper.pid}/ns/net").st_ino
+
+    @property
     def shm(self) -> list[str]:
         """Names in the host's ``/dev/shm``."""
         return sorted(os.listdir(f"/proc/{self.keeper.pid}/root/dev/shm"))

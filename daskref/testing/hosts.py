@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,6 +75,9 @@ class Network:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self._hosts.values())
 
     def __getitem__(self, name: str) -> Host:
         return self._hosts[name]

@@ -1,0 +1,222 @@
+"""Mappings of objects that were read, for the next read of the same object.
+
+Mapping an object costs next to nothing, but the first use of each page costs a fault.
+So when the last view of a large object goes, its mapping is parked: without a lock, so
+that nobody is kept from deleting the object or from recycling its file, and with nobody
+who looks at the memory. Who reads the object again opens and locks its file as ever,
+and gets the parked mapping if it is of this very file, and nobody has written to it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+
+from daskref.connectors.forks import forget_in_child
+from daskref.connectors.memory import (
+    map_holder,
+    map_private,
+    private_view,
+    unmap,
+    view_of,
+)
+from daskref.connectors.pagemap import is_unwritten
+
+#: Mappings of smaller objects are not worth the look for written pages.
+SMALLEST = 2**20
+_COUNT = 4
+#: Seconds.
+_IDLE = 5.0
+
+
+class _Mapping:
+    """A private mapping of a file, that holds no lock. Compared by identity."""
+
+    __slots__ = ("address", "file", "nbytes", "path")
+
+    def __init__(
+        self, address: int, nbytes: int, path: str, file: tuple[int, int]
+    ) -> None:
+        self.address = address
+        self.nbytes = nbytes
+        self.path = path
+        #: Device and inode: nobody else's while the mapping is there.
+        self.file = file
+
+    def unmap(self) -> None:
+        unmap(self.address, self.nbytes)
+
+    def is_at_path(self) -> bool:
+        """Tell whether the object is still there."""
+        try:
+            there = os.lstat(self.path)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == self.file
+
+
+class ParkedMappings:
+    """Private mappings that wait for the next read of their object.
+
+    Parameters
+    ----------
+    limit
+        () -> bytes that may be parked in all.
+    idle
+        Seconds after which a mapping is given up.
+
+    Notes
+    -----
+    Thread-safe. What finalizers call takes no lock: a mapping is had by whoever takes
+    it out of a dict, in one step.
+    """
+
+    limit: Callable[[], int]
+    idle: float
+    #: Longest unused first -> since when.
+    _parked: dict[_Mapping, float]
+    _most: int
+    _open: bool
+    _thread: Thread | None
+    _asleep: bool
+    _wake: SimpleQueue[None]
+    _lock: Lock
+
+    def __init__(self, limit: Callable[[], int], idle: float = _IDLE) -> None:
+        self.limit = limit
+        self.idle = idle
+        self._parked = {}
+        self._open = True
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Drop all, and begin anew, in a forked child."""
+        self._drop()
+        self._most = 0
+        self._thread = None
+        self._asleep = False
+        self._wake = SimpleQueue()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def view(self, fd: int, nbytes: int, path: str) -> memoryview:
+        """Map a file privately, as :func:`private_view` does; that of an object.
+
+        Parameters
+        ----------
+        fd, nbytes
+            See :func:`private_view`.
+        path
+            Of the object, which is this file; its lock is held.
+        """
+        if nbytes < SMALLEST:
+            return private_view(fd, nbytes)
+        self._most = self.limit()
+        if nbytes > self._most or not self._watch():
+            return private_view(fd, nbytes)
+        there = os.fstat(fd)
+        file = there.st_dev, there.st_ino
+        mapping = self._take(path, file, nbytes)
+        if mapping is None:
+            try:
+                unlocked = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return private_view(fd, nbytes)
+            try:
+                mapping = _Mapping(map_private(unlocked, nbytes), nbytes, path, file)
+            finally:
+                os.close(unlocked)
+        try:
+            holder = map_holder(fd)
+        except OSError:
+            mapping.unmap()
+            raise
+
+        def release() -> None:
+            self._release(mapping, holder)
+
+        return view_of(mapping.address, nbytes, release)
+
+    def _take(self, path: str, file: tuple[int, int], nbytes: int) -> _Mapping | None:
+        for mapping in list(self._parked):
+            same = (mapping.path, mapping.file, mapping.nbytes) == (path, file, nbytes)
+            if same and self._parked.pop(mapping, None) is not None:
+                return mapping
+        return None
+
+    def _release(self, mapping: _Mapping, holder: int) -> None:
+        """Park a mapping that nobody looks at any more, or undo it. For finalizers."""
+        parks = self._open and self._thread is not None
+        parks = parks and is_unwritten(mapping.address, mapping.nbytes)
+        unmap(holder, mmap.PAGESIZE)
+        # After the lock: who deletes the file from here on gives its pages back. One
+        # who did before could not, and we would keep them.
+        if not parks or not mapping.is_at_path():
+            mapping.unmap()
+            return
+        self._parked[mapping] = time.monotonic()
+        parked = list(self._parked)
+        excess = sum(each.nbytes for each in parked) - self._most
+        for i, oldest in enumerate(parked):
+            if excess <= 0 and len(parked) - i <= _COUNT:
+                break
+            excess -= oldest.nbytes
+            self._drop_one(oldest)
+        if self._asleep:
+            self._wake.put(None)
+        # 1. We see it open. 2. Another closes it and drops all. 3. We park.
+        if not self._open:
+            self._drop()
+
+    def _drop_one(self, mapping: _Mapping) -> None:
+        if self._parked.pop(mapping, None) is not None:
+            mapping.unmap()
+
+    def _drop(self, until: float = float("inf")) -> None:
+        for mapping in list(self._parked):
+            if self._parked.get(mapping, until) <= until:
+                self._drop_one(mapping)
+
+    # The thread that drops what is idle.
+
+    def _watch(self) -> bool:
+        """Start the thread unless it runs; False if there will be none."""
+        if self._thread is None and self._open:
+            with self._lock:
+                if self._thread is None:
+                    thread = Thread(
+                        target=self._run, name="daskref-parked", daemon=True
+                    )
+                    try:
+                        thread.start()
+                    except RuntimeError:  # the interpreter shuts down
+                        return False
+                    self._thread = thread
+        return self._open
+
+    def _run(self) -> None:
+        while self._open:
+            # Before the look: who parks after it wakes us.
+            self._asleep = True
+            oldest = min(list(self._parked.values()), default=None)
+            self._asleep = oldest is None
+            timeout = None
+            if oldest is not None:
+                timeout = max(0.0, oldest + self.idle - time.monotonic())
+            try:
+                self._wake.get(timeout=timeout)
+            except Empty:
+                self._drop(time.monotonic() - self.idle)
+
+    def close(self) -> None:
+        """Drop all; views stay valid. A second call is silent."""
+        self._open = False
+        self._wake.put(None)
+        self._drop()

@@ -1,0 +1,190 @@
+"""A program on a host that calls functions, one after another, and keeps state."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from daskref.testing.host import Host
+from daskref.testing.processes import children, die_with_parent, environment
+
+#: Seconds for an agent to be ready, and for one to end by itself.
+_PATIENCE = 60.0
+
+
+class AgentError(AssertionError):
+    """A function failed in an agent, or the agent died; with what is known of it."""
+
+
+class Agent:
+    """A process on a host that calls functions, and keeps what they leave in a dict.
+
+    Parameters
+    ----------
+    host
+        Where to run; ``None`` for this process's own namespaces.
+    env
+        On top of this process's environment.
+
+    Notes
+    -----
+    What the functions write goes to the standard error of this process. The agent ends
+    when it is closed, when its host is, or when this process ends.
+
+    Examples
+    --------
+    >>> with Agent() as agent:
+    ...     agent.call(set_name, "alpha")
+    ...     agent.call(get_name)
+    'alpha'
+    """
+
+    _tasks: Connection
+    _answers: Connection
+
+    def __init__(
+        self, host: Host | None = None, *, env: dict[str, str] | None = None
+    ) -> None:
+        self.name = "this host" if host is None else host.name
+        tasks, self._tasks = _pipe()
+        self._answers, answers = _pipe()
+        self._popen = subprocess.Popen(
+            [*(host.prefix if host else ()), sys.executable, "-m", __name__],
+            stdin=tasks.fileno(),
+            stdout=answers.fileno(),
+            env={**os.environ, **environment(), **(env or {})},
+            preexec_fn=die_with_parent,
+        )
+        tasks.close()
+        answers.close()
+        try:
+            self._receive(_PATIENCE)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Agent on {self.name}>"
+
+    def call(self, func: Callable[..., Any], *args: Any, timeout: float = 600.0) -> Any:
+        """Call ``func(state, *args)`` there and return what it returns.
+
+        Parameters
+        ----------
+        func
+            At the top of a module that can be imported there.
+        *args
+            Any that pickle.
+        timeout
+            In seconds.
+
+        Raises
+        ------
+        AgentError
+            If the function fails, does not end in time, or the agent is gone.
+        """
+        self.begin(func, *args)
+        return self.end(timeout)
+
+    def begin(self, func: Callable[..., Any], *args: Any) -> None:
+        """Begin a call; :meth:`end` is due before the next one."""
+        try:
+            self._tasks.send((func, args))
+        except OSError as exc:
+            raise AgentError(f"{self!r} is gone: {exc.strerror}") from exc
+
+    def end(self, timeout: float = 600.0) -> Any:
+        """Return what the call returned that was begun; see :meth:`call`."""
+        return self._receive(timeout)
+
+    def _receive(self, timeout: float) -> Any:
+        try:
+            if not self._answers.poll(timeout):
+                raise AgentError(f"{self!r} has not answered within {timeout:g} s")
+            error, result = self._answers.recv()
+        except (EOFError, OSError) as exc:
+            raise AgentError(f"{self!r} is gone") from exc
+        if error:
+            raise AgentError(f"in {self!r}: {error}")
+        return result
+
+    def close(self) -> None:
+        """End the process and wait for it. Idempotent."""
+        self._tasks.close()
+        self._answers.close()
+        try:
+            self._popen.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            for pid in [*children(self._popen.pid), self._popen.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._popen.wait(_PATIENCE)
+
+
+def first_to_end(agents: Sequence[Agent], timeout: float = 600.0) -> list[Agent]:
+    """Wait for any of the calls that were begun; return who has an answer.
+
+    Raises
+    ------
+    AgentError
+        If none has in time.
+    """
+    by_connection = {agent._answers: agent for agent in agents}
+    ready = wait(list(by_connection), timeout)
+    if not ready:
+        raise AgentError(f"none of {list(agents)} has answered within {timeout:g} s")
+    return [agent for each, agent in by_connection.items() if each in ready]
+
+
+def _pipe() -> tuple[Connection, Connection]:
+    reading, writing = os.pipe()
+    return Connection(reading, writable=False), Connection(writing, readable=False)
+
+
+def set_name(state: dict[str, Any], name: str) -> None:
+    """Keep a name: an example of what an agent calls."""
+    state["name"] = name
+
+
+def get_name(state: dict[str, Any]) -> Any:
+    """Return what :func:`set_name` kept."""
+    return state.get("name")
+
+
+def _serve() -> None:
+    tasks = Connection(os.dup(0), writable=False)
+    answers = Connection(os.dup(1), readable=False)
+    # what is printed may not come between the answers
+    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    state: dict[str, Any] = {}
+    answers.send(("", None))
+    while True:
+        try:
+            func, args = tasks.recv()
+        except EOFError:
+            return
+        begin = time.perf_counter()
+        try:
+            answer = ("", func(state, *args))
+        except Exception as exc:
+            seconds = time.perf_counter() - begin
+            answer = (f"{func.__name__} failed after {seconds:.1f} s: {exc!r}", None)
+        answers.send(answer)
+
+
+if __name__ == "__main__":
+    _serve()
