@@ -259,7 +259,7 @@ class TestHosts:
     )
     def test_a_host_that_was_cut_off_keeps_nothing(self, site: Site) -> None:
         site.add("one")
-        two = site.add("two", 1, "--nanny")
+        two = site.add("two")
         client = site.start(share_with_a_host_that_goes)
         assert objects_on(two)
         two.cut()
@@ -267,6 +267,7 @@ class TestHosts:
         client.expect("released", 2 * TIMEOUT)
         two.mend()
         wait_until(lambda: not objects_on(two), "swept", 2 * TIMEOUT)
+        site.cluster.add_worker(two, name="two-1")
         go_on(client, "done")
 
 
@@ -284,8 +285,8 @@ def share_with_a_host_that_goes(address: str) -> None:
         wait_until(lambda: is_freed(client), "everything freed")
         print("released", flush=True)
         input()
-        wait_until(lambda: "two-0" in names(client), "it is back", 2 * TIMEOUT)
-        again = client.submit(total, large(4), workers=["two-0"])
+        wait_until(lambda: "two-1" in names(client), "it is back", TIMEOUT)
+        again = client.submit(total, large(4), workers=["two-1"])
         assert again.result(TIMEOUT) == 4 * 262144
         print("done", flush=True)
 
