@@ -231,6 +231,8 @@ class TestAsk:
         with pytest.raises(TimeoutError):
             ask(loop, never, {})
         tasks = partial(asyncio.all_tasks, loop.asyncio_loop)
+        monkeypatch.undo()
+        ask(loop, self.answer, {})  # so it has begun, if it was going to
         wait_until(lambda: not tasks(), "nobody waits for it any more")
 
     def test_the_loops_own_thread_may_not_wait(self) -> None:
