@@ -72,6 +72,8 @@ class Ahead:
 
         What nobody waits for and is not under way yet is left to the task itself.
         """
+        if not self._waiting and not self._fetched:
+            return
         self._waiting.pop(task, None)
         for key in self._fetched.pop(task, ()):
             self._uses[key] -= 1

@@ -100,6 +100,8 @@ class Serving:
         self._errands = Errands()
         settings = session.info.settings
         self._ahead = Ahead(connector, settings.prefetch) if settings.prefetch else None
+        #: Whether there are other hosts.
+        self._apart = False
 
     async def start(self) -> None:
         """Begin, and tell the scheduler.
@@ -126,6 +128,7 @@ class Serving:
         self._announce(endpoint, names)
 
     async def _serve(self) -> str:
+        self._apart = True
         place = place_of(self._worker, self._session.info.settings)
         return await self._session.run(partial(self._connector.serve, **place))
 
@@ -188,7 +191,7 @@ class Serving:
 
     def transition(self, key: Any, start: str, finish: str) -> None:
         """Fetch ahead what a task needs that has to wait for a thread."""
-        if self._ahead is None:
+        if self._ahead is None or not self._apart:
             return
         state = self._worker.state
         if start == "released" and finish in _WAITS:
