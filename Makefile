@@ -14,15 +14,19 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 parallel = -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-all stress test-oldest bench transparency lint type docs clean
+.PHONY: demo test test-hosts test-all stress test-oldest bench transparency lint type docs clean
 .DEFAULT_GOAL := test
 
 demo: $(stamp)
 	$(bin)/python -m daskref.demo
 
-# everything but what is marked `stress`
+# everything but what is marked `stress` or `hosts`
 test: $(stamp)
 	$(bin)/python -m pytest $(parallel) $(PYTEST_ARGS)
+
+# Dask on many hosts: needs root or user namespaces
+test-hosts: $(stamp)
+	$(bin)/python -m pytest $(parallel) -m "hosts and not stress" $(PYTEST_ARGS)
 
 test-all: $(stamp)
 	$(bin)/python -m pytest -m "" --timeout 1800 $(PYTEST_ARGS)
@@ -32,7 +36,7 @@ stress: $(stamp)
 
 # what depends on Dask; crashes, full disks and connectors do not
 test-oldest: $(oldest_stamp)
-	$(OLDEST)/bin/python -m pytest $(parallel) -m "not slow and not stress" \
+	$(OLDEST)/bin/python -m pytest $(parallel) -m "not slow and not stress and not hosts" \
 	  --ignore tests/connectors $(PYTEST_ARGS)
 
 bench: $(stamp)

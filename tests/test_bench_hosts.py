@@ -157,6 +157,7 @@ def network() -> Iterator[Network]:
 
 
 @pytest.mark.slow
+@pytest.mark.hosts
 class TestBytes:
     @pytest.fixture
     def hosts(self, network: Network) -> Iterator[list[Any]]:
@@ -217,6 +218,7 @@ class TestBytes:
 
 
 @pytest.mark.slow
+@pytest.mark.hosts
 class TestSides:
     def test_plain_dask(self, network: Network) -> None:
         with Side(network, {0: 1, 1: 2, 2: 1}) as side:

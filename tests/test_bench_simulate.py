@@ -83,6 +83,7 @@ def test_files_that_hold_no_links(content: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.hosts
 def test_links_are_measured() -> None:
     require_hosts("rate")
     with hosts_for_sides(8) as network:
@@ -98,6 +99,7 @@ def test_links_are_measured() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.hosts
 def test_an_object_spreads_as_a_tree() -> None:
     require_hosts()
     with hosts_for_sides(5) as network:
@@ -113,6 +115,7 @@ def test_an_object_spreads_as_a_tree() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.hosts
 def test_everything_is_measured(tmp_path: Path, capsys: Any) -> None:
     require_hosts("rate")
     path = tmp_path / "out.json"

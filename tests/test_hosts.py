@@ -21,7 +21,7 @@ from daskref.testing.namespaces import Keeper, execute
 from tests.spaces import ENVIRONMENT, require_hosts
 from tests.utils import start, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 
 MB = 1_000_000
 

@@ -28,7 +28,7 @@ from tests.test_many_hosts import connect, go_on, is_freed
 from tests.test_reach import total
 from tests.utils import large, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 
 TIMEOUT = 60
 MIB = 1 << 20

@@ -29,7 +29,7 @@ from tests.spaces import require_hosts
 from tests.test_reach import everything, make, total
 from tests.utils import large, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 
 TIMEOUT = 60
 SUM = 262144.0  # of large()
