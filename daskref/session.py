@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlsplit
 from dask.sizeof import sizeof
 
 from daskref.config import Settings
-from daskref.connectors import open_connector
+from daskref.connectors import ZmqConnector, open_connector
 from daskref.connectors.base import Connector, Key
 from daskref.connectors.credentials import remember
 from daskref.exceptions import (
@@ -237,8 +237,14 @@ class Session:
 
     def _evict_soon(self, key: Key) -> None:
         if self.store is not None:
+            connector = self.store.connector
+            # What is kept is on this host; nobody has to be asked for copies.
+            if isinstance(connector, ZmqConnector):
+                job = functools.partial(connector.evict_here, [key])
+            else:
+                job = functools.partial(connector.evict, key)
             with suppress(RuntimeError):  # the session was left: nothing is kept
-                self.executor.submit(self.store.connector.evict, key)
+                self.executor.submit(job)
 
     def put_once(self, obj: Any) -> Any:
         """Return a transparent proxy of an object for one reader, or the object.

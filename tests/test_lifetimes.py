@@ -649,6 +649,11 @@ class TestRestart:
             assert_freed(client)
 
 
+def make_when(event: str) -> Any:
+    assert distributed.Event(event).wait(20)
+    return make(3.0)
+
+
 def test_results_that_are_put_on_completion() -> None:
     with (
         dask.config.set({"daskref.results": "on-completion"}),
@@ -669,8 +674,11 @@ def test_results_that_are_put_on_completion() -> None:
         assert daskref.stats(client)["puts"] == 2
         del made
         assert_freed(client, but=1)
-        # a result that is released at once
-        fire_and_forget(client.submit(make, 3.0))
+        # a result that is released at once; if it were there before Dask hears that
+        # it is to be forgotten, Dask would keep it
+        fire_and_forget(client.submit(make_when, "told"))
+        settle(client)
+        distributed.Event("told").set()
         for i in range(5):
             client.submit(make, float(i), pure=False)
         del chained
