@@ -95,7 +95,7 @@ def test_a_cluster_that_has_to_encrypt_refuses_a_session_in_the_clear(said):
         stack.enter_context(dask.config.set(required))
         cluster = stack.enter_context(
             distributed.LocalCluster(
-                1, processes=False, protocol="inproc", dashboard_address=None
+                1, processes=False, protocol="inproc", dashboard_address=":0"
             )
         )
         with pytest.raises(ConfigError, match=r"daskref\.security\.transport"):
