@@ -377,6 +377,13 @@ class TestFailures:
             site.cluster.workers["one"].stop()
             go_on(client, "survived")
 
+    # else Dask gives the worker up, while a client waits for its host
+    @pytest.mark.parametrize(
+        "site",
+        [{"env": {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "60s"}}],
+        indirect=True,
+        ids=[""],
+    )
     def test_a_link_is_cut_and_comes_back(self, site: Site) -> None:
         client = site.cluster.start(
             site["client"], work_through, site.connector, pattern="(ready)"

@@ -23,6 +23,8 @@ from daskref.exceptions import (
 
 #: Seconds between two attempts to send to hosts that are busy.
 _BUSY = 0.1
+#: Seconds for which a host that did not answer is tried last.
+_SILENT = 60.0
 #: Seconds that a reader tries by itself after it has waited for its neighbour.
 _LEAST = 1.0
 
@@ -61,6 +63,7 @@ class Remote:
         self._sources = sources
         self._limits = limits
         self._connect = connect
+        self._silent: dict[str, float] = {}
 
     def _elsewhere(self, sources: Iterable[Source]) -> list[Source]:
         return [Source(*each) for each in sources if each[0] != self._host and each[1]]
@@ -204,7 +207,7 @@ class Remote:
         deadline = time.monotonic() + self._limits.timeout
         while True:
             answers: dict[str, str] = {}
-            for source in self.targets(nbytes):
+            for source in sorted(self.targets(nbytes), key=self._last_silent):
                 if self._push_to(source, name, views, answers):
                     return source.host
             busy = any(text.endswith(Status.BUSY.name) for text in answers.values())
@@ -212,6 +215,11 @@ class Remote:
                 told = "; ".join(f"{who} {text}" for who, text in answers.items())
                 raise self._unavailable(f"no host took an object of {nbytes} B: {told}")
             time.sleep(_BUSY)
+
+    def _last_silent(self, source: Source) -> float:
+        """Return when a host last did not answer; 0 if that is long ago, or never."""
+        when = self._silent.get(source.host, 0.0)
+        return when if time.monotonic() < when + _SILENT else 0.0
 
     def _push_to(
         self,
@@ -226,6 +234,7 @@ class Remote:
                     status = push(lines, place, name, views, self._limits)
             except UnansweredError as exc:
                 answers[place] = str(exc)
+                self._silent[source.host] = time.monotonic()
                 continue
             if status is Status.WHOLE:
                 return True

@@ -1207,3 +1207,16 @@ def test_a_fork_after_the_server_stopped_closes_nobody_elses_files(hosts):
         for fd in again:
             os.close(fd)
     assert server.served.requests == 0
+
+
+def test_who_did_not_answer_is_sent_to_last(hosts):
+    made = hosts(stall=0.2)
+    a = made.open("a", serve=True)
+    gone = f"tcp://127.0.0.1:{free_port()}"
+    told = Told(Source("0" * 32, [gone]), Source(a.host, a.endpoints))
+    outside = made.open("outside", locate=told)
+    for _ in range(3):
+        assert outside.put(b"x").host == a.host
+    assert list(outside._remote._silent) == ["0" * 32]
+    tried = sorted(told.targets(0), key=outside._remote._last_silent)
+    assert [source.host for source in tried] == [a.host, "0" * 32]
