@@ -181,7 +181,9 @@ class Host:
             Of :meth:`run`.
         """
         output = self.run(*_python(func, args), **options)
-        return pickle.loads(base64.b64decode(output.rpartition("returned ")[2]))
+        # what ends with the process may write some more
+        returned = output.rpartition("returned ")[2].partition("\n")[0]
+        return pickle.loads(base64.b64decode(returned))
 
     def start(
         self,
