@@ -316,6 +316,7 @@ def _python(func: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, ...]:
         "import base64, pickle, sys;"
         "func, args = pickle.loads(base64.b64decode(sys.argv[1]));"
         "returned = base64.b64encode(pickle.dumps(func(*args))).decode();"
-        "print('returned', returned, flush=True)"
+        # in one piece, or what other threads write could come between
+        "sys.stdout.write('returned ' + returned + chr(10)); sys.stdout.flush()"
     )
     return (sys.executable, "-X", "faulthandler", "-uc", code, call)
