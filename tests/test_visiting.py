@@ -286,7 +286,7 @@ class TestWanted:
         value = np.arange(1000)
         key = self.hold(serving, value + 1, of=value)
         assert asyncio.run(self.supplied(serving, key)) is None
-        assert not serving.connector.is_here(key)
+        assert not serving.connector._local.exists(key[:2])
 
     def test_what_is_stored_on_its_host_is_sent(self, serving: Client) -> None:
         key = serving.connector.put(b"x" * 100)
@@ -342,7 +342,7 @@ def test_evicts_and_sweeps_on_its_host(client: Client) -> None:
         client.visit.end()
         client.hear("evict", objects=[kept])  # it has no part any more
         assert not len(client.visit._errands)
-        assert client.connector.is_here(kept)
+        assert client.connector._local.exists(kept[:2])
 
     asyncio.run(test())
 

@@ -503,10 +503,6 @@ class ZmqConnector(Connector):
         """Delete objects, or copies of them, from this host only."""
         self._ready().evict_batch(_short(self._checked(key)) for key in keys)
 
-    def is_here(self, key: Key) -> bool:
-        """Tell whether this host has an object; asks nobody."""
-        return self._ready().exists(_short(self._checked(key)))
-
     def here(self) -> list[str]:
         """Return the names of all objects that this host has."""
         return self._ready().names()

@@ -165,8 +165,7 @@ class Remote:
         except UnansweredError as exc:
             asked.given_up(key)
             raise self._unavailable(f"{key[0]} could not be fetched: {exc}") from None
-        except OSError as exc:
-            asked.given_up(key)
+        except OSError as exc:  # ours to tell: others do give it
             raise self._not_stored(key, exc) from exc
         if not whole:
             asked.given_up(key)

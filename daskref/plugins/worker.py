@@ -103,7 +103,7 @@ class ReferenceWorkerPlugin:
             worker.batched_send(
                 {
                     "op": "daskref-unreachable",
-                    "reason": "it does not see the session directory",
+                    "reason": "it takes no part in the store; its own log says why",
                 }
             )
         self._replace_handler("get_data", self.get_data)

@@ -1220,3 +1220,21 @@ def test_who_did_not_answer_is_sent_to_last(hosts):
     assert list(outside._remote._silent) == ["0" * 32]
     tried = sorted(told.targets(0), key=outside._remote._last_silent)
     assert [source.host for source in tried] == [a.host, "0" * 32]
+
+
+def test_who_has_no_room_does_not_say_that_others_lack_it(hosts, monkeypatch):
+    made = hosts()
+    a = made.open("a", serve=True)
+    told = Told(Source(a.host, a.endpoints))
+    b = made.open("b", locate=told)
+    key = a.put(pattern(3 * MIB))
+
+    def full(self, offset, view):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Pieces, "write", full)
+    with pytest.raises(ConnectorError, match="could not be stored here: No space"):
+        b.get(key)
+    # else Dask would compute a result again that is there, and again
+    assert ("given up", key) not in told.log
+    assert told.log[-1] == ("ended", key, False)
