@@ -6,11 +6,13 @@ Private Dask names used here, checked by ``tests/test_private_names.py``:
 name                                   what for
 =====================================  =============================================
 ``Worker._initialized_clients``        telling a task's own client from others
+``Worker._client``                     the client that a worker's tasks share
 =====================================  =============================================
 """
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any, TypeVar
 
 import distributed
@@ -21,6 +23,9 @@ from daskref.session import Session, SessionInfo
 
 C = TypeVar("C", bound=distributed.Client)
 
+#: Several tasks may ask for the one client of their worker at once.
+_adopting = Lock()
+
 
 def adopt(client: Any, info: SessionInfo) -> Any:
     """Let a client that a task made pass values by reference; returns it.
@@ -28,11 +33,23 @@ def adopt(client: Any, info: SessionInfo) -> Any:
     The task's worker is in the session already, so there is nothing to wait for. A
     client that is not the task's own (all in one process) stays as it is.
     """
-    made_by_worker = client in distributed.Worker._initialized_clients
-    if made_by_worker and not isinstance(client, ByReference):
-        _mix_in(client, {})
-        client._daskref = Attachment(client, Session.join(info), None)
+    with _adopting:
+        made_by_worker = client in distributed.Worker._initialized_clients
+        if made_by_worker and not isinstance(client, ByReference):
+            _mix_in(client, {})
+            client._daskref = Attachment(client, Session.join(info), None)
     return client
+
+
+async def let_go(worker: distributed.Worker) -> None:
+    """Let the client that a worker's tasks share go back to plain Dask.
+
+    The counterpart of :func:`adopt`, when the session ends and the worker goes on.
+    """
+    client = worker._client
+    if client in distributed.Worker._initialized_clients:
+        await detach(client)
+        _mix_out(client)
 
 
 def _mix_in(client: Any, options: dict[str, Any]) -> None:

@@ -39,6 +39,12 @@ def submit_inside(fill: float) -> float:
     return float(there + back.sum())
 
 
+def kind_of_client() -> str:
+    """Tell whether a task's client passes by reference."""
+    client = distributed.get_client()
+    return "by reference" if hasattr(client, "_daskref") else type(client).__name__
+
+
 def own_client(address: str, connector: str) -> float:
     """Have a client of one's own in a task."""
     with daskref.Client(address, connector=connector, set_as_default=False) as client:
@@ -104,6 +110,27 @@ def test_enabled_disabled_and_enabled_again(cluster: Any, connector: str) -> Non
             assert "daskref" not in scheduler.plugins
             assert not [op for op in scheduler.handlers if op.startswith("daskref")]
         assert set(client.scheduler_info()["workers"]) == workers
+
+
+def test_tasks_with_clients_follow_when_it_is_disabled_and_enabled(
+    cluster: Any, connector: str
+) -> None:
+    with distributed.Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=TIMEOUT)
+        for fill in range(1, 4):
+            daskref.enable(client, connector=connector)
+            for worker in client.scheduler_info()["workers"]:
+                made = client.submit(submit_inside, fill, workers=[worker], pure=False)
+                assert made.result(TIMEOUT) == 2 * fill * SUM
+            del made
+            use(client, fill)
+            daskref.disable(client)
+            for worker in client.scheduler_info()["workers"]:
+                made = client.submit(kind_of_client, workers=[worker], pure=False)
+                assert made.result(TIMEOUT) == "Client", worker
+                made = client.submit(submit_inside, fill, workers=[worker], pure=False)
+                assert made.result(TIMEOUT) == 2 * fill * SUM
+            assert "daskref" not in cluster.scheduler.plugins
 
 
 @pytest.mark.parametrize("connector", ["zmq://"])

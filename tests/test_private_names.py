@@ -197,6 +197,12 @@ def _(running: Any) -> None:
     assert "self._stream_handlers" in inspect.getsource(Client._handle_report)
 
 
+@checks("Worker._client")
+def _(running: Any) -> None:
+    assert "self._client = Client(" in inspect.getsource(Worker._get_client)
+    assert running.worker._client is None or isinstance(running.worker._client, Client)
+
+
 @checks("Worker._initialized_clients")
 def _(running: Any) -> None:
     assert running.client not in Worker._initialized_clients  # and it is a container

@@ -31,6 +31,7 @@ from distributed.protocol.serialize import Serialize, to_serialize
 from daskref.boundary import Boundary, needs_boundary
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
+from daskref.enabling import adopt, let_go
 from daskref.exceptions import (
     ConnectorError,
     DaskrefError,
@@ -135,6 +136,7 @@ class ReferenceWorkerPlugin:
             self._undo.pop()()
         if worker.status.name not in ("closing", "closed"):
             await self._reveal_data(worker)
+            await let_go(worker)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self.session.leave)
 
@@ -196,8 +198,6 @@ class ReferenceWorkerPlugin:
         self.session.keep(result, self.worker.loop.add_callback)
 
     def _get_client(self, timeout: float | None = None) -> Any:
-        from daskref.enabling import adopt
-
         client = type(self.worker)._get_client(self.worker, timeout)
         return adopt(client, self.session.info)
 
