@@ -187,29 +187,26 @@ class ProxyStore:
     def __init__(self, hosts: list[Host]) -> None:
         import proxystore_ex.connectors.dim.zmq  # noqa: F401
 
-        self._stack = ExitStack()
-        self._agents = []
-        try:
-            for host in hosts[:2]:
-                agent = self._stack.enter_context(Agent(host))
-                agent.call(open_proxystore, host.address)
-                self._stack.callback(agent.call, close_proxystore)
-                self._agents.append(agent)
-        except BaseException:
-            self._stack.close()
-            raise
+        self._hosts = hosts[:2]
 
     def __enter__(self) -> ProxyStore:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
+        pass
 
     def turn(self, nbytes: int) -> Turn:
-        """Put on one host, get on the other."""
-        here, there = self._agents
-        here.call(make_array, nbytes)
-        yield 0.0
-        key, put = here.call(put_array)
-        yield put + there.call(get_array, key)
-        here.call(evict_array, key)
+        """Put on one host, get on the other.
+
+        With new processes each time: old ones do not give all memory back.
+        """
+        with ExitStack() as stack:
+            here, there = (stack.enter_context(Agent(host)) for host in self._hosts)
+            for agent, host in ((here, self._hosts[0]), (there, self._hosts[1])):
+                agent.call(open_proxystore, host.address)
+                stack.callback(agent.call, close_proxystore)
+            here.call(make_array, nbytes)
+            yield 0.0
+            key, put = here.call(put_array)
+            yield put + there.call(get_array, key)
+            here.call(evict_array, key)

@@ -162,10 +162,13 @@ class SharedMapping:
 
     address: int
     nbytes: int
+    #: The pages of these first bytes exist and are mapped, as its user says.
+    populated: int
     _pid: int
 
     def __init__(self, fd: int, nbytes: int) -> None:
         self._pid = 0
+        self.populated = 0
         self.address = _map(fd, nbytes, mmap.MAP_SHARED)
         self.nbytes = nbytes
         self._pid = os.getpid()

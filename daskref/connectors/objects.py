@@ -21,7 +21,7 @@ from daskref.connectors.memory import SharedMapping, can_populate, private_view
 from daskref.connectors.parked import ParkedMappings
 from daskref.connectors.reading import read_whole
 from daskref.connectors.segments import SMALLEST, KeptMappings, Pool, discard, unlink
-from daskref.connectors.writing import MAPPED, write_file, write_mapped
+from daskref.connectors.writing import is_mapped, write_file, write_mapped
 from daskref.exceptions import WireError
 
 #: What objects are called; the first digits are their writer's.
@@ -303,32 +303,36 @@ class ObjectDirectory:
         finally:
             os.close(part.fd)
 
-    def map_part(self, part: Part) -> tuple[SharedMapping, int] | None:
+    def map_part(self, part: Part) -> SharedMapping | None:
         """Map the hidden file for writing, if that is the faster way.
 
         Returns
         -------
-        tuple of SharedMapping and int, or None
-            The pages of so many first bytes exist and are mapped. The file has its
-            length; before others are touched, ``populate`` has to make them: that
-            reports a full file system, where touching them would kill the process.
+        SharedMapping or None
+            The file has its length then. Before pages are touched that are not
+            populated, ``populate`` has to make them: that reports a full file system,
+            where touching them would kill the process.
         """
-        if self.kept is None or part.nbytes < MAPPED or not can_populate():
+        if self.kept is None or not is_mapped(part.nbytes, part.existing):
+            return None
+        if not can_populate():
             return None
         kept = self.kept.pop(part.inode, part.nbytes) if part.existing else None
         mapping = kept or SharedMapping(part.fd, part.nbytes)
+        # Another process may have cut the file short meanwhile.
+        mapping.populated = min(mapping.populated, part.existing)
         os.ftruncate(part.fd, part.nbytes)
-        return mapping, part.existing if kept is not None else 0
+        return mapping
 
     def _write(self, part: Part, views: Sequence[memoryview]) -> SharedMapping | None:
-        mapped = self.map_part(part)
-        if mapped is None:
+        mapping = self.map_part(part)
+        if mapping is None:
             if part.nbytes < part.existing:
                 os.ftruncate(part.fd, part.nbytes)
             write_file(part.fd, views)
-            return None
-        write_mapped(mapped[0], views, mapped[1])
-        return mapped[0]
+        else:
+            write_mapped(mapping, part.fd, views, part.existing)
+        return mapping
 
     # Reading.
 

@@ -8,6 +8,7 @@ from ctypes import memmove
 
 from daskref.connectors.memory import SharedMapping, address
 from daskref.connectors.objects import ObjectDirectory, Part
+from daskref.connectors.writing import write_file
 
 
 class Pieces:
@@ -31,18 +32,19 @@ class Pieces:
     _objects: ObjectDirectory
     _part: Part
     _mapping: SharedMapping | None
-    _populated: int
 
     def __init__(self, objects: ObjectDirectory, part: Part) -> None:
         self.nbytes = part.nbytes
         self._objects = objects
         self._part = part
+        self._mapping = None
         try:
-            mapped = objects.map_part(part)
+            # One piece after another goes to new pages faster by system calls.
+            if part.existing:
+                self._mapping = objects.map_part(part)
         except BaseException:
             objects.abandon(part)
             raise
-        self._mapping, self._populated = mapped or (None, 0)
 
     @property
     def inode(self) -> int:
@@ -68,13 +70,9 @@ class Pieces:
         if not 0 <= offset <= end <= self.nbytes:
             raise ValueError(f"bytes {offset}-{end} of an object of {self.nbytes}")
         if self._mapping is None:
-            while offset < end:
-                done = os.pwrite(
-                    self._part.fd, view[view.nbytes - end + offset :], offset
-                )
-                offset += done
+            write_file(self._part.fd, [view], offset)
         elif view.nbytes:
-            if end > self._populated:
+            if end > self._mapping.populated:
                 self._populate(offset, end)
             memmove(self._mapping.address + offset, address(view), view.nbytes)
 
@@ -89,6 +87,8 @@ class Pieces:
 
     def publish(self) -> None:
         """Let others see the object; every byte of it was written."""
+        if self._mapping is not None:
+            self._mapping.populated = max(self._mapping.populated, self.nbytes)
         if os.fstat(self._part.fd).st_size != self.nbytes:
             os.ftruncate(self._part.fd, self.nbytes)
         self._objects.finish(self._part, self._mapping)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from daskref.connectors import SharedMemoryConnector, SharedMemoryKey
+from daskref.connectors import SharedMemoryConnector, SharedMemoryKey, writing
 from daskref.connectors import segments as segments_module
 from daskref.connectors.locks import EXCLUSIVE, exclusively, open_plain, try_lock
 from daskref.connectors.memory import SharedMapping, can_populate, private_view
@@ -261,6 +261,47 @@ def test_mapped_writing_puts_each_byte_in_its_place(shm, nbytes):
 
 
 @pytest.mark.skipif(not can_populate(), reason="needs Linux 5.14")
+def test_new_pages_are_written_from_both_ends(shm, monkeypatch):
+    """One thread maps what it makes, the other writes to the file."""
+    seen = []
+    real, mapped = writing.write_file, SharedMapping.populate
+    both = threading.Barrier(2)
+
+    def write(fd, views, offset=0):
+        seen.append(offset)
+        both.wait(20)  # nobody takes it all
+        real(fd, views, offset)
+
+    def populate(mapping, start, stop):
+        both.wait(20)
+        mapped(mapping, start, stop)
+
+    value = random.Random(0).randbytes(20 * MIB)
+    monkeypatch.setattr(writing, "_threads", lambda: 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_file", write)
+        patch.setattr(SharedMapping, "populate", populate)
+        key = shm.put(value)
+    assert seen == list(range(18 * MIB, 8 * MIB, -2 * MIB))
+    assert shm.get(key) == value
+    shm.evict(key)
+    populated = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            SharedMapping,
+            "populate",
+            lambda mapping, *where: (populated.append(where), mapped(mapping, *where)),
+        )
+        key = shm.put(value)
+        assert min(populated)[0] == 10 * MIB  # the first half is mapped already
+        assert shm.get(key) == value
+        shm.evict(key)
+        populated.clear()
+        assert shm.get(shm.put(value)) == value
+        assert not populated
+
+
+@pytest.mark.skipif(not can_populate(), reason="needs Linux 5.14")
 def test_populate_reports_what_would_kill():
     fd = os.memfd_create("daskref-test")
     try:
@@ -295,9 +336,10 @@ def test_what_another_process_evicts_is_written_again_through_the_mapping(
     shm, monkeypatch
 ):
     with SharedMemoryConnector(**shm.config()) as scheduler:
-        key = shm.put(fill(2 * MIB))
-        number = inode(shm, key)
-        scheduler.evict(key)
+        for _ in range(2):  # new pages are written without a mapping
+            key = shm.put(fill(2 * MIB))
+            number = inode(shm, key)
+            scheduler.evict(key)
     monkeypatch.setattr(SharedMapping, "populate", None)  # its pages are mapped
     key = shm.put(fill(2 * MIB, 2))
     assert inode(shm, key) == number
@@ -447,7 +489,8 @@ def test_discarding_frees_the_pages_whoever_keeps_a_mapping(shm):
 
 def test_a_writer_does_not_keep_pages_of_deleted_files(shm):
     kept = shm._memory.kept
-    key = shm.put(fill(4 * MIB))
+    shm.evict(shm.put(fill(4 * MIB)))
+    key = shm.put(fill(4 * MIB))  # into pages that exist: through a mapping
     number = inode(shm, key)
     kept.prune(shm._pool, interval=0)
     assert kept.inodes() == {number}
@@ -797,9 +840,10 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_to_read(shm, child):
 from daskref.connectors import objects
 from daskref.connectors.shm import *
 connector = SharedMemoryConnector(**config)
+connector.evict(connector.put(bytes(2**22)))
 real = objects.write_mapped
-def half(mapping, views, populated):
-    real(mapping, [view[: view.nbytes // 2] for view in views], populated)
+def half(mapping, fd, views, existing):
+    real(mapping, fd, [view[: view.nbytes // 2] for view in views], existing)
     say("half")
     sys.stdin.readline()
 objects.write_mapped = half
