@@ -238,14 +238,16 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
     ) -> None:
         """Release what a task held that is forgotten, or whose result is gone."""
-        if start == "memory" and finish != "memory":
+        # Nearly all tasks hold nothing: this is on the way of each of them.
+        if start == "memory" != finish and self.holders.holds(Holder("result", key)):
             ts = self.scheduler.tasks[key]
             if ts.who_wants or ts.waiters:
                 self._lose(key)
             self._evict(self.holders.release(Holder("result", key)))
         if finish == "forgotten":
             self._evict(self.holders.release(Holder("key", key)))
-            self._forget_lost(key)
+            if key in self._lost:
+                self._forget_lost(key)
             self.bindings.forget(key)
         if self.lender:
             self.lender.transition(key, start, finish)

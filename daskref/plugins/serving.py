@@ -189,6 +189,11 @@ class Serving:
 
     # Tasks
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether :meth:`transition` has anything to do."""
+        return self._ahead is not None and self._apart
+
     def transition(self, key: Any, start: str, finish: str) -> None:
         """Fetch ahead what a task needs that has to wait for a thread."""
         if self._ahead is None or not self._apart:

@@ -160,7 +160,7 @@ class ReferenceWorkerPlugin:
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Put the boundary around a task that is about to run."""
-        if self._serving is not None:
+        if self._serving is not None and self._serving.looks_ahead:
             self._serving.transition(key, start, finish)
         if self._raises and start == "flight" and finish == "memory":
             value = self.worker.data.get(key)
@@ -211,21 +211,27 @@ class ReferenceWorkerPlugin:
         serializers: list[str] | None = None,
     ) -> Any:
         """Serve results: as references to who takes them, as values to who does not."""
-        convert = self._plain
+        served = _ServedComm(comm, self._is_proxy, self._plain)
         if serializers is not None and FAMILY in serializers:
-            convert = self._refer
+            served = _ServedComm(comm, self._goes_by_reference, self._refer)
             if str(comm.local_address).startswith("inproc://"):
-                convert = self._as_it_is  # passed by pointer: nothing is faster
-        served = _ServedComm(comm, convert)
+                served = comm  # passed by pointer: nothing is faster
         return await type(self.worker).get_data(
             self.worker, served, keys, who=who, serializers=serializers
         )
 
-    async def _as_it_is(self, key: Any, value: Any) -> Any:
-        return value
+    def _is_proxy(self, key: Any, value: Any) -> bool:
+        return is_proxy(value)
 
     async def _plain(self, key: Any, value: Any) -> Any:
-        return await self.session.run(reveal, value) if is_proxy(value) else value
+        return await self.session.run(reveal, value)
+
+    def _goes_by_reference(self, key: Any, value: Any) -> bool:
+        if is_proxy(value):
+            return True
+        ts = self.worker.state.tasks.get(key)
+        large = ts is not None and (ts.nbytes or 0) > self.threshold
+        return large and self.session.reachable
 
     async def _refer(self, key: Any, value: Any) -> Any:
         """Return a proxy in the place of a large result, put once."""
@@ -234,8 +240,7 @@ class ReferenceWorkerPlugin:
         if is_transparent(value):
             self._count_kept(value)
             return value
-        ts = self.worker.state.tasks.get(key)
-        if ts is None or (ts.nbytes or 0) <= self.threshold or is_proxy(value):
+        if is_proxy(value):  # the user's own
             return value
         converting = self._converting.get(key)
         if converting is None:
@@ -369,14 +374,20 @@ class _ServedComm:
     ----------
     comm
         The connection.
+    concerns
+        ``(key, value) -> bool``: whether the value is converted.
     convert
         ``async (key, value) -> value``.
     """
 
     def __init__(
-        self, comm: Any, convert: Callable[[Any, Any], Awaitable[Any]]
+        self,
+        comm: Any,
+        concerns: Callable[[Any, Any], bool],
+        convert: Callable[[Any, Any], Awaitable[Any]],
     ) -> None:
         self._comm = comm
+        self._concerns = concerns
         self._convert = convert
 
     def __getattr__(self, name: str) -> Any:
@@ -385,12 +396,13 @@ class _ServedComm:
     async def write(self, msg: Any, **kwargs: Any) -> Any:
         data = msg.get("data") if isinstance(msg, dict) else None
         if data:
-            keys = list(data)
-            values = await asyncio.gather(
-                *(self._convert(key, data[key].data) for key in keys)
-            )
-            served = zip(keys, map(to_serialize, values), strict=True)
-            msg = {**msg, "data": dict(served)}
+            keys = [k for k, each in data.items() if self._concerns(k, each.data)]
+            if keys:
+                values = await asyncio.gather(
+                    *(self._convert(key, data[key].data) for key in keys)
+                )
+                served = zip(keys, map(to_serialize, values), strict=True)
+                msg = {**msg, "data": {**data, **dict(served)}}
             # What is a value now is meant to be one: the family would put it again.
             if names := kwargs.get("serializers"):
                 kwargs["serializers"] = without_family(names)
