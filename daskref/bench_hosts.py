@@ -1,8 +1,9 @@
 """Many hosts: Dask's TCP and TLS, ProxyStore's ZeroMQ, plain sockets, and daskref.
 
 The hosts are namespaces of this machine, all on one switch. In each round, everybody
-takes a turn; the first round does not count. They share the machine's cores and
-memory: what real hosts do in parallel, these do one after another.
+takes a turn, in the next round from last to first: memory that one has just freed is
+the fastest that the next one can get. The first round does not count. They share the
+machine's cores and memory: what real hosts do in parallel, these do one after another.
 """
 
 from __future__ import annotations
@@ -295,8 +296,8 @@ def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[Taken]
         site = Site(network, directory, size, stack)
         experiment.prepare(site)
         taken: dict[str, list[Taken]] = {name: [] for name in site.turns}
-        for _ in range(rounds + 1):
-            for name in list(taken):
+        for number in range(rounds + 1):
+            for name in list(taken)[:: -1 if number % 2 else 1]:
                 try:
                     turn = take(site.turns[name](), network)
                 except AssertionError as exc:
