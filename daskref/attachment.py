@@ -21,7 +21,6 @@ from typing import Any
 import distributed
 
 from daskref import config
-from daskref.connectors.zmq import ZmqConnector
 from daskref.exceptions import NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
@@ -61,8 +60,7 @@ class Attachment:
             "daskref-unbound": self._handle_unbound,
         }
         self._visit: Visit | None = None
-        connector = None if session.store is None else session.store.connector
-        if isinstance(connector, ZmqConnector):
+        if (connector := session.across_hosts) is not None:
             self._visit = Visit(
                 client, session, connector, self.holdings, self.send, self._retreat
             )

@@ -104,6 +104,12 @@ class Session:
         """Whether this process can put and get."""
         return self.store is not None and not self._blind
 
+    @property
+    def across_hosts(self) -> ZmqConnector | None:
+        """The store's connector, if it is one whose hosts are apart."""
+        connector = None if self.store is None else self.store.connector
+        return connector if isinstance(connector, ZmqConnector) else None
+
     def lose_sight(self, exc: DaskrefError) -> None:
         """Put nothing any more, for good: others send values in-band."""
         self._blind = True
@@ -237,12 +243,11 @@ class Session:
 
     def _evict_soon(self, key: Key) -> None:
         if self.store is not None:
-            connector = self.store.connector
             # What is kept is on this host; nobody has to be asked for copies.
-            if isinstance(connector, ZmqConnector):
+            if (connector := self.across_hosts) is not None:
                 job = functools.partial(connector.evict_here, [key])
             else:
-                job = functools.partial(connector.evict, key)
+                job = functools.partial(self.store.connector.evict, key)
             with suppress(RuntimeError):  # the session was left: nothing is kept
                 self.executor.submit(job)
 

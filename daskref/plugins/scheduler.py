@@ -114,8 +114,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         except ConfigError:
             await loop.run_in_executor(None, self.session.leave)
             raise
-        if isinstance(connector, ZmqConnector):
-            self._open_network(scheduler, connector)
+        if (across := self.session.across_hosts) is not None:
+            self._open_network(scheduler, across)
         scheduler.handlers["daskref_fetch"] = self.fetch
         scheduler.handlers["daskref_reachable"] = self.reachable
         scheduler.handlers["daskref_stats"] = self.stats

@@ -30,7 +30,6 @@ from distributed.protocol.serialize import Serialize, to_serialize
 
 from daskref.boundary import Boundary, needs_boundary
 from daskref.connectors.base import Key
-from daskref.connectors.zmq import ZmqConnector
 from daskref.enabling import adopt, let_go
 from daskref.exceptions import (
     ConnectorError,
@@ -88,8 +87,7 @@ class ReferenceWorkerPlugin:
         self.threshold = session.info.settings.threshold
         self._on_completion = session.info.settings.results == "on-completion"
         self._raises = session.info.settings.on_failure == "raise"
-        connector = None if session.store is None else session.store.connector
-        if isinstance(connector, ZmqConnector):
+        if (connector := session.across_hosts) is not None:
             self._serving = Serving(worker, session, connector)
             await self._begin_serving(self._serving)
         if session.reachable:
