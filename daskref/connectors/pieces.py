@@ -6,7 +6,7 @@ import errno
 import os
 from ctypes import memmove
 
-from daskref.connectors.memory import SharedMapping, address
+from daskref.connectors.memory import HUGE, SharedMapping, address, can_collapse
 from daskref.connectors.objects import ObjectDirectory, Part
 from daskref.connectors.writing import write_file
 
@@ -38,9 +38,12 @@ class Pieces:
         self._objects = objects
         self._part = part
         self._mapping = None
+        #: Numbers of the huge pages that were made, or small ones in their places.
+        self._made: set[int] = set()
         try:
-            # One piece after another goes to new pages faster by system calls.
-            if part.existing:
+            # Without huge pages, one piece after another goes to new ones faster by
+            # system calls.
+            if part.existing or can_collapse():
                 self._mapping = objects.map_part(part)
         except BaseException:
             objects.abandon(part)
@@ -79,7 +82,14 @@ class Pieces:
     def _populate(self, start: int, end: int) -> None:
         assert self._mapping is not None
         try:
-            self._mapping.populate(start, end)
+            if self._part.existing:
+                self._mapping.populate(start, end)
+                return
+            for huge in range(start // HUGE, -(-end // HUGE)):
+                if huge not in self._made:
+                    begin = huge * HUGE
+                    self._mapping.make(begin, min(begin + HUGE, self.nbytes))
+                    self._made.add(huge)
         except OSError as exc:
             if exc.errno == errno.EFAULT:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from exc

@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -13,10 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from daskref.connectors import SharedMemoryConnector, SharedMemoryKey, writing
+from daskref.connectors import SharedMemoryConnector, SharedMemoryKey, memory, writing
 from daskref.connectors import segments as segments_module
 from daskref.connectors.locks import EXCLUSIVE, exclusively, open_plain, try_lock
-from daskref.connectors.memory import SharedMapping, can_populate, private_view
+from daskref.connectors.memory import (
+    HUGE,
+    SharedMapping,
+    can_collapse,
+    can_populate,
+    private_view,
+)
+from daskref.connectors.objects import new_name
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,
@@ -278,6 +286,8 @@ def test_new_pages_are_written_from_both_ends(shm, monkeypatch):
 
     value = random.Random(0).randbytes(20 * MIB)
     monkeypatch.setattr(writing, "_threads", lambda: 2)
+    monkeypatch.setattr(writing, "can_collapse", lambda: False)
+    monkeypatch.setattr(memory, "can_collapse", lambda: False)
     with monkeypatch.context() as patch:
         patch.setattr(writing, "write_file", write)
         patch.setattr(SharedMapping, "populate", populate)
@@ -299,6 +309,63 @@ def test_new_pages_are_written_from_both_ends(shm, monkeypatch):
         populated.clear()
         assert shm.get(shm.put(value)) == value
         assert not populated
+
+
+@pytest.mark.skipif(not can_collapse(), reason="needs Linux 6.1, and such pages")
+@pytest.mark.parametrize("pieces", [False, True])
+def test_new_objects_are_on_huge_pages(shm, monkeypatch, pieces):
+    monkeypatch.setattr(memory, "_SLOW", 60.0)
+    nbytes = 5 * HUGE + 12345
+    value = random.Random(0).randbytes(nbytes)
+    made = []
+    real = SharedMapping.make_huge
+    monkeypatch.setattr(
+        SharedMapping,
+        "make_huge",
+        lambda self, start: made.append(start) or real(self, start),
+    )
+    if pieces:
+        name = new_name(shm.session.writer)
+        key = SharedMemoryKey(name, nbytes)
+        arriving = shm.start(name, nbytes, ".f-")
+        for start in reversed(range(0, nbytes, MIB)):
+            arriving.write(start, memoryview(value)[start : start + MIB])
+        arriving.publish()
+    else:
+        key = shm.put_frames([value[:100], value[100:7000000], value[7000000:]])
+    view = shm.get(key)
+    assert view == value
+    assert set(made) >= {number * HUGE for number in range(5)}
+    assert huge_nbytes(shm, key) == 5 * HUGE
+    view[7] ^= 255  # stays here
+    assert shm.get(key) == value
+    shm.evict(key)
+
+
+@pytest.mark.skipif(not can_collapse(), reason="needs Linux 6.1, and such pages")
+def test_huge_pages_that_do_not_come_at_once_are_not_waited_for(shm, monkeypatch):
+    monkeypatch.setattr(memory, "_SLOW", 0.0)
+    value = random.Random(0).randbytes(20 * MIB)
+    key = shm.put(value)
+    assert shm.get(key) == value
+    assert huge_nbytes(shm, key) == HUGE
+
+
+def huge_nbytes(shm, key):
+    """Return how much of an object lies on huge pages, as the kernel maps them."""
+    fd = os.open(os.path.join(shm.directory, key.name), os.O_RDWR)
+    try:
+        mapping = SharedMapping(fd, key.nbytes)
+        mapping.populate(0, key.nbytes)
+        smaps = Path("/proc/self/smaps").read_text()
+        (mine,) = re.findall(
+            f"^{mapping.address:x}-.*?^ShmemPmdMapped: *([0-9]+) kB",
+            smaps,
+            re.DOTALL | re.MULTILINE,
+        )
+        return int(mine) * 1024
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.skipif(not can_populate(), reason="needs Linux 5.14")
