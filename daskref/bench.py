@@ -35,6 +35,12 @@ from daskref.connectors import SharedMemoryConnector
 GIB = 1 << 30
 
 
+#: Seconds before each turn. What one side has freed is the fastest memory that the
+#: other side can get, if it comes at once: a virtual machine gives free memory back to
+#: its host after two seconds, and to get it again takes several times as long.
+PAUSE = 3.0
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table.
@@ -252,7 +258,7 @@ def _tasks(dask_scheduler: Any) -> int:
     return len(dask_scheduler.tasks)
 
 
-def run_row(row: Row, size: int, rounds: int) -> Result:
+def run_row(row: Row, size: int, rounds: int, pause: float = 0.0) -> Result:
     """Measure one row; the first round of a cluster that serves several does not count.
 
     Parameters
@@ -263,6 +269,8 @@ def run_row(row: Row, size: int, rounds: int) -> Result:
         Bytes of the large value.
     rounds
         How many count.
+    pause
+        Seconds before each turn; see :data:`PAUSE`.
     """
     plain: list[float] = []
     ours: list[float] = []
@@ -286,6 +294,7 @@ def run_row(row: Row, size: int, rounds: int) -> Result:
         for number in range(rounds + 1):
             # What one side's workers still clean up, the other side's round pays for.
             for client, times in sides[:: -1 if number % 2 else 1]:
+                time.sleep(pause)
                 with client.as_current():
                     times.append(row.measure(client, size))
                 settle(client)
@@ -340,6 +349,17 @@ def _import_data() -> None:
 
 
 _SIDES = {"plain": _plain, "daskref": _with_daskref}
+
+
+def add_pause(parser: argparse.ArgumentParser) -> None:
+    """Let users say how long to wait before each turn."""
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=PAUSE,
+        help="seconds before each turn, so that nobody runs in memory which somebody "
+        "else has just freed (%(default)s)",
+    )
 
 
 def memcpy_speed(size: int) -> float:
@@ -404,6 +424,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the rows and stop")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     parser.add_argument("--size", default="1 GiB", help="size of the large value")
+    add_pause(parser)
     parser.add_argument("--json", type=Path, help="write the raw seconds to a file")
     parser.add_argument("--once", choices=_SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(given)
@@ -427,7 +448,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raw = {}
     for row in rows:
         print(f"… {row.title}", file=sys.stderr)
-        result = run_row(row, size, args.rounds)
+        result = run_row(row, size, args.rounds, args.pause)
         raw[row.name] = {"plain": result.plain, "daskref": result.ours}
         print(format_result(result), flush=True)
     if args.json:

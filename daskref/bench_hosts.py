@@ -1,9 +1,10 @@
 """Many hosts: Dask's TCP and TLS, ProxyStore's ZeroMQ, plain sockets, and daskref.
 
 The hosts are namespaces of this machine, all on one switch. In each round, everybody
-takes a turn, in the next round from last to first: memory that one has just freed is
-the fastest that the next one can get. The first round does not count. They share the
-machine's cores and memory: what real hosts do in parallel, these do one after another.
+takes a turn, after a pause, and in every other round from last to first: memory that
+one has just freed is the fastest that the next one can get. The first round does not
+count. They share the machine's cores and memory: what real hosts do in parallel, these
+do one after another.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from typing import Any, NamedTuple
 from dask.utils import parse_bytes
 
 from daskref import bench_clusters
-from daskref.bench import format_seconds
+from daskref.bench import add_pause, format_seconds
 from daskref.bench_bytes import Stores, Turn
 from daskref.bench_clusters import Side, cpu_seconds, hosts_for_sides
 from daskref.bench_rivals import ProxyStore, Sockets
@@ -261,9 +263,20 @@ class Taken(NamedTuple):
     cpu_seconds: float
 
 
-def take(turn: Turn, network: Network) -> Taken:
-    """Take a turn, and count what it takes of the cores."""
+def take(turn: Turn, network: Network, pause: float = 0.0) -> Taken:
+    """Take a turn, and count what it takes of the cores.
+
+    Parameters
+    ----------
+    turn
+        Whose.
+    network
+        With all hosts.
+    pause
+        Seconds before what counts; see :data:`daskref.bench.PAUSE`.
+    """
     next(turn)
+    time.sleep(pause)
     before = cpu_seconds(network)
     seconds = next(turn)
     taken = Taken(seconds, cpu_seconds(network) - before)
@@ -272,7 +285,9 @@ def take(turn: Turn, network: Network) -> Taken:
     return taken
 
 
-def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[Taken]]:
+def run(
+    experiment: Experiment, size: int, rounds: int, pause: float = 0.0
+) -> dict[str, list[Taken]]:
     """Have everybody take turns.
 
     Parameters
@@ -283,6 +298,8 @@ def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[Taken]
         Bytes of the large value.
     rounds
         How many count; there is one more.
+    pause
+        See :func:`take`.
 
     Returns
     -------
@@ -299,7 +316,7 @@ def run(experiment: Experiment, size: int, rounds: int) -> dict[str, list[Taken]
         for number in range(rounds + 1):
             for name in list(taken)[:: -1 if number % 2 else 1]:
                 try:
-                    turn = take(site.turns[name](), network)
+                    turn = take(site.turns[name](), network, pause)
                 except AssertionError as exc:
                     print(f"… {name} failed: {exc!s:.2000}", file=sys.stderr)
                     del taken[name]
@@ -351,6 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list them and stop")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     parser.add_argument("--size", default="1 GiB", help="size of the large value")
+    add_pause(parser)
     parser.add_argument("--json", type=Path, help="write the raw seconds to a file")
     args = parser.parse_args(argv)
     if args.list:
@@ -366,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.names or EXPERIMENTS:
         experiment = EXPERIMENTS[name]
         print(f"… {experiment.title}", file=sys.stderr)
-        raw[name] = run(experiment, size, args.rounds)
+        raw[name] = run(experiment, size, args.rounds, args.pause)
         for row in experiment.rows:
             print(format_row(row, raw[name]), flush=True)
     if args.json:

@@ -210,7 +210,7 @@ class TestBytes:
         experiment = bench_hosts.Experiment("bytes", prepare, [ROW])
         monkeypatch.setattr(bench_hosts, "EXPERIMENTS", {"bytes": experiment})
         path = tmp_path / "raw.json"
-        args = ["--size", "1 MiB", "--rounds", "2", "--json", str(path)]
+        args = ["--size", "1 MiB", "--rounds", "2", "--pause", "0", "--json", str(path)]
         assert main(["bench", "hosts", *args]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("| a row | ")
         raw = json.loads(path.read_text())["bytes"]
