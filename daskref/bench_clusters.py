@@ -26,7 +26,7 @@ from daskref.testing.hosts import Network
 
 _TIMEOUT = 60.0
 #: Values of the row of small ones, and remote inputs of the row of prefetching.
-_MANY, _INPUTS = 200, 6
+_MANY, _INPUTS = 1000, 6
 #: Values of this size must go by reference.
 _LARGE = 8 << 20
 #: Bytes per second of the work that prefetching is to be hidden behind.
