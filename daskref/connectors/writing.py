@@ -18,6 +18,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import memmove
+from functools import partial
 from itertools import islice
 from threading import Thread
 from typing import NamedTuple
@@ -169,7 +170,7 @@ def write_mapped(
             unmapped = chunk.start
             write_file(fd, chunk.views, chunk.start)
 
-    def run(work: Callable[[], None]) -> None:
+    def run(work: Callable[[], object]) -> None:
         try:
             work()
         except BaseException as exc:
@@ -178,7 +179,7 @@ def write_mapped(
     count = _threads() if nbytes >= THREADED else 1
     others = [copy] * (count - 1)
     if others and existing < nbytes:
-        mapping.make_huge(0)
+        run(partial(mapping.make_huge, 0))
         if not mapping.huge:
             others[0] = write
     threads = [Thread(target=run, args=(work,), daemon=True) for work in others]

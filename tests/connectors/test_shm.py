@@ -351,6 +351,18 @@ def test_huge_pages_that_do_not_come_at_once_are_not_waited_for(shm, monkeypatch
     assert huge_nbytes(shm, key) == HUGE
 
 
+@pytest.mark.skipif(not can_populate(), reason="needs Linux 5.14")
+def test_new_pages_that_are_not_to_be_had_are_no_error(shm, monkeypatch):
+    def fail(mapping, start, stop):
+        raise OSError(errno.EFAULT, "what a full tmpfs says")
+
+    monkeypatch.setattr(writing, "_threads", lambda: 2)
+    monkeypatch.setattr(SharedMapping, "populate", fail)
+    value = random.Random(0).randbytes(20 * MIB)
+    assert shm.get(shm.put(value)) == value
+    assert shm.overflows == 1
+
+
 def huge_nbytes(shm, key):
     """Return how much of an object lies on huge pages, as the kernel maps them."""
     fd = os.open(os.path.join(shm.directory, key.name), os.O_RDWR)

@@ -196,14 +196,14 @@ def test_a_spilled_object_is_served(hosts):
     assert made.open("b", peers=peers(a)).get(key) == pattern(3 * MIB)
 
 
+def no_room(self, offset, view):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_copy_for_which_there_is_no_room_at_all_is_an_error(pair, monkeypatch):
     a, b = pair
     key = a.put(pattern(3 * MIB))
-
-    def full(self, offset, view):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Pieces, "write", full)
+    monkeypatch.setattr(Pieces, "write", no_room)
     with pytest.raises(ConnectorError, match="could not be stored here: No space"):
         b.get(key)
     assert not parts_left(b)
@@ -1228,11 +1228,7 @@ def test_who_has_no_room_does_not_say_that_others_lack_it(hosts, monkeypatch):
     told = Told(Source(a.host, a.endpoints))
     b = made.open("b", locate=told)
     key = a.put(pattern(3 * MIB))
-
-    def full(self, offset, view):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Pieces, "write", full)
+    monkeypatch.setattr(Pieces, "write", no_room)
     with pytest.raises(ConnectorError, match="could not be stored here: No space"):
         b.get(key)
     # else Dask would compute a result again that is there, and again
