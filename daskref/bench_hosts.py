@@ -158,7 +158,8 @@ def _readers(site: Site) -> None:
 
 def _small(site: Site) -> None:
     site.size = _SMALL
-    for name, connector in (("TCP", None), ("clear", CLEAR), ("CURVE", CURVE)):
+    sides = {"TCP": None, "clear": CLEAR, "CURVE": CURVE, "TCP again": None}
+    for name, connector in sides.items():
         side = site.side({0: 1, 1: 1}, connector)
         site.add(name, side, bench_clusters.small)
 
@@ -231,8 +232,12 @@ EXPERIMENTS = {
         "values of 1 KiB",
         _small,
         [
-            Row(f"1 KiB, {name}, against Dask's TCP", "TCP", name, 1)
-            for name in ("clear", "CURVE")
+            *(
+                Row(f"1 KiB, {name}, against Dask's TCP", "TCP", name, 1)
+                for name in ("clear", "CURVE")
+            ),
+            # what two clusters that are alike differ by
+            Row("1 KiB, Dask's TCP, against itself", "TCP", "TCP again"),
         ],
     ),
     "broadcast": Experiment(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from dask._task_spec import GraphNode, Task, parse_input
@@ -267,19 +267,26 @@ async def call_packed_coroutine(func: Any, /, *args: Any, **kwargs: Any) -> Any:
     return await func(*args, **kwargs)
 
 
-def nodes_in(node: Any) -> Iterable[StoredNode]:
-    """Yield the stored nodes of a graph node, wherever daskref puts them."""
+def nodes_in(node: Any) -> list[StoredNode]:
+    """Return the stored nodes of a graph node, wherever daskref puts them."""
+    found: list[StoredNode] = []
+    _find_nodes(node, found)
+    return found
+
+
+def _find_nodes(node: Any, found: list[StoredNode]) -> None:
+    # not a generator: small tasks, which have none, come by here as well
     if isinstance(node, StoredNode):
-        yield node
+        found.append(node)
     elif isinstance(node, Lazy):
-        yield from nodes_in(node.value)
+        _find_nodes(node.value, found)
     elif isinstance(node, Task):
         for arg in (*node.args, *node.kwargs.values()):
             if isinstance(arg, GraphNode):
-                yield from nodes_in(arg)
+                _find_nodes(arg, found)
             elif isinstance(arg, Mapping) and node.has_subgraph():
                 for inner in arg.values():
-                    yield from nodes_in(inner)
+                    _find_nodes(inner, found)
 
 
 def references_in(node: Any) -> set[Reference]:

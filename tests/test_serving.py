@@ -202,7 +202,7 @@ class TestAhead:
         assert serving._ahead is not None
         serving._ahead.close()
         serving._ahead = FakeAhead()  # type: ignore[assignment]
-        serving._apart = True
+        serving.looks_ahead = True
         worker.state.executing.add("busy")
         return serving
 

@@ -72,16 +72,13 @@ async def _setup(self, worker):  # type: ignore[no-untyped-def]
         raise RuntimeError(message) from None
     self.plugin = ReferenceWorkerPlugin(self.info)
     await self.plugin.setup(worker)
+    # without a detour: it is called for every step of every task
+    self.transition = self.plugin.transition
 
 
 async def _teardown(self, worker):  # type: ignore[no-untyped-def]
     if self.plugin is not None:
         await self.plugin.teardown(worker)
-
-
-def _transition(self, key, start, finish, **kwargs):  # type: ignore[no-untyped-def]
-    if self.plugin is not None:
-        self.plugin.transition(key, start, finish, **kwargs)
 
 
 @functools.cache
@@ -94,7 +91,6 @@ def _bootstrap_class() -> type:
             "name": "daskref",
             "setup": by_value(_setup),
             "teardown": by_value(_teardown),
-            "transition": by_value(_transition),
         },
     )
 

@@ -245,7 +245,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 self._lose(key)
             self._evict(self.holders.release(Holder("result", key)))
         if finish == "forgotten":
-            self._evict(self.holders.release(Holder("key", key)))
+            if self.holders.holds(holder := Holder("key", key)):
+                self._evict(self.holders.release(holder))
             if key in self._lost:
                 self._forget_lost(key)
             self.bindings.forget(key)

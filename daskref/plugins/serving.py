@@ -31,7 +31,9 @@ from daskref.locating import Locator, ask
 from daskref.nodes import references_in
 from daskref.plugins.ahead import Ahead
 from daskref.plugins.network import evict, sweep
+from daskref.plugins.peek import peek
 from daskref.proxy import get_factory
+from daskref.reference import Reference
 from daskref.session import Session
 from daskref.transparency import is_transparent
 
@@ -100,8 +102,8 @@ class Serving:
         self._errands = Errands()
         settings = session.info.settings
         self._ahead = Ahead(connector, settings.prefetch) if settings.prefetch else None
-        #: Whether there are other hosts.
-        self._apart = False
+        #: Whether :meth:`transition` has anything to do: there are other hosts.
+        self.looks_ahead = False
 
     async def start(self) -> None:
         """Begin, and tell the scheduler.
@@ -128,7 +130,7 @@ class Serving:
         self._announce(endpoint, names)
 
     async def _serve(self) -> str:
-        self._apart = True
+        self.looks_ahead = self._ahead is not None
         place = place_of(self._worker, self._session.info.settings)
         return await self._session.run(partial(self._connector.serve, **place))
 
@@ -167,6 +169,7 @@ class Serving:
         end the worker's stream.
         """
         self._errands.stop()
+        self.looks_ahead = False
         while self._undo:
             self._undo.pop()()
         if self._ahead is not None:
@@ -189,29 +192,27 @@ class Serving:
 
     # Tasks
 
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether :meth:`transition` has anything to do."""
-        return self._ahead is not None and self._apart
-
     def transition(self, key: Any, start: str, finish: str) -> None:
         """Fetch ahead what a task needs that has to wait for a thread."""
-        if self._ahead is None or not self._apart:
+        if not self.looks_ahead or self._ahead is None:
             return
-        state = self._worker.state
         if start == "released" and finish in _WAITS:
-            if len(state.executing) < state.nthreads:
-                return
-            references = references_in(state.tasks[key].run_spec)
-            if references:
+            if self._is_busy() and (references := self._references_of(key)):
                 self._ahead.add(key, [tuple(each.key) for each in references])
         elif start == "flight" and finish == "memory":
-            value = self._worker.data.get(key)
-            if is_transparent(value) and len(state.executing) >= state.nthreads:
+            value = peek(self._worker.data, key)
+            if is_transparent(value) and self._is_busy():
                 factory = get_factory(value)
                 if isinstance(factory, StoreFactory):
-                    for ts in state.tasks[key].dependents:
+                    for ts in self._worker.state.tasks[key].dependents:
                         if ts.state == "waiting":
                             self._ahead.add(ts.key, [tuple(factory.key)])
         elif finish not in _WAITS:
             self._ahead.begun(key)
+
+    def _is_busy(self) -> bool:
+        state = self._worker.state
+        return bool(len(state.executing) >= state.nthreads)
+
+    def _references_of(self, key: Any) -> set[Reference]:
+        return references_in(self._worker.state.tasks[key].run_spec)

@@ -40,6 +40,7 @@ from daskref.factory import StoreFactory
 from daskref.family import register_family
 from daskref.places import registered, secrets_of, tell
 from daskref.plugins.nanny import private_memory
+from daskref.plugins.peek import peek
 from daskref.plugins.relay import RelayConnector, fetch
 from daskref.plugins.serving import Serving
 from daskref.proxy import Proxy, get_factory, is_proxy
@@ -158,21 +159,26 @@ class ReferenceWorkerPlugin:
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Put the boundary around a task that is about to run."""
-        if self._serving is not None and self._serving.looks_ahead:
-            self._serving.transition(key, start, finish)
-        if self._raises and start == "flight" and finish == "memory":
-            value = self.worker.data.get(key)
-            if is_transparent(value) and type(get_factory(value)) is FailedFactory:
-                # after Dask's own message that this worker has it
-                self.worker.loop.add_callback(self._disown, key)
+        if (serving := self._serving) is not None and serving.looks_ahead:
+            serving.transition(key, start, finish)
         if finish == "executing":
             ts = self.worker.state.tasks[key]
             if needs_boundary(ts.run_spec, bool(ts.dependencies)):
                 ts.run_spec = Boundary(ts.run_spec, self.session.run, self._keep)
-        elif finish == "memory" and self._on_completion:
-            ts = self.worker.state.tasks[key]
-            if ts.nbytes and ts.nbytes > self.threshold and self.session.reachable:
-                self.worker.loop.add_callback(self._complete, key)
+        elif finish == "memory":
+            if start == "flight":
+                if self._raises:
+                    self._check_arrived(key)
+            elif self._on_completion:
+                ts = self.worker.state.tasks[key]
+                if ts.nbytes and ts.nbytes > self.threshold and self.session.reachable:
+                    self.worker.loop.add_callback(self._complete, key)
+
+    def _check_arrived(self, key: Any) -> None:
+        value = peek(self.worker.data, key)
+        if is_transparent(value) and type(get_factory(value)) is FailedFactory:
+            # after Dask's own message that this worker has it
+            self.worker.loop.add_callback(self._disown, key)
 
     def _disown(self, key: Any) -> None:
         """Let nobody take what stands for a value that did not arrive for a replica.
