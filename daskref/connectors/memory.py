@@ -202,12 +202,15 @@ class SharedMapping:
     populated: int
     #: Whether huge pages are worth asking for.
     huge: bool
+    #: Whether the same pages were written through it before.
+    kept: bool
     _pid: int
 
     def __init__(self, fd: int, nbytes: int) -> None:
         self._pid = 0
         self.huge = nbytes >= HUGE and can_collapse()
         self.populated = 0
+        self.kept = False
         self.address = _map_aligned(fd, nbytes, mmap.MAP_SHARED)
         self.nbytes = nbytes
         self._pid = os.getpid()

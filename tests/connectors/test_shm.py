@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from daskref.connectors import SharedMemoryConnector, SharedMemoryKey, memory, writing
+from daskref.connectors import pieces as pieces_module
 from daskref.connectors import segments as segments_module
 from daskref.connectors.locks import EXCLUSIVE, exclusively, open_plain, try_lock
 from daskref.connectors.memory import (
@@ -378,6 +379,49 @@ def huge_nbytes(shm, key):
         return int(mine) * 1024
     finally:
         os.close(fd)
+
+
+@pytest.mark.skipif(not can_populate(), reason="needs Linux 5.14")
+def test_pieces_go_to_recycled_pages_through_a_mapping_the_second_time(
+    shm, monkeypatch
+):
+    monkeypatch.setattr(memory, "can_collapse", lambda: False)
+    monkeypatch.setattr(pieces_module, "can_collapse", lambda: False)
+    written, populated = [], []
+    write, populate = pieces_module.write_file, SharedMapping.populate
+    monkeypatch.setattr(
+        pieces_module,
+        "write_file",
+        lambda *args: (written.append(args[2]), write(*args)),
+    )
+    monkeypatch.setattr(
+        SharedMapping,
+        "populate",
+        lambda mapping, *span: (populated.append(span[0]), populate(mapping, *span)),
+    )
+    starts = [2 * MIB, 0, MIB]
+    turns = [
+        (starts, []),  # new pages
+        (starts, []),  # old ones
+        ([], starts),  # old ones again
+        ([], []),  # old ones that are mapped
+    ]
+    numbers = set()
+    for turn in turns:
+        value = random.Random(0).randbytes(3 * MIB)
+        name = new_name(shm.session.writer)
+        key = SharedMemoryKey(name, len(value))
+        arriving = shm.start(name, len(value), ".f-")
+        for start in starts:
+            arriving.write(start, memoryview(value)[start : start + MIB])
+        arriving.publish()
+        assert (written, populated) == turn
+        assert shm.get(key) == value
+        numbers.add(inode(shm, key))
+        shm.evict(key)
+        written.clear()
+        populated.clear()
+    assert len(numbers) == 1
 
 
 @pytest.mark.skipif(not can_populate(), reason="needs Linux 5.14")
