@@ -39,7 +39,7 @@ def by_value(func: Any) -> Any:
 
 async def _install(client, settings, dask_scheduler=None):  # type: ignore[no-untyped-def]
     try:
-        from daskref.plugins.scheduler import install
+        from daskref.plugins.installing import install
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] != "daskref":
             raise

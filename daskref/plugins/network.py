@@ -51,8 +51,6 @@ class Network:
         Who holds what.
     tell
         ``(client, message) -> None``.
-    run
-        ``async (function, *arguments)``: call it off the event loop.
     evict_here
         ``(keys) -> None``: delete from the scheduler's host, soon.
     fan_out

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,14 @@ from daskref.exceptions import ConfigError
 from daskref.nodes import references_in
 from daskref.plugins.bindings import Bindings
 from daskref.plugins.bootstrap import nanny_plugin_bytes, worker_plugin_bytes
+from daskref.plugins.evictions import Evictions
 from daskref.plugins.holders import Holder, Holders
 from daskref.plugins.lender import Lender
+from daskref.plugins.lostresults import LostResults
 from daskref.plugins.network import Network
 from daskref.plugins.relay import fetch
-from daskref.session import PROBE, Session, SessionInfo
+from daskref.plugins.reports import Reports
+from daskref.session import Session, SessionInfo
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -47,9 +51,6 @@ logger = logging.getLogger(__name__)
 
 #: Name of all daskref plugins.
 NAME = "daskref"
-#: Seconds for which a lost result stays in the store while it is computed again: who
-#: was sent its reference just before may still be about to read it.
-LOST = 10.0
 
 
 class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
@@ -70,7 +71,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     bindings: Bindings
     lender: Lender
     network: Network | None
-    _evicting: asyncio.Task[None] | None
+    _evictions: Evictions
+    _reports: Reports
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -81,12 +83,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.lender = Lender(self.bindings, self._tell, self._task)
         self.network = None
         self._clients: set[str] = set()
-        self._reports: dict[str, dict[str, Any]] = {}
         self._unreachable: dict[str, str] = {}
         self._puts = 0
-        self._queue: list[Key] = []
-        self._evicting = None
-        self._lost: dict[Any, asyncio.TimerHandle] = {}
+        self._lost = LostResults(self.holders, self._evict)
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
 
@@ -109,6 +108,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.session = await loop.run_in_executor(None, Session.create, self.settings)
         assert self.session.store is not None
         connector = self.session.store.connector
+        self._evictions = Evictions(self.session, self._evict_now)
         try:
             check_transport(connector, is_encryption_required(scheduler.security))
         except ConfigError:
@@ -116,6 +116,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             raise
         if (across := self.session.across_hosts) is not None:
             self._open_network(scheduler, across)
+        self._reports = Reports(scheduler, self.session, self.holders, self.network)
         scheduler.handlers["daskref_fetch"] = self.fetch
         scheduler.handlers["daskref_reachable"] = self.reachable
         scheduler.handlers["daskref_stats"] = self.stats
@@ -126,7 +127,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-release": self.on_release,
                 "daskref-result": self.on_result,
                 "daskref-scattered": self.on_scattered,
-                "daskref-counters": self.on_counters,
+                "daskref-counters": self._reports.add,
                 "daskref-unreachable": self.on_unreachable,
                 "daskref-read": self.on_read,
                 "daskref-bind": self.bindings.bind,
@@ -166,7 +167,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             connector,
             self.holders,
             self._tell,
-            self._evict_soon,
+            self._evictions.add,
             self.settings.zmq_fan_out,
             self.settings.connector == "auto",
         )
@@ -192,12 +193,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Delete what is left and leave the session."""
         if self._reconciler is not None:
             self._reconciler.stop()
-        for timer in self._lost.values():
-            timer.cancel()
-        if self._evicting is not None:
-            await self._evicting
+        self._lost.close()
         if hasattr(self, "session"):
             session = self.session
+            await self._evictions.finish()
             await self.bindings.close()
             if self.network is not None:
                 self._leave_network()
@@ -242,36 +241,15 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if start == "memory" != finish and self.holders.holds(Holder("result", key)):
             ts = self.scheduler.tasks[key]
             if ts.who_wants or ts.waiters:
-                self._lose(key)
+                self._lost.keep(key)
             self._evict(self.holders.release(Holder("result", key)))
         if finish == "forgotten":
             if self.holders.holds(holder := Holder("key", key)):
                 self._evict(self.holders.release(holder))
-            if key in self._lost:
-                self._forget_lost(key)
+            self._lost.forget(key)
             self.bindings.forget(key)
         if self.lender:
             self.lender.transition(key, start, finish)
-
-    def _lose(self, key: Any) -> None:
-        """Keep the result of a task whose only worker was lost, for a while."""
-        objects = self.holders.held(Holder("result", key))
-        for name, nbytes in objects.items():
-            self.holders.hold(Holder("lost", key), name, nbytes)
-        if objects:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(LOST, self._forget_lost, key)
-            self._cancel(self._lost.get(key))
-            self._lost[key] = timer
-
-    def _forget_lost(self, key: Any) -> None:
-        self._cancel(self._lost.pop(key, None))
-        self._evict(self.holders.release(Holder("lost", key)))
-
-    @staticmethod
-    def _cancel(timer: asyncio.TimerHandle | None) -> None:
-        if timer is not None:
-            timer.cancel()
 
     def restart(self, scheduler: Scheduler) -> None:
         """Release what tasks held: there are none any more."""
@@ -332,10 +310,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if ts is None or ts.state != "memory":  # released while the worker wrote
             self._evict(self.holders.release(holder, [key]))
 
-    def on_counters(self, report: dict[str, Any], client: str) -> None:
-        """Take note of the counts of a client that is leaving."""
-        self._reports[report["process"]] = report
-
     def on_read(self, worker: str, object: Key) -> None:
         """Delete what had one reader, a worker that cannot delete it itself."""
         if (key := tuple(object)) not in self.holders:
@@ -362,23 +336,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self.session.counters.add("evictions", len(keys))
             self.network.evict(keys)
         else:
-            self._evict_soon(keys)
+            self._evictions.add(keys)
 
-    def _evict_soon(self, keys: list[Key]) -> None:
-        self._queue += keys
-        if self._evicting is None:
-            self._evicting = asyncio.create_task(self._evict_queued())
-
-    async def _evict_queued(self) -> None:
-        while self._queue:
-            keys, self._queue = self._queue, []
-            try:
-                await self.session.run(self._evict_now, keys)
-            except Exception:
-                logger.exception("Eviction failed; the next reconciliation tries again")
-        self._evicting = None
-
-    def _evict_now(self, keys: list[Key]) -> None:
+    def _evict_now(self, keys: Iterable[Key]) -> None:
         store = self.session.store
         assert store is not None
         if self.network is None:
@@ -393,19 +353,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         grace = self.settings.reconcile_grace
         if self.network is not None:
             self.network.reconcile(grace)
-        assert self.session.store is not None
-        sweep = getattr(self.session.store.connector, "sweep", None)
-        if sweep is None:
-            return
-        known = [*self.holders, *self._queue, *self.info.probes]
-        try:
-            swept = await self.session.run(sweep, known, grace)
-        except Exception:
-            logger.exception("Reconciliation failed; it is tried again")
-            return
-        if swept:
-            self.session.counters.add("evictions", len(swept))
-            logger.info("Swept %d objects that nobody held", len(swept))
+        await self._evictions.sweep([*self.holders, *self.info.probes], grace)
 
     # Requests
 
@@ -446,75 +394,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         return await fetch(self.session, key)
 
     async def stats(self) -> dict[str, Any]:
-        """Return the counts of the scheduler, the workers, and clients as last told."""
-        responses = await self.scheduler.broadcast(
-            msg={"op": "daskref_counters"}, on_error="ignore"
-        )
-        for report in responses.values():
-            if "process" in report:  # not of a worker that is just leaving
-                self._reports[report["process"]] = report
-        own = self.session.report()
-        usage = await self.session.run(self._usage)
-        if self.network is not None:
-            stored = [each["stored"] for each in responses.values() if "stored" in each]
-            usage = self.network.total(stored, usage)
-        objects, nbytes = usage
-        return {
-            "objects": objects,
-            "bytes": nbytes,
-            "puts": self._puts,
-            "host": own["host"],
-            "processes": [*self._reports.values(), own],
-        }
-
-    def _usage(self) -> tuple[int, int]:
-        """Return how many objects are in the store, and their bytes; not the probes."""
-        assert self.session.store is not None
-        connector = self.session.store.connector
-        try:
-            usage = connector.usage()
-        except (AttributeError, NotImplementedError):  # it cannot tell: what is held
-            return len(self.holders), self.holders.nbytes
-        probes = len(self.info.probes)
-        return usage.objects - probes, usage.nbytes - probes * len(PROBE)
+        """Return what all processes have counted; see :class:`Reports`."""
+        return {**await self._reports.stats(), "puts": self._puts}
 
 
 def _ignore(**kwargs: Any) -> None:
     pass
-
-
-async def start(
-    scheduler: Scheduler, settings: dict[str, Any]
-) -> ReferenceSchedulerPlugin:
-    """Return the scheduler's plugin, made and started first if there is none.
-
-    Parameters
-    ----------
-    scheduler
-        Where this runs.
-    settings
-        Fields of :class:`~daskref.config.Settings` that go before those that the
-        scheduler has configured.
-    """
-    plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
-    if plugin is None:
-        plugin = ReferenceSchedulerPlugin(Settings.read(**settings))
-        scheduler.add_plugin(plugin, name=NAME)
-    try:
-        await plugin.start(scheduler)
-    except Exception:
-        if scheduler.plugins.get(NAME) is plugin:
-            scheduler.remove_plugin(name=NAME)
-        raise
-    return plugin
-
-
-async def install(
-    scheduler: Scheduler, client: str, settings: dict[str, Any]
-) -> tuple[SessionInfo, list[str]]:
-    """Let a client in; see :func:`start` and :meth:`ReferenceSchedulerPlugin.join`."""
-    plugin = await start(scheduler, settings)
-    joined = await plugin.join(client)
-    if plugin.missing:
-        await plugin.leave(client)
-    return joined

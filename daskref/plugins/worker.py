@@ -22,7 +22,7 @@ import asyncio
 import logging
 import pickle
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,10 @@ from daskref.places import registered, secrets_of, tell
 from daskref.plugins.nanny import private_memory
 from daskref.plugins.peek import peek
 from daskref.plugins.relay import RelayConnector, fetch
+from daskref.plugins.served import ServedComm
 from daskref.plugins.serving import Serving
 from daskref.proxy import Proxy, get_factory, is_proxy
-from daskref.rpc import FAMILY, Connections, without_family
+from daskref.rpc import FAMILY, Connections
 from daskref.session import Session
 from daskref.store import Store
 from daskref.stores import register_store, unregister_store
@@ -215,9 +216,9 @@ class ReferenceWorkerPlugin:
         serializers: list[str] | None = None,
     ) -> Any:
         """Serve results: as references to who takes them, as values to who does not."""
-        served = _ServedComm(comm, self._is_proxy, self._plain)
+        served = ServedComm(comm, self._is_proxy, self._plain)
         if serializers is not None and FAMILY in serializers:
-            served = _ServedComm(comm, self._goes_by_reference, self._refer)
+            served = ServedComm(comm, self._goes_by_reference, self._refer)
             if str(comm.local_address).startswith("inproc://"):
                 served = comm  # passed by pointer: nothing is faster
         return await type(self.worker).get_data(
@@ -369,45 +370,3 @@ class ReferenceWorkerPlugin:
         if self._serving is not None:
             report["stored"] = await self._serving.stored()
         return report
-
-
-class _ServedComm:
-    """A connection whose outgoing values are converted on their way.
-
-    Parameters
-    ----------
-    comm
-        The connection.
-    concerns
-        ``(key, value) -> bool``: whether the value is converted.
-    convert
-        ``async (key, value) -> value``.
-    """
-
-    def __init__(
-        self,
-        comm: Any,
-        concerns: Callable[[Any, Any], bool],
-        convert: Callable[[Any, Any], Awaitable[Any]],
-    ) -> None:
-        self._comm = comm
-        self._concerns = concerns
-        self._convert = convert
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._comm, name)
-
-    async def write(self, msg: Any, **kwargs: Any) -> Any:
-        data = msg.get("data") if isinstance(msg, dict) else None
-        if data:
-            keys = [k for k, each in data.items() if self._concerns(k, each.data)]
-            if keys:
-                values = await asyncio.gather(
-                    *(self._convert(key, data[key].data) for key in keys)
-                )
-                served = zip(keys, map(to_serialize, values), strict=True)
-                msg = {**msg, "data": {**data, **dict(served)}}
-            # What is a value now is meant to be one: the family would put it again.
-            if names := kwargs.get("serializers"):
-                kwargs["serializers"] = without_family(names)
-        return await self._comm.write(msg, **kwargs)

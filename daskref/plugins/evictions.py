@@ -1,0 +1,86 @@
+"""Deleting from the scheduler's own store: in batches, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+from daskref.connectors.base import Key
+from daskref.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+class Evictions:
+    """Objects that are to be deleted.
+
+    Parameters
+    ----------
+    session
+        That of the scheduler; it has a store.
+    evict
+        ``(keys) -> None``: delete them; blocks.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the scheduler's event loop. It deletes in threads.
+    """
+
+    _queue: list[Key]
+    _task: asyncio.Task[None] | None
+
+    def __init__(
+        self, session: Session, evict: Callable[[Iterable[Key]], None]
+    ) -> None:
+        self._session = session
+        self._evict = evict
+        self._queue = []
+        self._task = None
+
+    def __iter__(self) -> Iterator[Key]:
+        """Iterate over what has not been begun with."""
+        return iter(self._queue)
+
+    def add(self, keys: list[Key]) -> None:
+        """Delete objects, soon."""
+        self._queue += keys
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._queue:
+            keys, self._queue = self._queue, []
+            try:
+                await self._session.run(self._evict, keys)
+            except Exception:
+                logger.exception("Eviction failed; the next reconciliation tries again")
+        self._task = None
+
+    async def sweep(self, known: Iterable[Key], grace: float) -> None:
+        """Delete expired leases, and objects of dead processes that nobody holds.
+
+        Parameters
+        ----------
+        known
+            What somebody holds.
+        grace
+            Seconds for which an object is left alone.
+        """
+        assert self._session.store is not None
+        sweep = getattr(self._session.store.connector, "sweep", None)
+        if sweep is None:
+            return
+        try:
+            swept = await self._session.run(sweep, [*known, *self._queue], grace)
+        except Exception:
+            logger.exception("Reconciliation failed; it is tried again")
+            return
+        if swept:
+            self._session.counters.add("evictions", len(swept))
+            logger.info("Swept %d objects that nobody held", len(swept))
+
+    async def finish(self) -> None:
+        """Wait until all is deleted."""
+        if self._task is not None:
+            await self._task

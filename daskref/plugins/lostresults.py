@@ -1,0 +1,65 @@
+"""Results whose only worker is gone, while they are computed again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from daskref.connectors.base import Key
+from daskref.plugins.holders import Holder, Holders
+
+#: Seconds for which a lost result stays in the store while it is computed again: who
+#: was sent its reference just before may still be about to read it.
+LOST = 10.0
+
+
+class LostResults:
+    """Results that stay in the store for a while.
+
+    Parameters
+    ----------
+    holders
+        Who holds what.
+    evict
+        ``(keys) -> None``: delete objects that nobody holds.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the scheduler's event loop.
+    """
+
+    _timers: dict[Any, asyncio.TimerHandle]
+
+    def __init__(self, holders: Holders, evict: Callable[[list[Key]], None]) -> None:
+        self._holders = holders
+        self._evict = evict
+        self._timers = {}
+
+    def keep(self, key: Any) -> None:
+        """Keep what a Dask key's result holds; anew if there is something already."""
+        objects = self._holders.held(Holder("result", key))
+        for name, nbytes in objects.items():
+            self._holders.hold(Holder("lost", key), name, nbytes)
+        if objects:
+            loop = asyncio.get_running_loop()
+            self._cancel(key)
+            self._timers[key] = loop.call_later(LOST, self._let_go, key)
+
+    def forget(self, key: Any) -> None:
+        """Let go of what is kept for a key. Silent if there is nothing."""
+        if key in self._timers:
+            self._let_go(key)
+
+    def _let_go(self, key: Any) -> None:
+        self._cancel(key)
+        self._evict(self._holders.release(Holder("lost", key)))
+
+    def _cancel(self, key: Any) -> None:
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Let go of nothing any more."""
+        for key in list(self._timers):
+            self._cancel(key)
