@@ -77,6 +77,26 @@ def test_an_agent_that_dies_is_told(agent: Agent) -> None:
         agent.call(get_name)
 
 
+def die_and_leave_a_child(state: dict[str, Any], path: str) -> None:
+    if os.fork() == 0:
+        wait_for(state, path)
+        os._exit(0)
+    os._exit(3)
+
+
+def test_an_agent_that_dies_is_told_whatever_it_leaves(
+    agent: Agent, tmp_path: Path
+) -> None:
+    end = tmp_path / "end"
+    agent.begin(die_and_leave_a_child, str(end))
+    try:
+        assert first_to_end([agent], timeout=20) == [agent]
+        with pytest.raises(AgentError, match="is gone"):
+            agent.end(timeout=20)
+    finally:
+        end.touch()
+
+
 def test_a_call_that_does_not_end(agent: Agent, tmp_path: Path) -> None:
     path = tmp_path / "go"
     agent.begin(wait_for, str(path))

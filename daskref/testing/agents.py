@@ -48,6 +48,8 @@ class Agent:
 
     _tasks: Connection
     _answers: Connection
+    #: Readable once the process has ended.
+    _sentinel: int
 
     def __init__(
         self, host: Host | None = None, *, env: dict[str, str] | None = None
@@ -64,6 +66,8 @@ class Agent:
         )
         tasks.close()
         answers.close()
+        # A process that it has forked may keep the pipe open when it dies.
+        self._sentinel = os.pidfd_open(self._popen.pid)
         try:
             self._receive(_PATIENCE)
         except BaseException:
@@ -112,8 +116,11 @@ class Agent:
 
     def _receive(self, timeout: float) -> Any:
         try:
-            if not self._answers.poll(timeout):
+            ready = wait([self._answers, self._sentinel], timeout)
+            if not ready:
                 raise AgentError(f"{self!r} has not answered within {timeout:g} s")
+            if self._answers not in ready:
+                raise AgentError(f"{self!r} is gone")
             error, result = self._answers.recv()
         except (EOFError, OSError) as exc:
             raise AgentError(f"{self!r} is gone") from exc
@@ -132,21 +139,24 @@ class Agent:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._popen.wait(_PATIENCE)
+        if self._sentinel >= 0:
+            os.close(self._sentinel)
+            self._sentinel = -1
 
 
 def first_to_end(agents: Sequence[Agent], timeout: float = 600.0) -> list[Agent]:
-    """Wait for any of the calls that were begun; return who has an answer.
+    """Wait for any of the calls that were begun; return who has an answer, or is gone.
 
     Raises
     ------
     AgentError
         If none has in time.
     """
-    by_connection = {agent._answers: agent for agent in agents}
-    ready = wait(list(by_connection), timeout)
+    signs = [sign for each in agents for sign in (each._answers, each._sentinel)]
+    ready = wait(signs, timeout)
     if not ready:
         raise AgentError(f"none of {list(agents)} has answered within {timeout:g} s")
-    return [agent for each, agent in by_connection.items() if each in ready]
+    return [each for each in agents if {each._answers, each._sentinel} & {*ready}]
 
 
 def _pipe() -> tuple[Connection, Connection]:
