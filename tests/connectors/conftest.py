@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from daskref.connectors import Connector, SharedMemoryConnector
+from daskref.connectors import Connector, SharedMemoryConnector, ZmqConnector
 from daskref.connectors.registry import open_connector, registered
 from tests.connectors.processes import Child
 from tests.connectors.redisservers import Certificates, RedisServer
-from tests.connectors.zmqhosts import Hosts
+from tests.connectors.zmqhosts import Hosts, peers
 
 #: Arguments for a store of the test's own, by scheme; none needed by default.
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -106,3 +106,16 @@ def hosts(child: Callable[..., Child]) -> Iterator[Callable[..., Hosts]]:
     yield make
     for each in made:
         each.end()
+
+
+@pytest.fixture(params=["curve", "clear"])
+def security(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def pair(hosts: Callable[..., Hosts]) -> tuple[ZmqConnector, ZmqConnector]:
+    """Two hosts; the first one serves."""
+    made = hosts()
+    a = made.open("a", serve=True)
+    return a, made.open("b", peers=peers(a))

@@ -19,6 +19,8 @@ import redis
 from tests.parts import require
 
 TIMEOUT = 20.0
+#: A password that may be seen nowhere.
+SECRET = "hunter2-is-secret"
 
 
 def _die_with_parent() -> None:
@@ -200,3 +202,16 @@ class Certificates:
             timeout=60,
             cwd=self.directory,
         )
+
+
+def with_user(server: RedisServer, user: str) -> str:
+    return server.url.replace("//", f"//{user}@")
+
+
+def pattern(nbytes: int) -> bytes:
+    return bytes(i * 7 % 251 for i in range(nbytes))
+
+
+def objects(server: RedisServer) -> set[str]:
+    """Return the keys of objects and of their chunks."""
+    return {key for key in server.names() if "-" in key.rpartition(":")[2]}

@@ -43,11 +43,6 @@ SILENCE = 300
 SECRET = b"what nobody else may read, " * 200
 
 
-@pytest.fixture(params=["curve", "clear"])
-def security(request):
-    return request.param
-
-
 @pytest.fixture
 def served(hosts, security):
     """A host that serves, and another one."""

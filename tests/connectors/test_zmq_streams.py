@@ -27,11 +27,6 @@ REST = {
 COMMAND, MESSAGE = 6, 2
 
 
-@pytest.fixture(params=["curve", "clear"])
-def security(request):
-    return request.param
-
-
 @pytest.fixture
 def served(hosts, security):
     """A host that serves whoever takes his time, and another one."""

@@ -9,12 +9,14 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from daskref.connectors.credentials import remember
 from daskref.connectors.zmq import ZmqConnector
+from daskref.connectors.zmqsources import Source, Sources
 from tests.connectors.processes import Child
 
 #: In a child: ``connector``, made of the options that it is told on standard input.
@@ -31,6 +33,8 @@ connector = ZmqConnector(**options)
 SERVE = CONNECT + "print(json.dumps(connector.endpoints), flush=True)\nsys.stdin.read()"
 #: Small waits: nothing here is far away.
 QUICK = {"stall": 5, "timeout": 20, "interface": "127.0.0.1"}
+#: Seconds that a thread of a test may take.
+LONG = 30.0
 
 
 class Hosts:
@@ -158,3 +162,45 @@ def relay(endpoint: str) -> Iterator[Relay]:
 def know(secrets: dict[str, dict[str, str]]) -> None:
     for place, found in secrets.items():
         remember(place, found)
+
+
+class Told(Sources):
+    """Says where it was told that objects are, and keeps what it hears."""
+
+    def __init__(self, *found: Source) -> None:
+        self.found = list(found)
+        self.log: list[Any] = []
+
+    def others(self) -> bool:
+        return True
+
+    def sources(self, key: Any, waiting: Any) -> list[Source]:
+        self.log.append("sources")
+        return self.found
+
+    def ended(self, key: Any, copied: bool) -> None:
+        self.log.append(("ended", key, copied))
+
+    def given_up(self, key: Any) -> None:
+        self.log.append(("given up", key))
+
+    def failed(self, key: Any, endpoint: str) -> None:
+        self.log.append(("failed", endpoint))
+
+    def copies(self, key: Any) -> list[Source]:
+        return self.found
+
+    def targets(self, nbytes: int) -> list[Source]:
+        return self.found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def in_thread(function: Callable[..., Any], *args: Any) -> Future[Any]:
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(function, *args)
+    pool.shutdown(wait=False)
+    return future
