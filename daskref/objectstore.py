@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
-
-from zict import LRU
 
 from daskref.carried import carry
 from daskref.connectors.adapted import adapt
@@ -16,10 +13,11 @@ from daskref.connectors.registry import connector_path, load_connector
 from daskref.exceptions import MissingKeyError, NotProxiableError
 from daskref.failures import outcome
 from daskref.metrics import Counters
+from daskref.objectcache import ObjectCache
 from daskref.objectio import Dump, Load, ObjectIO
 from daskref.origins import Origins
 from daskref.reference import Metadata, Reference, StoreConfig, describe
-from daskref.storemetrics import Operation, StoreMetrics
+from daskref.storemetrics import StoreMetrics
 from daskref.stores import register_store, unregister_store
 
 if TYPE_CHECKING:
@@ -56,9 +54,7 @@ class ObjectStore:
     connector: Connector
     counters: Counters
     _io: ObjectIO
-    _cache: LRU[Key, Any]
-    _evictions: int
-    _lock: threading.Lock
+    _cache: ObjectCache
     _origins: Origins
 
     def __init__(
@@ -91,11 +87,8 @@ class ObjectStore:
             self.counters,
             StoreMetrics() if metrics else None,
         )
-        self._cache_size = cache_size
         self._populate_target = populate_target
-        self._cache = LRU(max(cache_size, 1), {})
-        self._evictions = 0
-        self._lock = threading.Lock()
+        self._cache = ObjectCache(self._io, cache_size)
         self._origins = Origins(connector)
         self._config = StoreConfig(
             name,
@@ -222,7 +215,7 @@ class ObjectStore:
             If the store failed.
         """
         try:
-            return outcome(self._get(key, deserializer))
+            return outcome(self._cache.get(key, deserializer))
         except MissingKeyError:
             return default
 
@@ -254,8 +247,7 @@ class ObjectStore:
         bool
             Does no I/O.
         """
-        with self._lock:
-            return key in self._cache
+        return key in self._cache
 
     def evict(self, key: Key) -> None:
         """Delete the object. Silent if it is not there.
@@ -265,32 +257,8 @@ class ObjectStore:
         key
             From :meth:`put`, in any process. What was read of the object stays valid.
         """
-        self._forget(key)
+        self._cache.forget(key)
         self._io.evict(key)
-
-    def _get(self, key: Key, deserializer: Load | None = None) -> Any:
-        """Return a shared object, or a failure in its place."""
-        if deserializer is not None or not self._cache_size:
-            return self._io.get(key, deserializer)
-        operation = Operation()
-        missing = object()
-        with self._lock:
-            obj = self._cache.get(key, missing)
-            evictions = self._evictions
-        if obj is not missing:
-            self._io.note("get", key, operation, cached=True)
-            return obj
-        obj = self._io.get(key)
-        with self._lock:
-            # 1. We read. 2. Another thread evicts. 3. We would cache what is gone.
-            if evictions == self._evictions:
-                self._cache[key] = obj
-        return obj
-
-    def _forget(self, key: Key) -> None:
-        with self._lock:
-            self._evictions += 1
-            self._cache.pop(key, None)
 
     def _attach(self, lifetime: Lifetime | None, keys: Sequence[Key]) -> None:
         if lifetime is None:
@@ -402,7 +370,7 @@ class ObjectStore:
         MissingKeyError
             If it is not in the store.
         """
-        return self._get(reference.key, deserializer)
+        return self._cache.get(reference.key, deserializer)
 
     def take_reference(
         self, reference: Reference, deserializer: Load | None = None
@@ -419,7 +387,7 @@ class ObjectStore:
         MissingKeyError
             If it is not in the store, or another one took it.
         """
-        self._forget(reference.key)
+        self._cache.forget(reference.key)
         return self._io.take(reference.key, deserializer)
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
@@ -505,8 +473,7 @@ class ObjectStore:
             For the connector's ``close``, if it takes any.
         """
         unregister_store(self)
-        with self._lock:
-            self._cache.clear()
+        self._cache.clear()
         self._origins.close()
         self.connector.close(*args, **kwargs)
 

@@ -25,8 +25,7 @@ LAYERS = [
     [
         *["interfaces", "resolution", "locker", "proxy", "prefetch", "origins"],
         *["stores", "factory", "failures", "futures", "storemetrics", "objectio"],
-        "objectstore",
-        *["store", "places", "ownership", "transparency"],
+        *["objectcache", "objectstore", "store", "places", "ownership", "transparency"],
     ],
     ["lifetimes", "lending", "encryption"],
     [

@@ -11,10 +11,7 @@ by hand.
 
 from __future__ import annotations
 
-import errno
 import os
-import re
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +22,6 @@ from daskref.connectors import leases
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.filesession import FileSession
 from daskref.connectors.filesystems import is_local
-from daskref.connectors.locks import open_plain
 from daskref.connectors.memory import raw
 from daskref.connectors.objects import (
     FULL,
@@ -36,9 +32,9 @@ from daskref.connectors.objects import (
     new_name,
     sync_directory,
 )
+from daskref.connectors.patience import Patience
 from daskref.connectors.presence import own_directories
-from daskref.connectors.reading import read_whole
-from daskref.connectors.segments import unlink
+from daskref.connectors.proxystorefiles import ProxyStoreFile
 from daskref.connectors.sizes import parse_duration
 from daskref.exceptions import (
     ConfigError,
@@ -49,8 +45,6 @@ from daskref.exceptions import (
     WireError,
 )
 
-#: What can be an object of ProxyStore's in the directory: no path, nothing hidden.
-_THEIRS = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
 _FSYNC = ("never", "data", "full")
 
 
@@ -123,7 +117,7 @@ class FileConnector(Connector):
     _store_dir: str
     _clear: bool
     _fsync: str
-    _patience: float
+    _patience: Patience
     _local: bool
     _made: bool
     _session: FileSession
@@ -147,7 +141,7 @@ class FileConnector(Connector):
                 "daskref.connector: option fsync", fsync, " or ".join(map(repr, _FSYNC))
             )
         self._fsync = fsync
-        self._patience = parse_duration(patience, "daskref.connector: option patience")
+        seconds = parse_duration(patience, "daskref.connector: option patience")
         self._made = False
         if session is None:
             self._make()
@@ -163,6 +157,9 @@ class FileConnector(Connector):
         self._finalizer = weakref.finalize(self, self._session.leave)
         self._local = is_local(self._store_dir)
         self._own = self._at(self._session.path)
+        self._patience = Patience(
+            repr(self), (self._store_dir, self._session.path), seconds, self._local
+        )
         if session is None and fsync == "full":
             with self._translated("the session"):
                 sync_directory(self._store_dir)
@@ -267,6 +264,8 @@ class FileConnector(Connector):
 
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`."""
+        if theirs := self._theirs(key):
+            return self._patience.look(key, theirs.get)
         return self._find(key, ObjectDirectory.get)
 
     def take(self, key: Key) -> memoryview | None:
@@ -275,6 +274,8 @@ class FileConnector(Connector):
         A network file system that repeats a request whose answer was lost may tell the
         one who deleted the object that it was gone; then nobody gets it.
         """
+        if theirs := self._theirs(key):
+            return self._patience.look(key, theirs.take)
         return self._find(key, ObjectDirectory.take)
 
     def _find(
@@ -282,9 +283,6 @@ class FileConnector(Connector):
         key: Key,
         read: Callable[[ObjectDirectory, str, int], memoryview | None],
     ) -> memoryview | None:
-        if theirs := self._theirs(key):
-            taken = read is ObjectDirectory.take
-            return self._patiently(key, lambda: _read_theirs(theirs, taken))
         name, nbytes = checked(key, FileKey)
         try:  # nearly always there, at once
             if self._ready() and (view := read(self._own, name, nbytes)) is not None:
@@ -297,52 +295,12 @@ class FileConnector(Connector):
             return next((view for view in found if view is not None), None)
 
         # Of an object that is to come, nobody knows whether it should be there.
-        return self._patiently(key, look, wait=nbytes != UNKNOWN_SIZE)
-
-    def _patiently(
-        self, key: Key, look: Callable[[], memoryview | None], wait: bool = True
-    ) -> memoryview | None:
-        """Look again, as a network file system needs it, for a bounded time.
-
-        What another host wrote may be there late. What it deleted may be there still,
-        until it is read: that is a stale handle.
-        """
-        pause = 0.01
-        patience = 0.0 if self._local or not wait else self._patience
-        deadline = time.monotonic() + patience
-        if not self._local:
-            self._refresh()
-        while True:
-            late = time.monotonic() >= deadline
-            try:
-                view = look()
-                if view is not None or late:
-                    return view
-            except WireError:
-                if late:
-                    raise
-            except OSError as exc:
-                if late or exc.errno != errno.ESTALE:
-                    raise ConnectorError(
-                        repr(self), f"{key!r} could not be read: {exc.strerror}"
-                    ) from exc
-            time.sleep(pause)
-            pause = min(2 * pause, 0.25)
-            self._refresh()
-
-    def _refresh(self) -> None:
-        """Let the system ask the server again what is in the directory."""
-        for path in (self._store_dir, self._session.path):
-            try:
-                with os.scandir(path) as entries:
-                    next(entries, None)
-            except OSError:
-                continue  # the session is gone: looking for the object tells
+        return self._patience.look(key, look, wait=nbytes != UNKNOWN_SIZE)
 
     def exists(self, key: Key) -> bool:
         """See :meth:`Connector.exists`; does not wait as :meth:`get` does."""
         if theirs := self._theirs(key):
-            return os.path.lexists(theirs + READY) and os.path.lexists(theirs)
+            return theirs.exists()
         name, _ = checked(key, FileKey)
         return any(place.exists(name) for place in self._places())
 
@@ -352,12 +310,11 @@ class FileConnector(Connector):
         name = "" if theirs else checked(key, FileKey)[0]
         try:
             if theirs:
-                unlink(theirs + READY)
-                unlink(theirs)
+                theirs.evict()
                 return
             evicted = any(place.evict(name) for place in self._places())
             if not evicted and not self._local:
-                self._refresh()
+                self._patience.refresh()
                 any(place.evict(name) for place in self._places())
         except OSError as exc:
             raise ConnectorError(
@@ -383,23 +340,11 @@ class FileConnector(Connector):
         with self._translated("a lease"):
             return any(leases.renew(place, name, seconds) for place in self._places())
 
-    def _theirs(self, key: object) -> str | None:
-        """Return the path of an object of ProxyStore's; None if it is one of ours.
-
-        Raises
-        ------
-        WireError
-            If it is a key of theirs with a name that they do not make.
-        """
-        if not isinstance(key, tuple) or len(key) != 1:
-            return None
-        if type(key) is not tuple and getattr(key, "_fields", None) != ("filename",):
-            return None
-        name = key[0]
-        if not isinstance(name, str) or not _THEIRS.fullmatch(name):
-            raise WireError(f"{key!r} is not a FileKey that ProxyStore made")
-        self._ready()
-        return os.path.join(self._store_dir, name)
+    def _theirs(self, key: object) -> ProxyStoreFile | None:
+        theirs = ProxyStoreFile.of_key(key, self._store_dir)
+        if theirs is not None:
+            self._ready()
+        return theirs
 
     def share(self, key: Key) -> str:
         """Let ProxyStore's ``FileConnector`` on this directory read an object.
@@ -449,7 +394,7 @@ class FileConnector(Connector):
             "store_dir": self._store_dir,
             "clear": self._clear,
             "fsync": self._fsync,
-            "patience": self._patience,
+            "patience": self._patience.seconds,
             "session": self._session.name,
             "nonce": self._session.nonce,
         }
@@ -462,24 +407,6 @@ class FileConnector(Connector):
 
     def __repr__(self) -> str:
         return f"<FileConnector {self._store_dir}>"
-
-
-def _read_theirs(path: str, taken: bool) -> memoryview | None:
-    if not os.path.lexists(path + READY):
-        return None
-    try:
-        fd = open_plain(path)
-    except FileNotFoundError:
-        return None
-    try:
-        # Not mapped: they may write it again.
-        view = read_whole(fd, os.fstat(fd).st_size)
-    finally:
-        os.close(fd)
-    if not taken:
-        return view
-    unlink(path + READY)
-    return view if unlink(path) else None
 
 
 def _flag(value: bool | str) -> bool:

@@ -7,28 +7,16 @@ travel in-band, also those of the children that it could reach.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from threading import Lock
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
-from daskref.connectors.adapted import adapt
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.memory import raw
-from daskref.connectors.policies import Policy
-from daskref.connectors.registry import connector_path, load_connector, open_connector
-from daskref.exceptions import (
-    ConfigError,
-    ConnectorClosedError,
-    ConnectorError,
-    ConnectorUnavailableError,
-    WireError,
-)
+from daskref.connectors.multichildren import Child, Children
 
-T = TypeVar("T")
-
-_SETTING = "daskref.connector: option connectors"
+# ProxyStore has it in this module.
+from daskref.connectors.policies import Policy as Policy
+from daskref.exceptions import ConnectorError, WireError
 
 
 class MultiKey(NamedTuple):
@@ -38,28 +26,6 @@ class MultiKey(NamedTuple):
     connector_name: str
     #: Its key.
     connector_key: Any
-
-
-@dataclass
-class _Child:
-    """One of the connectors; opened when it is first needed."""
-
-    name: str
-    policy: Policy
-    path: str
-    options: dict[str, Any]
-    connector: Connector | None = None
-    lock: Lock = field(default_factory=Lock)
-
-    def open(self) -> Connector:
-        with self.lock:
-            if self.connector is None:
-                self.connector = load_connector(self.path, self.options)
-            return self.connector
-
-    def __repr__(self) -> str:
-        what = self.path.rpartition(":")[2]
-        return f"{self.name}={self.connector if self.connector is not None else what}"
 
 
 class MultiConnector(Connector):
@@ -108,140 +74,39 @@ class MultiConnector(Connector):
 
     takes_hints: ClassVar[bool] = True
 
-    _children: dict[str, _Child]
-    _by_priority: list[_Child]
-    _closed: bool
+    _children: Children
 
     def __init__(self, connectors: Mapping[str, Any]) -> None:
-        self._children = {}
-        self._closed = False
-        if not isinstance(connectors, Mapping) or not connectors:
-            raise ConfigError(_SETTING, connectors, "a mapping of names to connectors")
-        opened: list[Connector] = []
-        try:
-            for name, given in connectors.items():
-                spec, policy = _pair(name, given)
-                read = Policy.read(policy)
-                if isinstance(spec, str | Mapping):
-                    connector = open_connector(spec)
-                    opened.append(connector)
-                else:
-                    connector = adapt(spec)
-                self._add(
-                    _Child(
-                        name,
-                        read,
-                        connector_path(connector),
-                        connector.config(),
-                        connector,
-                    )
-                )
-        except BaseException:
-            for connector in opened:
-                connector.close()
-            raise
-        self._sort()
+        self._children = Children.read(connectors)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MultiConnector:
         """Take part in the stores that another process's :meth:`config` describes."""
         self = cls.__new__(cls)
-        self._children = {}
-        self._closed = False
-        for name, child in config["connectors"].items():
-            policy = Policy.read(child["policy"])
-            self._add(_Child(name, policy, child["class"], child["config"]))
-        self._sort()
+        self._children = Children.from_config(config["connectors"])
         return self
 
-    def _add(self, child: _Child) -> None:
-        self._children[child.name] = child
-
-    def _sort(self) -> None:
-        children = self._children.values()
-        self._by_priority = sorted(children, key=lambda c: -c.policy.priority)
-
     def __repr__(self) -> str:
-        return f"<MultiConnector {', '.join(map(repr, self._children.values()))}>"
+        return self._children.where
 
-    # Routes
-
-    def _ready(self) -> None:
-        if self._closed:
-            raise ConnectorClosedError(repr(self))
-
-    def _open(self, child: _Child) -> Connector:
-        try:
-            return child.open()
-        except ConnectorUnavailableError as exc:
-            raise ConnectorUnavailableError(
-                repr(self),
-                f"this process cannot reach the connector {child.name!r} ({exc})",
-            ) from exc
-
-    def _route(
-        self,
-        nbytes: int | None,
-        subset_tags: Iterable[str],
-        superset_tags: Iterable[str],
-        type_name: str,
-        fits: Callable[[Connector], bool] = lambda connector: True,
-    ) -> tuple[str, Connector]:
-        """Return where an object goes.
-
-        Raises
-        ------
-        ConnectorError
-            If no policy takes it.
-        ConnectorUnavailableError
-            If one does, but its connector is out of this process's reach.
-        """
-        self._ready()
-        subset, superset = _tags(subset_tags), _tags(superset_tags)
-        unreached = None
-        for child in self._by_priority:
-            if not child.policy.is_valid(
-                size_bytes=nbytes,
-                subset_tags=subset,
-                superset_tags=superset,
-                type_name=type_name,
-            ):
-                continue
-            try:
-                connector = self._open(child)
-            except ConnectorUnavailableError as exc:
-                unreached = unreached or exc
-                continue
-            if fits(connector):
-                return child.name, connector
-        if unreached is not None:
-            raise unreached
-        policies = "; ".join(
-            f"{child.name}: {_differing(child.policy)}" for child in self._by_priority
-        )
-        size = "of a size not known yet" if nbytes is None else f"of {nbytes} B"
-        raise ConnectorError(
-            repr(self),
-            f"no policy takes an object {size}, type {type_name or 'not given'}, "
-            f"subset_tags={subset}, superset_tags={superset}. The policies: "
-            f"{policies}. Add one without limits and with a low priority for the rest",
-        )
+    # Keys
 
     def _find(self, key: Any) -> tuple[Connector, Any]:
         """Return a key's connector, and its key there."""
         child, inner = self._child(key)
-        return self._open(child), inner
+        return self._children.open(child), inner
 
-    def _child(self, key: Any) -> tuple[_Child, Any]:
-        self._ready()
+    def _child(self, key: Any) -> tuple[Child, Any]:
+        self._children.check_open()
+        children = self._children.by_name
         if isinstance(key, tuple) and type(key) in (tuple, MultiKey) and len(key) == 2:
             name, inner = key
-            if isinstance(name, str) and name in self._children:
-                return self._children[name], inner
+            if isinstance(name, str) and name in children:
+                return children[name], inner
             if isinstance(name, str) and isinstance(key, MultiKey):
                 raise WireError(
                     f"{key!r} is of a connector {name!r}, and there are only "
-                    f"{', '.join(map(repr, self._children))}"
+                    f"{', '.join(map(repr, children))}"
                 )
         raise WireError(f"{key!r} is not a MultiKey")
 
@@ -253,7 +118,7 @@ class MultiConnector(Connector):
         for number, key in enumerate(keys):
             child, inner = self._child(key)
             if child.name not in found:
-                found[child.name] = (self._open(child), [], [])
+                found[child.name] = (self._children.open(child), [], [])
             found[child.name][1].append(number)
             found[child.name][2].append(inner)
         return found
@@ -290,7 +155,9 @@ class MultiConnector(Connector):
             If this process cannot reach the connector that would take it.
         """
         nbytes = sum(memoryview(frame).nbytes for frame in frames)
-        name, connector = self._route(nbytes, subset_tags, superset_tags, type_name)
+        name, connector = self._children.route(
+            nbytes, subset_tags, superset_tags, type_name
+        )
         put_frames = getattr(connector, "put_frames", None)
         hints = _hints(connector, subset_tags, superset_tags, type_name)
         if put_frames is not None:
@@ -303,11 +170,11 @@ class MultiConnector(Connector):
 
     def put_everywhere(self, obj: Buffer) -> list[Key]:
         """Store one buffer in each connector, whatever the policies say."""
-        self._ready()
+        self._children.check_open()
         return [
             MultiKey(child.name, key)
-            for child in self._children.values()
-            for key in self._open(child).put_everywhere(obj)
+            for child in self._children.by_name.values()
+            for key in self._children.open(child).put_everywhere(obj)
         ]
 
     def put_batch(
@@ -332,7 +199,9 @@ class MultiConnector(Connector):
         groups: dict[str, tuple[Connector, list[int]]] = {}
         for number, (obj, each) in enumerate(zip(objs, types, strict=True)):
             nbytes = memoryview(obj).nbytes
-            name, connector = self._route(nbytes, subset_tags, superset_tags, each)
+            name, connector = self._children.route(
+                nbytes, subset_tags, superset_tags, each
+            )
             groups.setdefault(name, (connector, []))[1].append(number)
         keys: dict[int, Key] = {}
         for name, (connector, numbers) in groups.items():
@@ -395,10 +264,10 @@ class MultiConnector(Connector):
         NotImplementedError
             If no connector can whose policy fits.
         """
-        self._ready()
+        self._children.check_open()
         nbytes = None if obj is None else memoryview(obj).nbytes
         try:
-            name, connector = self._route(
+            name, connector = self._children.route(
                 nbytes, (), (), "", lambda connector: hasattr(connector, "new_key")
             )
         except ConnectorError as exc:
@@ -436,27 +305,22 @@ class MultiConnector(Connector):
         self, known: Iterable[Key] | None = None, grace: float = 30.0
     ) -> list[Key]:
         """Sweep each connector that this process reaches."""
-        self._ready()
-        names: dict[str, list[Key]] = {name: [] for name in self._children}
+        self._children.check_open()
+        names: dict[str, list[Key]] = {name: [] for name in self._children.by_name}
         for key in known or ():
             if len(key) == 2 and key[0] in names:
                 names[key[0]].append(key[1])
         return [
             MultiKey(name, key)
-            for name, connector in self._reached()
+            for name, connector in self._children.reached()
             for key in connector.sweep(None if known is None else names[name], grace)
         ]
 
-    def _reached(self) -> Iterable[tuple[str, Connector]]:
-        for name, child in self._children.items():
-            with suppress(ConnectorUnavailableError):
-                yield name, child.open()
-
     def usage(self) -> Usage:
         """Return what the objects of all connectors take up."""
-        self._ready()
-        children = self._children.values()
-        usages = [self._open(child).usage() for child in children]
+        self._children.check_open()
+        children = self._children.by_name.values()
+        usages = [self._children.open(child).usage() for child in children]
         return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
 
     # The connector itself
@@ -464,72 +328,24 @@ class MultiConnector(Connector):
     @property
     def overflows(self) -> int:  # type: ignore[override]
         """How many of this process's objects went to a slower place."""
-        opened = [child.connector for child in self._children.values()]
+        opened = [child.connector for child in self._children.by_name.values()]
         return sum(getattr(connector, "overflows", 0) for connector in opened)
 
     def config(self) -> dict[str, Any]:
         """See :meth:`Connector.config`."""
-        return {
-            "connectors": {
-                name: {
-                    "class": child.path,
-                    "config": child.options,
-                    "policy": child.policy.as_dict(),
-                }
-                for name, child in self._children.items()
-            }
-        }
+        return {"connectors": self._children.config()}
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """Return the secrets of all connectors that this process has open."""
         merged: dict[str, dict[str, str]] = {}
-        for child in self._children.values():
+        for child in self._children.by_name.values():
             if child.connector is not None:
                 merged |= child.connector.secrets()
         return merged
 
     def close(self) -> None:
         """Close the connectors, each one even if another fails."""
-        if self._closed:
-            return
-        self._closed = True
-        failed: BaseException | None = None
-        for child in self._children.values():
-            with child.lock:
-                connector = child.connector
-            try:
-                if connector is not None:
-                    connector.close()
-            except Exception as exc:
-                failed = failed or exc
-        if failed is not None:
-            raise failed
-
-
-def _pair(name: object, given: Any) -> tuple[Any, Any]:
-    expected = "a connector and a policy: a pair, or a mapping with these names"
-    if not isinstance(name, str) or not name:
-        raise ConfigError(_SETTING, name, "a name")
-    if isinstance(given, Mapping) and "connector" in given:
-        if unknown := sorted(map(str, given.keys() - {"connector", "policy"})):
-            raise ConfigError(
-                f"{_SETTING}: {name}", ", ".join(unknown), "connector and policy only"
-            )
-        spec, policy = given["connector"], given.get("policy")
-    elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
-        spec, policy = given
-    else:
-        raise ConfigError(f"{_SETTING}: {name}", given, expected)
-    fits = isinstance(spec, str | Mapping) or callable(getattr(spec, "get", None))
-    if not fits or isinstance(spec, type):
-        raise ConfigError(f"{_SETTING}: {name}", spec, "a connector, or its spec")
-    return spec, policy
-
-
-def _tags(tags: Iterable[str]) -> list[str]:
-    if isinstance(tags, str):
-        raise TypeError(f"tags are a list of texts, not the text {tags!r}")
-    return sorted(tags)
+        self._children.close()
 
 
 def _hints(
@@ -546,10 +362,3 @@ def _hints(
         "type_name": type_name,
     }
     return {name: value for name, value in hints.items() if value}
-
-
-def _differing(policy: Policy) -> str:
-    plain = Policy().as_dict()
-    given = policy.as_dict().items()
-    said = [f"{name}={value!r}" for name, value in given if value != plain[name]]
-    return ", ".join(said) or "everything"

@@ -366,7 +366,7 @@ class TestLate:
             if len(looked) == 3:
                 hidden.rename(path)
 
-        monkeypatch.setattr(connector, "_refresh", refresh)
+        monkeypatch.setattr(connector._patience, "refresh", refresh)
         assert connector.get(key) == b"bytes"
         assert len(looked) == 3
 
@@ -374,7 +374,9 @@ class TestLate:
         key = connector.put(b"bytes")
         (path,) = tmp_path.glob(f"*/{key.name}")
         path.write_bytes(b"by")
-        monkeypatch.setattr(connector, "_refresh", lambda: path.write_bytes(b"bytes"))
+        monkeypatch.setattr(
+            connector._patience, "refresh", lambda: path.write_bytes(b"bytes")
+        )
         assert connector.get(key) == b"bytes"
 
     @pytest.mark.parametrize("at", ["open_plain", "read_whole"])
@@ -429,7 +431,7 @@ class TestLate:
         key = connector.put(b"bytes")
         (path,) = tmp_path.glob(f"*/{key.name}")
         hidden = path.rename(tmp_path / "hidden")
-        monkeypatch.setattr(connector, "_refresh", lambda: hidden.rename(path))
+        monkeypatch.setattr(connector._patience, "refresh", lambda: hidden.rename(path))
         connector.evict(key)
         assert not path.exists()
 
