@@ -193,6 +193,33 @@ class TestAdapted:
                 thread.join()
             assert sorted(view is not None for view in taken) == [False] * 7 + [True]
 
+    @pytest.mark.parametrize(
+        "gone", [FileNotFoundError(2, "No such file"), KeyError("x")]
+    )
+    def test_what_another_deletes_at_the_same_moment_is_no_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: Exception
+    ) -> None:
+        module = theirs("connectors.file")
+        with adapt(module.FileConnector(str(tmp_path / "theirs"))) as connector:
+            key = connector.put(b"bytes")
+            calls = []
+
+            def evict(key: Any) -> None:
+                calls.append(key)
+                if len(calls) < 3:
+                    raise gone
+
+            monkeypatch.setattr(connector._inner, "evict", evict)  # type: ignore
+            connector.evict(key)
+            assert calls == [key] * 3
+
+            def get(key: Any) -> None:
+                raise gone
+
+            monkeypatch.setattr(connector._inner, "get", get)  # type: ignore
+            with pytest.raises(ConnectorError, match="a get failed"):
+                connector.get(key)  # it is not that it went just now
+
     @pytest.mark.slow
     def test_their_errors_become_ours(self) -> None:
         require_module("redis")

@@ -26,6 +26,10 @@ from daskref.exceptions import (
     WireError,
 )
 
+#: What a connector may raise about an object that went while it had to do with it, and
+#: how often it is asked; two files of ProxyStore's make up an object.
+_GONE = (FileNotFoundError, LookupError)
+_ATTEMPTS = 3
 #: Class of another make -> the one that adapts it.
 _adapted: dict[type[Any], type[AdaptedConnector]] = {}
 
@@ -165,7 +169,15 @@ class AdaptedConnector(Connector):
 
     def _about(self, method: str, key: Key) -> Any:
         restored = self._restored(key)
-        result = self._call(method, restored)
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                result = self._call(method, restored)
+                break
+            except ConnectorError as exc:
+                # 1. Theirs looks whether the object is there. 2. Another deletes it.
+                # 3. Theirs deletes or reads it.
+                if not left or not isinstance(exc.__cause__, _GONE):
+                    raise
         if result is not None and result is not False:
             self._learn(restored)
         return result
