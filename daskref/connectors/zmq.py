@@ -19,7 +19,7 @@ from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.credentials import recall, remember
 from daskref.connectors.forks import forget_in_child
 from daskref.connectors.memory import raw
-from daskref.connectors.objects import checked, new_name
+from daskref.connectors.objectnames import checked, new_name
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmqhost import (
     open_host,

@@ -25,7 +25,7 @@ from daskref.connectors.memory import (
     can_populate,
     private_view,
 )
-from daskref.connectors.objects import new_name
+from daskref.connectors.objectnames import new_name
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,
@@ -250,8 +250,8 @@ def test_nothing_remains_of_a_put_that_fails(shm, monkeypatch, nbytes):
     def fail(*args):
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr("daskref.connectors.objects.write_file", fail)
-    monkeypatch.setattr("daskref.connectors.objects.write_mapped", fail)
+    for where in ("objects.write_file", "parts.write_file", "parts.write_mapped"):
+        monkeypatch.setattr(f"daskref.connectors.{where}", fail)
     with pytest.raises(ConnectorError, match="could not be written"):
         shm.put(fill(nbytes))
     assert shm.usage() == (0, 0)
@@ -730,8 +730,9 @@ def test_a_full_tmpfs_spills_and_a_full_disk_is_a_clear_error(shm, monkeypatch):
     def full(fd, views):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    real = shm._memory._write
-    monkeypatch.setattr(shm._memory, "_write", lambda fd, views, *_: full(fd, views))
+    parts = shm._memory.parts
+    real = parts.write
+    monkeypatch.setattr(parts, "write", full)
     value = fill(100_000)
     key = shm.put(value)
     assert shm.get(key) == value
@@ -744,7 +745,7 @@ def test_a_full_tmpfs_spills_and_a_full_disk_is_a_clear_error(shm, monkeypatch):
     assert "daskref.spill-directory" in str(caught.value)
     assert pickle.loads(pickle.dumps(caught.value)).message == caught.value.message
     assert shm.usage() == (1, 100_000)
-    monkeypatch.setattr(shm._memory, "_write", real)
+    monkeypatch.setattr(parts, "write", real)
 
 
 def test_a_spill_directory_that_is_not_there_is_a_clear_error(tmp_path):
@@ -758,10 +759,10 @@ def test_a_spill_directory_that_is_not_there_is_a_clear_error(tmp_path):
 
 TINY = """
 import errno, os, subprocess
-from daskref.connectors import objects, shm
+from daskref.connectors import parts, shm
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", root], check=True)
 MIB = 2**20
-objects.can_populate = lambda: populate
+parts.can_populate = lambda: populate
 with shm.SharedMemoryConnector(root=root, spill_directory=spill, budget=1.0) as c:
     if lies:
         c._room = lambda nbytes: True  # as when another process fills it meanwhile
@@ -960,16 +961,16 @@ connector.close()
 def test_a_writer_killed_in_the_middle_leaves_nothing_to_read(shm, child):
     process = child(
         """
-from daskref.connectors import objects
+from daskref.connectors import parts
 from daskref.connectors.shm import *
 connector = SharedMemoryConnector(**config)
 connector.evict(connector.put(bytes(2**22)))
-real = objects.write_mapped
+real = parts.write_mapped
 def half(mapping, fd, views, existing):
     real(mapping, fd, [view[: view.nbytes // 2] for view in views], existing)
     say("half")
     sys.stdin.readline()
-objects.write_mapped = half
+parts.write_mapped = half
 connector.put(bytes(2**22))
 """,
         config=shm.config(),

@@ -210,7 +210,7 @@ def test_a_copy_for_which_there_is_no_room_at_all_is_an_error(pair, monkeypatch)
 
 
 def test_fetching_needs_no_populate(pair, monkeypatch):
-    monkeypatch.setattr("daskref.connectors.objects.can_populate", lambda: False)
+    monkeypatch.setattr("daskref.connectors.parts.can_populate", lambda: False)
     a, b = pair
     key = a.put(pattern(3 * MIB + 1))
     assert b.get(key) == pattern(3 * MIB + 1)
