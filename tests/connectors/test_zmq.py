@@ -23,8 +23,9 @@ from daskref.connectors.arrivals import Arrival
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.registry import open_connector
 from daskref.connectors.shm import SharedMemoryKey
-from daskref.connectors.zmq import ZmqConnector, ZmqKey
+from daskref.connectors.zmq import ZmqConnector
 from daskref.connectors.zmqfetch import Transfer
+from daskref.connectors.zmqkey import ZmqKey
 from daskref.connectors.zmqpushes import _Push
 from daskref.connectors.zmqserver import Served
 from daskref.connectors.zmqsources import Source, Sources
@@ -36,7 +37,7 @@ from daskref.exceptions import (
     ConnectorUnavailableError,
     WireError,
 )
-from tests.connectors.zmqhosts import know, parts_left, pattern, peers
+from tests.connectors.zmqhosts import know, parts_left, pattern, peers, server_of
 from tests.parts import require
 from tests.utils import wait_until
 
@@ -663,7 +664,7 @@ def test_a_server_that_failed_is_refused_at_once(hosts, monkeypatch, caplog):
     monkeypatch.setattr(zmqserver.Server, "_take_turn", None)
     with pytest.raises(ConnectorUnavailableError, match=r"refused|broke off"):
         b.get(key)
-    wait_until(lambda: not a._server.running)
+    wait_until(lambda: not server_of(a).running)
     assert "The server of" in caplog.text
 
 
@@ -771,7 +772,7 @@ connector.put(bytes(20 * 2**20))
     put = in_thread(outside.put, pattern(2 * MIB))
     wait_until(lambda: a.served.requests >= 22, "it has been told to wait")
     assert not put.done()
-    pushes = a._server._pushes
+    pushes = server_of(a)._pushes
     pushes._limits = dataclasses.replace(pushes._limits, push_age=1.0)
     key = put.result(LONG)
     assert a.get(key) == pattern(2 * MIB)
@@ -781,7 +782,7 @@ connector.put(bytes(20 * 2**20))
 def test_too_many_pushes_are_an_error_in_the_end(hosts):
     made = hosts(pushes=1, timeout=0.3)
     a = made.open("a", serve=True)
-    pushes = a._server._pushes
+    pushes = server_of(a)._pushes
     pushes._pushes["other"] = a_push = pushes_entry(a)
     outside = made.open("outside", peers=peers(a))
     with pytest.raises(ConnectorUnavailableError, match="BUSY"):
@@ -1091,7 +1092,7 @@ def test_an_interface_can_be_named(hosts):
 )
 def test_what_is_advertised_is_what_others_are_told(hosts, advertise, told):
     a = hosts().open("a", serve=True, advertise=advertise)
-    assert a.endpoints == [told.format(port=a._server.port)]
+    assert a.endpoints == [told.format(port=server_of(a).port)]
 
 
 @pytest.mark.parametrize("advertise", ["a:x", "a:0", "", "fd00::1::5", "[a]:5"])
@@ -1114,8 +1115,8 @@ def test_options_can_be_in_a_url(tmp_path):
     with open_connector(url) as connector:
         config = connector.config()
         assert config["security"] == "clear"
-        assert connector._limits.stall == 2.5
-        assert connector._limits.chunk == 65536
+        assert connector._session._limits.stall == 2.5
+        assert connector._session._limits.chunk == 65536
         assert connector.endpoints == []
     with pytest.raises(ConfigError, match="nothing after it"):
         open_connector("zmq://host:5000")
@@ -1190,7 +1191,7 @@ def test_statuses_and_keys_have_fixed_numbers():
 
 def test_a_fork_after_the_server_stopped_closes_nobody_elses_files(hosts):
     connector = hosts().open("a", serve=True)
-    server = connector._server
+    server = server_of(connector)
     wake = server._wake
     connector.close()
     # the same numbers, which the kernel gives again
