@@ -15,7 +15,7 @@ import pytest
 from daskref.codec import encode
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector
-from daskref.connectors.objects import new_name
+from daskref.connectors.objectnames import new_name
 from daskref.connectors.zmqsources import Source
 from daskref.session import Session
 from daskref.tokens import content_token

@@ -21,7 +21,7 @@ from daskref.connectors.registry import open_connector as open_connector
 from daskref.connectors.shm import SharedMemoryConnector as SharedMemoryConnector
 from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
 from daskref.connectors.zmq import ZmqConnector as ZmqConnector
-from daskref.connectors.zmq import ZmqKey as ZmqKey
+from daskref.connectors.zmqobjectkey import ZmqKey as ZmqKey
 
 if TYPE_CHECKING:
     from daskref.connectors.redis import RedisConnector as RedisConnector

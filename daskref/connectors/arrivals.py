@@ -19,7 +19,7 @@ from daskref.connectors.locks import (
     try_lock,
     unlock,
 )
-from daskref.connectors.objects import ARRIVAL, ARRIVING
+from daskref.connectors.objectnames import ARRIVAL, ARRIVING
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.segments import unlink
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey

@@ -23,15 +23,8 @@ from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.filesession import FileSession
 from daskref.connectors.filesystems import is_local
 from daskref.connectors.memory import raw
-from daskref.connectors.objects import (
-    FULL,
-    READY,
-    UNKNOWN_SIZE,
-    ObjectDirectory,
-    checked,
-    new_name,
-    sync_directory,
-)
+from daskref.connectors.objectnames import READY, UNKNOWN_SIZE, checked, new_name
+from daskref.connectors.objects import FULL, ObjectDirectory, sync_directory
 from daskref.connectors.patience import Patience
 from daskref.connectors.presence import own_directories
 from daskref.connectors.proxystorefiles import ProxyStoreFile

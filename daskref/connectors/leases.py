@@ -12,7 +12,7 @@ from functools import cache
 
 from daskref.connectors.base import Usage
 from daskref.connectors.locks import exclusively, write_whole
-from daskref.connectors.objects import (
+from daskref.connectors.objectnames import (
     ARRIVAL,
     ARRIVING,
     LEASE,
@@ -20,8 +20,8 @@ from daskref.connectors.objects import (
     PART,
     PUSHED,
     READY,
-    ObjectDirectory,
 )
+from daskref.connectors.objects import ObjectDirectory
 from daskref.connectors.segments import unlink
 
 

@@ -13,7 +13,7 @@ import os
 from ctypes import memmove
 
 from daskref.connectors.memory import HUGE, SharedMapping, address, can_collapse
-from daskref.connectors.objects import ObjectDirectory, Part
+from daskref.connectors.parts import Part, Parts
 from daskref.connectors.writing import write_file
 
 
@@ -22,11 +22,10 @@ class Pieces:
 
     Parameters
     ----------
-    objects
+    parts
         Where.
     part
-        From its :meth:`~daskref.connectors.objects.ObjectDirectory.start` or
-        ``resume``.
+        From its :meth:`~daskref.connectors.parts.Parts.start` or ``resume``.
 
     Notes
     -----
@@ -35,13 +34,13 @@ class Pieces:
     """
 
     nbytes: int
-    _objects: ObjectDirectory
+    _parts: Parts
     _part: Part
     _mapping: SharedMapping | None
 
-    def __init__(self, objects: ObjectDirectory, part: Part) -> None:
+    def __init__(self, parts: Parts, part: Part) -> None:
         self.nbytes = part.nbytes
-        self._objects = objects
+        self._parts = parts
         self._part = part
         self._mapping = None
         #: Numbers of the huge pages that were made.
@@ -49,9 +48,9 @@ class Pieces:
         self._unmapped = False
         try:
             if part.existing or can_collapse():
-                self._mapping = objects.map_part(part)
+                self._mapping = parts.map_part(part)
         except BaseException:
-            objects.abandon(part)
+            parts.abandon(part)
             raise
 
     @property
@@ -117,13 +116,13 @@ class Pieces:
             self._mapping.populated = max(self._mapping.populated, self.nbytes)
         if os.fstat(self._part.fd).st_size != self.nbytes:
             os.ftruncate(self._part.fd, self.nbytes)
-        self._objects.finish(self._part, self._mapping)
+        self._parts.finish(self._part, self._mapping)
         os.close(self._part.fd)
 
     def discard(self) -> None:
         """Delete what was written."""
         self._mapping = None
-        self._objects.abandon(self._part)
+        self._parts.abandon(self._part)
 
     def let_be(self) -> None:
         """Close the file, in a forked child: the parent goes on."""

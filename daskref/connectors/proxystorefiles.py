@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from daskref.connectors.locks import open_plain
-from daskref.connectors.objects import READY
+from daskref.connectors.objectnames import READY
 from daskref.connectors.reading import read_whole
 from daskref.connectors.segments import unlink
 from daskref.exceptions import WireError

@@ -25,13 +25,8 @@ from daskref.connectors.budget import Budget
 from daskref.connectors.directory import SessionDirectory
 from daskref.connectors.forks import forget_in_child
 from daskref.connectors.memory import raw
-from daskref.connectors.objects import (
-    FULL,
-    UNKNOWN_SIZE,
-    ObjectDirectory,
-    checked,
-    new_name,
-)
+from daskref.connectors.objectnames import UNKNOWN_SIZE, checked, new_name
+from daskref.connectors.objects import FULL, ObjectDirectory
 from daskref.connectors.parked import ParkedMappings
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.presence import read_identity
@@ -264,7 +259,7 @@ class SharedMemoryConnector(Connector):
         Parameters
         ----------
         name, mark
-            See :meth:`ObjectDirectory.start`.
+            See :meth:`Parts.start`.
         nbytes
             Size of the object.
 
@@ -277,20 +272,20 @@ class SharedMemoryConnector(Connector):
             discard(tier.at(mark + name))  # what one who died has left
         tier = self._memory
         try:
-            part = tier.start(name, nbytes, self._room, mark)
+            part = tier.parts.start(name, nbytes, self._room, mark)
             if part is None:
                 tier = self._spill()
-                part = tier.start(name, nbytes, mark=mark)
+                part = tier.parts.start(name, nbytes, mark=mark)
                 assert part is not None  # a disk has room until it says otherwise
-            return Pieces(tier, part)
+            return Pieces(tier.parts, part)
         except OSError as exc:
             raise self._no_room(exc, nbytes) from exc
 
     def resume(self, name: str, nbytes: int, mark: str) -> Pieces | None:
         """Go on with an object that a process left unfinished when it died."""
         for tier in self._tiers():
-            if (part := tier.resume(name, nbytes, mark)) is not None:
-                return Pieces(tier, part)
+            if (part := tier.parts.resume(name, nbytes, mark)) is not None:
+                return Pieces(tier.parts, part)
         return None
 
     def _spill(self) -> ObjectDirectory:

@@ -8,31 +8,20 @@ copied what, evicting deletes the object on the hosts that the connector was tol
 from __future__ import annotations
 
 import os
-import re
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
 from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from daskref.connectors.base import Buffer, Connector, Key, Usage
-from daskref.connectors.credentials import recall, remember
 from daskref.connectors.forks import forget_in_child
-from daskref.connectors.memory import raw
-from daskref.connectors.objects import checked, new_name
-from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
-from daskref.connectors.zmqhost import (
-    open_host,
-    parse_place,
-    serve,
-    serving,
-    session_name,
-)
-from daskref.connectors.zmqkeys import Keys
+from daskref.connectors.shm import SharedMemoryConnector
+from daskref.connectors.zmqhost import open_host, parse_place
 from daskref.connectors.zmqlimits import Limits
-from daskref.connectors.zmqlines import Lines
+from daskref.connectors.zmqobjectkey import ZmqKey, checked_key, short
+from daskref.connectors.zmqobjects import ZmqObjects
 from daskref.connectors.zmqremote import Remote
-from daskref.connectors.zmqserver import Served, Server
+from daskref.connectors.zmqserver import Served
+from daskref.connectors.zmqsession import ZmqSession, enter
 from daskref.connectors.zmqsources import (
     KnownPeers,
     Locate,
@@ -40,26 +29,7 @@ from daskref.connectors.zmqsources import (
     Sources,
     parse_peers,
 )
-from daskref.connectors.zmqwire import Op
-from daskref.exceptions import (
-    ConfigError,
-    ConnectorClosedError,
-    ConnectorUnavailableError,
-    WireError,
-)
-
-_HOST = re.compile("[0-9a-f]{32}")
-
-
-class ZmqKey(NamedTuple):
-    """Key of an object in the shared memory of one of several hosts."""
-
-    #: Unique in the session: 8 hexadecimal digits of its writer, 24 of its own.
-    name: str
-    #: Size of the object in bytes.
-    nbytes: int
-    #: Identity of the host on which it was put.
-    host: str
+from daskref.exceptions import ConfigError
 
 
 class ZmqConnector(Connector):
@@ -136,16 +106,12 @@ class ZmqConnector(Connector):
 
     _id: str
     _local: SharedMemoryConnector
-    _limits: Limits
+    _session: ZmqSession
     _remote: Remote
-    _server: Server | None
-    _endpoint: str
+    _objects: ZmqObjects
     _attended: list[Sources]
-    _lines: Lines | None
     _config: dict[str, Any]
-    _closed: bool
     _lock: Lock
-    _resources: ExitStack
 
     def __init__(
         self,
@@ -189,19 +155,11 @@ class ZmqConnector(Connector):
             "push_nbytes": push_nbytes,
             "push_age": push_age,
         }
-        self._limits = Limits.parse(**given)
+        limits = Limits.parse(**given)
         parse_place(None, port, advertise)
         if security not in ("curve", "clear"):
             raise ConfigError("zmq: security", security, '"curve" or "clear"')
-        self._curve = security == "curve"
-        self._id = session_name(session)
-        if session is None:
-            remember(self._place, Keys.make().dump())
-        self._closed = False
-        self._server = None
-        self._endpoint = ""
-        self._lines = None
-        self._lock = Lock()
+        self._id = enter(session)
         options: dict[str, Any] = {
             "root": None if root is None else os.fspath(root),
             "budget": budget,
@@ -209,9 +167,9 @@ class ZmqConnector(Connector):
             "spill_directory": spill_directory and os.fspath(spill_directory),
         }
         self._local = open_host(self._id, **options)
-        self._resources = ExitStack()
-        self._resources.callback(self._local.close)
-        self._finalizer = weakref.finalize(self, self._resources.close)
+        curve = security == "curve"
+        self._session = ZmqSession(repr(self), self._id, self._local, curve, limits)
+        self._lock = Lock()
         forget_in_child(self)
         try:
             self._host = self._local.session.host
@@ -224,13 +182,9 @@ class ZmqConnector(Connector):
                 locate = KnownPeers(known, locate)
             self._attended = [locate]
             self._remote = Remote(
-                repr(self),
-                self._local,
-                self._host,
-                locate,
-                self._limits,
-                self._connections,
+                repr(self), self._local, self._host, locate, limits, self._session.lines
             )
+            self._objects = ZmqObjects(self._host, self._session, self._remote)
         except BaseException:
             self.close()
             raise
@@ -243,12 +197,6 @@ class ZmqConnector(Connector):
             **{name: value for name, value in given.items() if value is not None},
             **options,
         }
-
-    # The session.
-
-    @property
-    def _place(self) -> str:
-        return f"zmq://{self._id}"
 
     @property
     def host(self) -> str:
@@ -263,41 +211,17 @@ class ZmqConnector(Connector):
     @property
     def endpoints(self) -> list[str]:
         """Where processes of this host serve."""
-        self._ready()
-        return list(serving(self._local.session))
+        return self._session.endpoints
 
     @property
     def served(self) -> Served:
         """What the server of this process has done; all zero if it has none."""
-        return self._server.served if self._server is not None else Served()
-
-    def _ready(self) -> SharedMemoryConnector:
-        if self._closed:
-            raise ConnectorClosedError(repr(self))
-        return self._local
-
-    def _keys(self) -> Keys:
-        keys = Keys.load(recall(self._place))
-        if keys is None:
-            raise ConnectorUnavailableError(
-                repr(self),
-                "this process has not got the keys of the session, which come over "
-                "Dask's connections, or by `credentials.remember`: it can use what is "
-                "on its own host only",
-            )
-        return keys
-
-    def _connections(self) -> Lines:
-        with self._lock:
-            if self._lines is None:
-                self._lines = Lines(self._keys(), self._curve, self._limits)
-                self._resources.callback(self._lines.close)
-            return self._lines
+        return self._session.served
 
     def forget(self) -> None:
         """Serve no more, in a forked child; the parent goes on."""
         self._lock = Lock()
-        self._server = None
+        self._session.forget()
 
     def serve(
         self,
@@ -322,19 +246,7 @@ class ZmqConnector(Connector):
         ConfigError, ConnectorUnavailableError
             See the class.
         """
-        place = parse_place(interface, port, advertise)
-        with self._lock:
-            if self._server is None:
-                self._ready()
-                self._server, self._endpoint = serve(
-                    self._local,
-                    place,
-                    self._keys(),
-                    self._curve,
-                    self._limits,
-                    self._resources.callback,
-                )
-            return self._endpoint
+        return self._session.serve(parse_place(interface, port, advertise))
 
     def attend(self, sources: Sources) -> Callable[[], None]:
         """Go by somebody's word on where objects are, whoever was asked before.
@@ -362,14 +274,7 @@ class ZmqConnector(Connector):
 
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         """See :meth:`Connector.put_frames`."""
-        local = self._ready()
-        if self._stays_here():
-            name, nbytes = local.put_frames(frames)
-            return ZmqKey(name, nbytes, self._host)
-        views = [raw(frame) for frame in frames]
-        name = new_name(local.session.writer)
-        host = self._remote.push(views, name)
-        return ZmqKey(name, sum(view.nbytes for view in views), host)
+        return self._objects.put(frames)
 
     def supply(self, key: Key, frames: Sequence[Buffer] | None = None) -> str | None:
         """Send an object that others lack to a host that serves.
@@ -391,36 +296,11 @@ class ZmqConnector(Connector):
         ConnectorUnavailableError
             If no host takes it.
         """
-        key = self._checked(key)
-        local = self._ready()
-        if any(serving(local.session)):
-            if frames is not None and not local.exists(_short(key)):
-                local.set_frames(_short(key), frames)
-            return self._host if local.exists(_short(key)) else None
-        if frames is None:
-            found = local.get(_short(key))
-            if found is None:
-                return None
-            frames = [found]
-        return self._remote.push([raw(frame) for frame in frames], key.name)
+        return self._objects.supply(key, frames)
 
     def put_everywhere(self, obj: Buffer) -> list[Key]:
         """Put nothing: every host has a place of its own, which nobody has to see."""
         return []
-
-    def _stays_here(self) -> bool:
-        """Tell whether others can read what is put on this host, or nobody could."""
-        if self._server is not None or not self._remote.targets():
-            return True
-        return any(serving(self._local.session))
-
-    def _checked(self, key: Key) -> ZmqKey:
-        if isinstance(key, tuple) and type(key) in (tuple, ZmqKey) and len(key) == 3:
-            name, nbytes = checked(key[:2], SharedMemoryKey)
-            host_is_one = isinstance(key[2], str) and _HOST.fullmatch(key[2])
-            if host_is_one and nbytes >= 0:
-                return ZmqKey(name, nbytes, key[2])
-        raise WireError(f"{key!r} is not a ZmqKey that daskref made")
 
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`.
@@ -433,14 +313,11 @@ class ZmqConnector(Connector):
         WireError
             Also if bytes of it came damaged twice.
         """
-        key = self._checked(key)
-        found = self._ready().get(_short(key))
-        return self._remote.fetch(key) if found is None else found
+        return self._objects.get(key)
 
     def exists(self, key: Key) -> bool:
         """See :meth:`Connector.exists`; asks other hosts if need be."""
-        key = self._checked(key)
-        return self._ready().exists(_short(key)) or self._remote.any_has(key, Op.EXISTS)
+        return self._objects.exists(key)
 
     def evict(self, key: Key) -> None:
         """See :meth:`Connector.evict`; on all hosts that are known to have it."""
@@ -454,9 +331,7 @@ class ZmqConnector(Connector):
         ConnectorUnavailableError
             If a host did not answer. What could be reached was deleted.
         """
-        local, checked_keys = self._ready(), [self._checked(key) for key in keys]
-        local.evict_batch(map(_short, checked_keys))
-        self._remote.evict(checked_keys)
+        self._objects.evict(keys)
 
     def take(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.take`; who gets it is decided where it was put.
@@ -468,44 +343,23 @@ class ZmqConnector(Connector):
         ConnectorUnavailableError
             See :meth:`get`; also if the host on which it was put did not answer.
         """
-        key = self._checked(key)
-        local = self._ready()
-        if key.host == self._host:
-            view = local.take(_short(key))
-        else:
-            view = self.get(key)
-            if view is not None:
-                mine = self._remote.take(key)
-                local.evict(_short(key))
-                view = view if mine else None
-        if view is not None:
-            # It is nobody else's by now: an error would lose it.
-            with suppress(ConnectorUnavailableError):
-                self._remote.evict([key])
-        return view
+        return self._objects.take(key)
 
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`; only of what is on this host, if it serves."""
-        key = self._checked(key)
-        local = self._ready()
-        new = local.link(_short(key)) if self._stays_here() else None
-        return None if new is None else ZmqKey(new[0], new[1], self._host)
+        return self._objects.link(key)
 
     def renew(self, key: Key, seconds: float) -> bool:
         """See :meth:`Connector.renew`; also where the object was put."""
-        key = self._checked(key)
-        here = self._ready().renew(_short(key), seconds)
-        if key.host == self._host:
-            return here
-        return self._remote.any_has(key, Op.RENEW, max(0, int(seconds * 1000))) or here
+        return self._objects.renew(key, seconds)
 
     def evict_here(self, keys: Iterable[Key]) -> None:
         """Delete objects, or copies of them, from this host only."""
-        self._ready().evict_batch(_short(self._checked(key)) for key in keys)
+        self._session.ready().evict_batch(short(checked_key(key)) for key in keys)
 
     def here(self) -> list[str]:
         """Return the names of all objects that this host has."""
-        return self._ready().names()
+        return self._session.ready().names()
 
     def reaches(self, source: Source) -> bool:
         """Tell whether a server of a host lets this process in."""
@@ -515,12 +369,12 @@ class ZmqConnector(Connector):
         self, known: Iterable[Key] | None = None, grace: float = 30.0
     ) -> list[Key]:
         """See :meth:`Connector.sweep`: on this host, where copies count as objects."""
-        swept = self._ready().sweep(known, grace)
+        swept = self._session.ready().sweep(known, grace)
         return [ZmqKey(name, nbytes, self._host) for name, nbytes in swept]
 
     def usage(self) -> Usage:
         """Return what the objects on this host take up, copies included."""
-        return self._ready().usage()
+        return self._session.ready().usage()
 
     @property
     def overflows(self) -> int:  # type: ignore[override]
@@ -529,12 +383,11 @@ class ZmqConnector(Connector):
 
     def space(self) -> dict[str, int]:
         """Return sizes of this host in bytes by what they mean, for people to read."""
-        return self._ready().space()
+        return self._session.ready().space()
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """Return the keys of the session."""
-        found = recall(self._place)
-        return {self._place: found} if found else {}
+        return self._session.secrets()
 
     def config(self) -> dict[str, Any]:
         """See :meth:`Connector.config`."""
@@ -542,12 +395,7 @@ class ZmqConnector(Connector):
 
     def close(self) -> None:
         """See :meth:`Connector.close`; transfers that run end with an error."""
-        self._closed = True
-        self._finalizer()
+        self._session.close()
 
     def __repr__(self) -> str:
         return f"<ZmqConnector {self._id[:8]} on {self._local.directory}>"
-
-
-def _short(key: ZmqKey) -> SharedMemoryKey:
-    return SharedMemoryKey(key.name, key.nbytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from daskref.connectors.objects import PUSHED
+from daskref.connectors.objectnames import PUSHED
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmqlimits import Limits

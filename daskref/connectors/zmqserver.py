@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from daskref.connectors.forks import forget_in_child
-from daskref.connectors.objects import NAME
+from daskref.connectors.objectnames import NAME
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmqdoor import Door, ours
 from daskref.connectors.zmqkeys import Gate, Keys

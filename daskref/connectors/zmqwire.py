@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from daskref.connectors.objects import NAME
+from daskref.connectors.objectnames import NAME
 from daskref.exceptions import WireError
 
 VERSION = 1

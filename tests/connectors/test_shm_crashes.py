@@ -104,16 +104,16 @@ connector.close()
 def test_a_writer_killed_in_the_middle_leaves_nothing_to_read(shm, child):
     process = child(
         """
-from daskref.connectors import objects
+from daskref.connectors import parts
 from daskref.connectors.shm import *
 connector = SharedMemoryConnector(**config)
 connector.evict(connector.put(bytes(2**22)))
-real = objects.write_mapped
+real = parts.write_mapped
 def half(mapping, fd, views, existing):
     real(mapping, fd, [view[: view.nbytes // 2] for view in views], existing)
     say("half")
     sys.stdin.readline()
-objects.write_mapped = half
+parts.write_mapped = half
 connector.put(bytes(2**22))
 """,
         config=shm.config(),

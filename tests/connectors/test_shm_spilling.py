@@ -123,8 +123,9 @@ def test_a_full_tmpfs_spills_and_a_full_disk_is_a_clear_error(shm, monkeypatch):
     def full(fd, views):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    real = shm._memory._write
-    monkeypatch.setattr(shm._memory, "_write", lambda fd, views, *_: full(fd, views))
+    parts = shm._memory.parts
+    real = parts.write
+    monkeypatch.setattr(parts, "write", full)
     value = fill(100_000)
     key = shm.put(value)
     assert shm.get(key) == value
@@ -137,7 +138,7 @@ def test_a_full_tmpfs_spills_and_a_full_disk_is_a_clear_error(shm, monkeypatch):
     assert "daskref.spill-directory" in str(caught.value)
     assert pickle.loads(pickle.dumps(caught.value)).message == caught.value.message
     assert shm.usage() == (1, 100_000)
-    monkeypatch.setattr(shm._memory, "_write", real)
+    monkeypatch.setattr(parts, "write", real)
 
 
 def test_a_spill_directory_that_is_not_there_is_a_clear_error(tmp_path):
@@ -151,10 +152,10 @@ def test_a_spill_directory_that_is_not_there_is_a_clear_error(tmp_path):
 
 TINY = """
 import errno, os, subprocess
-from daskref.connectors import objects, shm
+from daskref.connectors import parts, shm
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", root], check=True)
 MIB = 2**20
-objects.can_populate = lambda: populate
+parts.can_populate = lambda: populate
 with shm.SharedMemoryConnector(root=root, spill_directory=spill, budget=1.0) as c:
     if lies:
         c._room = lambda nbytes: True  # as when another process fills it meanwhile

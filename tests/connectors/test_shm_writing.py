@@ -22,7 +22,7 @@ from daskref.connectors.memory import (
     can_populate,
     private_view,
 )
-from daskref.connectors.objects import new_name
+from daskref.connectors.objectnames import new_name
 from daskref.exceptions import ConnectorError
 from tests.connectors.shmfiles import files, fill, inode
 
@@ -51,8 +51,8 @@ def test_nothing_remains_of_a_put_that_fails(shm, monkeypatch, nbytes):
     def fail(*args):
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr("daskref.connectors.objects.write_file", fail)
-    monkeypatch.setattr("daskref.connectors.objects.write_mapped", fail)
+    for where in ("objects.write_file", "parts.write_file", "parts.write_mapped"):
+        monkeypatch.setattr(f"daskref.connectors.{where}", fail)
     with pytest.raises(ConnectorError, match="could not be written"):
         shm.put(fill(nbytes))
     assert shm.usage() == (0, 0)

@@ -10,7 +10,8 @@ import pytest
 
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryKey
-from daskref.connectors.zmq import ZmqConnector, ZmqKey
+from daskref.connectors.zmq import ZmqConnector
+from daskref.connectors.zmqobjectkey import ZmqKey
 from daskref.connectors.zmqsources import Source
 from daskref.connectors.zmqwire import Op, Status
 from daskref.exceptions import ConnectorError
@@ -147,7 +148,7 @@ def test_a_copy_for_which_there_is_no_room_at_all_is_an_error(pair, monkeypatch)
 
 
 def test_fetching_needs_no_populate(pair, monkeypatch):
-    monkeypatch.setattr("daskref.connectors.objects.can_populate", lambda: False)
+    monkeypatch.setattr("daskref.connectors.parts.can_populate", lambda: False)
     a, b = pair
     key = a.put(pattern(3 * MIB + 1))
     assert b.get(key) == pattern(3 * MIB + 1)

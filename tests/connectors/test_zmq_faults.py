@@ -17,7 +17,15 @@ from daskref.exceptions import (
     ConnectorUnavailableError,
     WireError,
 )
-from tests.connectors.zmqhosts import LONG, Told, in_thread, parts_left, pattern, peers
+from tests.connectors.zmqhosts import (
+    LONG,
+    Told,
+    in_thread,
+    parts_left,
+    pattern,
+    peers,
+    server_of,
+)
 from tests.utils import wait_until
 
 MIB = 2**20
@@ -257,7 +265,7 @@ def test_a_server_that_failed_is_refused_at_once(hosts, monkeypatch, caplog):
     monkeypatch.setattr(zmqserver.Server, "_take_turn", None)
     with pytest.raises(ConnectorUnavailableError, match=r"refused|broke off"):
         b.get(key)
-    wait_until(lambda: not a._server.running)
+    wait_until(lambda: not server_of(a).running)
     assert "The server of" in caplog.text
 
 

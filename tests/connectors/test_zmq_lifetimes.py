@@ -12,7 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from daskref.exceptions import ConnectorUnavailableError, WireError
-from tests.connectors.zmqhosts import LONG, free_port, parts_left, pattern, peers
+from tests.connectors.zmqhosts import (
+    LONG,
+    free_port,
+    parts_left,
+    pattern,
+    peers,
+    server_of,
+)
 
 MIB = 2**20
 
@@ -273,7 +280,7 @@ sys.stdin.read()
 
 def test_a_fork_after_the_server_stopped_closes_nobody_elses_files(hosts):
     connector = hosts().open("a", serve=True)
-    server = connector._server
+    server = server_of(connector)
     wake = server._wake
     connector.close()
     # the same numbers, which the kernel gives again

@@ -11,7 +11,7 @@ from daskref.connectors.registry import open_connector
 from daskref.connectors.zmq import ZmqConnector
 from daskref.connectors.zmqserver import Served
 from daskref.exceptions import ConfigError, ConnectorUnavailableError
-from tests.connectors.zmqhosts import pattern, peers
+from tests.connectors.zmqhosts import pattern, peers, server_of
 from tests.parts import require
 
 MIB = 2**20
@@ -56,7 +56,7 @@ def test_an_interface_can_be_named(hosts):
 )
 def test_what_is_advertised_is_what_others_are_told(hosts, advertise, told):
     a = hosts().open("a", serve=True, advertise=advertise)
-    assert a.endpoints == [told.format(port=a._server.port)]
+    assert a.endpoints == [told.format(port=server_of(a).port)]
 
 
 @pytest.mark.parametrize("advertise", ["a:x", "a:0", "", "fd00::1::5", "[a]:5"])
@@ -79,8 +79,8 @@ def test_options_can_be_in_a_url(tmp_path):
     with open_connector(url) as connector:
         config = connector.config()
         assert config["security"] == "clear"
-        assert connector._limits.stall == 2.5
-        assert connector._limits.chunk == 65536
+        assert connector._session._limits.stall == 2.5
+        assert connector._session._limits.chunk == 65536
         assert connector.endpoints == []
     with pytest.raises(ConfigError, match="nothing after it"):
         open_connector("zmq://host:5000")

@@ -21,6 +21,7 @@ from tests.connectors.zmqhosts import (
     parts_left,
     pattern,
     peers,
+    server_of,
 )
 from tests.utils import wait_until
 
@@ -115,7 +116,7 @@ connector.put(bytes(20 * 2**20))
     put = in_thread(outside.put, pattern(2 * MIB))
     wait_until(lambda: a.served.requests >= 22, "it has been told to wait")
     assert not put.done()
-    pushes = a._server._pushes
+    pushes = server_of(a)._pushes
     pushes._limits = dataclasses.replace(pushes._limits, push_age=1.0)
     key = put.result(LONG)
     assert a.get(key) == pattern(2 * MIB)
@@ -125,7 +126,7 @@ connector.put(bytes(20 * 2**20))
 def test_too_many_pushes_are_an_error_in_the_end(hosts):
     made = hosts(pushes=1, timeout=0.3)
     a = made.open("a", serve=True)
-    pushes = a._server._pushes
+    pushes = server_of(a)._pushes
     pushes._pushes["other"] = a_push = pushes_entry(a)
     outside = made.open("outside", peers=peers(a))
     with pytest.raises(ConnectorUnavailableError, match="BUSY"):

@@ -34,7 +34,7 @@ from daskref.connectors.zmqwire import (
     unpack_request,
 )
 from daskref.exceptions import ConnectorUnavailableError, WireError
-from tests.connectors.zmqhosts import parts_left, pattern, peers, relay
+from tests.connectors.zmqhosts import parts_left, pattern, peers, relay, server_of
 from tests.utils import wait_until
 
 MIB = 2**20
@@ -174,7 +174,8 @@ def test_no_secret_is_where_it_could_leak(hosts, security, caplog):
     assert len(set(dumped.values())) == 5
     seen = [
         repr(a), str(a), repr(a.config()), repr(key), repr(keys_of(a)), caplog.text,
-        repr(vars(a)), repr(b._lines), repr(vars(a._server)),
+        repr(vars(a)), repr(vars(a._session)), repr(b._session._lines),
+        repr(vars(server_of(a))),
         repr(dict(os.environ)), Path("/proc/self/cmdline").read_text(),
         pickle.dumps(a).decode("latin-1"), pickle.dumps(key).decode("latin-1"),
     ]  # fmt: skip
@@ -200,7 +201,7 @@ def test_what_an_eavesdropper_sees(served, security):
         # Replayed on a connection of its own, an encrypted exchange opens nothing.
         if security == "curve":
             before = a.served
-            with socket.create_connection(("127.0.0.1", a._server.port)) as replay:
+            with socket.create_connection(("127.0.0.1", server_of(a).port)) as replay:
                 replay.settimeout(5)
                 with suppress(OSError):
                     replay.sendall(there)
@@ -377,8 +378,8 @@ def test_slow_and_silent_peers_lose_their_connection(hosts, security):
     a = made.open("a", serve=True, handshake=0.5)
     b = made.open("b", peers=peers(a))
     with ExitStack() as stack:
-        silent = [stack.enter_context(connect(a._server.port)) for _ in range(20)]
-        slow = [stack.enter_context(connect(a._server.port)) for _ in range(5)]
+        silent = [stack.enter_context(connect(server_of(a).port)) for _ in range(20)]
+        slow = [stack.enter_context(connect(server_of(a).port)) for _ in range(5)]
         sent = 0
         deadline = time.monotonic() + 15
         while not all(map(closed, silent + slow)):
@@ -406,7 +407,7 @@ def test_the_number_of_connections_is_bounded(hosts, security, monkeypatch):
     a = made.open("a", serve=True, handshake=120, connections=4)
     b = made.open("b", peers=peers(a), lanes=1)
     still_serves(a, b)  # has a connection of its own from now on
-    port, door = a._server.port, a._server._door
+    port, door = server_of(a).port, server_of(a)._door
     with ExitStack() as stack:
         crowd(stack, port, 10)
         wait_until(lambda: door.shut)
@@ -424,8 +425,8 @@ def test_strangers_have_to_go_when_the_server_is_full(hosts, security):
     a = made.open("a", serve=True, handshake=120, connections=4)
     b = made.open("b", peers=peers(a), lanes=1)
     still_serves(a, b)
-    (line,) = b._lines._idle
-    port, door = a._server.port, a._server._door
+    (line,) = b._session._lines._idle
+    port, door = server_of(a).port, server_of(a)._door
     with ExitStack() as stack:
         strangers = crowd(stack, port, 3)
         wait_until(lambda: door.shut)
@@ -434,7 +435,7 @@ def test_strangers_have_to_go_when_the_server_is_full(hosts, security):
         assert any(map(closed, strangers))
         still_serves(a, b)
     # Not even that one was ended which had nothing to ask meanwhile.
-    assert b._lines._idle == [line]
+    assert b._session._lines._idle == [line]
 
 
 def test_while_there_is_room_nobody_has_to_send_anything(hosts, monkeypatch):
@@ -442,7 +443,7 @@ def test_while_there_is_room_nobody_has_to_send_anything(hosts, monkeypatch):
     made = hosts()
     a = made.open("a", serve=True, connections=3)
     b = made.open("b", peers=peers(a), lanes=1)
-    port, door = a._server.port, a._server._door
+    port, door = server_of(a).port, server_of(a)._door
     with connect(port) as idle:
         still_serves(a, b)
         wait_until(lambda: door.connections == 2)
@@ -539,10 +540,10 @@ def fuzz(a: ZmqConnector, b: ZmqConnector, curve: bool, seed: int, count: int) -
             if unpack_reply(client.recv_multipart()[0]).number == 2**62:
                 break
     for _ in range(count // 20):
-        with suppress(OSError), connect(a._server.port) as raw:
+        with suppress(OSError), connect(server_of(a).port) as raw:
             start = GREETING if rng.random() < 0.5 else b""
             raw.sendall(start + rng.randbytes(rng.randrange(2000)))
-    assert a._server.running
+    assert server_of(a).running
     # The object and all that is around it are as before.
     assert a.get(key) == SECRET
     assert b.get(key) == SECRET

@@ -12,7 +12,7 @@ import pytest
 
 from daskref.connectors.zmq import ZmqConnector
 from tests.connectors.test_zmq_security import GREETING, SECRET, closed, still_serves
-from tests.connectors.zmqhosts import peers, relay
+from tests.connectors.zmqhosts import peers, relay, server_of
 from tests.utils import wait_until
 
 #: Streams that one run sends.
@@ -82,12 +82,12 @@ def test_streams_that_go_wrong_neither_crash_nor_block_the_server(
     said = recorded(a, b)
     before = a.served.nbytes
     for number in range(COUNT):
-        send(a._server.port, spoil(rng, said)).close()
+        send(server_of(a).port, spoil(rng, said)).close()
         if number % 50 == 0:
             still_serves(a, b)
     still_serves(a, b)
     wait_until(lambda: a.served.connections <= 2)
-    assert a._server.running
+    assert server_of(a).running
     if security == "curve":  # nobody got in but the reader, who read so often
         read = a.served.nbytes - before
         assert read == len(SECRET) * (COUNT // 50 + 1)
@@ -102,7 +102,9 @@ def test_a_frame_that_is_said_to_be_huge_ends_the_connection(
     a, b = served
     frame = struct.pack(">BQ", kind, nbytes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with send(a._server.port, GREETING + REST[mechanism] + frame + bytes(1000)) as raw:
+    with send(
+        server_of(a).port, GREETING + REST[mechanism] + frame + bytes(1000)
+    ) as raw:
         wait_until(lambda: closed(raw))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 2**14  # KiB
@@ -113,6 +115,6 @@ def test_whoever_breaks_off_in_a_greeting_is_forgotten(served):
     a, b = served
     greeting = GREETING + REST["curve"]
     for length in range(0, len(greeting), 3):
-        send(a._server.port, greeting[:length]).close()
+        send(server_of(a).port, greeting[:length]).close()
     still_serves(a, b)
     wait_until(lambda: a.served.connections <= 1)

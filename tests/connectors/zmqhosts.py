@@ -16,6 +16,7 @@ from typing import Any
 
 from daskref.connectors.credentials import remember
 from daskref.connectors.zmq import ZmqConnector
+from daskref.connectors.zmqserver import Server
 from daskref.connectors.zmqsources import Source, Sources
 from tests.connectors.processes import Child
 
@@ -100,6 +101,12 @@ def peers(*connectors: ZmqConnector) -> dict[str, list[str]]:
 def pattern(nbytes: int, seed: int = 1) -> bytes:
     block = bytes((seed * 37 + i * 7 + i // 251) % 256 for i in range(4099))
     return (block * (nbytes // len(block) + 1))[:nbytes]
+
+
+def server_of(connector: ZmqConnector) -> Server:
+    server = connector._session._server
+    assert server is not None
+    return server
 
 
 def parts_left(connector: ZmqConnector) -> list[str]:
