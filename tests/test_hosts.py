@@ -202,8 +202,9 @@ class TestLinks:
             (now.sent - then.sent, now.received - then.received)
             for now, then in zip([h.traffic for h in hosts], before, strict=True)
         )
-        assert sent[0] == pytest.approx(10 * MB, rel=0.03)
-        assert received[1] == pytest.approx(10 * MB, rel=0.03)
+        # headers are 5 % of packets that are not joined
+        assert 10 * MB <= sent[0] < 11 * MB
+        assert 10 * MB <= received[1] < 11 * MB
         for count in (sent[1], received[0], *aside):
             assert count < MB
 
@@ -412,7 +413,8 @@ class TestUserNamespace:
             if capabilities().rate:
                 beta.shape(mbit=1000)
             assert alpha.call(send, beta.address, port, MB)[0] == MB
-            assert beta.traffic.received == pytest.approx(MB, rel=0.05)
+            # with headers, and with what a bounded link has dropped and gets again
+            assert MB <= beta.traffic.received < 1.5 * MB
             alpha.block(beta)
             assert alpha.call(try_to_connect, beta.address, port, 0.3)
             alpha.unblock(beta)
