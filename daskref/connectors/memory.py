@@ -20,6 +20,7 @@ from typing import Any
 _PROT_NONE = 0
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _DONTFORK = 10
+_POPULATE_READ = 22
 _POPULATE_WRITE = 23
 _COLLAPSE = 25
 _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -202,15 +203,12 @@ class SharedMapping:
     populated: int
     #: Whether huge pages are worth asking for.
     huge: bool
-    #: Whether the same pages were written through it before.
-    kept: bool
     _pid: int
 
     def __init__(self, fd: int, nbytes: int) -> None:
         self._pid = 0
         self.huge = nbytes >= HUGE and can_collapse()
         self.populated = 0
-        self.kept = False
         self.address = _map_aligned(fd, nbytes, mmap.MAP_SHARED)
         self.nbytes = nbytes
         self._pid = os.getpid()
@@ -263,8 +261,22 @@ class SharedMapping:
             ``EFAULT`` where touching them would kill the process (the file system is
             full), ``EINVAL`` where the kernel cannot do this (before Linux 5.14).
         """
+        self._advise(start, stop, _POPULATE_WRITE)
+
+    def map(self, start: int, stop: int) -> None:
+        """Map the pages of a range that has them; raises as :meth:`populate` does.
+
+        Notes
+        -----
+        In less than half of the time of :meth:`populate` (90 us against 200 for 1 MiB,
+        measured): as if they were read, so that the kernel maps several of them at a
+        time. It maps those of a tmpfs for writing as well.
+        """
+        self._advise(start, stop, _POPULATE_READ)
+
+    def _advise(self, start: int, stop: int, advice: int) -> None:
         start -= start % mmap.PAGESIZE
-        if _libc().madvise(self.address + start, stop - start, _POPULATE_WRITE):
+        if _libc().madvise(self.address + start, stop - start, advice):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
 

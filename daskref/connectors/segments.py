@@ -236,7 +236,6 @@ class KeptMappings:
         with self._lock:
             kept = self._kept.pop(inode, None)
         if kept is not None and kept.mapping.nbytes >= nbytes:
-            kept.mapping.kept = True
             return kept.mapping
         return None
 

@@ -153,7 +153,7 @@ def write_mapped(
             if existing < nbytes:
                 mapping.make(chunk.start, chunk.stop)
             elif chunk.stop > mapping.populated:
-                mapping.populate(chunk.start, chunk.stop)
+                mapping.map(chunk.start, chunk.stop)
             where = mapping.address + chunk.start
             for view in chunk.views:
                 memmove(where, address(view), view.nbytes)

@@ -38,7 +38,7 @@ def test_what_another_process_evicts_is_written_again_through_the_mapping(
             key = shm.put(fill(2 * MIB))
             number = inode(shm, key)
             scheduler.evict(key)
-    monkeypatch.setattr(SharedMapping, "populate", None)  # its pages are mapped
+    monkeypatch.setattr(SharedMapping, "map", None)  # its pages are mapped
     key = shm.put(fill(2 * MIB, 2))
     assert inode(shm, key) == number
     assert shm.get(key) == fill(2 * MIB, 2)

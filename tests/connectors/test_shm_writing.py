@@ -97,20 +97,20 @@ def test_new_pages_are_written_from_both_ends(shm, monkeypatch):
     assert seen == list(range(18 * MIB, 8 * MIB, -2 * MIB))
     assert shm.get(key) == value
     shm.evict(key)
-    populated = []
+    maps, map_pages = [], SharedMapping.map
     with monkeypatch.context() as patch:
         patch.setattr(
             SharedMapping,
-            "populate",
-            lambda mapping, *where: (populated.append(where), mapped(mapping, *where)),
+            "map",
+            lambda mapping, *where: (maps.append(where), map_pages(mapping, *where)),
         )
         key = shm.put(value)
-        assert min(populated)[0] == 10 * MIB  # the first half is mapped already
+        assert min(maps)[0] == 10 * MIB  # the first half is mapped already
         assert shm.get(key) == value
         shm.evict(key)
-        populated.clear()
+        maps.clear()
         assert shm.get(shm.put(value)) == value
-        assert not populated
+        assert not maps
 
 
 @pytest.mark.skipif(not can_collapse(), reason="needs Linux 6.1, and such pages")
@@ -183,13 +183,11 @@ def huge_nbytes(shm, key):
 
 
 @pytest.mark.skipif(not can_populate(), reason="needs Linux 5.14")
-def test_pieces_go_to_recycled_pages_through_a_mapping_the_second_time(
-    shm, monkeypatch
-):
+def test_pieces_go_to_recycled_pages_through_a_mapping(shm, monkeypatch):
     monkeypatch.setattr(memory, "can_collapse", lambda: False)
     monkeypatch.setattr(pieces_module, "can_collapse", lambda: False)
-    written, populated = [], []
-    write, populate = pieces_module.write_file, SharedMapping.populate
+    written, mapped = [], []
+    write, real = pieces_module.write_file, SharedMapping.map
     monkeypatch.setattr(
         pieces_module,
         "write_file",
@@ -197,14 +195,13 @@ def test_pieces_go_to_recycled_pages_through_a_mapping_the_second_time(
     )
     monkeypatch.setattr(
         SharedMapping,
-        "populate",
-        lambda mapping, *span: (populated.append(span[0]), populate(mapping, *span)),
+        "map",
+        lambda mapping, *span: (mapped.append(span[0]), real(mapping, *span)),
     )
     starts = [2 * MIB, 0, MIB]
     turns = [
         (starts, []),  # new pages
-        (starts, []),  # old ones
-        ([], starts),  # old ones again
+        ([], starts),  # old ones
         ([], []),  # old ones that are mapped
     ]
     numbers = set()
@@ -216,12 +213,12 @@ def test_pieces_go_to_recycled_pages_through_a_mapping_the_second_time(
         for start in starts:
             arriving.write(start, memoryview(value)[start : start + MIB])
         arriving.publish()
-        assert (written, populated) == turn
+        assert (written, mapped) == turn
         assert shm.get(key) == value
         numbers.add(inode(shm, key))
         shm.evict(key)
         written.clear()
-        populated.clear()
+        mapped.clear()
     assert len(numbers) == 1
 
 
@@ -232,6 +229,8 @@ def test_populate_reports_what_would_kill():
         mapping = SharedMapping(fd, 4096)  # past the end of the file
         with pytest.raises(OSError, match="Bad address"):
             mapping.populate(0, 4096)
+        with pytest.raises(OSError, match="Bad address"):
+            mapping.map(0, 4096)
         os.ftruncate(fd, 4096)
         mapping.populate(0, 4096)
         ctypes.memset(mapping.address, 7, 4096)
