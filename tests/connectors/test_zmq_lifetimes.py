@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from daskref.connectors.zmq import ZmqConnector
 from daskref.exceptions import ConnectorUnavailableError, WireError
 from tests.connectors.zmqhosts import (
     LONG,
@@ -297,3 +300,16 @@ def test_a_fork_after_the_server_stopped_closes_nobody_elses_files(hosts):
         for fd in again:
             os.close(fd)
     assert server.served.requests == 0
+
+
+def test_one_that_is_dropped_serves_no_more_without_the_garbage_collector(tmp_path):
+    gc.disable()
+    try:
+        connector = ZmqConnector(serve=True, interface="127.0.0.1", root=tmp_path)
+        port = int(connector.endpoints[0].rpartition(":")[2])
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        del connector
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=10)
+    finally:
+        gc.enable()
