@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +27,7 @@ from daskref.family import register_family
 from daskref.holdings import Holdings
 from daskref.lending import Lending
 from daskref.lifetimes.task import BoundLifetimes
+from daskref.packing import Packer
 from daskref.plugins.bootstrap import install_on_scheduler
 from daskref.reference import Reference
 from daskref.rpc import Connections
@@ -90,6 +92,11 @@ class Attachment:
         if self._threshold is None or configured != self._configured:
             return configured
         return self._threshold
+
+    def packer(self) -> Packer:
+        """Return what packs the values of the call that this thread is in."""
+        threshold = self.threshold() if self.session.reachable else sys.maxsize
+        return Packer(threshold, self.holdings.put, self.holdings.current.looked)
 
     def say_goodbye(self) -> None:
         """Leave this process's counts with the scheduler."""

@@ -6,23 +6,21 @@ Private Dask names used here, checked by ``tests/test_private_names.py``:
 name                        what for
 ==========================  =========================================================
 ``_task_spec.GraphNode``    base of the boundary, with ``_dependencies``
-``_task_spec.Task``         its arguments, for coroutines
 ==========================  =========================================================
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
-from dask._task_spec import GraphNode, Task
+from dask._task_spec import GraphNode
 from dask.tokenize import tokenize
 from distributed import Reschedule
 
 from daskref.exceptions import ResolveError
 from daskref.factory import is_recomputed
-from daskref.nodes import StoredNode
+from daskref.nodes import PackedNode
 from daskref.transparency import reveal
 
 #: ``async (function, *arguments) -> result``: run a blocking function in a thread.
@@ -101,11 +99,7 @@ class Boundary(GraphNode):
 def _reveal_all(node: GraphNode, values: Any) -> tuple[GraphNode, dict[Any, Any]]:
     """Resolve a task's stored arguments and its dependencies, before it runs."""
     revealed = _revealed(values)
-    if isinstance(node, Task):
-        node = copy.copy(node)
-        node.args = tuple(map(_value, node.args))
-        node.kwargs = {name: _value(arg) for name, arg in node.kwargs.items()}
-    return node, revealed
+    return node.load() if isinstance(node, PackedNode) else node, revealed
 
 
 def _revealed(values: Any) -> dict[Any, Any]:
@@ -122,10 +116,6 @@ def _revealed(values: Any) -> dict[Any, Any]:
         if is_recomputed(exc):
             raise Reschedule from exc
         raise
-
-
-def _value(arg: Any) -> Any:
-    return arg({}) if isinstance(arg, StoredNode) else arg
 
 
 def needs_boundary(node: Any, has_dependencies: bool) -> bool:

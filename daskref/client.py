@@ -26,7 +26,6 @@ name                                   what for
 from __future__ import annotations
 
 import inspect
-import sys
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,8 +34,8 @@ from typing import Any
 import distributed
 from dask._expr import LLGExpr
 from dask._task_spec import DataNode, GraphNode
-from dask.sizeof import sizeof
 from dask.typing import no_default
+from dask.utils import funcname
 from distributed.comm import CommClosedError
 from distributed.spans import SpanMetadata
 
@@ -45,19 +44,19 @@ from daskref.attachment import Attachment, attach, detach
 from daskref.connectors.registry import describe_connector
 from daskref.exceptions import ResolveError
 from daskref.factory import StoreFactory, is_recomputed
-from daskref.graph import graph_of, pack_argument, pack_expr, references_by_key
+from daskref.graph import GraphExpr, graph_of, pack_expr, references_by_key
 from daskref.lending import refuse_scattered
 from daskref.metrics import summarize
 from daskref.nodes import ReferenceNode, references_in
 from daskref.ownership.factories import collecting
+from daskref.packing import Packer
 from daskref.proxy import Proxy, is_proxy
 from daskref.scatter import put_scattered, take_apart
 from daskref.transparency import reveal
 
-#: Parameters of ``map`` that are not its function's.
-_MAP_OPTIONS = frozenset(inspect.signature(distributed.Client.map).parameters)
-#: Bytes above which Dask makes a keyword argument of ``map`` a task.
-_APART = 100_000
+#: Parameters that are Dask's, not those of the function that is called.
+_SUBMIT = frozenset(inspect.signature(distributed.Client.submit).parameters)
+_MAP = frozenset(inspect.signature(distributed.Client.map).parameters)
 
 
 class ByReference(distributed.Client):  # type: ignore[misc]
@@ -95,50 +94,39 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         state = self._daskref
         if state is None or not state.session.reachable:
             return super().submit(func, *args, **kwargs)
-        # Here and not only where the graph leaves: Dask would hash each argument for
-        # the task's key, and we once more for the store.
         with state.holdings.submission():
-            args, kwargs = _packed(state, args, kwargs)
+            if kwargs.get("key") is None and _is_pure(kwargs) and callable(func):
+                token = state.packer().token(func, args, _arguments(kwargs, _SUBMIT))
+                if token is not None:
+                    kwargs["key"] = f"{funcname(func)}-{token}"
             return super().submit(func, *args, **kwargs)
 
     def map(self, func: Any, /, *iterables: Any, **kwargs: Any) -> Any:
         """See Dask's. Large arguments are put before the call returns."""
         state = self._daskref
-        if state is None:
+        if state is None or not state.session.reachable:
             return super().map(func, *iterables, **kwargs)
-        if not state.session.reachable:
-            return super().map(func, *iterables, **self._apart(kwargs))
         with state.holdings.submission():
-            kwargs = self._apart(_packed(state, (), kwargs)[1])
-            columns = [
-                _packed(state, tuple(column), {})[0]
-                if isinstance(column, list | tuple)
-                else column
-                for column in iterables
-            ]
-            return super().map(func, *columns, **kwargs)
-
-    def _apart(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Make tasks of large keyword arguments of ``map`` that stay in-band.
-
-        Dask does so as well, but its task has no priority, which ends the scheduler's
-        work on the graph with an assertion (2026.8.0).
-        """
-        kwargs = dict(kwargs)
-        for name in kwargs.keys() - _MAP_OPTIONS:
-            if sizeof(kwargs[name]) > _APART:
-                kwargs[name] = super().submit(_same, kwargs[name])
-        return kwargs
+            key = kwargs.get("key")
+            if (
+                _is_pure(kwargs)
+                and callable(func)
+                and (key is None or isinstance(key, str))
+                and all(isinstance(column, list | tuple) for column in iterables)
+            ):
+                named = _arguments(kwargs, _MAP)
+                tokens = state.packer().tokens(func, iterables, named)
+                if tokens is not None:
+                    prefix = key or funcname(func)
+                    kwargs["key"] = [f"{prefix}-{token}" for token in tokens]
+            return super().map(func, *iterables, **kwargs)
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         state = self._daskref
         if state is None:
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
-        if not state.session.reachable:
-            packed = self._lend(expr, keys, sys.maxsize)
-            return self._send_packed(packed, keys, *args, **kwargs)
         with state.holdings.submission() as submission:
-            packed = self._lend(expr, keys, state.threshold())
+            packed = self._lend(expr, keys, state.packer())
             futures = self._send_packed(packed, keys, *args, **kwargs)
             if held := submission.references:
                 # one object, or one future, leaves no choice
@@ -147,18 +135,23 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 submission.keys |= {key: needed.get(key, held) for key in futures}
         return futures
 
-    def _lend(self, expr: Any, keys: Any, threshold: int) -> Any:
+    def _lend(self, expr: Any, keys: Any, packer: Packer) -> Any:
         """Pack a graph; lend the borrows in it, and say so before the graph is sent."""
         state = self._daskref
         assert state is not None
         with collecting() as found:
-            packed = pack_expr(expr, threshold, state.holdings.put)
-        state.lending.lend(found, partial(graph_of, packed, expr), keys)
+            packed = pack_expr(expr, packer)
+        # as the user made it: in what is packed, nothing can be seen
+        state.lending.lend(found, partial(graph_of, expr, expr), keys)
         return packed
 
     def _send_packed(self, packed: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         state = self._daskref
         assert state is not None
+        if isinstance(packed, GraphExpr) and kwargs.get("internal_priority"):
+            # what several tasks of a `map` share comes first
+            more = dict.fromkeys(packed.operand("dsk"), 0)
+            kwargs["internal_priority"] = {**more, **kwargs["internal_priority"]}
         try:
             return super()._graph_to_futures(packed, keys, *args, **kwargs)
         except BaseException:
@@ -207,13 +200,15 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             nodes: dict[Any, GraphNode] = {}
             placed = {}
             for key, value in scattered.values.items():
-                if key not in references:
-                    nodes[key], placed[key] = DataNode(key, value), value
-                elif (reference := references[key]) is not None:
-                    nodes[key] = ReferenceNode(key, reference, "inside")
+                if (reference := references.get(key)) is not None:
+                    nodes[key] = ReferenceNode(key, reference)
                     placed[key] = Proxy(StoreFactory(reference, transparent=True))
-                else:  # the store failed: to a worker, as plain Dask does
-                    placed[key] = value
+                    continue
+                placed[key] = value
+                # Not if the store failed, or it does not pickle: to a worker alone
+                # then, as plain Dask does.
+                if key not in references and key in scattered.encoded:
+                    nodes[key] = DataNode(key, value)
             # At once on workers, as users expect, even if all threads are busy …
             futures = {}
             if (
@@ -231,14 +226,16 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                     for key, value in scattered.values.items():
                         self.futures[key].type = type(value)
             # … and as tasks, so that any worker can have it when those are gone.
-            made = super()._graph_to_futures(
-                LLGExpr(nodes, _determ_token=uuid.uuid4().hex),
-                list(nodes),
-                SpanMetadata(collections=[{"type": "Future"}]),
-                workers=workers,
-                allow_other_workers=bool(workers) or None,
-                internal_priority=dict.fromkeys(nodes, 0),
-            )
+            made = {}
+            if nodes:
+                made = super()._graph_to_futures(
+                    LLGExpr(nodes, _determ_token=uuid.uuid4().hex),
+                    list(nodes),
+                    SpanMetadata(collections=[{"type": "Future"}]),
+                    workers=workers,
+                    allow_other_workers=bool(workers) or None,
+                    internal_priority=dict.fromkeys(nodes, 0),
+                )
             needed = {key: references_in(nodes[key]) for key in nodes}
             if futures:
                 state.tell_scattered(needed)
@@ -353,18 +350,16 @@ class _LocalValues:
         self.data = data
 
 
-def _packed(
-    state: Attachment, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    threshold, put = state.threshold(), state.holdings.put
-    return (
-        tuple(pack_argument(arg, threshold, put) for arg in args),
-        {name: pack_argument(arg, threshold, put) for name, arg in kwargs.items()},
+def _is_pure(options: Mapping[str, Any]) -> bool:
+    """Tell whether Dask would name a call's futures by a hash of its arguments."""
+    return bool(options.get("pure", True)) and not (
+        options.get("actor") or options.get("actors")
     )
 
 
-def _same(value: Any) -> Any:
-    return value
+def _arguments(kwargs: dict[str, Any], options: frozenset[str]) -> dict[str, Any]:
+    """Return what is the function's, not Dask's."""
+    return {name: value for name, value in kwargs.items() if name not in options}
 
 
 def _reveal_values(

@@ -6,10 +6,10 @@
     header    msgpack: Dask's own header, frame lengths
     frames    each at a multiple of 64 bytes
 
-Object <-> frames is Dask's own ``serialize``/``deserialize``, so every type that Dask
-knows is known here. Writing joins nothing: :func:`encode` returns the buffers of the
-object itself, with small ones between them. Reading copies nothing: :func:`decode`
-hands slices of the buffer to Dask.
+The frames are a pickle and its buffers (:mod:`daskref.pickling`), in the form of Dask's
+family ``pickle``; what does not pickle is left to Dask's other families. Writing joins
+nothing: :func:`encode` returns the buffers of the object itself, with small ones
+between them. Reading copies nothing: :func:`decode` hands slices of the buffer to Dask.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import operator
 import pickle
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import msgpack
+import xxhash
 from distributed.protocol.serialize import (
+    Serialized,
     deserialize,
     msgpack_decode_default,
     msgpack_encode_default,
@@ -34,25 +37,70 @@ from daskref.connectors.base import Buffer
 from daskref.connectors.memory import raw
 from daskref.exceptions import NotProxiableError, WireError
 from daskref.foreign import is_proxystores, read_proxystores
+from daskref.pickling import Pickle, pickled
 
 MAGIC = b"\x89daskref"
 #: Version of the layout. A reader refuses newer ones.
 VERSION = 1
 ALIGNMENT = 64
-#: Families that turn objects into frames.
+#: Families of Dask that read frames.
 SERIALIZERS = ("dask", "pickle")
 
 _PRELUDE = struct.Struct("<8sHHIQQ")
 _PADDING = bytes(ALIGNMENT)
 
 
-class Encoded(NamedTuple):
-    """An object as buffers, to be written one after another."""
+class Encoded:
+    """An object as buffers, to be written one after another.
 
-    #: Prelude, header, and the object's own buffers, with padding between them.
+    Parameters
+    ----------
+    frames
+        The buffers. Large ones are the object's own memory, not copies: they change
+        with the object.
+    nbytes
+        Sum of their lengths.
+    pickle
+        What they were made of, if it was a pickle.
+    """
+
     frames: list[Buffer]
-    #: Sum of their lengths.
     nbytes: int
+    pickle: Pickle | None
+
+    def __init__(
+        self, frames: list[Buffer], nbytes: int, pickle: Pickle | None = None
+    ) -> None:
+        self.frames = frames
+        self.nbytes = nbytes
+        self.pickle = pickle
+
+    @cached_property
+    def token(self) -> str:
+        """A hash of all that is stored (XXH3, 128 bit), made when first asked for.
+
+        Objects of one token are stored alike, and so come back alike.
+        """
+        digest = xxhash.xxh3_128()
+        for frame in self.frames:
+            digest.update(frame)
+        return digest.hexdigest()
+
+    def serialized(self) -> Serialized | None:
+        """Return the object as Dask's messages carry one; ``None`` if it is no pickle.
+
+        Of Dask's family ``pickle``: any process reads it that accepts that.
+        """
+        if self.pickle is None:
+            return None
+        views = [buffer.raw() for buffer in self.pickle.buffers]
+        return Serialized(_header(views), [b"".join(self.pickle.pieces), *views])
+
+
+def _header(views: Sequence[memoryview]) -> dict[str, Any]:
+    """Return the header of Dask's family for a pickle and these buffers."""
+    writeable = tuple(not view.readonly for view in views)
+    return {"serializer": "pickle", "writeable": writeable}
 
 
 def _padding(position: int) -> int:
@@ -76,31 +124,48 @@ def encode(obj: Any) -> Encoded:
     Raises
     ------
     NotProxiableError
-        If Dask cannot serialize the object; the reason is chained.
+        If the object cannot be serialized; the reason is chained.
     """
     try:
-        header, frames = serialize(obj, serializers=SERIALIZERS, on_error="raise")
-        views = [_raw(frame) for frame in frames]
+        made = pickled(obj)
     except Exception as exc:
+        return _encode_otherwise(obj, exc)
+    views = [buffer.raw() for buffer in made.buffers]
+    return _laid_out(_header(views), [made.pieces, *([view] for view in views)], made)
+
+
+def _encode_otherwise(obj: Any, reason: Exception) -> Encoded:
+    """Let Dask try its families on what does not pickle."""
+    try:
+        header, frames = serialize(obj, serializers=("dask",), on_error="raise")
+        return _laid_out(header, [[_raw(frame)] for frame in frames])
+    except Exception:
         cls = type(obj)
         raise NotProxiableError(
             f"{cls.__module__}.{cls.__qualname__}",
-            f"it does not serialize ({exc.__cause__ or exc!r})",
-        ) from exc
+            f"it does not serialize ({reason!r})",
+        ) from reason
+
+
+def _laid_out(
+    header: dict[str, Any], frames: list[list[Buffer]], made: Pickle | None = None
+) -> Encoded:
+    """Return the layout of frames, each of them in pieces."""
+    lengths = [sum(memoryview(piece).nbytes for piece in frame) for frame in frames]
     packed: bytes = msgpack.dumps(
-        {"header": header, "lengths": [view.nbytes for view in views]},
+        {"header": header, "lengths": lengths},
         default=msgpack_encode_default,
         use_bin_type=True,
     )
     position = _PRELUDE.size + len(packed)
     out: list[Buffer] = [b"", packed]
-    for view in views:
+    for frame, length in zip(frames, lengths, strict=True):
         if pad := _padding(position):
             out.append(_PADDING[:pad])
-        out.append(view)
-        position += pad + view.nbytes
+        out += frame
+        position += pad + length
     out[0] = _PRELUDE.pack(MAGIC, VERSION, 0, len(packed), position, 0)
-    return Encoded(out, position)
+    return Encoded(out, position, made)
 
 
 def _raw(frame: Buffer) -> memoryview:

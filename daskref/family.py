@@ -34,7 +34,9 @@ from daskref.config import Settings, threshold
 from daskref.exceptions import DaskrefError, WireError
 from daskref.factory import StoreFactory
 from daskref.leases import keep_alive
+from daskref.leaves import is_small
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
+from daskref.reference import Reference
 from daskref.resolution import base_of
 from daskref.session import Session, sessions
 
@@ -67,17 +69,18 @@ def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any]
     """
     if is_proxy(x):
         return _dump_proxy(x)
-    if sizeof(x) <= threshold() or _on_event_loop():
+    limit = threshold()
+    if is_small(x, limit) or _on_event_loop():
         raise NotImplementedError
     session = _session()
     shared = session is not _own_session
     try:
-        reference = session.put(x)
+        reference, _ = session.refer(x, limit)
     except DaskrefError as exc:
         if session.info.settings.on_failure == "raise":
             raise
         raise NotImplementedError(str(exc)) from exc
-    if reference is None or session.store is None:
+    if not isinstance(reference, Reference):
         raise NotImplementedError
     session.lease(reference)
     # In a cluster's session this is one message, for one reader that wants the value.

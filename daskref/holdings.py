@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from daskref.codec import Encoded, encode
 from daskref.connectors.base import Key
 from daskref.reference import Reference
 from daskref.session import Session
-from daskref.tokens import content_token
 
 
 class _Held:
@@ -45,6 +45,8 @@ class Submission:
         self.keys: dict[Any, set[Reference]] = {}
         #: content that the store did not take: not tried again in the same call
         self.failed: set[str] = set()
+        #: what the call has found out of objects, by ``id``
+        self.looked: dict[int, Any] = {}
 
     @property
     def references(self) -> set[Reference]:
@@ -89,7 +91,7 @@ class Holdings:
     def put(
         self,
         obj: Any,
-        token: str | None = None,
+        encoded: Encoded | None = None,
         submission: Submission | None = None,
     ) -> Reference | None:
         """Return a reference to an object's content, put at most once. Blocks.
@@ -98,8 +100,8 @@ class Holdings:
         ----------
         obj
             The object.
-        token
-            Its content hash; default: made here.
+        encoded
+            What is stored of it; default: made here.
         submission
             What keeps the object until futures do; default: the one that this thread
             is in.
@@ -113,16 +115,17 @@ class Holdings:
         --------
         Session.put : the errors that this raises
         """
-        if token is None:
-            token = content_token(obj)
+        if encoded is None:
+            encoded = encode(obj)
+        token = encoded.token
         if submission is None:
-            submission = self._local.submission
+            submission = self.current
         if token in submission.failed:
             return None
         held = self._use(token, submission)
         if held is None:
             relinked = self._session.relink(obj, token)
-            reference = relinked or self._session.put(obj, token)
+            reference = relinked or self._session.put(obj, encoded, token)
             if reference is None:
                 submission.failed.add(token)
                 return None
@@ -130,6 +133,12 @@ class Holdings:
         self._watch(obj, held)
         self._session.counters.add("bytes_kept", held.reference.nbytes)
         return held.reference
+
+    @property
+    def current(self) -> Submission:
+        """The submission that this thread is in."""
+        submission: Submission = self._local.submission
+        return submission
 
     @contextmanager
     def submission(self) -> Iterator[Submission]:

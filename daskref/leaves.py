@@ -1,51 +1,133 @@
-"""Which objects are large leaves: worth a place of their own in the store."""
+"""How large values are, as far as that is known without serializing them."""
 
 from __future__ import annotations
 
 import array
-from collections.abc import Callable
+import datetime
+import decimal
+import fractions
+import sys
+import uuid
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from dask.sizeof import sizeof
+#: Types whose values are always small.
+SCALARS: frozenset[type] = frozenset(
+    {float, complex, bool, type(None), type(...), type(NotImplemented), range}
+    | {datetime.date, datetime.time, datetime.datetime, datetime.timedelta}
+    | {decimal.Decimal, fractions.Fraction, uuid.UUID}
+)
+_CONTAINERS = frozenset({tuple, list, set, frozenset})
+#: Items of a short container; longer ones are not looked into.
+FEW = 16
 
-from daskref.proxy import Proxy
-
-#: Size of one object of a type in bytes; ``None``: never a leaf, look inside.
-Sizer = Callable[[Any], int] | None
-
-_CONTAINERS = (list, tuple, set, frozenset, dict)
-_generic_sizeof = sizeof.dispatch(object)
+#: Packages whose objects are stored as a whole, with all that is in them.
+_WHOLE = frozenset(
+    {"geopandas", "numpy", "pandas", "polars", "pyarrow", "scipy", "torch", "xarray"}
+)
 
 
-def _find_sizer(cls: type) -> Sizer:
-    """Return the function that sizes objects of a type, or ``None``.
+def exact_nbytes(obj: Any) -> int | None:
+    """Return how many bytes an object holds, if its exact type says so.
 
-    A leaf is an object whose bytes lie in buffers: arrays, frames, strings of bytes or
-    text, and whatever Dask's ``sizeof`` has a rule for. Containers and instances of
-    other classes are not leaves: their contents may be.
+    Parameters
+    ----------
+    obj
+        Any object. No code of a user's runs.
+
+    Returns
+    -------
+    int or None
+        ``None`` for whatever has parts, and for subclasses. Of text, an upper bound.
     """
-    if issubclass(cls, (bytes, bytearray, str)):
-        return len
-    if issubclass(cls, memoryview | array.array):
-        return lambda obj: memoryview(obj).nbytes
-    if cls.__module__ == "builtins" or issubclass(cls, (*_CONTAINERS, type)):
+    sizer = _sizers().get(type(obj))
+    return None if sizer is None else sizer(obj)
+
+
+#: ``(object of one exact type) -> its bytes``, or ``None`` for one with parts
+_Sizer = Callable[[Any], "int | None"]
+
+
+def _sizers() -> Mapping[type, _Sizer]:
+    numpy = sys.modules.get("numpy")
+    return _sizers_of(hasattr(numpy, "ndarray"))
+
+
+@lru_cache
+def _sizers_of(numpy: bool) -> Mapping[type, _Sizer]:
+    found: dict[type, _Sizer] = {
+        bytes: len,
+        bytearray: len,
+        str: _size_text,
+        int: lambda number: (number.bit_length() + 7) // 8,
+        memoryview: _size_view,
+        array.array: lambda obj: len(obj) * obj.itemsize,
+    }
+    if numpy:
+        import numpy as np
+
+        found[np.ndarray] = lambda obj: None if obj.dtype.hasobject else obj.nbytes
+        for cls in {np.dtype(code).type for code in np.typecodes["All"]}:
+            if cls not in (np.object_, np.void):
+                found[cls] = lambda scalar: int(scalar.nbytes)
+    return found
+
+
+def _size_text(text: str) -> int:
+    return len(text) if text.isascii() else 4 * len(text)
+
+
+def _size_view(view: memoryview) -> int | None:
+    try:
+        return view.nbytes
+    except ValueError:  # it was released
         return None
-    if issubclass(cls, Proxy):
-        return None  # a reference already
-    if hasattr(cls, "__dask_graph__"):
-        return None  # a collection: its nbytes are those of a result to come
-    if hasattr(cls, "nbytes") and hasattr(cls, "dtype"):
-        return lambda obj: int(obj.nbytes)
-    rule = sizeof.dispatch(cls)
-    return None if rule is _generic_sizeof else rule
 
 
-#: ``(type) -> Sizer``: as above, remembered.
-sizer_of: Callable[[type], Sizer] = lru_cache(maxsize=4096)(_find_sizer)
+def is_small(value: Any, threshold: int, depth: int = 4) -> bool:
+    """Tell whether a value is surely small, without serializing it.
+
+    Parameters
+    ----------
+    value
+        Any object. No code of a user's runs.
+    threshold
+        Bytes that nothing in it may exceed.
+    depth
+        How many containers inside each other are looked into.
+    """
+    cls = type(value)
+    if cls in SCALARS:
+        return True
+    if cls in _CONTAINERS or cls is dict:
+        if len(value) > FEW or not depth:
+            return False
+        items = [*value, *value.values()] if cls is dict else value
+        return all(is_small(item, threshold, depth - 1) for item in items)
+    nbytes = exact_nbytes(value)
+    return nbytes is not None and nbytes <= threshold
 
 
-def leaf_nbytes(obj: Any) -> int:
-    """Return the size of a leaf in bytes; 0 for anything that is not a leaf."""
-    sizer = sizer_of(type(obj))
-    return 0 if sizer is None else sizer(obj)
+def _is_whole(cls: type) -> bool:
+    return any(
+        str(getattr(base, "__module__", "")).partition(".")[0] in _WHOLE
+        for base in cls.__mro__
+    )
+
+
+#: ``(type) -> bool``: whether its objects, if large, are stored as a whole: arrays,
+#: frames, models. Of others, what is large in them is stored.
+is_whole: Callable[[type], bool] = lru_cache(maxsize=4096)(_is_whole)
+
+
+def on_gpu(obj: Any) -> bool:
+    """Tell whether an object's memory is that of a GPU, where Dask knows better."""
+    if not hasattr(type(obj), "__cuda_array_interface__"):
+        return False
+    try:  # the object, not its class: a tensor may be here or there
+        return obj.__cuda_array_interface__ is not None
+    except AttributeError:
+        return False
+    except Exception:  # there is one, which needs something first
+        return True

@@ -6,13 +6,12 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import cloudpickle
-
 from daskref.exceptions import OwnershipError
 from daskref.factory import StoreFactory
 from daskref.ownership.borrows import Borrow
 from daskref.ownership.factories import BorrowFactory, OwnedFactory, collecting
 from daskref.ownership.rules import ENDS, OWNER_LENDS, SHARED_OR_MUTABLE
+from daskref.pickling import pickled
 from daskref.proxy import get_factory, is_proxy
 
 
@@ -197,7 +196,7 @@ def _needed_by(
 def _borrows_in(node: Any, borrows: Mapping[str, Borrow]) -> set[str]:
     with collecting() as found:
         try:
-            cloudpickle.dumps(node)
+            pickled(node)
         except Exception:  # it was pickled with others, or Dask has its own error
             return set(borrows)
     return {factory.id for factory in found}

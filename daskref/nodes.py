@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from dask._task_spec import GraphNode, Task, parse_input
 
@@ -60,29 +60,26 @@ class StoredNode(GraphNode):
 
 
 class ReferenceNode(StoredNode):
-    """One stored value.
+    """A stored value that has a key of its own, such as scattered data.
+
+    The call returns a proxy that daskref resolves at the next task boundary: holding it
+    costs nothing, and each task gets an object of its own.
 
     Parameters
     ----------
     key
-        The key in the graph; ``None`` among a task's arguments.
+        The key in the graph.
     reference
         What to resolve.
-    form
-        What the call returns: ``"value"``, the object itself; ``"inside"``, a proxy
-        that daskref resolves at the next task boundary (a key's own node: scattered
-        data, so that holding it costs nothing); ``"proxy"``, a proxy for the user.
     """
 
-    __slots__ = ("form", "reference")
+    __slots__ = ("reference",)
 
     reference: Reference
-    form: str
 
-    def __init__(self, key: Any, reference: Reference, form: str = "value") -> None:
+    def __init__(self, key: Any, reference: Reference) -> None:
         self.key = key
         self.reference = reference
-        self.form = form
         self._dependencies = _NO_DEPENDENCIES
 
     @property
@@ -90,49 +87,83 @@ class ReferenceNode(StoredNode):
         return (self.reference,)
 
     def copy(self) -> ReferenceNode:
-        return ReferenceNode(self.key, self.reference, self.form)
+        return ReferenceNode(self.key, self.reference)
 
     def __call__(self, values: Any = ()) -> Any:
-        if self.form == "value":
-            return resolve_reference(self.reference)
-        return Proxy(StoreFactory(self.reference, transparent=self.form == "inside"))
+        return Proxy(StoreFactory(self.reference, transparent=True))
 
     def __repr__(self) -> str:
         return f"ReferenceNode({self.reference!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ReferenceNode, (self.key, self.reference, self.form)
+        return ReferenceNode, (self.key, self.reference)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (self.form, *self.reference.__dask_tokenize__())
+        return self.reference.__dask_tokenize__()
+
+
+class Place(NamedTuple):
+    """What takes the place of a stored value inside a pickle."""
+
+    #: Which of the references.
+    reference: int
+    #: Which item of the stored tuple, if the value was stored with others.
+    item: int | None = None
+    #: Whether it arrives as a proxy, for the user.
+    lazily: bool = False
 
 
 class PackedNode(StoredNode):
-    """A value with stored values somewhere inside: a container, a closure, a model.
+    """A task, as its pickle, with stored values somewhere inside.
 
     Parameters
     ----------
     key
-        The key in the graph; ``None`` among a task's arguments.
+        The key in the graph.
     data
-        The value pickled, with persistent ids in the places of stored values: bytes,
-        or a reference to them where they are large themselves.
+        The task pickled, with persistent ids in the places of stored values: bytes, or
+        a reference to them where they are large themselves.
+    places
+        What the persistent ids number. Objects of one number are one object.
     inside
-        The references that the persistent ids number.
+        The references that the places name.
+    dependencies
+        The task's.
+    is_coro
+        Whether its function is a coroutine function.
+    title
+        How it is shown.
+    subs
+        What was substituted in the task since, in order.
     """
 
-    __slots__ = ("data", "inside")
+    __slots__ = ("_is_coro", "data", "inside", "places", "subs", "title")
 
     data: bytes | Reference
+    places: tuple[Place, ...]
     inside: tuple[Reference, ...]
+    subs: tuple[dict[Any, Any], ...]
+    title: str
 
     def __init__(
-        self, key: Any, data: bytes | Reference, inside: tuple[Reference, ...]
+        self,
+        key: Any,
+        data: bytes | Reference,
+        places: tuple[Place, ...],
+        inside: tuple[Reference, ...],
+        dependencies: frozenset[Any] = _NO_DEPENDENCIES,
+        is_coro: bool = False,
+        title: str = "",
+        subs: tuple[dict[Any, Any], ...] = (),
     ) -> None:
         self.key = key
         self.data = data
+        self.places = places
         self.inside = inside
-        self._dependencies = _NO_DEPENDENCIES
+        self._dependencies = dependencies
+        self._is_coro = is_coro
+        self.title = title
+        self.subs = subs
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -140,20 +171,64 @@ class PackedNode(StoredNode):
             return (self.data, *self.inside)
         return self.inside
 
-    def copy(self) -> PackedNode:
-        return PackedNode(self.key, self.data, self.inside)
+    @property
+    def data_producer(self) -> bool:
+        return False
 
-    def __call__(self, values: Any = ()) -> Any:
+    @property
+    def is_coro(self) -> bool:
+        return self._is_coro
+
+    def copy(self) -> PackedNode:
+        return PackedNode(*self._state())
+
+    def substitute(self, subs: Any, key: Any = None) -> GraphNode:
+        # the task is out of reach until it is loaded: it is told then
+        told = {k: subs[k] for k in self._dependencies & subs.keys() if subs[k] != k}
+        if not told and key in (None, self.key):
+            return self
+        node = self.copy()
+        node.key = self.key if key is None else key
+        if told:
+            node.subs = (*self.subs, told)
+            node._dependencies = frozenset().union(
+                *(_keys_of(told.get(k, k)) for k in self._dependencies)
+            )
+        return node
+
+    def load(self) -> GraphNode:
+        """Return the task, with new private objects in the places. Blocks.
+
+        Raises
+        ------
+        ResolveError
+            If one of them cannot be had.
+        """
         data = self.data
         if isinstance(data, Reference):
             data = resolve_reference(data)
-        return _Unpacker(io.BytesIO(data), self.inside).load()
+        task: GraphNode = _Unpacker(io.BytesIO(data), self.places, self.inside).load()
+        for subs in self.subs:
+            task = task.substitute(subs)
+        return task
+
+    def __call__(self, values: Any = ()) -> Any:
+        return self.load()(values)
 
     def __repr__(self) -> str:
-        return f"PackedNode({', '.join(map(repr, self.references))})"
+        return self.title or f"PackedNode({', '.join(map(repr, self.references))})"
+
+    def __sizeof__(self) -> int:
+        return 512 + (0 if isinstance(self.data, Reference) else len(self.data))
+
+    def _state(self) -> tuple[Any, ...]:
+        return (
+            *(self.key, self.data, self.places, self.inside, self._dependencies),
+            *(self._is_coro, self.title, self.subs),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedNode, (self.key, self.data, self.inside)
+        return PackedNode, self._state()
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         parts = (ref.__dask_tokenize__() for ref in self.references)
@@ -161,16 +236,41 @@ class PackedNode(StoredNode):
         return ("daskref.PackedNode", data, *parts)
 
 
+def _keys_of(substitute: Any) -> frozenset[Any]:
+    """Return what stands for a dependency: a key, or what a node depends on."""
+    if isinstance(substitute, GraphNode):
+        return substitute.dependencies
+    return frozenset([getattr(substitute, "key", substitute)])
+
+
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, inside: tuple[Reference, ...]) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        places: tuple[Place, ...],
+        inside: tuple[Reference, ...],
+    ) -> None:
         super().__init__(file)
+        self._places = places
         self._inside = inside
-        self._resolved: dict[int, Any] = {}
+        #: by place; and what was stored with others, by reference
+        self._objects: dict[int, Any] = {}
+        self._together: dict[int, Any] = {}
 
     def persistent_load(self, pid: int) -> Any:
-        if pid not in self._resolved:
-            self._resolved[pid] = resolve_reference(self._inside[pid])
-        return self._resolved[pid]
+        if pid not in self._objects:
+            self._objects[pid] = self._get(self._places[pid])
+        return self._objects[pid]
+
+    def _get(self, place: Place) -> Any:
+        reference = self._inside[place.reference]
+        if place.lazily:
+            return Proxy(StoreFactory(reference))
+        if place.item is None:
+            return resolve_reference(reference)
+        if place.reference not in self._together:
+            self._together[place.reference] = resolve_reference(reference)
+        return self._together[place.reference][place.item]
 
 
 class Lazy(GraphNode):
@@ -255,16 +355,6 @@ class Constant:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Constant, (self.value,)
-
-
-def call_packed(func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function that came packed as a node: the first argument of its task."""
-    return func(*args, **kwargs)
-
-
-async def call_packed_coroutine(func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Like :func:`call_packed`, for coroutine functions."""
-    return await func(*args, **kwargs)
 
 
 def nodes_in(node: Any) -> list[StoredNode]:

@@ -95,6 +95,7 @@ class ObjectIO:
         serializer: Dump | None = None,
         hints: Mapping[str, Any] | None = None,
         view: Load | None = None,
+        encoded: Encoded | None = None,
     ) -> Written:
         """Write an object under a new key.
 
@@ -108,9 +109,12 @@ class ObjectIO:
             More keywords for the connector.
         view
             A deserializer: what it makes of the bytes is returned with the key.
+        encoded
+            The object as :func:`~daskref.codec.encode` returns it, if that was done.
         """
         operation = Operation()
-        encoded = self._dump(obj, serializer, operation)
+        if encoded is None or serializer is not None or self.serializer is not None:
+            encoded = self._dump(obj, serializer, operation)
         nbytes = encoded.nbytes
         try:
             seen = None

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daskref.carried import carry
+from daskref.codec import Encoded
 from daskref.connectors.adapted import adapt
 from daskref.connectors.base import Connector, Key
 from daskref.connectors.registry import connector_path, load_connector
-from daskref.exceptions import MissingKeyError, NotProxiableError
+from daskref.exceptions import MissingKeyError
 from daskref.failures import outcome
 from daskref.metrics import Counters
 from daskref.objectcache import ObjectCache
@@ -293,7 +294,9 @@ class ObjectStore:
 
     # References
 
-    def put_reference(self, obj: Any, token: str | None = None) -> Reference:
+    def put_reference(
+        self, obj: Any, token: str | None = None, encoded: Encoded | None = None
+    ) -> Reference:
         """Write an object and return a reference to it.
 
         Parameters
@@ -302,6 +305,8 @@ class ObjectStore:
             The object.
         token
             Its content hash, kept in the metadata.
+        encoded
+            The object as :func:`~daskref.codec.encode` returns it, if that was done.
 
         Returns
         -------
@@ -311,12 +316,12 @@ class ObjectStore:
         Raises
         ------
         NotProxiableError
-            If the object, or its class, does not serialize.
+            If the object does not serialize.
         ConnectorError
             If the store failed; nothing remains of the object then.
         """
-        key, nbytes, _ = self._io.put(obj)
-        return self.refer(key, self._describe(obj, key, nbytes, token))
+        key, nbytes, _ = self._io.put(obj, encoded=encoded)
+        return self.refer(key, describe(obj, nbytes, token))
 
     def refer(self, key: Key, metadata: Metadata) -> Reference:
         """Return a reference to a key of this store.
@@ -403,19 +408,6 @@ class ObjectStore:
         See :meth:`daskref.origins.Origins.keep`.
         """
         self._origins.keep(obj, release)
-
-    def _describe(
-        self, obj: Any, key: Key, nbytes: int, token: str | None = None
-    ) -> Metadata:
-        try:
-            return describe(obj, nbytes, token)
-        except Exception as exc:
-            self.connector.evict(key)
-            cls = type(obj)
-            raise NotProxiableError(
-                f"{cls.__module__}.{cls.__qualname__}",
-                f"its class does not pickle ({exc!r})",
-            ) from exc
 
     # The store itself
 

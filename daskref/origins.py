@@ -7,11 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from daskref.codec import decode
+from daskref.codec import decode, encode
 from daskref.connectors.base import Connector, Key
 from daskref.exceptions import DaskrefError
 from daskref.reference import Reference
-from daskref.tokens import content_token
 
 
 class Origins:
@@ -70,12 +69,12 @@ class Origins:
         origin = self._find(obj)
         if origin is None or self._link is None:
             return None
-        token = token or content_token(obj)
+        token = token or encode(obj).token
         if token != origin.metadata.token:
             # Nothing may have changed all the same: what was put had another form, such
             # as columns in chunks. What comes out has the same form every time.
             data = self._connector.get(origin.key)
-            if data is None or content_token(decode(data)) != token:
+            if data is None or encode(decode(data)).token != token:
                 return None
         key = self._link(origin.key)
         return None if key is None else self._moved(origin, key)

@@ -106,15 +106,17 @@ class Metadata:
         return recall(self.answers, name)
 
 
-def unknown(nbytes: int = 0) -> Metadata:
+def unknown(nbytes: int = 0, token: str | None = None) -> Metadata:
     """Return the metadata of an object that nobody has looked at.
 
     Parameters
     ----------
     nbytes
         Its stored size, if known.
+    token
+        Its content hash, if known.
     """
-    return Metadata("object", b"", nbytes)
+    return Metadata("object", b"", nbytes, token)
 
 
 _load_type: Callable[[bytes], type] = lru_cache(maxsize=256)(pickle.loads)
@@ -132,24 +134,30 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
         Its stored size.
     token
         Its content hash, if known.
+
+    Returns
+    -------
+    Metadata
+        With no more than the sizes where the type does not pickle. Nothing that the
+        object's own methods raise ends this.
     """
     cls = type(obj)
-    shape = dtype = None
-    # whatever the user's own properties and methods raise
-    with suppress(Exception):
-        shape = obj.shape
-        if not (type(shape) is tuple and all(type(n) is int for n in shape)):
-            shape = None
-        elif hasattr(obj, "dtype"):
-            dtype = str(obj.dtype)
     try:
+        type_pickle = _pickled_type(cls)
+    except Exception:  # its objects pickle in a way of their own
+        return unknown(nbytes, token)
+    # below: whatever the user's own properties and methods raise
+    shape = dtype = length = hashed = None
+    with suppress(Exception):
+        found = obj.shape
+        if type(found) is tuple and all(type(n) is int for n in found):
+            shape = found
+            dtype = str(obj.dtype)
+    with suppress(Exception):
         length = len(obj)
-    except Exception:  # no length, or a length that only its owner can explain
-        length = None
     # None where the class says that it cannot be hashed
     method: Any = cls.__hash__
     hashable = method is not None
-    hashed = None
     if hashable:
         try:
             hashed = hash(obj)
@@ -159,7 +167,7 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
         hashed = None  # by identity: means nothing in another process
     return Metadata(
         type_name=f"{cls.__module__}.{cls.__qualname__}",
-        type_pickle=_pickled_type(cls),
+        type_pickle=type_pickle,
         nbytes=nbytes,
         token=token,
         hash=hashed,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dask.sizeof import sizeof
-
+from daskref.codec import Encoded, encode
+from daskref.exceptions import NotProxiableError
 from daskref.holdings import Holdings, Submission
 from daskref.proxy import is_proxy
 from daskref.reference import Reference
-from daskref.tokens import content_token
 
 #: Values of a list that is scattered, each below the threshold but together above it,
 #: go by reference from this size on, in bytes: a scheduler shall not pile them up.
@@ -31,8 +31,8 @@ class Scattered:
     keys: list[Any]
     #: Key -> value.
     values: dict[Any, Any]
-    #: Key -> content hash, or what stands for it.
-    tokens: dict[Any, str]
+    #: Key -> what each serializes to; those that do not serialize have none.
+    encoded: dict[Any, Encoded]
 
     def rebuild(self, futures: dict[Any, Any]) -> Any:
         """Return futures in the form of the data.
@@ -52,7 +52,7 @@ class Scattered:
 
 
 def take_apart(data: Any, hash: bool) -> Scattered:
-    """Give each value of what is scattered a key. Blocks: it hashes.
+    """Give each value of what is scattered a key. Blocks: it serializes and hashes.
 
     Parameters
     ----------
@@ -64,25 +64,29 @@ def take_apart(data: Any, hash: bool) -> Scattered:
     if isinstance(data, range | Iterator):
         data = list(data)
     if type(data) is dict:
-        tokens = {key: _token(value, hash) for key, value in data.items()}
-        return Scattered(data, list(data), data, tokens)
+        return Scattered(data, list(data), data, _encoded(data))
     collection = type(data) in _COLLECTIONS or _is_namedtuple(data)
     values = list(data) if collection else [data]
-    hashes = [_token(value, hash) for value in values]
+    encoded = _encoded(dict(enumerate(values)))
     keys = [
-        f"{type(value).__name__}-{token}"
-        for value, token in zip(values, hashes, strict=True)
+        f"{type(value).__name__}-"
+        + (encoded[i].token if hash and i in encoded else uuid.uuid4().hex)
+        for i, value in enumerate(values)
     ]
     return Scattered(
         data,
         keys,
         dict(zip(keys, values, strict=True)),
-        dict(zip(keys, hashes, strict=True)),
+        {keys[i]: each for i, each in encoded.items()},
     )
 
 
-def _token(value: Any, hash: bool) -> str:
-    return content_token(value) if hash else uuid.uuid4().hex
+def _encoded(values: dict[Any, Any]) -> dict[Any, Encoded]:
+    found = {}
+    for key, value in values.items():
+        with suppress(NotProxiableError):
+            found[key] = encode(value)
+    return found
 
 
 def _is_namedtuple(data: Any) -> bool:
@@ -99,11 +103,11 @@ def put_scattered(
     dict
         Key -> reference, for the large values only; ``None`` where the store failed.
     """
-    sizes = {key: sizeof(value) for key, value in scattered.values.items()}
+    sizes = {key: encoded.nbytes for key, encoded in scattered.encoded.items()}
     small = sum(size for size in sizes.values() if size <= threshold)
     limit = threshold if small <= threshold else min(threshold, SHARE_OF_MANY)
     return {
-        key: holdings.put(value, scattered.tokens[key], submission)
-        for key, value in scattered.values.items()
-        if sizes[key] > limit and not is_proxy(value)
+        key: holdings.put(scattered.values[key], encoded, submission)
+        for key, encoded in scattered.encoded.items()
+        if sizes[key] > limit and not is_proxy(scattered.values[key])
     }

@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from dask.sizeof import sizeof
-
+from daskref.codec import Encoded, encode
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector, open_connector
 from daskref.connectors.base import Connector, Key
@@ -34,8 +33,9 @@ from daskref.exceptions import (
     NotProxiableError,
 )
 from daskref.factory import StoreFactory
+from daskref.leaves import is_small, on_gpu
 from daskref.metrics import Counters
-from daskref.proxy import Proxy
+from daskref.proxy import Proxy, is_proxy
 from daskref.reference import Reference, StoreConfig
 from daskref.store import Store
 from daskref.stores import register_store
@@ -193,8 +193,19 @@ class Session:
         if self.store is not None:
             self.store.close()
 
-    def put(self, obj: Any, token: str | None = None) -> Reference | None:
+    def put(
+        self, obj: Any, encoded: Encoded | None = None, token: str | None = None
+    ) -> Reference | None:
         """Put an object, unless the store is out of reach or fails. Blocks.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        encoded
+            What is stored of it; default: made here.
+        token
+            Its content hash, kept in the reference.
 
         Returns
         -------
@@ -208,15 +219,49 @@ class Session:
         NotProxiableError
             If the object does not serialize.
         """
-        if self.store is None or not self.reachable or not self.takes():
-            return None
-        if hasattr(type(obj), "__cuda_array_interface__"):
+        if self.store is None or not self.reachable or not self.takes() or on_gpu(obj):
             return None
         try:
-            return self.store.put_reference(obj, token)
+            return self.store.put_reference(obj, token, encoded)
         except ConnectorError as exc:
             self._failed(exc)
             return None
+
+    def refer(
+        self, obj: Any, threshold: int
+    ) -> tuple[Reference | Encoded | None, bool]:
+        """Put an object if it is large, by what it serializes to. Blocks.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        threshold
+            Bytes above which it is.
+
+        Returns
+        -------
+        Reference or Encoded or None
+            What it serializes to, if that is small; ``None``: send the value in-band.
+        bool
+            Whether the object was put; not if it came out of the store.
+
+        Raises
+        ------
+        ConnectorError
+            If the store failed and ``daskref.on-failure`` is ``raise``.
+        """
+        if on_gpu(obj):
+            return None, False
+        if (relinked := self.relink(obj)) is not None:
+            return relinked, False
+        try:
+            encoded = encode(obj)
+        except NotProxiableError:  # Dask has its own error for that
+            return None, False
+        if encoded.nbytes <= threshold:
+            return encoded, False
+        return self.put(obj, encoded), True
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
         """Return a new reference to what came out of the store; see Store. Blocks."""
@@ -257,13 +302,11 @@ class Session:
         For messages: no Dask key keeps the object alive, a lease does, until its one
         reader has it.
         """
-        if sizeof(obj) <= self.info.settings.threshold:
+        threshold = self.info.settings.threshold
+        if is_small(obj, threshold) or is_proxy(obj):
             return obj
-        try:
-            reference = self.relink(obj) or self.put(obj)
-        except NotProxiableError:  # Dask has its own error for that
-            return obj
-        if reference is None or self.store is None:
+        reference, _ = self.refer(obj, threshold)
+        if not isinstance(reference, Reference):
             return obj
         try:
             self.lease(reference)

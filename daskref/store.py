@@ -15,7 +15,7 @@ from daskref.locker import ProxyLocker
 from daskref.objectio import Dump, Load
 from daskref.objectstore import Lifetime, ObjectStore
 from daskref.proxy import Proxy, is_proxy, populate
-from daskref.reference import unknown
+from daskref.reference import describe, unknown
 from daskref.storemetrics import Operation
 
 # ProxyStore has these in its module of stores.
@@ -352,7 +352,7 @@ class Store(ObjectStore):
                 target = obj if plain else each.view
                 metadata = unknown(each.nbytes)
                 if (plain or populate_target) and not is_proxy(target):
-                    metadata = self._describe(target, each.key, each.nbytes)
+                    metadata = describe(target, each.nbytes)
                 reference = self.refer(each.key, metadata)
                 factory = StoreFactory(
                     reference, once=evict, shared=True, deserializer=deserializer

@@ -19,7 +19,6 @@ from daskref.holdings import Holdings
 from daskref.locating import Locator, ask
 from daskref.plugins.network import evict, sweep
 from daskref.session import Session
-from daskref.tokens import content_token
 
 logger = logging.getLogger(__name__)
 
@@ -181,9 +180,7 @@ class Visit:
         """Send an object again; None if this client has not got it. Blocks."""
         token, originals = self._holdings.originals(key)
         for obj in originals:
-            if content_token(obj) != token:
-                continue  # it was changed since
-            frames = encode(obj).frames
-            if sum(memoryview(frame).nbytes for frame in frames) == key[1]:
-                return self._connector.supply(key, frames)
+            encoded = encode(obj)
+            if encoded.token == token:  # or it was changed since
+                return self._connector.supply(key, encoded.frames)
         return self._connector.supply(key)

@@ -18,7 +18,8 @@ from daskref.boundary import Boundary, needs_boundary
 from daskref.connectors import LocalConnector
 from daskref.exceptions import ObjectLostError, ResolveError
 from daskref.factory import StoreFactory
-from daskref.nodes import ReferenceNode
+from daskref.nodes import PackedNode
+from daskref.packing import Packer
 from daskref.proxy import Proxy
 from daskref.store import Store
 
@@ -90,9 +91,11 @@ def test_coroutine_functions(store: Store, inside: Any, named: bool) -> None:
 
         return await asyncio.to_thread(traced)
 
-    stored = ReferenceNode(None, store.put_reference([1]))
-    task = Task("t", look_later, TaskRef("x"), stored, 5)
-    node = Boundary(task, run)
+    packer = Packer(100, lambda obj, encoded: store.put_reference(obj))
+    task = Task("t", look_later, TaskRef("x"), [1] * 1000, 5)
+    packed = packer.node(task)
+    assert type(packed) is PackedNode
+    node = Boundary(packed, run)
     assert node.is_coro
 
     async def main() -> Any:
@@ -104,7 +107,6 @@ def test_coroutine_functions(store: Store, inside: Any, named: bool) -> None:
 
     assert asyncio.run(main()) == [np.ndarray, list, int]
     assert threads
-    assert isinstance(task.args[1], ReferenceNode)  # the node itself is not changed
 
 
 class LossyConnector(LocalConnector):

@@ -107,12 +107,13 @@ def test_as_writable_as_the_original(writable: bool) -> None:
 
 
 def test_frames_are_aligned_and_sizes_add_up() -> None:
-    value = {"a": np.ones(1001, "u1"), "b": np.ones(77), "c": b"x" * 10_000}
-    frames, nbytes = encode(value)
-    assert nbytes == sum(memoryview(frame).nbytes for frame in frames)
+    value = {"a": np.ones(10_001, "u1"), "b": np.ones(777), "c": b"x" * 10_000}
+    encoded = encode(value)
+    frames = encoded.frames
+    assert encoded.nbytes == sum(memoryview(frame).nbytes for frame in frames)
     position = 0
     for frame in frames:
-        if memoryview(frame).nbytes in (1001, 77 * 8):
+        if memoryview(frame).nbytes in (10_001, 777 * 8):
             assert position % ALIGNMENT == 0
         position += memoryview(frame).nbytes
 
@@ -212,7 +213,8 @@ def test_errors_of_the_users_own_classes_stay_what_they_are() -> None:
 
 def test_the_layout_does_not_change_by_accident() -> None:
     # readers of version 1 rely on it
-    frames, nbytes = encode([1])
+    encoded = encode([1])
+    frames, nbytes = encoded.frames, encoded.nbytes
     magic, version, flags, packed, total, reserved = PRELUDE.unpack(frames[0])
     assert (magic, version, flags, reserved) == (b"\x89daskref", 1, 0, 0)
     assert total == nbytes

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daskref.codec import encode
 from daskref.exceptions import ConnectorError
 from daskref.holdings import Holdings
 from daskref.metrics import Counters
 from daskref.reference import Metadata, Reference, StoreConfig
-from daskref.tokens import content_token
 
 STORE = StoreConfig("fake", "no:where", ())
 
@@ -34,7 +34,7 @@ class FakeSession:
         self.error: Exception | None = None
         self.before_put: Callable[[], Any] = lambda: None
 
-    def put(self, obj: Any, token: str) -> Any:
+    def put(self, obj: Any, encoded: Any, token: str) -> Any:
         self.before_put()
         if self.error is not None:
             raise self.error
@@ -176,7 +176,7 @@ class TestSameness:
     def test_a_token_that_was_made_already(self, holdings, session):
         x = array()
         with holdings.submission():
-            first = holdings.put(x, content_token(x))
+            first = holdings.put(x, encode(x))
             assert holdings.put(array()) is first
 
 
@@ -234,7 +234,7 @@ class TestLife:
     def test_a_submission_without_a_thread_of_its_own(self, holdings, scheduler):
         submission = holdings.open()
         with ThreadPoolExecutor(1) as executor:
-            executor.submit(holdings.put, array(), "token", submission).result()
+            executor.submit(holdings.put, array(), None, submission).result()
         check(holdings, scheduler, 1)
         needed_by(submission, "a")
         holdings.close(submission)

@@ -20,6 +20,7 @@ LAYERS = [
     ["_version", "exceptions", "ports", "config", "metrics", "wire", "flights"],
     ["connectors"],
     ["answers", "turns", "walkers"],
+    ["reducers", "pickling", "leaves"],
     ["codec", "carried", "foreign", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory
     [
@@ -33,7 +34,6 @@ LAYERS = [
         "leases",
         "nodes",
         "boundary",
-        "leaves",
         "holdings",
         "rpc",
         "scatter",
@@ -41,6 +41,7 @@ LAYERS = [
         "errands",
     ],
     [
+        "packing",
         "graph",
         "family",
         "attachment",
@@ -51,7 +52,7 @@ LAYERS = [
         "entry",
     ],
     ["preload", "", "testing"],
-    ["bench_bytes", "bench_rivals", "simulation"],
+    ["bench_bytes", "bench_rivals", "bench_objects", "simulation"],
     ["bench", "bench_connectors", "bench_proxies"],
     ["bench_clusters", "bench_links", "bench_hosts", "bench_simulate"],
     ["cli", "demo", "demo_cluster"],

@@ -1,8 +1,9 @@
-"""Which objects are large leaves."""
+"""How large values are, as far as that is known without serializing them."""
 
 from __future__ import annotations
 
 import array
+import datetime
 from collections import OrderedDict, deque, namedtuple
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from daskref.leaves import leaf_nbytes, sizer_of
+from daskref.leaves import exact_nbytes, is_small, is_whole, on_gpu
 from daskref.proxy import Proxy
 
 Pair = namedtuple("Pair", "a b")
@@ -32,17 +33,23 @@ class Model:
         self.weights = np.zeros(1000)
 
 
-class Sized:
-    """Says how large it is; Dask has no rule for it."""
+class Raises:
+    """Says nothing about itself."""
 
-    nbytes = 10**9
-
-
-class DuckArray:
-    """An array of some other library."""
-
-    nbytes = 8000
     dtype = "float64"
+
+    def _refuse(self, *args: Any) -> Any:
+        raise RuntimeError("the user's own")
+
+    nbytes = shape = property(_refuse)
+    __len__ = __hash__ = __eq__ = __getattr__ = __bool__ = __sizeof__ = _refuse
+
+
+class Lies:
+    """Says that it is tiny, and in what unit nobody knows."""
+
+    dtype = "float64"
+    nbytes = "some"
 
 
 @pytest.mark.parametrize(
@@ -50,34 +57,23 @@ class DuckArray:
     [
         (np.zeros(1000), 8000),
         (np.zeros((10, 100), "f4"), 4000),
-        (np.zeros(100).view(np.matrix), 800),
+        (np.zeros(100, [("a", "i4")]), 400),
+        (np.float64(1), 8),
+        (np.datetime64("2020"), 8),
         (b"x" * 1000, 1000),
         (bytearray(1000), 1000),
         ("x" * 1000, 1000),
-        (Text("x" * 1000), 1000),
+        ("\u00e9" * 1000, 4000),
         (memoryview(np.zeros((10, 10))), 800),
         (array.array("d", bytes(800)), 800),
-        (DuckArray(), 8000),
+        (2**80_000 - 1, 10_000),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_leaves_have_the_size_of_their_buffers(obj: Any, nbytes: int) -> None:
-    assert leaf_nbytes(obj) == nbytes
-
-
-@pytest.mark.parametrize(
-    "obj",
-    [
-        pd.DataFrame({"a": np.zeros(1000)}),
-        pd.Series(np.zeros(1000)),
-        pd.Index(np.arange(1000.0)),
-        pa.table({"a": np.zeros(1000)}),
-        pa.chunked_array([np.zeros(1000)]),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_leaves_that_dask_sizes(obj: Any) -> None:
-    assert 8000 <= leaf_nbytes(obj) < 100_000
+def test_some_types_say_how_many_bytes_they_hold(obj: Any, nbytes: int) -> None:
+    assert exact_nbytes(obj) == nbytes
+    assert is_small(obj, nbytes)
+    assert not is_small(obj, nbytes - 1)
 
 
 @pytest.mark.parametrize(
@@ -87,41 +83,95 @@ def test_leaves_that_dask_sizes(obj: Any) -> None:
         (np.zeros(1000),),
         Pair(np.zeros(1000), 1),
         {"x": np.zeros(1000)},
+        {np.float64(1): "x", "y" * 8000: 1},
         OrderedDict(x=np.zeros(1000)),
-        {b"x" * 1000},
-        Numbers([np.zeros(1000)]),
-        deque([np.zeros(1000)]),
+        {b"x" * 8000},
+        Numbers([1]),
+        deque([1]),
+        Text("x"),
+        np.zeros(1).view(np.matrix),
+        np.ma.zeros(1),
+        np.array([1, None]),
+        pd.DataFrame({"a": [1]}),
+        pa.table({"a": [1]}),
         Model(),
-        Sized(),
+        Raises(),
+        Lies(),
         np.ndarray,
         Model,
-        len,
         lambda: None,
-        1,
-        None,
-        range(10**9),
+        da.zeros(10**9),
+        dask.delayed(len)("x"),
+        list(range(100)),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_has_parts_is_no_leaf(obj: Any) -> None:
-    assert leaf_nbytes(obj) == 0
+def test_of_others_nothing_is_known(obj: Any) -> None:
+    assert not is_small(obj, 1000)
 
 
-def test_collections_are_no_leaves() -> None:
-    assert leaf_nbytes(da.zeros(10**9)) == 0
-    assert leaf_nbytes(dask.delayed(len)("x")) == 0
+def test_a_list_that_contains_itself() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    assert not is_small(loop, 1000)
 
 
-def test_a_proxy_is_no_leaf_and_is_not_resolved() -> None:
+def test_a_view_that_was_released_has_no_size() -> None:
+    view = memoryview(b"x")
+    view.release()
+    assert exact_nbytes(view) is None
+
+
+def test_a_proxy_is_not_resolved() -> None:
     def fail() -> Any:
         raise AssertionError
 
-    assert leaf_nbytes(Proxy(fail)) == 0
-    resolved: Any = Proxy(lambda: np.zeros(1000))
-    assert resolved.nbytes == 8000
-    assert leaf_nbytes(resolved) == 0
+    assert exact_nbytes(Proxy(fail)) is None
+    assert not is_small(Proxy(fail), 1000)
+    assert not is_whole(type(Proxy(fail)))
+    assert not on_gpu(Proxy(fail))
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [1, 1.5, None, "x", True, ..., range(10**9), [1, "x"], {"a": (1, {2})}, b"",
+     np.zeros(10), datetime.datetime(2020, 1, 1), np.bool_(True), [[]]],
+    ids=repr,
+)  # fmt: skip
+def test_small_values_are_known_to_be(obj: Any) -> None:
+    assert is_small(obj, 1000)
+
+
+def test_what_is_stored_as_a_whole() -> None:
+    class Quantity(np.ndarray):
+        pass
+
+    for cls in (Quantity, np.matrix, pd.DataFrame, pd.Series, pa.Table, pa.Array):
+        assert is_whole(cls)
+    for cls in (list, str, Model, Pair, type(lambda: None), Raises):
+        assert not is_whole(cls)
 
 
 def test_only_so_many_classes_are_kept() -> None:
     # notebooks define a class again and again
-    assert sizer_of.cache_info().maxsize in range(1, 10_000)
+    assert is_whole.cache_info().maxsize in range(1, 10_000)  # type: ignore[attr-defined]
+
+
+def test_whether_memory_is_that_of_a_gpu_is_asked_of_the_object() -> None:
+    class Here:
+        @property
+        def __cuda_array_interface__(self) -> Any:
+            raise AttributeError("on the CPU")
+
+    class There(Here):
+        __cuda_array_interface__ = {"shape": (1,)}  # noqa: RUF012
+
+    class NotNow(Here):
+        @property
+        def __cuda_array_interface__(self) -> Any:
+            raise RuntimeError("needs grad")
+
+    assert not on_gpu(np.zeros(3))
+    assert not on_gpu(Here())
+    assert on_gpu(There())
+    assert on_gpu(NotNow())

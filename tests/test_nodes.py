@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
-from dask._task_spec import DataNode, Task, TaskRef, execute_graph, parse_input
+from dask._task_spec import DataNode, Task, TaskRef, parse_input
 from dask.sizeof import sizeof
 from dask.tokenize import tokenize
 
@@ -20,6 +21,7 @@ from daskref.nodes import (
     Constant,
     Lazy,
     PackedNode,
+    Place,
     ReferenceNode,
     StoredNode,
     nodes_in,
@@ -27,7 +29,7 @@ from daskref.nodes import (
 )
 from daskref.proxy import Proxy, extract, get_factory, is_resolved
 from daskref.store import Store
-from daskref.transparency import is_transparent
+from daskref.transparency import is_transparent, reveal
 
 
 @pytest.fixture
@@ -41,61 +43,54 @@ def reference(store: Store) -> Any:
     return store.put_reference(np.arange(1000), "token")
 
 
-def packed(store: Store, large: bool = False) -> PackedNode:
-    """Return a node for ``{"a": [1000 numbers], "n": 5}``."""
-    reference = store.put_reference([0] * 1000, "zeros")
+def packed(
+    store: Store, large: bool = False, task: Any = None, dependencies: Any = ()
+) -> PackedNode:
+    """Return a node for a task that returns ``{"a": zeros, "b": zeros, "n": 5}``."""
+    zeros = store.put_reference([0] * 1000, "zeros")
+    both = store.put_reference(([1], [2]), "both")
+    given: Any = object(), object(), object()
 
     class Packer(cloudpickle.Pickler):  # type: ignore[misc]
         def persistent_id(self, obj: Any) -> int | None:
-            return 0 if obj is marker else None
+            return next((n for n, one in enumerate(given) if obj is one), None)
 
-    import io
-
-    marker = object()
     file = io.BytesIO()
-    Packer(file).dump({"a": marker, "b": marker, "n": 5})
+    if task is None:
+        task = Task("k", dict, a=given[0], b=given[0], c=given[1], d=given[2], n=5)
+    Packer(file).dump(task)
     data: Any = file.getvalue()
     if large:
         data = store.put_reference(data, "data")
-    return PackedNode("k", data, (reference,))
+    places = (Place(0), Place(1, 1), Place(1, 0, False))
+    return PackedNode("k", data, places, (zeros, both), frozenset(dependencies))
 
 
 class TestReferenceNode:
-    def test_the_call_returns_a_new_private_object_each_time(
+    def test_the_call_returns_a_proxy_for_the_next_task_boundary(
         self, reference: Any
     ) -> None:
-        node = ReferenceNode("k", reference)
-        first, second = node(), node({})
-        assert type(first) is np.ndarray
-        first += 1
-        assert second[0] == 0
-
-    @pytest.mark.parametrize(
-        ("form", "transparent"), [("inside", True), ("proxy", False)]
-    )
-    def test_other_forms_are_proxies(
-        self, reference: Any, form: str, transparent: bool
-    ) -> None:
-        proxy = ReferenceNode("k", reference, form)()
+        proxy = ReferenceNode("k", reference)()
         assert isinstance(proxy, Proxy)
         assert not is_resolved(proxy)
-        assert is_transparent(proxy) is transparent
-        assert extract(proxy)[-1] == 999
+        assert is_transparent(proxy)
+        first, second = reveal(proxy), reveal(proxy)
+        assert type(first) is np.ndarray
+        first += 1
+        assert second[-1] == 999
 
-    @pytest.mark.parametrize("form", ["value", "inside", "proxy"])
-    def test_travels(self, reference: Any, form: str) -> None:
-        node = pickle.loads(pickle.dumps(ReferenceNode("k", reference, form)))
-        assert (node.key, node.reference, node.form) == ("k", reference, form)
+    def test_travels(self, reference: Any) -> None:
+        node = pickle.loads(pickle.dumps(ReferenceNode("k", reference)))
+        assert (node.key, node.reference) == ("k", reference)
         assert node.dependencies == frozenset()
-        assert node.copy().form == form
+        assert node.copy().reference == reference
 
     def test_substitute_gives_it_another_key_only(self, reference: Any) -> None:
-        node = ReferenceNode("k", reference, "inside")
+        node = ReferenceNode("k", reference)
         assert node.substitute({"k": "x"}) is node
         assert node.substitute({}, key="k") is node
         other = node.substitute({}, key="other")
         assert (other.key, node.key) == ("other", "k")
-        assert other.form == "inside"
 
     def test_is_inert(self, reference: Any, store: Store) -> None:
         node = ReferenceNode("k", reference)
@@ -103,7 +98,6 @@ class TestReferenceNode:
         assert sizeof(node) < 2000
         assert "numpy.ndarray (1000,)" in repr(node)
         assert tokenize(node) == tokenize(ReferenceNode("other", reference))
-        assert tokenize(node) != tokenize(ReferenceNode("k", reference, "proxy"))
         assert not node.is_coro
         assert node.data_producer
         assert store.counters.snapshot()["gets"] == gets
@@ -111,28 +105,23 @@ class TestReferenceNode:
     def test_what_is_gone_says_so(self, reference: Any, store: Store) -> None:
         store.evict(reference.key)
         with pytest.raises(ResolveError, match="evicted"):
-            ReferenceNode("k", reference)()
-
-    def test_among_the_arguments_of_a_task(self, reference: Any) -> None:
-        node = ReferenceNode(None, reference)
-        task = Task("t", lambda x, y: x[-1] + y, node, TaskRef("y"))
-        assert task.dependencies == {"y"}
-        assert execute_graph({"t": task, "y": DataNode("y", 1)})["t"] == 1000
+            reveal(ReferenceNode("k", reference)())
 
 
 class TestPackedNode:
     @pytest.mark.parametrize("large", [False, True])
-    def test_the_call_puts_it_together(self, store: Store, large: bool) -> None:
+    def test_the_call_runs_the_task(self, store: Store, large: bool) -> None:
         node = pickle.loads(pickle.dumps(packed(store, large)))
         value = node()
         assert value["n"] == 5
         assert value["a"] == [0] * 1000
         # the same object in two places stays one object
         assert value["a"] is value["b"]
+        assert (value["c"], value["d"]) == ([2], [1])  # stored together
         assert node()["a"] is not value["a"]
 
     def test_holds_all_its_references(self, store: Store) -> None:
-        assert len(packed(store).references) == 1
+        assert len(packed(store).references) == 2
         node = packed(store, large=True)
         assert set(node.references) == {node.data, *node.inside}
         assert node.copy().references == node.references
@@ -143,6 +132,30 @@ class TestPackedNode:
         one, two = packed(store), packed(store)
         assert one.references != two.references
         assert tokenize(one) == tokenize(two)
+
+    def test_its_size_is_that_of_what_it_carries(self, store: Store) -> None:
+        node = packed(store)
+        assert len(node.data) < sizeof(node) < len(node.data) + 2000
+        assert sizeof(packed(store, large=True)) < 2000
+
+    def test_dependencies_are_handed_to_the_task(self, store: Store) -> None:
+        task = Task("k", lambda *values: values, TaskRef("x"), 1, TaskRef("y"))
+        node = packed(store, task=task, dependencies=["x", "y"])
+        assert node.dependencies == {"x", "y"}
+        assert node({"x": 5, "y": 6}) == (5, 1, 6)
+
+    def test_dependencies_are_substituted_when_it_runs(self, store: Store) -> None:
+        task = Task("k", lambda *values: values, TaskRef("x"), TaskRef("y"))
+        node = packed(store, task=task, dependencies=["x", "y"])
+        assert node.substitute({"z": "a"}) is node
+        renamed = node.substitute({"x": "x2", "z": "a"}, key="k2")
+        assert (renamed.key, node.key) == ("k2", "k")
+        assert renamed.dependencies == {"x2", "y"}
+        again = renamed.substitute({"x2": Task(None, abs, TaskRef("w")), "y": "y2"})
+        assert again.dependencies == {"w", "y2"}
+        again = pickle.loads(cloudpickle.dumps(again))
+        assert again({"w": -5, "y2": 6}) == (5, 6)
+        assert node({"x": 1, "y": 2}) == (1, 2)
 
 
 class TestLazy:

@@ -154,7 +154,7 @@ class TestOutOfReach:
 
 class TestPut:
     def test_a_reference(self, session: Session) -> None:
-        reference = session.put(LARGE, "token")
+        reference = session.put(LARGE, token="token")
         assert reference is not None
         assert reference.metadata.token == "token"
         assert session.store.get_reference(reference)[0] == 1  # type: ignore[union-attr]

@@ -32,7 +32,6 @@ ARRAYS = {
     "empty, other type": np.empty(0, "f4"),
     "empty, other shape": np.empty((0, 3)),
     "scalar": np.array(0.0),
-    "strided": np.zeros(12)[::2],
     "reversed": np.arange(6.0)[::-1],
     "objects": np.array(["a", None], dtype=object),
     "other objects": np.array(["a", 1], dtype=object),

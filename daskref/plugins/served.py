@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from distributed.protocol.serialize import to_serialize
+from distributed.protocol.serialize import Serialized, to_serialize
 
 from daskref.rpc import without_family
 
@@ -21,7 +21,7 @@ class ServedComm:
     concerns
         ``(key, value) -> bool``: whether the value is converted.
     convert
-        ``async (key, value) -> value``.
+        ``async (key, value) -> value``, or one that is serialized already.
     """
 
     def __init__(
@@ -46,9 +46,13 @@ class ServedComm:
                 values = await asyncio.gather(
                     *(self._convert(key, data[key].data) for key in keys)
                 )
-                served = zip(keys, map(to_serialize, values), strict=True)
+                served = zip(keys, map(_to_serialize, values), strict=True)
                 msg = {**msg, "data": {**data, **dict(served)}}
             # What is a value now is meant to be one: the family would put it again.
             if names := kwargs.get("serializers"):
                 kwargs["serializers"] = without_family(names)
         return await self._comm.write(msg, **kwargs)
+
+
+def _to_serialize(value: Any) -> Any:
+    return value if isinstance(value, Serialized) else to_serialize(value)

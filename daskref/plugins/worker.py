@@ -24,20 +24,22 @@ import pickle
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed.protocol.serialize import Serialize, to_serialize
 
 from daskref.boundary import Boundary, needs_boundary
+from daskref.codec import Encoded
 from daskref.connectors.base import Key
 from daskref.enabling import adopt, let_go
 from daskref.exceptions import (
     ConnectorError,
     DaskrefError,
-    NotProxiableError,
 )
 from daskref.factory import StoreFactory
 from daskref.family import register_family
+from daskref.leaves import is_small
 from daskref.places import registered, secrets_of, tell
 from daskref.plugins.nanny import private_memory
 from daskref.plugins.peek import peek
@@ -171,8 +173,12 @@ class ReferenceWorkerPlugin:
                 if self._raises:
                     self._check_arrived(key)
             elif self._on_completion:
-                ts = self.worker.state.tasks[key]
-                if ts.nbytes and ts.nbytes > self.threshold and self.session.reachable:
+                value = peek(self.worker.data, key)
+                if value is None:  # on disk already
+                    large = (self.worker.state.tasks[key].nbytes or 0) > self.threshold
+                else:
+                    large = self._may_go_by_reference(key, value)
+                if large:
                     self.worker.loop.add_callback(self._complete, key)
 
     def _check_arrived(self, key: Any) -> None:
@@ -218,7 +224,8 @@ class ReferenceWorkerPlugin:
         """Serve results: as references to who takes them, as values to who does not."""
         served = ServedComm(comm, self._is_proxy, self._plain)
         if serializers is not None and FAMILY in serializers:
-            served = ServedComm(comm, self._goes_by_reference, self._refer)
+            refer = partial(self._refer, pickles="pickle" in serializers)
+            served = ServedComm(comm, self._may_go_by_reference, refer)
             if str(comm.local_address).startswith("inproc://"):
                 served = comm  # passed by pointer: nothing is faster
         return await type(self.worker).get_data(
@@ -231,15 +238,22 @@ class ReferenceWorkerPlugin:
     async def _plain(self, key: Any, value: Any) -> Any:
         return await self.session.run(reveal, value)
 
-    def _goes_by_reference(self, key: Any, value: Any) -> bool:
+    def _may_go_by_reference(self, key: Any, value: Any) -> bool:
         if is_proxy(value):
             return True
-        ts = self.worker.state.tasks.get(key)
-        large = ts is not None and (ts.nbytes or 0) > self.threshold
-        return large and self.session.reachable
+        return self.session.reachable and not is_small(value, self.threshold)
 
-    async def _refer(self, key: Any, value: Any) -> Any:
-        """Return a proxy in the place of a large result, put once."""
+    async def _refer(self, key: Any, value: Any, pickles: bool = False) -> Any:
+        """Return a proxy in the place of a large result, put once.
+
+        Parameters
+        ----------
+        key, value
+            Of the result.
+        pickles
+            Whether a small result may be returned as its pickle, which was made to see
+            that it is small.
+        """
         if not self.session.reachable:
             return await self._plain(key, value)
         if is_transparent(value):
@@ -253,27 +267,29 @@ class ReferenceWorkerPlugin:
             self._converting[key] = converting
             converting.add_done_callback(lambda _: self._converting.pop(key))
         # several may ask at once, and each may go away
-        return await asyncio.shield(converting)
+        converted = await asyncio.shield(converting)
+        if isinstance(converted, Encoded):
+            return (pickles and converted.serialized()) or value
+        return converted
 
     async def _put(self, key: Any, value: Any) -> Any:
         session = self.session
         try:
-            relinked = await session.run(session.relink, value)
-            reference = relinked or await session.run(session.put, value)
-        except NotProxiableError:
-            return value  # Dask has its own error for that
+            reference, put = await session.run(session.refer, value, self.threshold)
         except ConnectorError as exc:
             # Raised where the value is wanted: Dask would ask a failing handler again
             # and again.
             return Proxy(FailedFactory(exc))
         if reference is None:
             return value
+        if isinstance(reference, Encoded):
+            return reference
         self.worker.batched_send(
             {
                 "op": "daskref-result",
                 "task": key,
                 "object": (reference.key, reference.nbytes),
-                "put": relinked is None,
+                "put": put,
             }
         )
         proxy = Proxy(StoreFactory(reference, transparent=True))

@@ -1,0 +1,154 @@
+"""Objects <-> a pickle and buffers beside it: what is stored, sized and hashed.
+
+The pickle is a standard one, of protocol 5. What is large in it is not joined: it is
+written in pieces, and of ``bytes``, ``bytearray`` and ``str`` the pieces are the
+objects' own memory (C Python hands what has 64 KiB or more to the file as it is).
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
+
+from daskref.reducers import reducers
+
+#: Buffers of at most so many bytes are copied into the pickle.
+IN_BAND = 1024
+#: Pieces of so many bytes or more are values, not written by the pickler itself.
+_VALUE = 128 * 1024
+_MAIN = b"__main__"
+
+
+class _File:
+    """What a pickler writes to."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Any] = []
+        self.buffers: list[pickle.PickleBuffer] = []
+
+    def write(self, piece: Any) -> None:
+        # a view is valid for the call only
+        self.pieces.append(bytes(piece) if type(piece) is memoryview else piece)
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes <= IN_BAND:
+            return True
+        self.buffers.append(buffer)
+        return False
+
+
+class Pickle:
+    """An object as a pickle and the buffers that it needs.
+
+    Parameters
+    ----------
+    pickler
+        ``(file, buffer_callback) -> pickler``.
+    obj
+        The object. Raises what pickling it raises.
+    """
+
+    #: The pickle, in pieces.
+    pieces: list[Any]
+    #: What is out of band, in the order in which it is loaded.
+    buffers: list[pickle.PickleBuffer]
+    _pickler: pickle.Pickler
+
+    def __init__(self, pickler: Callable[..., pickle.Pickler], obj: Any) -> None:
+        # Not this object itself is the file: nothing here may be a cycle, for it would
+        # keep the object alive.
+        file = _File()
+        self.pieces = file.pieces
+        self.buffers = file.buffers
+        self._pickler = pickler(file, file.take)
+        self._pickler.dump(obj)
+
+    def names(self, name: bytes) -> bool:
+        """Tell whether the pickle, not the values in it, contains a name."""
+        return any(name in piece for piece in self.pieces if len(piece) < _VALUE)
+
+    def parts(self) -> dict[int, Any]:
+        """Return the objects that are in it, by ``id``."""
+        memo = self._pickler.memo.copy()
+        return {id(obj): obj for _, obj in memo.values()}
+
+    def identities(self) -> set[int]:
+        """Return the ``id`` of each object in it that another pickle might share.
+
+        Not of those that are equal by value, as text: nobody can write to them. Valid
+        while this object lives.
+        """
+        return identities_in(self._pickler)
+
+
+def identities_in(pickler: pickle.Pickler) -> set[int]:
+    """See :meth:`Pickle.identities`."""
+    found, ignored = set(), set()
+    memo = pickler.memo.copy()
+    for _, obj in memo.values():
+        cls = type(obj)
+        if cls is FunctionType:
+            for part in (obj.__dict__, obj.__annotations__, obj.__kwdefaults__):
+                ignored.add(id(part))
+        elif cls in _IDENTITIES or (
+            getattr(cls, "__hash__", None) in (None, object.__hash__)
+            and not issubclass(cls, type | ModuleType)
+        ):
+            found.add(id(obj))
+    return found - ignored
+
+
+_IDENTITIES = frozenset({list, dict, set, bytearray})
+
+
+def pickled(obj: Any) -> Pickle:
+    """Pickle an object as Dask does: by name what has one elsewhere, or by value.
+
+    Raises
+    ------
+    Exception
+        Whatever pickling it raises.
+    """
+    if not cloudpickle.list_registry_pickle_by_value():
+        try:
+            found = Pickle(_pickler_by_name, obj)
+            if not found.names(_MAIN):
+                return found
+        except Exception:  # there may be another way
+            pass
+    return Pickle(pickler_by_value, obj)
+
+
+class _ByName(pickle.Pickler):
+    """Python's own pickler, with our reducers."""
+
+
+def _pickler_by_name(file: Any, buffer_callback: Any) -> pickle.Pickler:
+    pickler = _ByName(file, 5, buffer_callback=buffer_callback)
+    pickler.dispatch_table = {**copyreg.dispatch_table, **reducers()}
+    return pickler
+
+
+def pickler_by_value(
+    file: Any,
+    buffer_callback: Any = None,
+    cls: Callable[..., Any] = cloudpickle.Pickler,
+) -> Any:
+    """Return a pickler that takes functions and classes along that have no module.
+
+    Parameters
+    ----------
+    file, buffer_callback
+        See :class:`pickle.Pickler`.
+    cls
+        A subclass of cloudpickle's.
+    """
+    pickler = cls(file, 5, buffer_callback=buffer_callback)
+    # looked up for each object: cloudpickle's own is a slow ChainMap
+    pickler.dispatch_table = {**cloudpickle.Pickler.dispatch_table, **reducers()}
+    return pickler
