@@ -71,13 +71,14 @@ _ATTEMPTS = 16
 
 def small_value(value: Any, threshold: int) -> bool:
     """Tell whether an argument of a task is surely small; nodes are."""
-    return isinstance(value, _INERT) or is_small(value, threshold)
+    # not isinstance(): it would ask a user's proxy for the type of its target
+    return issubclass(type(value), _INERT) or is_small(value, threshold)
 
 
 def is_plain_function(func: Any) -> bool:
     """Tell whether a function pickles as its name: nothing can hide in it."""
     cls = type(func)
-    if cls is BuiltinFunctionType or isinstance(func, type):
+    if cls is BuiltinFunctionType or issubclass(cls, type):
         return getattr(func, "__module__", "__main__") != "__main__"
     return (
         cls is FunctionType
@@ -250,10 +251,10 @@ class Packer:
         if limit is not None:
             return True
         if nbytes is not None:
-            return nbytes > self.threshold and not isinstance(obj, int)
+            return nbytes > self.threshold and type(obj) is not int
         cls = type(obj)
         if cls is Lazy:
-            return not isinstance(obj.value, GraphNode)
+            return not issubclass(type(obj.value), GraphNode)
         if cls.__module__ == "builtins":
             if id(obj) not in pickler.named:
                 return False

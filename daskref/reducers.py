@@ -19,9 +19,9 @@ pandas' Arrow arrays       chunks would be joined
 PyTorch's storages         would be copied several times, and their sharing lost
 =========================  =============================================================
 
-What is private here is not Dask's: PyTorch's ``TypedStorage._untyped_storage``, and that
-the state of pandas' Arrow arrays is their ``__dict__``. ``tests/test_reducers.py`` checks
-both.
+What is private here is not Dask's: PyTorch's ``TypedStorage._untyped_storage``, and
+that the state of pandas' Arrow arrays is their ``__dict__``. ``tests/test_reducers.py``
+checks both.
 """
 
 from __future__ import annotations

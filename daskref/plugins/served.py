@@ -55,4 +55,5 @@ class ServedComm:
 
 
 def _to_serialize(value: Any) -> Any:
-    return value if isinstance(value, Serialized) else to_serialize(value)
+    # not isinstance(): it would ask a user's proxy for the type of its target
+    return value if type(value) is Serialized else to_serialize(value)

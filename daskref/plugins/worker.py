@@ -268,7 +268,7 @@ class ReferenceWorkerPlugin:
             converting.add_done_callback(lambda _: self._converting.pop(key))
         # several may ask at once, and each may go away
         converted = await asyncio.shield(converting)
-        if isinstance(converted, Encoded):
+        if type(converted) is Encoded:
             return (pickles and converted.serialized()) or value
         return converted
 
