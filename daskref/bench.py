@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import numpy as np
 from distributed import LocalCluster, wait
 
 import daskref
-from daskref import flights
+from daskref import bench_objects, flights
 from daskref.client import ByReference
 from daskref.codec import encode
 from daskref.connectors import SharedMemoryConnector
@@ -39,6 +39,19 @@ GIB = 1 << 30
 #: other side can get, if it comes at once: a virtual machine gives free memory back to
 #: its host after two seconds, and to get it again takes several times as long.
 PAUSE = 3.0
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another library that takes turns with both sides, on plain Dask's cluster."""
+
+    name: str
+    #: What the ratio rival / daskref should be at least.
+    target: float
+    #: ``(client, size in bytes) -> seconds``.
+    measure: Callable[..., float]
+    #: Packages that it needs.
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,15 +73,20 @@ class Row:
     settings: dict[str, Any] | None = None
     #: Each round is a program of its own with a cluster of its own: nothing is warm.
     fresh: bool = False
+    #: Packages that the row needs. They are imported on all workers beforehand.
+    needs: tuple[str, ...] = ()
+    rival: Rival | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a row measured: seconds of each round, plain and daskref."""
+    """What a row measured: seconds of each round, plain, daskref, and its rival."""
 
     row: Row
     plain: list[float]
     ours: list[float]
+    #: Empty if there is no rival, or it is not installed.
+    rival: list[float] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
@@ -227,6 +245,36 @@ ROWS = (
     Row("get", "get (against get of 1 MiB)", 0.5, _get, cluster=False),
     Row("flights", "flights sweep, 40 submits of 188 MB", 15, _flights, fresh=True),
     Row("flights-again", "flights sweep, on a used cluster", 15, _flights),
+    Row(
+        "model",
+        "a torch model of 200 MB in 20 submits",
+        3,
+        bench_objects.submit_model,
+        needs=("torch",),
+    ),
+    Row(
+        "model-broadcast",
+        "a torch model of 200 MB, broadcast to 4 workers and used",
+        3,
+        bench_objects.broadcast_model,
+        needs=("torch",),
+    ),
+    Row(
+        "forest",
+        "a random forest of 50 MB, scattered, used by 40 tasks",
+        3,
+        bench_objects.scatter_forest,
+        needs=("sklearn.ensemble",),
+    ),
+    Row(
+        "objects",
+        "20 objects with 20 MB of bytes each, map and reduce",
+        2,
+        bench_objects.map_items,
+        rival=Rival(
+            "ProxyStore", 1, bench_objects.map_proxies, needs=("proxystore.store",)
+        ),
+    ),
     Row("noops", "20,000 no-op tasks", 1 / 1.03, _noops),
     Row("small", "10,000 tasks with a 10 kB argument", 1 / 1.03, _small_arguments),
 )
@@ -285,20 +333,37 @@ def run_row(row: Row, size: int, rounds: int, pause: float = 0.0) -> Result:
             for side, times in (("plain", plain), ("daskref", ours)):
                 times.append(_run_program(row, side, size))
         return Result(row, plain, ours)
+    theirs: list[float] = []
     with (
         dask.config.set(row.settings or {}),
         _plain() as without,
         _with_daskref() as with_daskref,
     ):
-        sides = [(without, plain), (with_daskref, ours)]
+        sides = [(without, row.measure, plain), (with_daskref, row.measure, ours)]
+        needs = row.needs
+        if row.rival is not None and lacks(row.rival.needs) is None:
+            sides.append((without, row.rival.measure, theirs))
+            needs += row.rival.needs
+        for client in (without, with_daskref):
+            client.run(lacks, needs)
         for number in range(rounds + 1):
             # What one side's workers still clean up, the other side's round pays for.
-            for client, times in sides[:: -1 if number % 2 else 1]:
+            for client, measure, times in sides[:: -1 if number % 2 else 1]:
                 time.sleep(pause)
                 with client.as_current():
-                    times.append(row.measure(client, size))
+                    times.append(measure(client, size))
                 settle(client)
-    return Result(row, plain[1:], ours[1:])
+    return Result(row, plain[1:], ours[1:], theirs[1:])
+
+
+def lacks(modules: Sequence[str]) -> str | None:
+    """Import modules; return the reason if one of them cannot be, or ``None``."""
+    for name in modules:
+        try:
+            import_module(name)
+        except ImportError as exc:
+            return str(exc)
+    return None
 
 
 @contextmanager
@@ -383,16 +448,30 @@ def format_seconds(values: list[float]) -> str:
 
 
 def format_result(result: Result) -> str:
-    """Return one row as a line of a Markdown table."""
-    ratios = result.ratios
+    """Return one row as a line of a Markdown table; with a rival, as two."""
+    row = result.row
+    lines = [_line(row.title, result.plain, result.ours, row.target)]
+    if row.rival is not None:
+        title = f"the same, {row.rival.name} in place of plain Dask"
+        lines.append(_line(title, result.rival, result.ours, row.rival.target))
+    return "\n".join(lines)
+
+
+def _line(title: str, theirs: list[float], ours: list[float], target: float) -> str:
+    if not theirs:
+        return f"| {title} | cannot | {format_seconds(ours)} | - | {target:.3g} | - |"
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
     ratio = statistics.median(ratios)
-    met = "yes" if ratio >= result.row.target else "no"
     return (
-        f"| {result.row.title} | {format_seconds(result.plain)} "
-        f"| {format_seconds(result.ours)} "
+        f"| {title} | {format_seconds(theirs)} | {format_seconds(ours)} "
         f"| {ratio:.3g} ({min(ratios):.3g} to {max(ratios):.3g}) "
-        f"| {result.row.target:.3g} | {met} |"
+        f"| {target:.3g} | {'yes' if ratio >= target else 'no'} |"
     )
+
+
+def format_skipped(row: Row, reason: str) -> str:
+    """Return the line of a row that cannot be measured here."""
+    return f"| {row.title} | cannot: {reason} | - | - | {row.target:.3g} | - |"
 
 
 HEADER = (
@@ -447,9 +526,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(HEADER, flush=True)
     raw = {}
     for row in rows:
+        if (reason := lacks(row.needs)) is not None:
+            print(format_skipped(row, reason), flush=True)
+            continue
         print(f"… {row.title}", file=sys.stderr)
         result = run_row(row, size, args.rounds, args.pause)
         raw[row.name] = {"plain": result.plain, "daskref": result.ours}
+        if row.rival is not None:
+            raw[row.name][row.rival.name] = result.rival
         print(format_result(result), flush=True)
     if args.json:
         args.json.write_text(json.dumps(raw, indent=1))

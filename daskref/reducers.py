@@ -12,15 +12,18 @@ type                       why
 ``memoryview``             does not pickle; ``cloudpickle`` makes bytes of it
 ``numpy.ndarray``          dates and strided arrays would be copied into the pickle,
                            broadcast ones written out; of objects, each would be pickled
+masked arrays              would be copied into the pickle, a missing mask written out
 ``matrix``, ``recarray``,  would be copied into the pickle
 ``memmap``, ``chararray``
 Arrow's arrays             a slice would bring the whole of what it was cut from
 pandas' Arrow arrays       chunks would be joined
+PyTorch's tensors          would lose their gradient
 PyTorch's storages         would be copied several times, and their sharing lost
 =========================  =============================================================
 
 What is private here is not Dask's: PyTorch's ``TypedStorage._untyped_storage``, and
-that the state of pandas' Arrow arrays is their ``__dict__``. ``tests/test_reducers.py``
+that the state of pandas' Arrow arrays, and the fill value of NumPy's masked ones, is in
+their ``__dict__``. ``tests/test_reducers.py``
 checks both.
 """
 
@@ -69,6 +72,7 @@ def _reducers(
         import numpy as np
 
         found[np.ndarray] = _reduce_array
+        found[np.ma.MaskedArray] = _reduce_masked
         found |= dict.fromkeys(
             (np.matrix, np.recarray, np.memmap, np.char.chararray), _reduce_subclass
         )
@@ -88,6 +92,7 @@ def _reducers(
     if numpy and torch:
         import torch as th
 
+        found[th.Tensor] = _reduce_tensor
         found[th.storage.UntypedStorage] = _reduce_storage
         found[th.storage.TypedStorage] = _reduce_typed_storage
     return found
@@ -135,6 +140,9 @@ def _reduce_array(array: Any) -> Any:
     if not flags.forc:
         if not flags.writeable and 0 in array.strides:
             return _reduce_broadcast(array)
+        axes = sorted(range(array.ndim), key=array.strides.__getitem__, reverse=True)
+        if (swapped := array.transpose(axes)).flags.c_contiguous:
+            return _make_swapped, (swapped, sorted(range(len(axes)), key=axes.index))
         array = array.copy(order="C")
     if array.dtype.kind in "mMV":  # NumPy copies these into the pickle
         return _reduce_memory(array)
@@ -161,6 +169,29 @@ def _make_array(
 
     # as NumPy's own pickle does it: __array_finalize__(None), no __new__ of the class
     return np.ndarray.__new__(cls, shape, dtype, buffer, 0, None, order)  # type: ignore[arg-type]
+
+
+def _make_swapped(array: Any, axes: list[int]) -> Any:
+    return array.transpose(axes)
+
+
+def _reduce_masked(array: Any) -> Any:
+    import numpy as np
+
+    if array.baseclass is not np.ndarray or array.dtype.hasobject:
+        return array.__reduce__()
+    mask = None if array.mask is np.ma.nomask else np.ma.getmaskarray(array)
+    value = vars(array)["_fill_value"]  # None if it is the default
+    return _make_masked, (array.data, mask, array.hardmask, value)
+
+
+def _make_masked(data: Any, mask: Any, hard: bool, value: Any) -> Any:
+    import numpy as np
+
+    mask = np.ma.nomask if mask is None else mask
+    made = np.ma.MaskedArray(data, mask, hard_mask=hard)
+    vars(made)["_fill_value"] = value
+    return made
 
 
 def _reduce_subclass(array: Any) -> Any:
@@ -277,6 +308,18 @@ def _set_attributes(obj: Any, state: dict[str, Any]) -> None:
 
 
 # PyTorch
+
+
+def _reduce_tensor(tensor: Any) -> Any:
+    made = tensor.__reduce_ex__(5)
+    gradient = tensor.grad if tensor.is_leaf else None
+    if gradient is None or len(made) != 2:
+        return made
+    return (*made, gradient, None, None, _set_gradient)
+
+
+def _set_gradient(tensor: Any, gradient: Any) -> None:
+    tensor.grad = gradient
 
 
 def _reduce_storage(storage: Any) -> Any:

@@ -11,6 +11,7 @@ from tests.proxy_libraries import LIBRARIES
 from tests.proxy_operations import BEFORE_312, SINCE_312, expected_deviations
 from tests.proxy_quiet import LEGITIMATE
 from tests.transparency import AROUND, PAGE, RESULTS, environment, measure, render
+from tests.transparency_values import arrivals
 
 DATA = json.loads(RESULTS.read_text())
 
@@ -87,6 +88,23 @@ def test_other_libraries_are_as_the_page_says(name):
 def test_what_is_known_to_differ_is_on_the_page():
     python = tuple(map(int, DATA["made with"]["python"].split(".")))
     assert expected_deviations(python) == _deviations(_stored("daskref"))
+
+
+def test_values_arrive_as_the_page_says():
+    here = arrivals()
+    assert here
+    for kind, ways in here.items():
+        assert ways["daskref"] == DATA["values"][kind]["daskref"], kind
+    if environment() == DATA["made with"]:
+        noted = {kind: ways for kind, ways in DATA["values"].items() if kind in here}
+        assert here == noted, "run `make transparency`"
+
+
+def test_values_arrive_no_worse_than_with_plain_dask():
+    """On the way of arguments, which is the reference."""
+    for kind, ways in DATA["values"].items():
+        lost = {*ways["daskref"].split(", ")} - {*ways["Dask, argument"].split(", ")}
+        assert not lost - {"same"}, kind
 
 
 def test_every_kind_of_use_is_faster_than_with_proxystore():

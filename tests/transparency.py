@@ -22,6 +22,7 @@ from tests.proxy_cases import TARGETS, Factory
 from tests.proxy_libraries import LIBRARIES, Library
 from tests.proxy_operations import BEFORE_312, CASES, SINCE_312, outcome, same
 from tests.proxy_quiet import KINDS, METADATA, QUIET, QUIET_IN_DASK, ask
+from tests.transparency_values import TEXT, arrivals, table
 
 RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "transparency.md"
@@ -210,6 +211,8 @@ def render(data: dict[str, Any]) -> str:
         _quiet(libraries, names, "python", QUIET),
         METADATA_TEXT,
         _metadata(libraries, names),
+        TEXT,
+        table(data["values"]),
     ]
     if speed := data.get("speed"):
         used = ", ".join(f"{name} {n}" for name, n in speed["versions"].items())
@@ -322,6 +325,7 @@ def main() -> None:
     data = {
         "made with": environment(),
         "libraries": libraries,
+        "values": arrivals(),
         "speed": old.get("speed"),
     }
     if args.speed:
