@@ -17,6 +17,7 @@ name                                   what for
 ``Client._release_key``                the last future of a key is gone
 ``Client._run``                        results of functions run on workers
 ``Client._run_on_scheduler``           results of functions run on the scheduler
+``Client._serializers``                whether its messages may hold pickles
 ``_expr.LLGExpr``                      the graph of scattered values
 ``_task_spec.DataNode``                small scattered values, in that graph
 ``_task_spec.GraphNode``               annotations
@@ -41,10 +42,12 @@ from distributed.spans import SpanMetadata
 
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
+from daskref.codec import Encoded
 from daskref.connectors.registry import describe_connector
 from daskref.exceptions import ResolveError
 from daskref.factory import StoreFactory, is_recomputed
 from daskref.graph import GraphExpr, graph_of, pack_expr, references_by_key
+from daskref.leaves import is_small
 from daskref.lending import refuse_scattered
 from daskref.metrics import summarize
 from daskref.nodes import ReferenceNode, references_in
@@ -204,7 +207,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                     nodes[key] = ReferenceNode(key, reference)
                     placed[key] = Proxy(StoreFactory(reference, transparent=True))
                     continue
-                placed[key] = value
+                placed[key] = self._placed(value, scattered.encoded.get(key))
                 # Not if the store failed, or it does not pickle: to a worker alone
                 # then, as plain Dask does.
                 if key not in references and key in scattered.encoded:
@@ -217,6 +220,11 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 or await self.scheduler.ncores_running(workers=workers)
             ):
                 try:
+                    if local_worker:  # gets the objects themselves
+                        placed = {
+                            key: each if is_proxy(each) else scattered.values[key]
+                            for key, each in placed.items()
+                        }
                     futures = await super()._scatter(placed, workers=workers, **options)
                 except CommClosedError:
                     # One that the scheduler still trusts does not answer.
@@ -243,6 +251,21 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         finally:
             state.holdings.close(submission)
         return scattered.rebuild(futures or made)
+
+    def _placed(self, value: Any, encoded: Encoded | None) -> Any:
+        """Return a small value as it goes to a worker: as its pickle, if it has one.
+
+        Dask's own family takes a subclass for its base, and loses metadata.
+        """
+        assert self._daskref is not None
+        if (
+            encoded is None
+            or is_small(value, encoded.nbytes)
+            or "pickle" not in (self._serializers or ("pickle",))
+            or str(self.scheduler.address).startswith("inproc://")
+        ):
+            return value
+        return encoded.serialized() or value
 
     # Values in
 

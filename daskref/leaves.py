@@ -67,7 +67,7 @@ def _sizers_of(numpy: bool) -> Mapping[type, _Sizer]:
     if numpy:
         import numpy as np
 
-        found[np.ndarray] = lambda obj: None if obj.dtype.hasobject else obj.nbytes
+        found[np.ndarray] = _size_array
         for cls in {np.dtype(code).type for code in np.typecodes["All"]}:
             if cls not in (np.object_, np.void):
                 found[cls] = lambda scalar: int(scalar.nbytes)
@@ -76,6 +76,13 @@ def _sizers_of(numpy: bool) -> Mapping[type, _Sizer]:
 
 def _size_text(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
+
+
+def _size_array(array: Any) -> int | None:
+    dtype = array.dtype
+    if dtype.hasobject or dtype.metadata is not None or dtype.names is not None:
+        return None  # with more to it than its memory; fields may have metadata
+    return int(array.nbytes)
 
 
 def _size_view(view: memoryview) -> int | None:

@@ -182,6 +182,11 @@ def _(running: Any) -> None:
     takes(Client._run_on_scheduler, first=("self", "function", "args"))
 
 
+@checks("Client._serializers")
+def _(running: Any) -> None:
+    assert running.client._serializers is None
+
+
 @checks("Client._send_to_scheduler")
 def _(running: Any) -> None:
     assert list(parameters(Client._send_to_scheduler)) == ["self", "msg"]
