@@ -47,7 +47,7 @@ from daskref.exceptions import OwnershipError
 from daskref.leaves import exact_nbytes
 from daskref.nodes import Lazy, references_in
 from daskref.packing import Packer, is_plain_function, small_value
-from daskref.pickling import pickler_by_value
+from daskref.pickling import ByValuePickler
 from daskref.reference import Reference
 
 #: Bytes above which a keyword argument of ``map`` does not travel with each task.
@@ -58,7 +58,7 @@ class _LargeLeaf(Exception):
     """Ends a scan at the first large leaf."""
 
 
-class _Scanner(cloudpickle.Pickler):  # type: ignore[misc]
+class _Scanner(ByValuePickler):
     threshold: int
 
     def persistent_id(self, obj: Any) -> None:
@@ -150,9 +150,11 @@ def pack_expr(expr: Any, packer: Packer) -> Any:
         small_value(value, SHARED) for value in expr.kwargs.values()
     ):
         return _pack_graph(expr, packer) or expr
+    if packer.knows_large:  # from the hash of the call: no need to look for it
+        return _pack_graph(expr, packer) or expr
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
-    scanner = pickler_by_value(file, buffers.append, _Scanner)
+    scanner = _Scanner(file, buffers.append)
     scanner.threshold = threshold
     try:
         scanner.dump(expr)

@@ -122,7 +122,7 @@ class PackedNode(StoredNode):
         The key in the graph.
     data
         The task pickled, with persistent ids in the places of stored values: bytes, or
-        a reference to them where they are large themselves.
+        a reference to them where they are large themselves, or to the task.
     places
         What the persistent ids number. Objects of one number are one object.
     inside
@@ -207,7 +207,11 @@ class PackedNode(StoredNode):
         data = self.data
         if isinstance(data, Reference):
             data = resolve_reference(data)
-        task: GraphNode = _Unpacker(io.BytesIO(data), self.places, self.inside).load()
+        task: GraphNode
+        if isinstance(data, GraphNode):
+            task = data
+        else:
+            task = _Unpacker(io.BytesIO(data), self.places, self.inside).load()
         for subs in self.subs:
             task = task.substitute(subs)
         return task

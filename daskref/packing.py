@@ -40,7 +40,6 @@ from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
-import cloudpickle
 import xxhash
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 from dask.utils import funcname
@@ -49,7 +48,7 @@ from daskref.codec import Encoded, encode
 from daskref.exceptions import DaskrefError, NotProxiableError, OwnershipError
 from daskref.leaves import FEW, SCALARS, exact_nbytes, is_small, is_whole, on_gpu
 from daskref.nodes import Lazy, PackedNode, Place, ReferenceNode, StoredNode
-from daskref.pickling import identities_in, pickler_by_value
+from daskref.pickling import ByValuePickler, identities_in
 from daskref.proxy import Proxy
 from daskref.reference import Reference
 
@@ -66,7 +65,7 @@ _STRUCTURE = (
 #: How many objects of one task are looked into on their own, to see if they are large.
 _TRIES = 64
 #: How often a task is pickled until nothing that is stored apart shares a part with it.
-_ATTEMPTS = 16
+_ATTEMPTS = 4
 
 
 def small_value(value: Any, threshold: int) -> bool:
@@ -105,6 +104,12 @@ class _Looked:
         return self._encoded
 
     @property
+    def nbytes(self) -> int:
+        """What is known of its size by now; 0 if that is nothing."""
+        own = 0 if self.own is None else self.own[0]
+        return own if self._encoded is None else max(own, self._encoded.nbytes)
+
+    @property
     def identities(self) -> set[int]:
         """The objects that are in it."""
         if self._identities is None:
@@ -116,7 +121,11 @@ class _Looked:
 
 
 class Packed(NamedTuple):
-    """A pickle, and what is stored beside it."""
+    """A pickle, and what is stored beside it.
+
+    The data are a reference where the pickle is stored, being large itself, or the
+    object as a whole.
+    """
 
     data: bytes | Reference
     places: tuple[Place, ...]
@@ -175,6 +184,8 @@ class Packer:
             return node
         try:
             packed = self.pack(node)
+        except NotProxiableError:
+            return node
         except DaskrefError:
             raise
         except Exception:
@@ -205,6 +216,11 @@ class Packer:
         )
 
     # Values
+
+    @property
+    def knows_large(self) -> bool:
+        """Whether something large was found in the call already."""
+        return any(looked.nbytes > self.threshold for looked in self._looked.values())
 
     def store(self, obj: Any, limit: int | None = None) -> Reference | None:
         """Put one object, if it is large.
@@ -322,7 +338,7 @@ class Packer:
             if groups is not None:
                 break
         else:  # its parts are new ones each time it is pickled
-            return None
+            return self._pack_whole(obj)
         places: dict[int, Place] = {}
         inside: list[Reference] = []
         for group in groups:
@@ -336,9 +352,16 @@ class Packer:
         ordered = tuple(places[n] for n in sorted(places))
         if file.tell() <= self.threshold:
             return Packed(file.getvalue(), ordered, tuple(inside)) if inside else None
+        if not inside:
+            return self._pack_whole(obj)
         data = file.getvalue()
         stored = self._put(data, encode(data))
         return None if stored is None else Packed(stored, ordered, tuple(inside))
+
+    def _pack_whole(self, obj: Any) -> Packed | None:
+        """Store all of it as one object."""
+        reference = self.store(obj)
+        return None if reference is None else Packed(reference, (), ())
 
     def _grouped(self, pickler: _TaskPickler) -> list[list[int]] | None:
         """Return what is stored apart, by number: together what shares a part.
@@ -419,7 +442,7 @@ class Packer:
             small_value(value, limit) for row in (common, *rows) for value in row
         ):
             return None
-        shared = self._hash((func, kwargs))
+        shared = self._hash((func, dict(sorted(kwargs.items()))))
         found, is_large = [], False
         for row in rows:
             hashed = self._hash(row)
@@ -516,7 +539,7 @@ class _Counter:
         self.nbytes += buffer.raw().nbytes
 
 
-class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _TaskPickler(ByValuePickler):
     """Pickles a task with numbers in the places of what is stored apart."""
 
     packer: Packer
@@ -575,7 +598,7 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
 def _task_pickler(
     file: Any, feed: Any, packer: Packer, inline: set[int], tries: int = _TRIES
 ) -> _TaskPickler:
-    pickler: _TaskPickler = pickler_by_value(file, feed, _TaskPickler)
+    pickler = _TaskPickler(file, feed)
     pickler.packer = packer
     pickler.apart = []
     pickler.inline = inline

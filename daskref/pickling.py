@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copyreg
 import pickle
+import sys
 from collections.abc import Callable
+from functools import lru_cache
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -95,15 +97,28 @@ def identities_in(pickler: pickle.Pickler) -> set[int]:
         if cls is FunctionType:
             for part in (obj.__dict__, obj.__annotations__, obj.__kwdefaults__):
                 ignored.add(id(part))
-        elif cls in _IDENTITIES or (
-            getattr(cls, "__hash__", None) in (None, object.__hash__)
-            and not issubclass(cls, type | ModuleType)
-        ):
+        elif not _is_value(cls):
             found.add(id(obj))
     return found - ignored
 
 
-_IDENTITIES = frozenset({list, dict, set, bytearray})
+def _is_value_type(cls: type) -> bool:
+    """Tell whether nobody can tell equal objects of a type apart by writing to them.
+
+    Python's own types and those of these packages that have a hash by value do not
+    change. Of a user's class, as of a tensor, a hash says nothing of that.
+    """
+    if issubclass(cls, type | ModuleType | FunctionType):
+        return True
+    if getattr(cls, "__hash__", None) in (None, object.__hash__):
+        return False
+    package = str(cls.__module__).partition(".")[0]
+    return package in _VALUES
+
+
+#: ``(type) -> bool``: as above, remembered.
+_is_value: Callable[[type], bool] = lru_cache(maxsize=4096)(_is_value_type)
+_VALUES = sys.stdlib_module_names | {"builtins", "numpy", "pandas", "polars", "pyarrow"}
 
 
 def pickled(obj: Any) -> Pickle:
@@ -121,7 +136,7 @@ def pickled(obj: Any) -> Pickle:
                 return found
         except Exception:  # there may be another way
             pass
-    return Pickle(pickler_by_value, obj)
+    return Pickle(ByValuePickler, obj)
 
 
 class _ByName(pickle.Pickler):
@@ -134,21 +149,17 @@ def _pickler_by_name(file: Any, buffer_callback: Any) -> pickle.Pickler:
     return pickler
 
 
-def pickler_by_value(
-    file: Any,
-    buffer_callback: Any = None,
-    cls: Callable[..., Any] = cloudpickle.Pickler,
-) -> Any:
-    """Return a pickler that takes functions and classes along that have no module.
+class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """A pickler that takes functions and classes along that have no module.
 
     Parameters
     ----------
     file, buffer_callback
         See :class:`pickle.Pickler`.
-    cls
-        A subclass of cloudpickle's.
     """
-    pickler = cls(file, 5, buffer_callback=buffer_callback)
-    # looked up for each object: cloudpickle's own is a slow ChainMap
-    pickler.dispatch_table = {**cloudpickle.Pickler.dispatch_table, **reducers()}
-    return pickler
+
+    def __init__(self, file: Any, buffer_callback: Any = None) -> None:
+        # Before the base's __init__, which looks it up, once. Looked up for each object
+        # then: cloudpickle's own is a slow ChainMap.
+        self.dispatch_table = {**cloudpickle.Pickler.dispatch_table, **reducers()}
+        super().__init__(file, 5, buffer_callback=buffer_callback)

@@ -354,6 +354,10 @@ class TestWhatIsNotTouched:
         assert pack(expr, put) is expr
         both = llg(t=Task("t", type, [threading.Lock(), 1]), u=Task("u", abs, large()))
         pack(both, put)  # and does not raise
+        frame = pd.DataFrame({"a": large()})
+        frame.attrs["lock"] = threading.Lock()
+        expr = llg(t=Task("t", type, [frame, large()]))
+        assert pack(expr, put) is expr
 
     def test_what_the_store_declines_stays_in_band(self) -> None:
         expr = llg(t=Task("t", total, large(), [large(2)]), x=DataNode("x", large(3)))
@@ -472,6 +476,64 @@ class TestIdentity:
         assert self.same(put, look, *boxes, log)
 
 
+class Tagged:
+    """A class whose objects are equal by value, and can be changed."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tagged) and self.value == other.value
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __reduce__(self) -> Any:
+        return Tagged, (self.value,)
+
+
+class TestIdentityOfWhatHasAHash(TestIdentity):
+    """A hash by value does not mean that an object cannot be changed."""
+
+    def test_an_item_of_a_long_list(self, put: Putter) -> None:
+        many = [Tagged(i) for i in range(1000)]
+        assert self.same(put, lambda xs, x: xs[7] is x, many, many[7])
+
+    def test_items_of_two_long_lists(self, put: Putter) -> None:
+        shared = Tagged(1)
+        lists = [[*range(1000 + i), shared] for i in range(2)]
+        assert self.same(put, lambda a, b: a[-1] is b[-1], *lists)
+
+    @pytest.mark.parametrize("by_value", [False, True])
+    def test_a_model_and_its_optimizer(self, put: Putter, by_value: bool) -> None:
+        torch = pytest.importorskip("torch")
+        model = torch.nn.Linear(50, 50)
+        if by_value:
+
+            class Local(torch.nn.Module):
+                def __init__(self) -> None:
+                    super().__init__()
+                    self.inner = torch.nn.Linear(50, 50)
+
+            model = Local()
+        optimizer = torch.optim.Adam(model.parameters())
+
+        def linked(m: Any, o: Any, ps: Any) -> bool:
+            held = o.param_groups[0]["params"]
+            return all(map(operator.is_, m.parameters(), held)) and held[0] is ps[0]
+
+        parameters = list(model.parameters())
+        assert self.same(put, linked, model, optimizer, parameters)
+        assert len(put) == 1
+        packed = pack(llg(t=Task("t", linked, model, optimizer, [parameters[0]])), put)
+        assert len(cloudpickle.dumps(packed)) < 4 * THRESHOLD
+
+    def test_a_small_tensor_in_a_long_list(self, put: Putter) -> None:
+        torch = pytest.importorskip("torch")
+        x = torch.zeros(4)
+        assert self.same(put, lambda xs, x: xs[0] is x, [x, *range(1000)], x)
+
+
 class TestApart:
     """What is stored beside a task, and what with it."""
 
@@ -581,6 +643,10 @@ class TestNames:
                   self.token(x.reshape(2, -1)), self.token(x, x), self.token([x]),
                   self.token(large(2)), self.token(x.view(np.recarray))}  # fmt: skip
         assert len(tokens) == 8
+
+    def test_the_order_of_keywords_does_not_count(self) -> None:
+        x = large()
+        assert self.token(x=x, y=1) == self.token(y=1, x=x) is not None
 
     def test_futures_count_by_their_keys(self) -> None:
         x = large()

@@ -348,6 +348,19 @@ def test_what_has_no_module_goes_by_value() -> None:
     assert arrive(lambda: 5)() == 5
 
 
+def test_what_goes_by_value_is_not_copied_either() -> None:
+    class Local:
+        dates = np.arange(10_000).astype("M8[s]")
+
+        def __init__(self) -> None:
+            self.masked = np.ma.zeros(10_000)
+            self.repeated = np.array(["a", "b"] * 5000, object)
+
+    made = pickled(Local())
+    assert sum(map(len, made.pieces)) < 10_000
+    assert out_of_band(Local()) == 80_000 + 10_000 + 80_000
+
+
 def test_nothing_keeps_an_object_alive_that_was_pickled() -> None:
     import gc
     import weakref
