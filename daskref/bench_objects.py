@@ -19,8 +19,8 @@ from typing import Any
 
 #: The model: layers of so many inputs and outputs, 200 MB together.
 LAYERS, WIDTH = 12, 2048
-#: Its tasks, so many of them at once: plain Dask has several copies for each.
-SUBMITS, AT_ONCE = 20, 4
+#: Its tasks, one after another: plain Dask has several copies of it for each.
+SUBMITS = 20
 #: The forest: trees, the samples that they are fitted to (50 MB together), its tasks.
 TREES, SAMPLES, FOREST_TASKS = 28, 20_000, 40
 #: The objects, and the bytes of each.
@@ -43,13 +43,12 @@ def use_model(model: Any, number: int) -> float:
 
 
 def submit_model(client: Any, size: int) -> float:
-    """Pass a model to many tasks, a few at once."""
+    """Pass a model to many tasks, one after another."""
     model = make_model()
     begin = time.perf_counter()
-    for first in range(0, SUBMITS, AT_ONCE):
-        numbers = range(first, first + AT_ONCE)
-        # impure: Dask's hash of a model would take longer than all the rest
-        client.gather([client.submit(use_model, model, n, pure=False) for n in numbers])
+    for n in range(SUBMITS):
+        # impure: Dask's hash of a model would take as long as all the rest
+        client.submit(use_model, model, n, pure=False).result()
     return time.perf_counter() - begin
 
 

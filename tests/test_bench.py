@@ -70,7 +70,7 @@ def test_a_row_whose_package_is_missing_says_so(
 def small_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects of the rows as small as they can be and still go by reference."""
     for name, value in (
-        *[("LAYERS", 2), ("WIDTH", 512), ("SUBMITS", 3), ("AT_ONCE", 2)],
+        *[("LAYERS", 2), ("WIDTH", 512), ("SUBMITS", 3)],
         *[("TREES", 4), ("SAMPLES", 5000), ("FOREST_TASKS", 3)],
         *[("OBJECTS", 3), ("PAYLOAD", 2_000_000)],
     ):
