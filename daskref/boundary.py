@@ -12,6 +12,7 @@ name                        what for
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dask._task_spec import GraphNode
@@ -21,7 +22,8 @@ from distributed import Reschedule
 from daskref.exceptions import ResolveError
 from daskref.factory import is_recomputed
 from daskref.nodes import PackedNode
-from daskref.transparency import reveal
+from daskref.spares import Spare, Spares
+from daskref.transparency import is_transparent, reveal
 
 #: ``async (function, *arguments) -> result``: run a blocking function in a thread.
 Run = Callable[..., Any]
@@ -40,21 +42,29 @@ class Boundary(GraphNode):
     keep
         ``(result) -> None``: called in the task's thread. What a task passes on may
         lose its place in the store as soon as the task is done.
+    spares
+        Where objects come from that an earlier task has given back.
     """
 
-    __slots__ = ("inner", "keep", "run")
+    __slots__ = ("inner", "keep", "run", "spares")
 
     inner: GraphNode
     run: Run | None
     keep: Keep | None
+    spares: Spares | None
 
     def __init__(
-        self, inner: GraphNode, run: Run | None = None, keep: Keep | None = None
+        self,
+        inner: GraphNode,
+        run: Run | None = None,
+        keep: Keep | None = None,
+        spares: Spares | None = None,
     ) -> None:
         self.key = inner.key
         self.inner = inner
         self.run = run
         self.keep = keep
+        self.spares = spares
         self._dependencies = inner.dependencies
 
     @property
@@ -66,12 +76,19 @@ class Boundary(GraphNode):
         return bool(self.inner.is_coro)
 
     def copy(self) -> Boundary:
-        return Boundary(self.inner, self.run, self.keep)
+        return Boundary(self.inner, self.run, self.keep, self.spares)
 
     def __call__(self, values: Any = ()) -> Any:
         if self.is_coro and self.run is not None:
             return self._call_coroutine(self.run, values)
-        result = self.inner(_revealed(values))
+        if self.spares is None:
+            result = self.inner(_revealed(values))
+        else:
+            taken: dict[Any, Spare] = {}
+            result = self.inner(_revealed(values, self.spares, taken))
+            # with the result at hand: it may hold parts of them
+            for key, spare in taken.items():
+                self.spares.give_back(key, spare)
         if self.keep is not None:
             self.keep(result)
         return result
@@ -102,8 +119,19 @@ def _reveal_all(node: GraphNode, values: Any) -> tuple[GraphNode, dict[Any, Any]
     return node.load() if isinstance(node, PackedNode) else node, revealed
 
 
-def _revealed(values: Any) -> dict[Any, Any]:
+def _revealed(
+    values: Any, spares: Spares | None = None, taken: dict[Any, Spare] | None = None
+) -> dict[Any, Any]:
     """Resolve a task's dependencies.
+
+    Parameters
+    ----------
+    values
+        By key.
+    spares
+        Where to take objects from, if they are there.
+    taken
+        Filled with what was.
 
     Raises
     ------
@@ -111,7 +139,12 @@ def _revealed(values: Any) -> dict[Any, Any]:
         If one was lost with its host: the task runs once that is computed again.
     """
     try:
-        return {key: reveal(values[key]) for key in values}
+        if spares is None or taken is None:
+            return {key: reveal(values[key]) for key in values}
+        for key in values:
+            if is_transparent(values[key]):
+                taken[key] = spares.take(key, partial(reveal, values[key]))
+        return {k: taken[k].obj if k in taken else values[k] for k in values}
     except ResolveError as exc:
         if is_recomputed(exc):
             raise Reschedule from exc

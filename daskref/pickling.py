@@ -10,9 +10,9 @@ from __future__ import annotations
 import copyreg
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from types import FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -90,16 +90,30 @@ class Pickle:
 
 def identities_in(pickler: pickle.Pickler) -> set[int]:
     """See :meth:`Pickle.identities`."""
-    found, ignored = set(), set()
-    memo = pickler.memo.copy()
-    for _, obj in memo.values():
+    return {*changeable(obj for _, obj in pickler.memo.copy().values())}
+
+
+def changeable(objs: Iterable[Any]) -> dict[int, Any]:
+    """Return those of the parts of an object that somebody can write to, by ``id``.
+
+    Not what belongs to classes and functions: that is everybody's.
+    """
+    found: dict[int, Any] = {}
+    ignored: set[int] = set()
+    classes: set[type] = set()
+    for obj in objs:
         cls = type(obj)
         if cls is FunctionType:
             for part in (obj.__dict__, obj.__annotations__, obj.__kwdefaults__):
                 ignored.add(id(part))
-        elif not _is_value(cls):
-            found.add(id(obj))
-    return found - ignored
+        elif not is_value_type(cls):
+            found[id(obj)] = obj
+            classes.update(cls.__mro__)
+    for base in classes:
+        for value in vars(base).values():
+            if type(value) in (list, dict, set):
+                ignored.add(id(value))
+    return {number: obj for number, obj in found.items() if number not in ignored}
 
 
 def _is_value_type(cls: type) -> bool:
@@ -108,8 +122,10 @@ def _is_value_type(cls: type) -> bool:
     Python's own types and those of these packages that have a hash by value do not
     change. Of a user's class, as of a tensor, a hash says nothing of that.
     """
-    if issubclass(cls, type | ModuleType | FunctionType):
-        return True
+    if issubclass(cls, type | ModuleType | FunctionType | BuiltinFunctionType):
+        return True  # they pickle as their names, or by value as a whole
+    if any("__qualname__" in vars(base) for base in cls.__mro__[:-1]):
+        return True  # functions of compiled code
     if getattr(cls, "__hash__", None) in (None, object.__hash__):
         return False
     package = str(cls.__module__).partition(".")[0]
@@ -117,7 +133,7 @@ def _is_value_type(cls: type) -> bool:
 
 
 #: ``(type) -> bool``: as above, remembered.
-_is_value: Callable[[type], bool] = lru_cache(maxsize=4096)(_is_value_type)
+is_value_type: Callable[[type], bool] = lru_cache(maxsize=4096)(_is_value_type)
 _VALUES = sys.stdlib_module_names | {"builtins", "numpy", "pandas", "polars", "pyarrow"}
 
 

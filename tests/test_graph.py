@@ -443,6 +443,12 @@ class TestIdentity:
         assert len(put) == 1
         assert len(cloudpickle.dumps(again)) < 4000
 
+    def test_two_frames_that_share_nothing_are_stored_apart(self, put: Putter) -> None:
+        frames = [pd.DataFrame({"a": large(i)}) for i in range(3)]
+        for other in frames[1:]:
+            self.same(put, lambda a, b: a is b, frames[0], other)
+        assert len(put) == 3
+
     def test_three_that_share_in_a_chain(self, put: Putter) -> None:
         parts: Any = [list(range(LARGE + i)) for i in range(2)]
         boxes = [Box(p=parts[0]), Box(p=parts[1], n=[0] * LARGE), Box(p=parts)]

@@ -33,6 +33,7 @@ LAYERS = [
         "session",
         "leases",
         "nodes",
+        "spares",
         "boundary",
         "holdings",
         "rpc",

@@ -49,6 +49,7 @@ from daskref.plugins.serving import Serving
 from daskref.proxy import Proxy, get_factory, is_proxy
 from daskref.rpc import FAMILY, Connections
 from daskref.session import Session
+from daskref.spares import Spares
 from daskref.store import Store
 from daskref.stores import register_store, unregister_store
 from daskref.transparency import FailedFactory, is_transparent, reveal
@@ -73,6 +74,7 @@ class ReferenceWorkerPlugin:
     _serving: Serving | None
     _undo: list[Callable[[], Any]]
     _converting: dict[Any, asyncio.Task[Any]]
+    _spares: Spares
 
     def __init__(self, info: bytes) -> None:
         self._info = info
@@ -84,6 +86,7 @@ class ReferenceWorkerPlugin:
         """Join the session and take over the worker's seams."""
         register_family()
         self.worker = worker
+        self._spares = Spares(worker.data.__contains__, worker.loop.add_callback)
         secrets = await worker.scheduler.daskref_secrets()
         info = replace(pickle.loads(self._info), secrets=secrets)
         loop = asyncio.get_running_loop()
@@ -164,10 +167,14 @@ class ReferenceWorkerPlugin:
         """Put the boundary around a task that is about to run."""
         if (serving := self._serving) is not None and serving.looks_ahead:
             serving.transition(key, start, finish)
+        if start == "memory":
+            self._spares.forget(key)
         if finish == "executing":
             ts = self.worker.state.tasks[key]
             if needs_boundary(ts.run_spec, bool(ts.dependencies)):
-                ts.run_spec = Boundary(ts.run_spec, self.session.run, self._keep)
+                ts.run_spec = Boundary(
+                    ts.run_spec, self.session.run, self._keep, self._spares
+                )
         elif finish == "memory":
             if start == "flight":
                 if self._raises:
