@@ -21,8 +21,8 @@ from typing import Any
 
 import distributed
 
-from daskref import config
-from daskref.exceptions import NotInstalledError
+from daskref import config, notices
+from daskref.exceptions import DaskrefError, NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
 from daskref.lending import Lending
@@ -51,7 +51,6 @@ class Attachment:
             if threshold is None
             else config.parse_size("daskref.threshold", threshold)
         )
-        self._configured = config.threshold()
         # Dask drops all futures at a restart, without telling one by one
         self._handlers = client._stream_handlers
         ours = {
@@ -87,11 +86,9 @@ class Attachment:
             connections.restore()
 
     def threshold(self) -> int:
-        """Bytes: this client's, unless ``dask.config`` was changed since."""
-        configured = config.threshold()
-        if self._threshold is None or configured != self._configured:
-            return configured
-        return self._threshold
+        """Bytes: what the client was made with, else as configured now."""
+        notices.look()
+        return config.threshold() if self._threshold is None else self._threshold
 
     def packer(self) -> Packer:
         """Return what packs the values of the call that this thread is in."""
@@ -174,9 +171,14 @@ async def attach(client: Any) -> None:
     await detach(client)
     options = client._daskref_options
     settings = config.changed(**options)
-    joined = await distributed.Client._run_on_scheduler(
-        client, install_on_scheduler, client.id, settings
-    )
+    notices.tell_unknown()
+    try:
+        joined = await distributed.Client._run_on_scheduler(
+            client, install_on_scheduler, client.id, settings
+        )
+    except DaskrefError as exc:
+        # what the scheduler did until then is in its log, and helps nobody here
+        raise exc.with_traceback(None) from None
     if joined is None:
         raise NotInstalledError([f"the scheduler {client.scheduler.address}"])
     info, missing = joined
@@ -191,6 +193,7 @@ async def attach(client: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(None, session.leave)
         raise
     client._daskref = state
+    notices.tell_overridden(settings, info.settings)
 
 
 async def detach(client: Any) -> None:

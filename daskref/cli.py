@@ -10,10 +10,10 @@ from typing import Any
 from dask.utils import format_bytes
 
 from daskref._version import __version__
-from daskref.config import Settings
+from daskref.config import Settings, setting_name
 from daskref.connectors import SharedMemoryConnector
-from daskref.connectors.credentials import mask
 from daskref.exceptions import DaskrefError
+from daskref.notices import setting_text, tell_unknown
 from daskref.session import open_session_connector
 from daskref.store import Store
 
@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _info(rest: list[str]) -> int:
     settings = Settings.read()
+    tell_unknown()
     print(f"daskref {__version__}")
-    for name, value in vars(settings).items():
-        shown = format_bytes(value) if name == "threshold" else value
-        print(f"  {name.replace('_', '-'):20} {mask(str(shown))}")
+    for field, value in vars(settings).items():
+        print(f"  {setting_name(field):30} {setting_text(field, value)}")
     connector = open_session_connector(settings)
     with Store("daskref-info", connector) as store:
         print(f"would use {connector!r}")

@@ -38,13 +38,14 @@ from dask._task_spec import DataNode, GraphNode
 from dask.typing import no_default
 from dask.utils import funcname
 from distributed.comm import CommClosedError
+from distributed.deploy.cluster import Cluster
 from distributed.spans import SpanMetadata
 
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
 from daskref.codec import Encoded
 from daskref.connectors.registry import describe_connector
-from daskref.exceptions import ResolveError
+from daskref.exceptions import DaskrefError, ResolveError
 from daskref.factory import StoreFactory, is_recomputed
 from daskref.graph import GraphExpr, graph_of, pack_expr, references_by_key
 from daskref.leaves import is_small
@@ -330,12 +331,15 @@ class Client(ByReference):
     *args
         For :class:`distributed.Client`.
     threshold : int or str, optional
-        Bytes; values larger than this go by reference. Default:
-        ``daskref.threshold``.
+        Bytes; values larger than this go by reference. It holds for all that this
+        client sends, whatever ``daskref.threshold`` is set to later. For results, the
+        threshold of the cluster's first client holds. Default: ``daskref.threshold``,
+        read at each call.
     connector : str or mapping or Connector, optional
         Where they are kept, if this is the first client of the cluster with daskref: a
         spec, or a connector, ProxyStore's included, which stays the caller's to close.
-        Default: ``daskref.connector``.
+        A later client is told if the cluster has another. Default:
+        ``daskref.connector``.
     **kwargs
         For :class:`distributed.Client`.
 
@@ -362,8 +366,11 @@ class Client(ByReference):
         connector: Any = None,
         **kwargs: Any,
     ) -> None:
-        self._daskref_options = options_of(threshold, connector)
-        super().__init__(*args, **kwargs)
+        try:
+            self._daskref_options = options_of(threshold, connector)
+            super().__init__(*args, **kwargs)
+        except DaskrefError as exc:  # what to do is in its text, not on the way here
+            raise exc.with_traceback(None) from None
 
 
 class _LocalValues:
@@ -402,6 +409,20 @@ def options_of(threshold: Any, connector: Any) -> dict[str, Any]:
     return {"threshold": threshold, "connector": connector}
 
 
+def check_client(client: Any, verb: str) -> None:
+    """Raise a TypeError that says what to do unless it is one of Dask's clients."""
+    if not issubclass(type(client), distributed.Client):
+        kind = type(client).__name__
+        hint = ""
+        if issubclass(type(client), Cluster):
+            hint = ": use daskref.Client(cluster)"
+            if verb != "stats":
+                hint += f", or daskref.{verb}(cluster.get_client())"
+        elif issubclass(type(client), str):
+            hint = f": use daskref.Client({client!r})"
+        raise TypeError(f"daskref.{verb} takes a client, not a {kind}{hint}")
+
+
 def stats(client: Any) -> Any:
     """Return what the whole cluster has put, got, and holds.
 
@@ -423,6 +444,7 @@ def stats(client: Any) -> Any:
     TypeError
         If the client passes nothing by reference.
     """
+    check_client(client, "stats")
     if getattr(client, "_daskref", None) is None:
         raise TypeError(
             f"{client!r} is a plain Dask client: use daskref.Client, or daskref.enable"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from numbers import Real
+from pathlib import PurePath
+from threading import TIMEOUT_MAX
 from typing import Any, TypeAlias
 
 import dask.config
@@ -46,7 +48,34 @@ def ensure_defaults() -> None:
     """
     ours = defaults()
     if not any(known is ours for known in dask.config.defaults):
+        malformed = _malformed_sections()
         dask.config.update_defaults(ours)
+        # Dask puts our section in the place of what is none; reading says so instead
+        dask.config.set(malformed)
+
+
+def sections() -> dict[str, list[str]]:
+    """Return the sections, ``daskref`` and those in it, and the names in each."""
+    found: dict[str, list[str]] = {}
+    waiting: list[tuple[str, dict[str, Any]]] = [("daskref", defaults()["daskref"])]
+    for section, tree in waiting:
+        found[section] = list(tree)
+        waiting += [
+            (f"{section}.{name}", below)
+            for name, below in tree.items()
+            if isinstance(below, dict)
+        ]
+    return found
+
+
+def _malformed_sections() -> dict[str, Any]:
+    """Return what somebody has put in the place of a section."""
+    given = {name: dask.config.get(name, None) for name in sections()}
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None and not isinstance(value, Mapping)
+    }
 
 
 def parse_size(setting: str, value: object) -> int:
@@ -110,7 +139,8 @@ def parse_seconds(setting: str, value: object) -> float:
         except (ValueError, LookupError, OverflowError) as exc:
             raise ConfigError(setting, value, _SECONDS) from exc
     number = _number(given)
-    if number is None or number <= 0:
+    # what the waiting functions of Python take
+    if number is None or not 0 < number <= TIMEOUT_MAX:
         raise ConfigError(setting, value, _SECONDS)
     return float(number)
 
@@ -119,7 +149,10 @@ def _number(value: object) -> int | float | None:
     # bool is an int, but `threshold: yes` is a mistake; NumPy's numbers are Real
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
-    return value if math.isfinite(value) else None  # type: ignore[return-value]
+    try:
+        return value if math.isfinite(value) else None  # type: ignore[return-value]
+    except OverflowError:  # a whole number that nothing here can be
+        return None
 
 
 def _parse_connector(setting: str, value: object) -> str | dict[str, Any]:
@@ -136,6 +169,8 @@ def _parse_connector(setting: str, value: object) -> str | dict[str, Any]:
 
 
 def _parse_path(setting: str, value: object) -> str | None:
+    if isinstance(value, PurePath):
+        return str(value)
     if value is None or (isinstance(value, str) and value):
         return value
     raise ConfigError(setting, value, "the path of a directory, or null")
@@ -272,6 +307,9 @@ class Settings:
         """
         if unknown := overrides.keys() - _FIELDS.keys():
             raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
+        for section, given in _malformed_sections().items():
+            names = ", ".join(sections()[section])
+            raise ConfigError(section, given, f"a mapping with any of {names}")
         values = {}
         for name, (setting, parse) in _FIELDS.items():
             value = overrides.get(name)
@@ -287,7 +325,7 @@ def changed(**overrides: Any) -> dict[str, Any]:
     Parameters
     ----------
     **overrides
-        See :meth:`Settings.read`.
+        See :meth:`Settings.read`. Those given are in it, even as they are by default.
 
     Raises
     ------
@@ -299,7 +337,21 @@ def changed(**overrides: Any) -> dict[str, Any]:
         for name, (setting, parse) in _FIELDS.items()
     }
     ours = vars(Settings.read(**overrides))
-    return {name: value for name, value in ours.items() if value != plain[name]}
+    return {
+        name: value
+        for name, value in ours.items()
+        if value != plain[name] or overrides.get(name) is not None
+    }
+
+
+def setting_name(field: str) -> str:
+    """Return the full name of a setting, as in ``daskref.shm.budget``."""
+    return f"daskref.{_FIELDS[field][0]}"
+
+
+def is_size(field: str) -> bool:
+    """Tell whether whole numbers of a field are bytes."""
+    return _FIELDS[field][1] in (parse_size, parse_share)
 
 
 def _get(setting: str) -> object:

@@ -16,9 +16,11 @@ from threading import Lock
 from typing import Any, TypeVar
 
 import distributed
+from distributed.client import ClosedClientError
 
 from daskref.attachment import Attachment, attach, detach
-from daskref.client import ByReference, options_of
+from daskref.client import ByReference, check_client, options_of
+from daskref.exceptions import DaskrefError
 from daskref.session import Session, SessionInfo
 
 C = TypeVar("C", bound=distributed.Client)
@@ -85,12 +87,18 @@ def enable(
         If the scheduler or a worker lacks daskref. The client stays as it was.
     ConfigError
         If the threshold or the connector's spec is malformed.
+    TypeError
+        If it is no client, but a cluster or an address.
+    ClosedClientError
+        If it was closed.
 
     See Also
     --------
     disable : the way back
     """
-    options = options_of(threshold, connector)
+    check_client(client, "enable")
+    if client.status == "closed":
+        raise ClosedClientError("the client is closed: make a new one, and enable it")
 
     async def _enable() -> C:
         if not isinstance(client, ByReference):
@@ -103,7 +111,11 @@ def enable(
             raise
         return client
 
-    return client.sync(_enable)
+    try:
+        options = options_of(threshold, connector)
+        return client.sync(_enable)
+    except DaskrefError as exc:
+        raise exc.with_traceback(None) from None
 
 
 def disable(client: Any) -> Any:
@@ -121,7 +133,13 @@ def disable(client: Any) -> Any:
     -------
     None
         For an asynchronous client, a coroutine.
+
+    Raises
+    ------
+    TypeError
+        If it is no client, but a cluster or an address.
     """
+    check_client(client, "disable")
 
     async def _disable() -> None:
         if not isinstance(client, ByReference):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daskref.carried import carry
 from daskref.codec import Encoded
-from daskref.connectors.adapted import adapt
 from daskref.connectors.base import Connector, Key
-from daskref.connectors.registry import connector_path, load_connector
-from daskref.exceptions import MissingKeyError
+from daskref.connectors.registry import as_connector, connector_path, load_connector
+from daskref.exceptions import MissingKeyError, StoreExistsError
 from daskref.failures import outcome
 from daskref.metrics import Counters
 from daskref.objectcache import ObjectCache
@@ -61,7 +60,7 @@ class ObjectStore:
     def __init__(
         self,
         name: str,
-        connector: Connector,
+        connector: Any,
         *,
         serializer: Dump | None = None,
         deserializer: Load | None = None,
@@ -78,7 +77,8 @@ class ObjectStore:
         if (serializer is None) != (deserializer is None):
             raise ValueError("give serializer and deserializer, or neither")
         self.name = name
-        self.connector = connector = adapt(connector)
+        given = connector
+        self.connector = connector = as_connector(given)
         self.counters = counters if counters is not None else Counters()
         self._io = ObjectIO(
             name,
@@ -102,7 +102,12 @@ class ObjectStore:
             populate_target,
         )
         if register:
-            register_store(self)
+            try:
+                register_store(self)
+            except StoreExistsError:
+                if isinstance(given, str | Mapping):  # nobody else could close it
+                    connector.close()
+                raise
         logger.info("Initialized %r", self)
 
     def __repr__(self) -> str:

@@ -39,7 +39,8 @@ class Store(ObjectStore):
     name
         Name in the registry of stores.
     connector
-        Where the bytes go: one of daskref's, or of ProxyStore's.
+        Where the bytes go: one of daskref's, or of ProxyStore's, or a spec of one,
+        such as ``"file:///directory"``.
     serializer, deserializer
         ``(obj) -> buffer`` and ``(bytes) -> obj`` in place of Dask's serialization;
         both or neither. They go along with every proxy, pickled.
@@ -60,6 +61,8 @@ class Store(ObjectStore):
     ------
     ValueError
         If an argument makes no sense.
+    ConfigError
+        If *connector* is none.
     StoreExistsError
         If another store has the name and *register* is true.
 

@@ -19,7 +19,7 @@ def test_info(capsys: Any) -> None:
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert f"daskref {__version__}" in out
-    assert "1.00 MiB" in out
+    assert "daskref.threshold              1 MiB" in out
     assert "would use <ZmqConnector " in out
     assert "works: a value of 1 MiB came back as it was" in out
 
@@ -32,7 +32,7 @@ def test_info_shows_what_is_configured(capsys: Any, tmp_path: Path) -> None:
     with dask.config.set(options):
         assert main(["info"]) == 0
     out = capsys.readouterr().out
-    assert "5.00 MiB" in out
+    assert "daskref.threshold              5 MiB" in out
     assert f"would use <FileConnector {tmp_path}/store>" in out
     assert not list(tmp_path.iterdir())  # and takes it away again
 

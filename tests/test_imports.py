@@ -19,7 +19,7 @@ LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
     ["_version", "exceptions", "ports", "config", "metrics", "wire", "flights"],
     ["connectors"],
-    ["answers", "turns", "walkers"],
+    ["answers", "turns", "walkers", "notices"],
     ["reducers", "pickling", "leaves"],
     ["codec", "carried", "foreign", "reference", "tokens"],
     # a store makes proxies; a proxy finds its store through its factory

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from threading import Lock
+from typing import Any
 
 #: What can stand between ``//`` and the host of a URL, and options that are secret.
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
@@ -41,6 +42,20 @@ def recall(place: str) -> dict[str, str]:
     """Return a copy of what is kept for a place; empty if nothing is."""
     with _lock:
         return dict(_known.get(place, {}))
+
+
+def mask_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a connector's options with the values of those that are secret masked.
+
+    Examples
+    --------
+    >>> mask_options({"host": "localhost", "password": "secret"})
+    {'host': 'localhost', 'password': '***'}
+    """
+    return {
+        name: "***" if _SECRET_OPTION.match(f"?{name.replace('-', '_')}=") else value
+        for name, value in options.items()
+    }
 
 
 def mask(text: str) -> str:

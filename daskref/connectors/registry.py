@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -98,6 +99,42 @@ def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
     return adapt(cls(**arguments))
 
 
+def as_connector(connector: Any) -> Connector:
+    """Return a connector, opened if it is a spec.
+
+    Parameters
+    ----------
+    connector
+        A connector, of ours or of another make, or what :func:`open_connector` takes.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    ConnectorUnavailableError
+        If the store that a spec names cannot be reached.
+    """
+    if isinstance(connector, str | Mapping):
+        return open_connector(connector)
+    _check_connector(connector, "connector")
+    return adapt(connector)
+
+
+def _check_connector(connector: Any, setting: str) -> None:
+    if isinstance(connector, type) or not callable(getattr(connector, "config", None)):
+        hint = f" (did you mean file://{connector}?)" if _is_path(connector) else ""
+        raise ConfigError(
+            setting,
+            connector,
+            f'a connector, a spec such as "file:///directory", or a mapping with '
+            f"`class`{hint}",
+        )
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | PurePath) and str(value).startswith("/")
+
+
 def describe_connector(connector: Any) -> dict[str, Any]:
     """Return a spec with which another process opens the store of a connector.
 
@@ -116,10 +153,7 @@ def describe_connector(connector: Any) -> dict[str, Any]:
     ConfigError
         If it is none.
     """
-    if isinstance(connector, type) or not callable(getattr(connector, "config", None)):
-        raise ConfigError(
-            _SETTING, connector, "a spec, a mapping with `class`, or a connector"
-        )
+    _check_connector(connector, _SETTING)
     ours = adapt(connector)
     return {
         "class": connector_path(ours),
@@ -145,7 +179,8 @@ def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
     if name not in SCHEMES or not colon:
         # half of the letters: some schemes have two
         near = get_close_matches(scheme.partition(":")[0].lower(), SCHEMES, 1, 0.5)
-        hint = f" (did you mean {near[0]}://?)" if near else ""
+        meant = f"file://{spec}" if _is_path(spec) else near and f"{near[0]}://"
+        hint = f" (did you mean {meant}?)" if meant else ""
         raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
     cls = load_scheme(name)
     return cls, {**_from_location(cls, spec, url), **dict(query)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daskref.config import Settings
+from daskref.notices import tell_unknown
 from daskref.plugins.scheduler import NAME, ReferenceSchedulerPlugin
 from daskref.session import SessionInfo
 
@@ -27,6 +28,7 @@ async def start(
     """
     plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
     if plugin is None:
+        tell_unknown()
         plugin = ReferenceSchedulerPlugin(Settings.read(**settings))
         scheduler.add_plugin(plugin, name=NAME)
     try:
