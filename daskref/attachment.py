@@ -22,16 +22,17 @@ from typing import Any
 import distributed
 
 from daskref import config, notices
-from daskref.exceptions import DaskrefError, NotInstalledError
+from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
 from daskref.lending import Lending
 from daskref.lifetimes.task import BoundLifetimes
 from daskref.packing import Packer
-from daskref.plugins.bootstrap import install_on_scheduler
+from daskref.plugins import bootstrap
+from daskref.plugins.joining import identify, lacking
 from daskref.reference import Reference
 from daskref.rpc import Connections
-from daskref.session import Session
+from daskref.session import Session, SessionInfo
 from daskref.visiting import Visit
 
 
@@ -172,18 +173,7 @@ async def attach(client: Any) -> None:
     options = client._daskref_options
     settings = config.changed(**options)
     notices.tell_unknown()
-    try:
-        joined = await distributed.Client._run_on_scheduler(
-            client, install_on_scheduler, client.id, settings
-        )
-    except DaskrefError as exc:
-        # what the scheduler did until then is in its log, and helps nobody here
-        raise exc.with_traceback(None) from None
-    if joined is None:
-        raise NotInstalledError([f"the scheduler {client.scheduler.address}"])
-    info, missing = joined
-    if missing:
-        raise NotInstalledError([f"worker {address}" for address in missing])
+    info = await _join(client, settings)
     session = await asyncio.get_running_loop().run_in_executor(None, Session.join, info)
     state = Attachment(client, session, options.get("threshold"))
     try:
@@ -194,6 +184,23 @@ async def attach(client: Any) -> None:
         raise
     client._daskref = state
     notices.tell_overridden(settings, info.settings)
+
+
+async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo:
+    ours = identify()
+    told = await distributed.Client._run_on_scheduler(
+        client, bootstrap.join, ours, client.id, settings
+    )
+    scheduler = f"the scheduler {client.scheduler.address}"
+    if isinstance(told, str):
+        raise NotInstalledError([lacking(scheduler, told)])
+    if told["protocol"] != ours["protocol"]:
+        raise IncompatibleError(scheduler, told, {"this client": ours})
+    answer = pickle.loads(told["answer"])
+    if isinstance(answer, DaskrefError):
+        raise answer
+    info: SessionInfo = answer
+    return info
 
 
 async def detach(client: Any) -> None:

@@ -91,6 +91,10 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         finally:
             await detach(self)
 
+    def get_versions(self, check: bool = False, packages: Any = None) -> Any:
+        """See Dask's. Lists daskref, too."""
+        return super().get_versions(check, ["daskref", *(packages or [])])
+
     # Values out
 
     def submit(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -16,6 +16,7 @@
     ├── ResolveError (RuntimeError)         a proxy or reference could not be resolved
     │   └── ResolveTimeoutError (TimeoutError)    a future was not set in time
     ├── NotInstalledError (ImportError)     a peer lacks daskref
+    ├── IncompatibleError (ImportError)     a peer has a daskref of another protocol
     ├── NotProxiableError (TypeError)       the object cannot go by reference
     ├── StoreExistsError (ValueError)       another store has the name
     └── WireError (ValueError)              foreign bytes, or of a newer daskref
@@ -279,6 +280,46 @@ class NotInstalledError(DaskrefError, ImportError):
             "daskref` in that environment and restart it, or use a plain "
             "distributed.Client"
         )
+
+
+class IncompatibleError(DaskrefError, ImportError):
+    """Processes of the cluster have versions of daskref that do not work together.
+
+    Parameters
+    ----------
+    where
+        One side, as in ``"the scheduler tcp://…"``.
+    peer
+        Its ``protocol`` and ``version``.
+    others
+        The same of those that have another protocol, by where they are.
+    """
+
+    def __init__(
+        self, where: str, peer: dict[str, Any], others: dict[str, dict[str, Any]]
+    ) -> None:
+        super().__init__(where, peer, others)
+        self.where = where
+        self.peer = peer
+        self.others = others
+
+    def __str__(self) -> str:
+        others = ", ".join(
+            f"{where} has {describe_peer(other)}"
+            for where, other in self.others.items()
+        )
+        versions = sorted({str(other["version"]) for other in self.others.values()})
+        return (
+            f"{self.where} has {describe_peer(self.peer)}, {others}: they do not work "
+            f"together. Run `pip install daskref=={self.peer['version']}` in the "
+            f"environment of {', '.join(self.others)} and restart it, or `pip install "
+            f"daskref=={' or '.join(versions)}` in all others"
+        )
+
+
+def describe_peer(peer: dict[str, Any]) -> str:
+    """Return a peer's version and protocol, for people."""
+    return f"daskref {peer['version']} (protocol {peer['protocol']})"
 
 
 class NotProxiableError(DaskrefError, TypeError):

@@ -18,7 +18,7 @@ async def dask_setup(server: Any) -> None:
     from distributed.scheduler import Scheduler
 
     from daskref.family import register_family
-    from daskref.plugins.installing import start
+    from daskref.plugins.joining import start
 
     register_family()
     if isinstance(server, Scheduler):

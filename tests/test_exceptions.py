@@ -22,6 +22,11 @@ ARGUMENTS = {
     "OwnershipError": ("<OwnedProxy>", "it cannot be sent", "one owner"),
     "ResolveError": ("<Reference>", "it was evicted"),
     "NotInstalledError": (["the scheduler"],),
+    "IncompatibleError": (
+        "the scheduler",
+        {"protocol": 2, "version": "0.2.0"},
+        {"this client": {"protocol": 1, "version": "0.1.0"}},
+    ),
     "NotDeferrableError": ("<shm>",),
     "ResolveTimeoutError": ("<Reference>", "not within 3 s"),
     "StoreExistsError": ("demo",),
@@ -33,6 +38,14 @@ CLASSES = {
     for name, cls in vars(exceptions).items()
     if isinstance(cls, type) and issubclass(cls, DaskrefError)
 }
+
+
+def parts_of(argument):
+    if isinstance(argument, dict):
+        nested = {k: v for k, v in argument.items() if isinstance(v, dict)}
+        inner = [part for value in argument.values() for part in parts_of(value)]
+        return [*nested, *inner]
+    return argument if isinstance(argument, list) else [argument]
 
 
 def test_every_class_is_covered():
@@ -52,8 +65,7 @@ def test_round_trip(name):
 def test_text_holds_every_argument(name):
     text = str(CLASSES[name](*ARGUMENTS[name]))
     for argument in ARGUMENTS[name]:
-        parts = argument if isinstance(argument, list) else [argument]
-        for part in parts:
+        for part in parts_of(argument):
             assert isinstance(part, bool) or str(part) in text
 
 
@@ -69,6 +81,7 @@ def test_text_holds_every_argument(name):
         ("NotDeferrableError", NotImplementedError),
         ("StoreExistsError", ValueError),
         ("NotInstalledError", ImportError),
+        ("IncompatibleError", ImportError),
         ("NotProxiableError", TypeError),
         ("WireError", ValueError),
     ],

@@ -95,9 +95,8 @@ class TestPlugin:
         plugin.teardown(nanny)  # type: ignore[arg-type]
         assert not nanny.periodic_callbacks
 
-    def test_travels_by_value(self) -> None:
-        data = nanny_plugin_bytes()
-        plugin = pickle.loads(data)
+    def test_travels_as_a_question(self) -> None:
+        plugin = pickle.loads(nanny_plugin_bytes())
         assert plugin.name == "daskref"
         assert not getattr(plugin, "restart", False)
         nanny = self.nanny()
@@ -106,9 +105,6 @@ class TestPlugin:
         assert nanny.periodic_callbacks["memory_monitor"].callback is not before
         plugin.teardown(nanny)
         assert nanny.periodic_callbacks["memory_monitor"].callback is before
-        # nothing in it has to be imported from daskref
-        names = {op for op in (b"cdaskref", b"daskref.plugins") if op in data[:200]}
-        assert not names
 
 
 GIB = 1 << 30

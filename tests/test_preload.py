@@ -23,7 +23,7 @@ def _plugin(dask_scheduler: Any) -> Any:
 
 
 def _worker_session(dask_worker: Any) -> Any:
-    return dask_worker.plugins["daskref"].plugin.session.info.id
+    return dask_worker.plugins["daskref"].session.info.id
 
 
 @pytest.mark.slow

@@ -530,7 +530,7 @@ def test_the_worker_knows(mixed: tuple[Any, str, str]) -> None:
     client, here, apart = mixed
 
     def reachable() -> bool:
-        return bool(get_worker().plugins["daskref"].plugin.session.reachable)
+        return bool(get_worker().plugins["daskref"].session.reachable)
 
     seen = [client.submit(reachable, workers=[w], pure=False) for w in (here, apart)]
     assert client.gather(seen) == [True, False]

@@ -264,10 +264,9 @@ def _deliver(proxy: Any) -> Any:
     from distributed import get_worker
 
     try:
-        bootstrap = get_worker().plugins.get("daskref")
+        plugin = get_worker().plugins.get("daskref")
     except ValueError:
-        bootstrap = None
-    plugin = getattr(bootstrap, "plugin", None)
+        plugin = None
     if plugin is None:
         refuse(
             proxy,

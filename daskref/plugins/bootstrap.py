@@ -1,148 +1,113 @@
-"""Code that travels by value, for processes that may lack daskref.
+"""Questions to processes that may lack daskref, or have another one.
 
-A function or class of daskref pickles as its name, and a process without daskref
-cannot even unpickle it: its error would not say what to do. What is here pickles as
-code instead and needs nothing but Dask.
+Such a process may run any Python, so nothing travels as byte code. What is installed
+there is asked by name, through a few lines of source text that it compiles itself and
+that need nothing but Dask. They say what is wrong where a name would be an error of
+Dask's about a module that nobody has heard of.
 """
 
 from __future__ import annotations
 
-import builtins
-import functools
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+import pickle
+from typing import Any
 
-import cloudpickle
+#: Calls a function of :mod:`daskref.plugins.joining`. Where there is no such thing, the
+#: answer is a text: why not.
+_SOURCE = '''
+import logging
+from importlib import import_module
+
 from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
 
-if TYPE_CHECKING:
-    from daskref.session import SessionInfo
 
-
-def by_value(func: Any) -> Any:
-    """Return a copy of a function that pickles as code.
-
-    The function may use nothing from its module: it imports what it needs itself.
-    """
-    # cloudpickle pickles functions of __main__ by value, their globals included
-    copied = FunctionType(
-        func.__code__,
-        {"__builtins__": builtins, "__name__": "__main__"},
-        func.__name__,
-        func.__defaults__,
-    )
-    copied.__module__ = "__main__"
-    copied.__qualname__ = func.__name__
-    copied.__kwdefaults__ = func.__kwdefaults__
-    return copied
-
-
-async def _install(client, settings, dask_scheduler=None):  # type: ignore[no-untyped-def]
+def ask(name, *args):
     try:
-        from daskref.plugins.installing import install
-    except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.partition(".")[0] != "daskref":
-            raise
-        return None
-    return await install(dask_scheduler, client, settings)
+        return getattr(import_module("daskref.plugins.joining"), name)(*args)
+    except (ImportError, AttributeError) as exc:
+        return str(exc)
 
 
-#: ``async (client, settings) -> (info, missing) | None``, to be run on the scheduler;
-#: ``None``: there is no daskref there.
-install_on_scheduler = by_value(_install)
+def identify():
+    return ask("identify")
 
 
-async def _setup(self, worker):  # type: ignore[no-untyped-def]
-    import logging
+async def join(peer, client, settings, dask_scheduler=None):
+    answer = ask("join", dask_scheduler, peer, client, settings)
+    return answer if isinstance(answer, str) else await answer
 
-    try:
-        from daskref.plugins.worker import ReferenceWorkerPlugin
-    except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.partition(".")[0] != "daskref":
-            raise
-        message = (
-            f"daskref is not installed on worker {worker.address}, but the cluster "
-            "passes large values by reference. Run `pip install daskref` in the "
-            "worker's environment and restart it."
+
+class Refusal(WorkerPlugin):
+    """Closes a worker: it could not run a task that has a reference in it."""
+
+    name = "daskref"
+
+    def __init__(self, peer, reason):
+        self.peer = peer
+        self.reason = reason
+
+    def setup(self, worker):
+        text = (
+            f"Worker {worker.address} cannot take part in a cluster that passes large "
+            f"values by reference, so it closes: {self.reason}. Run `pip install "
+            f"daskref=={self.peer['version']}` in its environment and restart it."
         )
-        if self.strict:
-            # It could not run a single task that has a reference in it.
-            logging.getLogger("distributed.worker").error(message)
-            worker.loop.add_callback(worker.close, nanny=True, reason=message)
-        raise RuntimeError(message) from None
-    self.plugin = ReferenceWorkerPlugin(self.info)
-    await self.plugin.setup(worker)
-    # without a detour: it is called for every step of every task
-    self.transition = self.plugin.transition
+        logging.getLogger("distributed.worker").error(text)
+        worker.loop.add_callback(worker.close, nanny=True, reason=text)
 
 
-async def _teardown(self, worker):  # type: ignore[no-untyped-def]
-    if self.plugin is not None:
-        await self.plugin.teardown(worker)
+def worker_plugin(peer, info):
+    plugin = ask("worker_plugin", peer, info)
+    return Refusal(peer, plugin) if isinstance(plugin, str) else plugin
 
 
-@functools.cache
-def _bootstrap_class() -> type:
-    return type(
-        "ReferenceBootstrap",
-        (WorkerPlugin,),
-        {
-            "__module__": "__main__",
-            "name": "daskref",
-            "setup": by_value(_setup),
-            "teardown": by_value(_teardown),
-        },
-    )
+def nanny_plugin():
+    plugin = ask("nanny_plugin")
+    return NannyPlugin() if isinstance(plugin, str) else plugin
+'''
+
+#: An expression, as ``eval`` is what compiles text and returns what came of it.
+_EVALUATED = (
+    'exec(compile(source, "<daskref>", "exec"), space) or '
+    "(space[name] if args is None else space[name](*args))"
+)
 
 
-def worker_plugin_bytes(info: SessionInfo, *, strict: bool) -> bytes:
+class _Question:
+    """Pickles as source text; what is unpickled is a function of it, or its answer."""
+
+    def __init__(self, name: str, args: tuple[Any, ...] | None = None) -> None:
+        self._name = name
+        self._args = args
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # one dictionary: of two, `eval` lets comprehensions see but the first
+        scope: dict[str, Any] = {"source": _SOURCE, "space": {}}
+        return eval, (_EVALUATED, {**scope, "name": self._name, "args": self._args})
+
+
+#: ``() -> answer``, to run on a worker: see :func:`daskref.plugins.joining.identify`.
+identify = _Question("identify")
+
+#: ``async (peer, client, settings) -> answer``, to be run on the scheduler: see
+#: :func:`daskref.plugins.joining.join`.
+join = _Question("join")
+
+
+def worker_plugin_bytes(peer: dict[str, Any], info: bytes) -> bytes:
     """Return the worker plugin pickled, as the scheduler hands it to workers.
+
+    A worker that cannot take part says why, and closes.
 
     Parameters
     ----------
+    peer
+        What the scheduler is; see :func:`daskref.plugins.joining.identify`.
     info
-        The session to join.
-    strict
-        Close a worker without daskref: for workers that come later, which nobody can
-        refuse at once.
+        The session to join, pickled: to be unpickled only by who has the same protocol.
     """
-    plugin = _bootstrap_class()()
-    plugin.plugin = None
-    plugin.strict = strict
-    # unpickled only once daskref is known to be there
-    plugin.info = cloudpickle.dumps(info)
-    data: bytes = cloudpickle.dumps(plugin)
-    return data
-
-
-def _setup_nanny(self, nanny):  # type: ignore[no-untyped-def]
-    try:
-        from daskref.plugins.nanny import MemoryNannyPlugin
-    except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.partition(".")[0] != "daskref":
-            raise
-        return  # its worker says what is missing
-    self.plugin = MemoryNannyPlugin()
-    self.plugin.setup(nanny)
-
-
-def _teardown_nanny(self, nanny):  # type: ignore[no-untyped-def]
-    if self.plugin is not None:
-        self.plugin.teardown(nanny)
+    return pickle.dumps(_Question("worker_plugin", (peer, info)))
 
 
 def nanny_plugin_bytes() -> bytes:
-    """Return the nanny plugin pickled, as the scheduler hands it to nannies."""
-    cls = type(
-        "ReferenceNannyBootstrap",
-        (NannyPlugin,),
-        {
-            "__module__": "__main__",
-            "name": "daskref",
-            "plugin": None,
-            "setup": by_value(_setup_nanny),
-            "teardown": by_value(_teardown_nanny),
-        },
-    )
-    data: bytes = cloudpickle.dumps(cls())
-    return data
+    """Return the nanny plugin pickled; one that does nothing without daskref."""
+    return pickle.dumps(_Question("nanny_plugin", ()))

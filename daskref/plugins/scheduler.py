@@ -20,23 +20,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol.serialize import Serialized, deserialize
 from tornado.ioloop import PeriodicCallback
 
 from daskref.config import Settings
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
 from daskref.encryption import check_transport, is_encryption_required
-from daskref.exceptions import ConfigError
+from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
 from daskref.nodes import references_in
+from daskref.plugins import bootstrap
 from daskref.plugins.bindings import Bindings
 from daskref.plugins.bootstrap import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.plugins.evictions import Evictions
 from daskref.plugins.holders import Holder, Holders
+from daskref.plugins.joining import identify, lacking
 from daskref.plugins.lender import Lender
 from daskref.plugins.lostresults import LostResults
 from daskref.plugins.network import Network
@@ -104,16 +108,13 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     async def _start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
+        await self._check_workers()
         loop = asyncio.get_running_loop()
         self.session = await loop.run_in_executor(None, Session.create, self.settings)
         assert self.session.store is not None
         connector = self.session.store.connector
         self._evictions = Evictions(self.session, self._evict_now)
-        try:
-            check_transport(connector, is_encryption_required(scheduler.security))
-        except ConfigError:
-            await loop.run_in_executor(None, self.session.leave)
-            raise
+        check_transport(connector, is_encryption_required(scheduler.security))
         if (across := self.session.across_hosts) is not None:
             self._open_network(scheduler, across)
         self._reports = Reports(scheduler, self.session, self.holders, self.network)
@@ -139,27 +140,45 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         )
         scheduler.handlers["daskref_secrets"] = self.secrets
         # Dask's debug log shows what is broadcast, but no answers.
-        public = replace(self.info, secrets={})
-        scheduler.worker_plugins[NAME] = worker_plugin_bytes(public, strict=True)
+        public = pickle.dumps(replace(self.info, secrets={}))
+        plugin = worker_plugin_bytes(identify(), public)
+        scheduler.worker_plugins[NAME] = plugin
         responses = await scheduler.broadcast(
-            msg={
-                "op": "plugin-add",
-                "plugin": worker_plugin_bytes(public, strict=False),
-                "name": NAME,
-            },
-            on_error="return",
+            msg={"op": "plugin-add", "plugin": plugin, "name": NAME}, on_error="return"
         )
-        self.missing = sorted(
-            address
-            for address, response in responses.items()
-            if isinstance(response, dict) and response["status"] != "OK"
-        )
+        for address, response in responses.items():
+            if isinstance(response, dict) and response["status"] != "OK":
+                reason = response["exception_text"]
+                raise DaskrefError(f"worker {address} could not be set up: {reason}")
         # Nannies that are just starting would hold us up for as long as they take.
         scheduler._ongoing_background_tasks.call_soon(self._start_nannies)
         self._reconciler = PeriodicCallback(
             self.reconcile, self.settings.reconcile_interval * 1000
         )
         self._reconciler.start()
+
+    async def _check_workers(self) -> None:
+        """Raise unless all workers can take part; those that come later see for it."""
+        ours = identify()
+        lacks: list[str] = []
+        others: dict[str, dict[str, Any]] = {}
+        responses = await self.scheduler.broadcast(
+            msg={"op": "run", "function": pickle.dumps(bootstrap.identify)},
+            on_error="return",
+        )
+        for address, response in sorted(responses.items()):
+            if not isinstance(response, dict):  # it is just leaving
+                continue
+            told = _value(response["result"])
+            if isinstance(told, str):
+                lacks.append(lacking(f"worker {address}", told))
+            elif told["protocol"] != ours["protocol"]:
+                others[f"worker {address}"] = told
+        if lacks:
+            raise NotInstalledError(lacks)
+        if others:
+            where = f"the scheduler {self.scheduler.address}"
+            raise IncompatibleError(where, ours, others)
 
     def _open_network(self, scheduler: Scheduler, connector: ZmqConnector) -> None:
         network = self.network = Network(
@@ -203,7 +222,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             await asyncio.get_running_loop().run_in_executor(None, session.leave)
 
     async def retire(self) -> None:
-        """Go, once the last client went back to plain Dask and nothing is stored."""
+        """Go: the last client did, and nothing is stored; or starting has failed."""
         scheduler = self.scheduler
         if scheduler.plugins.get(NAME) is not self:
             return
@@ -357,17 +376,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     # Requests
 
-    async def join(self, client: str) -> tuple[SessionInfo, list[str]]:
-        """Let a client in.
-
-        Returns
-        -------
-        tuple
-            The session; addresses of workers without daskref.
-        """
-        await self.start(self.scheduler)
+    def join(self, client: str) -> SessionInfo:
+        """Let a client in."""
         self._clients.add(client)
-        return self.info, self.missing
+        return self.info
 
     async def leave(self, client: str) -> bool:
         """Let a client go back to plain Dask; True if the plugin went with it."""
@@ -396,6 +408,13 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def stats(self) -> dict[str, Any]:
         """Return what all processes have counted; see :class:`Reports`."""
         return {**await self._reports.stats(), "puts": self._puts}
+
+
+def _value(result: Any) -> Any:
+    """Return what a function returned that was run on a worker."""
+    if type(result) is Serialized:
+        return deserialize(result.header, result.frames)
+    return result.data  # of a worker in this process
 
 
 def _ignore(**kwargs: Any) -> None:

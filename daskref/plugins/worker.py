@@ -27,6 +27,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.serialize import Serialize, to_serialize
 
 from daskref.boundary import Boundary, needs_boundary
@@ -60,14 +61,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ReferenceWorkerPlugin:
-    """What a worker with daskref does, behind the bootstrap plugin.
+class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
+    """What a worker with daskref does.
 
     Parameters
     ----------
     info
         The session to join, pickled.
     """
+
+    name = "daskref"
 
     worker: Worker
     session: Session
@@ -139,6 +142,8 @@ class ReferenceWorkerPlugin:
         """Give the worker its seams back and leave the session."""
         while self._undo:
             self._undo.pop()()
+        if not hasattr(self, "session"):  # setting up has failed
+            return
         if worker.status.name not in ("closing", "closed"):
             await self._reveal_data(worker)
             await let_go(worker)

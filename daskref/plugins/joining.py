@@ -1,0 +1,131 @@
+"""Joining a session: what peers of any version call here, by name.
+
+The names of :func:`identify`, :func:`join`, :func:`worker_plugin` and
+:func:`nanny_plugin`, what they take, and the fields of what they return never change,
+but by more fields: whoever calls them may have another protocol, and is to hear so.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from daskref._version import PROTOCOL, __version__
+from daskref.exceptions import DaskrefError, describe_peer
+
+if TYPE_CHECKING:
+    from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
+    from distributed.scheduler import Scheduler
+
+    from daskref.plugins.scheduler import ReferenceSchedulerPlugin
+
+
+def identify() -> dict[str, Any]:
+    """Return what this process speaks: its ``protocol`` and its ``version``."""
+    return {"protocol": PROTOCOL, "version": __version__}
+
+
+def lacking(where: str, reason: str) -> str:
+    """Return how :class:`~daskref.exceptions.NotInstalledError` names a process.
+
+    Parameters
+    ----------
+    where
+        The process.
+    reason
+        What it said of the import.
+    """
+    return where if reason == "No module named 'daskref'" else f"{where} ({reason})"
+
+
+async def join(
+    scheduler: Scheduler, peer: dict[str, Any], client: str, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Let a client in, and set up what is not yet: scheduler and workers.
+
+    Parameters
+    ----------
+    scheduler
+        Where this runs.
+    peer
+        What the client is, as :func:`identify` says it.
+    client
+        Its id.
+    settings
+        Fields of :class:`~daskref.config.Settings` that it has set.
+
+    Returns
+    -------
+    dict
+        What :func:`identify` returns and, for a client of the same protocol,
+        ``"answer"``: the session's :class:`~daskref.session.SessionInfo` or the error,
+        pickled. Raised here, Dask would log it with what the client has sent.
+    """
+    told = identify()
+    if peer["protocol"] == PROTOCOL:
+        try:
+            plugin = await start(scheduler, settings)
+            told["answer"] = pickle.dumps(plugin.join(client))
+        except DaskrefError as exc:
+            told["answer"] = pickle.dumps(exc)
+    return told
+
+
+def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
+    """Return the plugin of a worker, or why there is none.
+
+    Parameters
+    ----------
+    peer
+        What the scheduler is, as :func:`identify` says it.
+    info
+        The session, pickled.
+    """
+    if peer["protocol"] != PROTOCOL:
+        ours = describe_peer(identify())
+        return f"it has {ours}, the scheduler has {describe_peer(peer)}"
+    from daskref.plugins.worker import ReferenceWorkerPlugin
+
+    return ReferenceWorkerPlugin(info)
+
+
+def nanny_plugin() -> NannyPlugin:
+    """Return the plugin of a nanny, which talks to nobody."""
+    from daskref.plugins.nanny import MemoryNannyPlugin
+
+    return MemoryNannyPlugin()
+
+
+async def start(
+    scheduler: Scheduler, settings: dict[str, Any]
+) -> ReferenceSchedulerPlugin:
+    """Return the scheduler's plugin, made and started first if there is none.
+
+    Parameters
+    ----------
+    scheduler
+        Where this runs.
+    settings
+        Fields of :class:`~daskref.config.Settings` that go before those that the
+        scheduler has configured.
+
+    Raises
+    ------
+    NotInstalledError, IncompatibleError
+        If a worker cannot take part. Nothing was set up.
+    """
+    from daskref.config import Settings
+    from daskref.notices import tell_unknown
+    from daskref.plugins.scheduler import NAME, ReferenceSchedulerPlugin
+
+    plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
+    if plugin is None:
+        tell_unknown()
+        plugin = ReferenceSchedulerPlugin(Settings.read(**settings))
+        scheduler.add_plugin(plugin, name=NAME)
+    try:
+        await plugin.start(scheduler)
+    except Exception:
+        await plugin.retire()
+        raise
+    return plugin
