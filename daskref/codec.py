@@ -62,18 +62,27 @@ class Encoded:
         Sum of their lengths.
     pickle
         What they were made of, if it was a pickle.
+    head_nbytes
+        How many of the first bytes can run code when the object is loaded; what follows
+        is data. Default: all. A frame begins there.
     """
 
     frames: list[Buffer]
     nbytes: int
     pickle: Pickle | None
+    head_nbytes: int
 
     def __init__(
-        self, frames: list[Buffer], nbytes: int, pickle: Pickle | None = None
+        self,
+        frames: list[Buffer],
+        nbytes: int,
+        pickle: Pickle | None = None,
+        head_nbytes: int | None = None,
     ) -> None:
         self.frames = frames
         self.nbytes = nbytes
         self.pickle = pickle
+        self.head_nbytes = nbytes if head_nbytes is None else head_nbytes
 
     @cached_property
     def token(self) -> str:
@@ -159,13 +168,16 @@ def _laid_out(
     )
     position = _PRELUDE.size + len(packed)
     out: list[Buffer] = [b"", packed]
+    head = None
     for frame, length in zip(frames, lengths, strict=True):
         if pad := _padding(position):
             out.append(_PADDING[:pad])
         out += frame
         position += pad + length
+        if made is not None and head is None:
+            head = position  # of a pickle, the first frame; its buffers follow
     out[0] = _PRELUDE.pack(MAGIC, VERSION, 0, len(packed), position, 0)
-    return Encoded(out, position, made)
+    return Encoded(out, position, made, head)
 
 
 def _raw(frame: Buffer) -> memoryview:
@@ -173,13 +185,15 @@ def _raw(frame: Buffer) -> memoryview:
     return raw(view if view.contiguous else bytearray(view))
 
 
-def decode(buffer: Buffer) -> Any:
+def decode(buffer: Buffer, head: memoryview | None = None) -> Any:
     """Turn a stored buffer back into the object.
 
     Parameters
     ----------
     buffer
         What a connector returned for a key.
+    head
+        A copy of its first bytes, to be read in their place: of what was signed.
 
     Returns
     -------
@@ -195,6 +209,7 @@ def decode(buffer: Buffer) -> Any:
         damaged.
     """
     view = ensure_memoryview(buffer)
+    head = view if head is None else head
     if view.nbytes < _PRELUDE.size:
         if is_proxystores(view):
             return read_proxystores(view)
@@ -202,7 +217,7 @@ def decode(buffer: Buffer) -> Any:
             f"{view.nbytes} bytes are too few for a stored object: the object is "
             "truncated, or daskref did not write it"
         )
-    magic, version, _, packed, total, _ = _PRELUDE.unpack_from(view)
+    magic, version, _, packed, total, _ = _PRELUDE.unpack_from(head)
     if magic != MAGIC:
         if is_proxystores(view):
             return read_proxystores(view)
@@ -222,7 +237,7 @@ def decode(buffer: Buffer) -> Any:
     position = _PRELUDE.size + packed
     try:
         meta = msgpack.loads(
-            view[_PRELUDE.size : position],
+            head[_PRELUDE.size : position],
             object_hook=msgpack_decode_default,
             use_list=False,
             **msgpack_opts,
@@ -237,17 +252,20 @@ def decode(buffer: Buffer) -> Any:
     except Exception as exc:
         raise WireError(f"the object's header is damaged ({exc!r})") from exc
     try:
-        return deserialize(header, _split(view, position, lengths))
+        return deserialize(header, _split(view, head, position, lengths))
     except (pickle.UnpicklingError, EOFError) as exc:
         raise WireError(f"the object's frames are damaged ({exc!r})") from exc
 
 
-def _split(view: memoryview, position: int, lengths: Sequence[int]) -> list[memoryview]:
+def _split(
+    view: memoryview, head: memoryview, position: int, lengths: Sequence[int]
+) -> list[memoryview]:
     frames = []
     for length in lengths:
         position += _padding(position)
         if position + length > view.nbytes:
             raise WireError("the object's frames are truncated")
-        frames.append(view[position : position + length])
-        position += length
+        end = position + length
+        frames.append((head if end <= head.nbytes else view)[position:end])
+        position = end
     return frames

@@ -214,6 +214,13 @@ def _one_of(*choices: str) -> Callable[[str, object], str]:
     return parse
 
 
+def _parse_switch(setting: str, value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool | str) else ""
+    if text in ("auto", "true", "false"):
+        return text
+    raise ConfigError(setting, value, "'auto', true or false")
+
+
 #: Field of :class:`Settings` -> (setting below ``daskref.``, its parser:
 #: ``(name, value) -> value``).
 _FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
@@ -231,6 +238,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
     "shm_recycle": ("shm.recycle", parse_share),
     "prefetch": ("prefetch", parse_size),
     "security_transport": ("security.transport", _one_of("curve", "clear")),
+    "security_sign": ("security.sign", _parse_switch),
     "zmq_interface": ("zmq.interface", _parse_interface),
     "zmq_port": ("zmq.port", _parse_port),
     "zmq_advertise": ("zmq.advertise", _parse_advertise),
@@ -274,6 +282,8 @@ class Settings:
     prefetch: int
     #: ``"curve"`` or ``"clear"``.
     security_transport: str
+    #: ``"auto"``, ``"true"`` or ``"false"``.
+    security_sign: str
     #: Name or address, of this process; ``None``: where Dask's server listens.
     zmq_interface: str | None
     #: A port, or ``"first:last"``, of this process; 0: any.

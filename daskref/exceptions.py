@@ -20,6 +20,7 @@
     ├── NotProxiableError (TypeError)       the object cannot go by reference
     ├── StoreExistsError (ValueError)       another store has the name
     └── WireError (ValueError)              foreign bytes, or of a newer daskref
+        └── SignatureError                  nobody with the store's key wrote them
 
 Every class survives pickling: the constructor's arguments are its fields, and the
 text is built in ``__str__``.
@@ -374,3 +375,26 @@ class WireError(DaskrefError, ValueError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class SignatureError(WireError):
+    """An object that nobody with the store's signing key wrote; it was not unpickled.
+
+    Parameters
+    ----------
+    object
+        Its key.
+    store
+        Name of the store.
+    reason
+        What is wrong with it, a sentence.
+    """
+
+    def __init__(self, object: str, store: str, reason: str) -> None:
+        super().__init__(reason)
+        self.args = (object, store, reason)
+        self.object = object
+        self.store = store
+
+    def __str__(self) -> str:
+        return f"{self.object} in the store {self.store!r} is refused: {self.message}"

@@ -44,7 +44,9 @@ class ObjectCache:
         with self._lock:
             return key in self._objects
 
-    def get(self, key: Key, deserializer: Load | None = None) -> Any:
+    def get(
+        self, key: Key, deserializer: Load | None = None, seal: bytes | None = None
+    ) -> Any:
         """Return a shared object, or a failure in its place; see :meth:`ObjectIO.get`.
 
         Parameters
@@ -53,9 +55,11 @@ class ObjectCache:
             Of the object.
         deserializer
             In place of the store's; then nothing is kept, and the object is a new one.
+        seal
+            See :meth:`ObjectIO.get`.
         """
         if deserializer is not None or not self._size:
-            return self._io.get(key, deserializer)
+            return self._io.get(key, deserializer, seal)
         operation = Operation()
         missing = object()
         with self._lock:
@@ -64,7 +68,7 @@ class ObjectCache:
         if obj is not missing:
             self._io.note("get", key, operation, cached=True)
             return obj
-        obj = self._io.get(key)
+        obj = self._io.get(key, seal=seal)
         with self._lock:
             # 1. We read. 2. Another thread evicts. 3. We would cache what is gone.
             if evictions == self._evictions:

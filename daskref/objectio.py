@@ -17,10 +17,12 @@ from daskref.exceptions import (
     DaskrefError,
     MissingKeyError,
     NotDeferrableError,
+    SignatureError,
     WireError,
 )
 from daskref.failures import load_failure
 from daskref.metrics import Counters, metered
+from daskref.signing import Signer, is_signed, seal_of
 from daskref.storemetrics import Operation, StoreMetrics
 
 #: The store's own: who reads the log need not know of this module.
@@ -39,6 +41,8 @@ class Written(NamedTuple):
     nbytes: int
     #: What a reader will see, if that was asked for.
     view: Any = None
+    #: What tells the object from others that are signed, if it is.
+    seal: bytes | None = None
 
 
 class ObjectIO:
@@ -56,6 +60,8 @@ class ObjectIO:
         What to count in.
     metrics
         Where to note each operation, if anywhere.
+    signer
+        What signs objects and checks signatures, if they are signed.
     """
 
     name: str
@@ -64,6 +70,7 @@ class ObjectIO:
     deserializer: Carried | None
     counters: Counters
     metrics: StoreMetrics | None
+    signer: Signer | None
 
     def __init__(
         self,
@@ -73,6 +80,7 @@ class ObjectIO:
         deserializer: Carried | None,
         counters: Counters,
         metrics: StoreMetrics | None,
+        signer: Signer | None = None,
     ) -> None:
         self.name = name
         self.connector = connector
@@ -80,6 +88,7 @@ class ObjectIO:
         self.deserializer = deserializer
         self.counters = counters
         self.metrics = metrics
+        self.signer = signer
         self._taking = threading.Lock()
 
     @property
@@ -115,23 +124,24 @@ class ObjectIO:
         operation = Operation()
         if encoded is None or serializer is not None or self.serializer is not None:
             encoded = self._dump(obj, serializer, operation)
-        nbytes = encoded.nbytes
         try:
             seen = None
             if view is not None:
                 with operation.part("deserialize"):
                     seen = _load(view, b"".join(encoded.frames), "an object to be put")
             hints = self._hints(obj, hints)
+            frames, nbytes, seal = self._signed(encoded, operation)
             with operation.part("connector"):
-                key = self._write(encoded, hints)
+                key = self._write(frames, nbytes, hints)
         except BaseException as exc:
             _forget_locals(exc)
             raise
         finally:
             del encoded
+            frames = []
         self.counters.add("puts")
         self.note("put", key, operation, nbytes)
-        return Written(key, nbytes, seen)
+        return Written(key, nbytes, seen, seal)
 
     def put_batch(
         self,
@@ -149,15 +159,22 @@ class ObjectIO:
         if batch in (None, Connector.put_batch) or len(objs) < 2:
             return self._put_each(objs, serializer, hints, view)
         operation = Operation()
-        joined = [
-            b"".join(self._dump(obj, serializer, operation).frames) for obj in objs
-        ]
-        sizes = [len(data) for data in joined]
+        joined: list[bytes] = []
+        seals: list[bytes | None] = []
         seen: list[Any] = [None] * len(objs)
-        try:
+        for number, obj in enumerate(objs):
+            encoded = self._dump(obj, serializer, operation)
+            frames, _, seal = self._signed(encoded, operation)
+            joined.append(b"".join(frames))
+            seals.append(seal)
             if view is not None:
+                data = b"".join(encoded.frames)
                 with operation.part("deserialize"):
-                    seen = [_load(view, data, "an object to be put") for data in joined]
+                    seen[number] = _load(view, data, "an object to be put")
+                del data
+            del encoded, frames
+        sizes = [len(data) for data in joined]
+        try:
             with metered("daskref-put"), operation.part("connector"):
                 keys = self.connector.put_batch(
                     joined, **self._batch_hints(objs, hints)
@@ -175,7 +192,7 @@ class ObjectIO:
             del joined
         self.counters.add("puts", len(keys))
         self._note_batch(keys, operation, sizes)
-        return [Written(*each) for each in zip(keys, sizes, seen, strict=True)]
+        return [Written(*each) for each in zip(keys, sizes, seen, seals, strict=True)]
 
     def _put_each(
         self,
@@ -219,15 +236,16 @@ class ObjectIO:
         if not isinstance(connector, DeferrableConnector):
             raise NotDeferrableError(self.where)
         operation = Operation()
-        encoded = self._dump(obj, serializer, operation)
-        nbytes = encoded.nbytes
+        frames, nbytes, _ = self._signed(
+            self._dump(obj, serializer, operation), operation
+        )
         set_frames = getattr(connector, "set_frames", None)
         try:
             with metered("daskref-put"), operation.part("connector"):
                 if set_frames is not None:
-                    set_frames(key, encoded.frames)
+                    set_frames(key, frames)
                 else:
-                    connector.set(key, b"".join(encoded.frames))
+                    connector.set(key, b"".join(frames))
         except (DaskrefError, MemoryError) as exc:
             _forget_locals(exc)
             raise
@@ -237,7 +255,7 @@ class ObjectIO:
                 self.where, f"setting {mask(repr(key))} failed ({exc!r})"
             ) from exc
         finally:
-            del encoded
+            del frames
         self.counters.add("puts")
         self.note("set", key, operation, nbytes)
 
@@ -254,6 +272,17 @@ class ObjectIO:
                     f"a serializer returns bytes or another buffer, not "
                     f"{type(data).__name__}"
                 ) from exc
+
+    def _signed(
+        self, encoded: Encoded, operation: Operation
+    ) -> tuple[list[Buffer], int, bytes | None]:
+        """Return the frames to be stored, their size, and the seal if there is one."""
+        if self.signer is None:
+            return encoded.frames, encoded.nbytes, None
+        with operation.part("sign"):
+            envelope = self.signer.sign(encoded)
+        nbytes = encoded.nbytes + len(envelope)
+        return [envelope, *encoded.frames], nbytes, seal_of(envelope)
 
     def _hints(self, obj: Any, hints: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the keywords for a put of the connector's."""
@@ -276,44 +305,61 @@ class ObjectIO:
             common["type_name"] = [self._hints(obj, None)["type_name"] for obj in objs]
         return common
 
-    def _write(self, encoded: Encoded, hints: Mapping[str, Any]) -> Key:
+    def _write(
+        self, frames: list[Buffer], nbytes: int, hints: Mapping[str, Any]
+    ) -> Key:
         put_frames = getattr(self.connector, "put_frames", None)
         try:
             with metered("daskref-put"):
                 if put_frames is not None:
-                    key: Key = put_frames(encoded.frames, **hints)
+                    key: Key = put_frames(frames, **hints)
                     return key
                 # one of ProxyStore's
-                return self.connector.put(b"".join(encoded.frames), **hints)
+                return self.connector.put(b"".join(frames), **hints)
         except (DaskrefError, MemoryError):
             raise
         except Exception as exc:
             raise ConnectorError(
-                self.where, f"a put of {encoded.nbytes} bytes failed ({exc!r})"
+                self.where, f"a put of {nbytes} bytes failed ({exc!r})"
             ) from exc
 
     # Reading
 
-    def get(self, key: Key, deserializer: Load | None = None) -> Any:
+    def get(
+        self, key: Key, deserializer: Load | None = None, seal: bytes | None = None
+    ) -> Any:
         """Return a new object, or a :class:`~daskref.failures.Failure` in its place.
+
+        Parameters
+        ----------
+        key
+            Of the object.
+        deserializer
+            In place of the store's.
+        seal
+            Of the object, if it was signed when it was put and that is known.
 
         Raises
         ------
         MissingKeyError
             If there is none.
+        SignatureError
+            If it is not the object that was put.
         WireError
             If it does not deserialize.
         ConnectorError
             If the store failed.
         """
-        return self._read(key, self.connector.get, deserializer)
+        return self._read(key, self.connector.get, deserializer, seal)
 
-    def take(self, key: Key, deserializer: Load | None = None) -> Any:
+    def take(
+        self, key: Key, deserializer: Load | None = None, seal: bytes | None = None
+    ) -> Any:
         """Return a new object and delete it, for one caller only; raises as get does.
 
         What does not deserialize is deleted all the same.
         """
-        return self._read(key, self._take, deserializer, evicts=True)
+        return self._read(key, self._take, deserializer, seal, evicts=True)
 
     def _take(self, key: Key) -> Buffer | None:
         take = getattr(self.connector, "take", None)
@@ -328,6 +374,7 @@ class ObjectIO:
         key: Key,
         read: Callable[[Key], Buffer | None],
         deserializer: Load | None,
+        seal: bytes | None,
         evicts: bool = False,
     ) -> Any:
         operation = Operation()
@@ -345,7 +392,7 @@ class ObjectIO:
                 raise MissingKeyError(key, self.where)
             with operation.part("deserialize"):
                 nbytes = memoryview(data).nbytes
-                obj = self.load(data, deserializer, key)
+                obj = self.load(data, key, deserializer, seal)
         self.counters.add("gets")
         self.note("get", key, operation, nbytes, cached=False)
         if evicts:
@@ -353,14 +400,41 @@ class ObjectIO:
             self.note("evict", key, operation)
         return obj
 
-    def load(self, data: Buffer, deserializer: Load | None, key: Key) -> Any:
-        """Turn stored bytes into an object, or a failure."""
-        failure = load_failure(memoryview(data).cast("B"))
+    def load(
+        self,
+        data: Buffer,
+        key: Key,
+        deserializer: Load | None = None,
+        seal: bytes | None = None,
+    ) -> Any:
+        """Turn stored bytes into an object, or a failure; raises as :meth:`get` does.
+
+        Parameters
+        ----------
+        data
+            What the connector returned.
+        key, deserializer, seal
+            See :meth:`get`.
+        """
+        head = None
+        if self.signer is not None:
+            data, head = self.signer.open(data, key, seal)
+        elif is_signed(view := memoryview(data).cast("B")):
+            data, head = Signer(self.name, None).open(view, key)  # says what to do
+        failure = load_failure(memoryview(data if head is None else head).cast("B"))
         if failure is not None:
             return failure
         deserializer = deserializer or self.deserializer
         if deserializer is None:
-            return decode(data)
+            return decode(data, head)
+        if head is not None:
+            if head.nbytes != memoryview(data).nbytes:
+                raise SignatureError(
+                    mask(repr(key)),
+                    self.name,
+                    "it was put without a serializer, and is read with one",
+                )
+            data = head
         return _load(deserializer, data, f"the object under {mask(repr(key))}")
 
     def evict(self, key: Key) -> None:

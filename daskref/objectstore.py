@@ -17,6 +17,7 @@ from daskref.objectcache import ObjectCache
 from daskref.objectio import Dump, Load, ObjectIO
 from daskref.origins import Origins
 from daskref.reference import Metadata, Reference, StoreConfig, describe
+from daskref.signing import Signer, forget_key, known_key, remember_key
 from daskref.storemetrics import StoreMetrics
 from daskref.stores import register_store, unregister_store
 
@@ -41,7 +42,7 @@ class ObjectStore:
     ----------
     name, connector, serializer, deserializer, cache_size, metrics
         See :class:`daskref.Store`.
-    populate_target, register, counters
+    populate_target, register, counters, signing_key
         See :class:`daskref.Store`.
 
     Raises
@@ -69,6 +70,7 @@ class ObjectStore:
         populate_target: bool = True,
         register: bool = False,
         counters: Counters | None = None,
+        signing_key: bytes | None = None,
     ) -> None:
         if cache_size < 0:
             raise ValueError(
@@ -76,6 +78,7 @@ class ObjectStore:
             )
         if (serializer is None) != (deserializer is None):
             raise ValueError("give serializer and deserializer, or neither")
+        signer = None if signing_key is None else Signer(name, signing_key)
         self.name = name
         given = connector
         self.connector = connector = as_connector(given)
@@ -87,10 +90,11 @@ class ObjectStore:
             carry(deserializer),
             self.counters,
             StoreMetrics() if metrics else None,
+            signer,
         )
         self._populate_target = populate_target
         self._cache = ObjectCache(self._io, cache_size)
-        self._origins = Origins(connector)
+        self._origins = Origins(connector, self._io.load)
         self._config = StoreConfig(
             name,
             connector_path(connector),
@@ -100,7 +104,11 @@ class ObjectStore:
             cache_size,
             metrics,
             populate_target,
+            signer is not None,
         )
+        self._told_key = signing_key is not None
+        if signing_key is not None:
+            remember_key(name, signing_key)
         if register:
             try:
                 register_store(self)
@@ -325,8 +333,8 @@ class ObjectStore:
         ConnectorError
             If the store failed; nothing remains of the object then.
         """
-        key, nbytes, _ = self._io.put(obj, encoded=encoded)
-        return self.refer(key, describe(obj, nbytes, token))
+        key, nbytes, _, seal = self._io.put(obj, encoded=encoded)
+        return self.refer(key, describe(obj, nbytes, token, seal))
 
     def refer(self, key: Key, metadata: Metadata) -> Reference:
         """Return a reference to a key of this store.
@@ -361,8 +369,11 @@ class ObjectStore:
         ------
         MissingKeyError
             If it is not in the store.
+        SignatureError
+            If it is not the object that was put.
         """
-        obj = outcome(self._io.get(reference.key, deserializer))
+        seal = reference.metadata.seal
+        obj = outcome(self._io.get(reference.key, deserializer, seal))
         if deserializer is None:
             self._origins.remember(obj, reference)
         return obj
@@ -380,7 +391,7 @@ class ObjectStore:
         MissingKeyError
             If it is not in the store.
         """
-        return self._cache.get(reference.key, deserializer)
+        return self._cache.get(reference.key, deserializer, reference.metadata.seal)
 
     def take_reference(
         self, reference: Reference, deserializer: Load | None = None
@@ -398,7 +409,7 @@ class ObjectStore:
             If it is not in the store, or another one took it.
         """
         self._cache.forget(reference.key)
-        return self._io.take(reference.key, deserializer)
+        return self._io.take(reference.key, deserializer, reference.metadata.seal)
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
         """Return a new reference to what came out of this store unchanged.
@@ -450,7 +461,7 @@ class ObjectStore:
             If there is no such connector here.
         """
         connector = load_connector(config.connector, dict(config.options))
-        return cls(
+        store = cls(
             config.name,
             connector,
             serializer=config.serializer,
@@ -460,6 +471,10 @@ class ObjectStore:
             populate_target=config.populate_target,
             counters=counters,
         )
+        if config.signed:  # without the key, evicting and the like still work
+            store._io.signer = Signer(config.name, known_key(config.name))
+            store._config = config
+        return store
 
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Unregister the store and close its connector. A second call is silent.
@@ -472,6 +487,8 @@ class ObjectStore:
         unregister_store(self)
         self._cache.clear()
         self._origins.close()
+        if self._told_key:
+            forget_key(self.name)
         self.connector.close(*args, **kwargs)
 
     def __enter__(self) -> Self:

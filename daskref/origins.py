@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from daskref.codec import decode, encode
+from daskref.codec import encode
 from daskref.connectors.base import Connector, Key
 from daskref.exceptions import DaskrefError
 from daskref.reference import Reference
@@ -20,6 +20,8 @@ class Origins:
     ----------
     connector
         That of the store. One that cannot link gives every object away as new.
+    load
+        ``(bytes, key, deserializer, seal) -> object``, as the store does it.
 
     Notes
     -----
@@ -32,8 +34,9 @@ class Origins:
     #: id of an object -> a key of its own, for as long as it lives
     _kept: dict[int, Key]
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, load: Callable[..., Any]) -> None:
         self._connector = connector
+        self._load = load
         self._link = getattr(connector, "link", None)
         self._origins = {}
         self._kept = {}
@@ -74,7 +77,10 @@ class Origins:
             # Nothing may have changed all the same: what was put had another form, such
             # as columns in chunks. What comes out has the same form every time.
             data = self._connector.get(origin.key)
-            if data is None or encode(decode(data)).token != token:
+            if data is None:
+                return None
+            again = self._load(data, origin.key, None, origin.metadata.seal)
+            if encode(again).token != token:
                 return None
         key = self._link(origin.key)
         return None if key is None else self._moved(origin, key)

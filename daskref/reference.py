@@ -37,6 +37,8 @@ class StoreConfig(NamedTuple):
     cache_size: int = 16
     metrics: bool = False
     populate_target: bool = True
+    #: Whether its objects are signed; the key is not here.
+    signed: bool = False
 
 
 @cache
@@ -70,6 +72,8 @@ class Metadata:
     plain_array: bool = False
     #: Other attributes; see :mod:`daskref.answers`.
     answers: Answers = ()
+    #: Of the stored object, if it is signed; see :mod:`daskref.signing`.
+    seal: bytes | None = None
 
     @property
     def known(self) -> bool:
@@ -106,7 +110,9 @@ class Metadata:
         return recall(self.answers, name)
 
 
-def unknown(nbytes: int = 0, token: str | None = None) -> Metadata:
+def unknown(
+    nbytes: int = 0, token: str | None = None, seal: bytes | None = None
+) -> Metadata:
     """Return the metadata of an object that nobody has looked at.
 
     Parameters
@@ -115,15 +121,19 @@ def unknown(nbytes: int = 0, token: str | None = None) -> Metadata:
         Its stored size, if known.
     token
         Its content hash, if known.
+    seal
+        Of the stored object, if it is signed.
     """
-    return Metadata("object", b"", nbytes, token)
+    return Metadata("object", b"", nbytes, token, seal=seal)
 
 
 _load_type: Callable[[bytes], type] = lru_cache(maxsize=256)(pickle.loads)
 _pickled_type: Callable[[type], bytes] = lru_cache(maxsize=1024)(cloudpickle.dumps)
 
 
-def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
+def describe(
+    obj: Any, nbytes: int, token: str | None = None, seal: bytes | None = None
+) -> Metadata:
     """Return the metadata of an object at hand.
 
     Parameters
@@ -134,6 +144,8 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
         Its stored size.
     token
         Its content hash, if known.
+    seal
+        Of the stored object, if it is signed.
 
     Returns
     -------
@@ -145,7 +157,7 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
     try:
         type_pickle = _pickled_type(cls)
     except Exception:  # its objects pickle in a way of their own
-        return unknown(nbytes, token)
+        return unknown(nbytes, token, seal)
     # below: whatever the user's own properties and methods raise
     shape = dtype = length = hashed = None
     with suppress(Exception):
@@ -178,6 +190,7 @@ def describe(obj: Any, nbytes: int, token: str | None = None) -> Metadata:
         dtype=dtype,
         plain_array=is_plain_array(obj),
         answers=learn(obj),
+        seal=seal,
     )
 
 

@@ -31,12 +31,14 @@ from daskref.exceptions import (
     ConnectorUnavailableError,
     DaskrefError,
     NotProxiableError,
+    SignatureError,
 )
 from daskref.factory import StoreFactory
 from daskref.leaves import is_small, on_gpu
 from daskref.metrics import Counters
 from daskref.proxy import Proxy, is_proxy
 from daskref.reference import Reference, StoreConfig
+from daskref.signing import forget_key, known_key, new_key, secret_of
 from daskref.store import Store
 from daskref.stores import register_store
 
@@ -110,6 +112,11 @@ class Session:
         connector = None if self.store is None else self.store.connector
         return connector if isinstance(connector, ZmqConnector) else None
 
+    @property
+    def signing_key(self) -> bytes | None:
+        """What the objects of the store are signed with, if they are."""
+        return known_key(self.info.store.name, self.info.secrets)
+
     def lose_sight(self, exc: DaskrefError) -> None:
         """Put nothing any more, for good: others send values in-band."""
         self._blind = True
@@ -152,15 +159,19 @@ class Session:
         connector = open_session_connector(settings)
         session_id = uuid.uuid4().hex
         counters = Counters()
-        store = Store(f"daskref-{session_id}", connector, counters=counters)
+        name = f"daskref-{session_id}"
+        key = new_key() if _signs(settings, connector) else None
+        store = Store(name, connector, counters=counters, signing_key=key)
         connector = store.connector
         try:
             put = getattr(connector, "put_everywhere", lambda obj: [connector.put(obj)])
             probes = tuple(put(PROBE))
         except Exception:
-            connector.close()
+            store.close()
             raise
         secrets: dict[str, Any] = getattr(connector, "secrets", dict)()  # ours only
+        if key is not None:
+            secrets = {**secrets, **secret_of(name, key)}
         info = SessionInfo(session_id, store.config(), settings, probes, secrets)
         register_store(store)
         session = cls(info, store, counters)
@@ -192,6 +203,7 @@ class Session:
         self.executor.shutdown(wait=False)
         if self.store is not None:
             self.store.close()
+        forget_key(self.info.store.name)
 
     def put(
         self, obj: Any, encoded: Encoded | None = None, token: str | None = None
@@ -269,7 +281,7 @@ class Session:
             if self.store is None or not self.reachable:
                 return None
             return self.store.relink(obj, token)
-        except ConnectorError:
+        except (ConnectorError, SignatureError):
             return None  # the put that comes instead says what is wrong
 
     def keep(self, obj: Any, call_soon: Callable[..., Any]) -> None:
@@ -358,6 +370,13 @@ class Session:
                 "only counted. %s",
                 exc,
             )
+
+
+def _signs(settings: Settings, connector: Connector) -> bool:
+    """Tell whether the objects of a session are signed."""
+    if settings.security_sign == "auto":
+        return not getattr(connector, "private", False)
+    return settings.security_sign == "true"
 
 
 def open_session_connector(settings: Settings) -> Connector:

@@ -56,6 +56,12 @@ class Store(ObjectStore):
         Register the store under its name at once.
     counters
         What to count in; its own by default.
+    signing_key
+        At least 16 bytes, as ``secrets.token_bytes(32)`` makes them. What is put is
+        signed, and nothing is unpickled that nobody with the key has put: see the page
+        *Security* of the documentation. Proxies say that the store is signed, and not
+        with which key: other processes have to know it, see
+        :func:`daskref.signing.remember_key`.
 
     Raises
     ------
@@ -353,9 +359,9 @@ class Store(ObjectStore):
         try:
             for each, obj in zip(written, proxiable, strict=True):
                 target = obj if plain else each.view
-                metadata = unknown(each.nbytes)
+                metadata = unknown(each.nbytes, seal=each.seal)
                 if (plain or populate_target) and not is_proxy(target):
-                    metadata = describe(target, each.nbytes)
+                    metadata = describe(target, each.nbytes, seal=each.seal)
                 reference = self.refer(each.key, metadata)
                 factory = StoreFactory(
                     reference, once=evict, shared=True, deserializer=deserializer

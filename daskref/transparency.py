@@ -32,6 +32,30 @@ class FailedFactory:
         return FailedFactory, (self.error,)
 
 
+class Unreadable:
+    """Stands, in a message to a plain client, for a value that nobody can read.
+
+    Unpickling it raises: a request that fails would be made again and again.
+
+    Parameters
+    ----------
+    error
+        What is raised.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: DaskrefError) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise, (self.error,)
+
+
+def _raise(error: DaskrefError) -> None:
+    raise error
+
+
 def is_transparent(obj: Any) -> bool:
     """Tell whether an object is a proxy that daskref made, for daskref to resolve."""
     return is_proxy(obj) and getattr(get_factory(obj), "transparent", False) is True

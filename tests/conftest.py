@@ -11,6 +11,7 @@ from distributed import LocalCluster
 
 import daskref
 from tests import s3 as s3_server
+from tests.connectors.redisservers import RedisServer
 from tests.utils import wait_until
 
 
@@ -49,3 +50,11 @@ def s3() -> Iterator[s3_server.Server]:
         for name, value in s3_server.ENVIRONMENT.items():
             patch.setenv(name, value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server for tests that leave it as it was."""
+    server = RedisServer()
+    yield server
+    server.close()

@@ -31,6 +31,7 @@ ARGUMENTS = {
     "ResolveTimeoutError": ("<Reference>", "not within 3 s"),
     "StoreExistsError": ("demo",),
     "NotProxiableError": ("_thread.lock", "it does not pickle"),
+    "SignatureError": ("('name', 3)", "demo", "it is not signed"),
     "WireError": ("truncated",),
 }
 CLASSES = {
@@ -83,6 +84,7 @@ def test_text_holds_every_argument(name):
         ("NotInstalledError", ImportError),
         ("IncompatibleError", ImportError),
         ("NotProxiableError", TypeError),
+        ("SignatureError", ValueError),
         ("WireError", ValueError),
     ],
 )

@@ -21,7 +21,7 @@ LAYERS = [
     ["connectors"],
     ["answers", "turns", "walkers", "notices"],
     ["reducers", "pickling", "leaves"],
-    ["codec", "carried", "foreign", "reference", "tokens"],
+    ["codec", "carried", "foreign", "reference", "tokens", "signing"],
     # a store makes proxies; a proxy finds its store through its factory
     [
         *["interfaces", "resolution", "locker", "proxy", "prefetch", "origins"],

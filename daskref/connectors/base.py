@@ -56,6 +56,11 @@ class Connector(ABC):
     #: For a batch, ``type_name`` is a list with one name per object.
     takes_hints: ClassVar[bool] = False
 
+    #: Whether nobody but this user's own processes can write the objects, and what they
+    #: hold need not be signed: they lie in memory or in directories of this user alone,
+    #: checked when they are opened, and move over connections as safe as Dask's.
+    private: bool = False
+
     #: How many of this process's objects went to a slower place for lack of room.
     overflows: int = 0
 

@@ -58,6 +58,12 @@ def mask_options(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def forget(place: str) -> None:
+    """Keep nothing for a place any more. Silent if nothing is."""
+    with _lock:
+        _known.pop(place, None)
+
+
 def mask(text: str) -> str:
     """Return text with the credentials of the URLs in it replaced by ``***``.
 

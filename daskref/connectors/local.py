@@ -64,6 +64,7 @@ class LocalConnector(Connector):
     """
 
     scheme: ClassVar[str] = "local"
+    private = True
 
     _id: str
     _shelf: _Shelf

@@ -326,6 +326,12 @@ class MultiConnector(Connector):
     # The connector itself
 
     @property
+    def private(self) -> bool:  # type: ignore[override]
+        """Whether all connectors are; one that is not open here is not."""
+        opened = [child.connector for child in self._children.by_name.values()]
+        return all(getattr(connector, "private", False) for connector in opened)
+
+    @property
     def overflows(self) -> int:  # type: ignore[override]
         """How many of this process's objects went to a slower place."""
         opened = [child.connector for child in self._children.by_name.values()]

@@ -96,6 +96,7 @@ class SharedMemoryConnector(Connector):
     """
 
     scheme: ClassVar[str] = "shm"
+    private = True
 
     _session: SessionDirectory
     _memory: ObjectDirectory

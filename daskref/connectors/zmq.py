@@ -103,6 +103,7 @@ class ZmqConnector(Connector):
     """
 
     scheme: ClassVar[str] = "zmq"
+    private = True
 
     _id: str
     _local: SharedMemoryConnector

@@ -37,6 +37,7 @@ from daskref.enabling import adopt, let_go
 from daskref.exceptions import (
     ConnectorError,
     DaskrefError,
+    WireError,
 )
 from daskref.factory import StoreFactory
 from daskref.family import register_family
@@ -53,7 +54,7 @@ from daskref.session import Session
 from daskref.spares import Spares
 from daskref.store import Store
 from daskref.stores import register_store, unregister_store
-from daskref.transparency import FailedFactory, is_transparent, reveal
+from daskref.transparency import FailedFactory, Unreadable, is_transparent, reveal
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -106,7 +107,12 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         else:
             name = session.info.store.name
             relay = RelayConnector(worker, session.info.settings.timeout)
-            store = Store(name, relay, counters=session.counters)
+            store = Store(
+                name,
+                relay,
+                counters=session.counters,
+                signing_key=session.signing_key,
+            )
             register_store(store, exist_ok=True)
             self._undo.append(lambda: unregister_store(name))
             worker.batched_send(
@@ -248,7 +254,10 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         return is_proxy(value)
 
     async def _plain(self, key: Any, value: Any) -> Any:
-        return await self.session.run(reveal, value)
+        try:
+            return await self.session.run(reveal, value)
+        except WireError as exc:
+            return Unreadable(exc)
 
     def _may_go_by_reference(self, key: Any, value: Any) -> bool:
         if is_proxy(value):

@@ -54,14 +54,6 @@ def make(
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    """A server for tests that leave it as it was."""
-    server = RedisServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
