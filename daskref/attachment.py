@@ -17,12 +17,13 @@ import asyncio
 import pickle
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import distributed
 
 from daskref import config, notices
-from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
+from daskref.exceptions import IncompatibleError, NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
 from daskref.lending import Lending
@@ -30,6 +31,7 @@ from daskref.lifetimes.task import BoundLifetimes
 from daskref.packing import Packer
 from daskref.plugins import bootstrap
 from daskref.plugins.joining import identify, lacking
+from daskref.plugins.sealing import seal
 from daskref.reference import Reference
 from daskref.rpc import Connections
 from daskref.session import Session, SessionInfo
@@ -188,16 +190,20 @@ async def attach(client: Any) -> None:
 
 async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo:
     ours = identify()
-    told = await distributed.Client._run_on_scheduler(
-        client, bootstrap.join, ours, client.id, settings
-    )
+    ask = partial(distributed.Client._run_on_scheduler, client)
+    sent: Any = settings
+    if "connector" in settings:  # it may name a password, and Dask logs what is sent
+        pad = await ask(bootstrap.give_pad)
+        # a text says why `join` will fail
+        sent = {} if isinstance(pad, str) else seal(settings, *pad)
+    told = await ask(bootstrap.join, ours, client.id, sent)
     scheduler = f"the scheduler {client.scheduler.address}"
     if isinstance(told, str):
         raise NotInstalledError([lacking(scheduler, told)])
     if told["protocol"] != ours["protocol"]:
         raise IncompatibleError(scheduler, told, {"this client": ours})
     answer = pickle.loads(told["answer"])
-    if isinstance(answer, DaskrefError):
+    if isinstance(answer, Exception):
         raise answer
     info: SessionInfo = answer
     return info

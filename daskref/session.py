@@ -17,7 +17,7 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -68,6 +68,17 @@ class SessionInfo:
     probes: tuple[Key, ...]
     #: What opens the store, by place: not in references, nor in this object's ``repr``.
     secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+
+    def public(self) -> SessionInfo:
+        """Return what may be seen in Dask's log: without what opens the store."""
+        connector = self.settings.connector
+        if isinstance(connector, str):
+            kind: Any = connector.partition("://")[0]
+        else:
+            kind = {"class": str(connector.get("class"))}
+        return replace(
+            self, secrets={}, settings=replace(self.settings, connector=kind)
+        )
 
 
 class Session:

@@ -210,7 +210,7 @@ def _check_options(cls: type[Any], options: Mapping[str, Any]) -> None:
             valid = ", ".join(sorted(parameters)) or "none"
             raise ConfigError(
                 f"{_SETTING}: option {name}",
-                options[name],
+                "***",  # it may be a misspelt password
                 f"one of the options of {cls.__name__}: {valid}",
             )
     for name, parameter in parameters.items():

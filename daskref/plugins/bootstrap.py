@@ -31,6 +31,10 @@ def identify():
     return ask("identify")
 
 
+def give_pad():
+    return ask("give_pad")
+
+
 async def join(peer, client, settings, dask_scheduler=None):
     answer = ask("join", dask_scheduler, peer, client, settings)
     return answer if isinstance(answer, str) else await answer
@@ -87,6 +91,10 @@ class _Question:
 
 #: ``() -> answer``, to run on a worker: see :func:`daskref.plugins.joining.identify`.
 identify = _Question("identify")
+
+#: ``() -> answer``, to be run on the scheduler: see
+#: :func:`daskref.plugins.sealing.give_pad`.
+give_pad = _Question("give_pad")
 
 #: ``async (peer, client, settings) -> answer``, to be run on the scheduler: see
 #: :func:`daskref.plugins.joining.join`.

@@ -1,6 +1,6 @@
 """Joining a session: what peers of any version call here, by name.
 
-The names of :func:`identify`, :func:`join`, :func:`worker_plugin` and
+The names of :func:`identify`, :func:`give_pad`, :func:`join`, :func:`worker_plugin` and
 :func:`nanny_plugin`, what they take, and the fields of what they return never change,
 but by more fields: whoever calls them may have another protocol, and is to hear so.
 """
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from daskref._version import PROTOCOL, __version__
 from daskref.exceptions import DaskrefError, describe_peer
+from daskref.plugins.sealing import give_pad as give_pad
+from daskref.plugins.sealing import unseal
 
 if TYPE_CHECKING:
     from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
@@ -52,7 +54,7 @@ async def join(
     client
         Its id.
     settings
-        Fields of :class:`~daskref.config.Settings` that it has set.
+        Fields of :class:`~daskref.config.Settings` that it has set; may be sealed.
 
     Returns
     -------
@@ -64,11 +66,20 @@ async def join(
     told = identify()
     if peer["protocol"] == PROTOCOL:
         try:
-            plugin = await start(scheduler, settings)
+            plugin = await start(scheduler, unseal(settings))
             told["answer"] = pickle.dumps(plugin.join(client))
-        except DaskrefError as exc:
-            told["answer"] = pickle.dumps(exc)
+        except Exception as exc:
+            told["answer"] = _pickled(exc)
     return told
+
+
+def _pickled(exc: Exception) -> bytes:
+    try:
+        data = pickle.dumps(exc)
+        pickle.loads(data)
+        return data
+    except Exception:  # a connector's own, whatever it is made of
+        return pickle.dumps(DaskrefError(f"the session could not start: {exc!r}"))
 
 
 def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:

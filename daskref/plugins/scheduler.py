@@ -22,7 +22,6 @@ import asyncio
 import logging
 import pickle
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -140,7 +139,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         )
         scheduler.handlers["daskref_secrets"] = self.secrets
         # Dask's debug log shows what is broadcast, but no answers.
-        public = pickle.dumps(replace(self.info, secrets={}))
+        public = pickle.dumps(self.info.public())
         plugin = worker_plugin_bytes(identify(), public)
         scheduler.worker_plugins[NAME] = plugin
         responses = await scheduler.broadcast(

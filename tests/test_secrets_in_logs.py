@@ -1,0 +1,181 @@
+"""Credentials show in no log of Dask's, whether a session starts or not."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+import daskref
+from daskref.connectors import LocalConnector
+from daskref.exceptions import DaskrefError
+from daskref.plugins.sealing import give_pad, seal, unseal
+from tests.connectors.redisservers import SECRET, RedisServer
+from tests.utils import large, processes, start_scheduler, start_worker
+
+#: All that daskref and Dask log.
+LOUD = {"DASK_LOGGING__DASKREF": "debug", "DASK_LOGGING__DISTRIBUTED": "debug"}
+USER = "mallory-is-secret"
+
+
+class Failing(LocalConnector):
+    """A user's connector that fails as it should not, and tells what it was given."""
+
+    def __init__(self, token: str) -> None:
+        raise KeyError(f"nobody knows {token}")
+
+
+BAD = {
+    "redis": f"redis://{USER}:{SECRET}@127.0.0.1:1/0",
+    "redis-option": f"redis://127.0.0.1:1/0?password={SECRET}",
+    "redis-mapping": {
+        "class": "daskref.connectors:RedisConnector",
+        "url": "redis://127.0.0.1:1/0",
+        "username": USER,
+        "password": SECRET,
+    },
+    "s3": (
+        "s3://bucket/prefix?endpoint_url=http%3A%2F%2F127.0.0.1%3A1"
+        f"&key={USER}&secret={SECRET}"
+    ),
+    "unknown": f"rediss+nothing://{USER}:{SECRET}@127.0.0.1:1/0",
+    "option": f"redis://{USER}:{SECRET}@127.0.0.1:1/0?nonsense={SECRET}",
+    "user": {"class": f"{__name__}:Failing", "token": SECRET},
+}
+
+
+@contextmanager
+def overheard() -> Iterator[io.StringIO]:
+    """Yield all that this process logs, whatever the handlers of others do."""
+    heard = io.StringIO()
+    handler = logging.StreamHandler(heard)
+    loggers = [logging.getLogger(name) for name in ("distributed", "daskref")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.addHandler(handler)
+        each.setLevel(logging.DEBUG)
+    try:
+        yield heard
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.removeHandler(handler)
+            each.setLevel(level)
+
+
+def check(texts: dict[str, str], *more: str) -> None:
+    for what, text in texts.items():
+        for secret in (SECRET, USER, *more):
+            for form in (secret, quote(secret), secret.encode().hex()):
+                if (found := text.find(form)) >= 0:
+                    pytest.fail(f"in {what}: {text[max(0, found - 500) : found + 50]}")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with processes(1, env=LOUD, args=("--nanny",)) as (scheduler, workers):
+        yield scheduler, workers
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_session_that_does_not_start_tells_no_credentials(cluster, kind):
+    scheduler, workers = cluster
+    with overheard() as heard, pytest.raises(Exception) as caught:
+        daskref.Client(scheduler.address, connector=BAD[kind], timeout=20)
+    texts = {
+        "the log of the client": heard.getvalue(),
+        "the log of the scheduler": "".join(scheduler.lines),
+        "the log of a worker": "".join(workers[0].lines),
+    }
+    if kind != "user":  # its text is the user's own
+        assert isinstance(caught.value, DaskrefError)
+        texts["the error"] = "".join(traceback.format_exception(caught.value))
+        texts["the pickled error"] = repr(pickle.dumps(caught.value))
+    check(texts)
+
+
+@pytest.fixture(params=["redis", "s3", "file", "zmq"])
+def spec(request: Any, tmp_path: Path) -> Iterator[Any]:
+    """A store that works; with credentials, if it has some."""
+    if request.param == "redis":
+        server = RedisServer(requirepass=SECRET)
+        yield server.url.replace("://", f"://:{SECRET}@")
+        server.close()
+    elif request.param == "s3":
+        s3 = request.getfixturevalue("s3")
+        yield {
+            "class": "daskref.connectors.fsspec:FsspecConnector",
+            "url": f"s3://{s3.bucket()}/prefix",
+            "endpoint-url": s3.endpoint,
+            "key": USER,
+            "secret": SECRET,
+        }
+    else:
+        yield f"{request.param}://" + (str(tmp_path) * (request.param == "file"))
+
+
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
+def fail(array: Any) -> None:
+    raise ValueError(f"{array.nbytes} bytes")
+
+
+@pytest.mark.slow
+def test_a_session_that_starts_tells_no_credentials(spec, tmp_path):
+    with ExitStack() as stack:
+        heard = stack.enter_context(overheard())
+        cluster = processes(1, env=LOUD, args=("--nanny",))
+        scheduler, (worker,) = stack.enter_context(cluster)
+        client = stack.enter_context(daskref.Client(scheduler.address, connector=spec))
+        late = start_worker(scheduler.address, env=LOUD)
+        stack.callback(late.stop)
+        client.wait_for_workers(2, 30)
+        future = client.scatter(large())
+        assert client.submit(total, future).result(30)
+        with pytest.raises(ValueError, match="bytes"):
+            client.submit(fail, future).result(30)
+        with pytest.raises(ValueError, match="bytes"):
+            client.run(fail, large())
+        made = client.submit(large, 2.0)
+        assert made.result(30).sum()
+        client.restart(wait_for_workers=False)
+        secrets = client._daskref.session.info.secrets
+        values = [each for place in secrets.values() for each in place.values()]
+        second = daskref.Client(scheduler.address, connector=f"shm://?token={SECRET}")
+        second.close()
+    texts = {
+        "the log of the client": heard.getvalue(),
+        "the log of the scheduler": "".join(scheduler.lines),
+        "the log of a nanny and its worker": "".join(worker.lines),
+        "the log of a late worker": "".join(late.lines),
+    }
+    assert all(texts.values())
+    assert values
+    check(texts, *(each for each in values if len(each) > 8))
+
+
+def test_a_scheduler_that_does_not_start_tells_no_credentials():
+    env = {**LOUD, "DASK_DASKREF__CONNECTOR": BAD["redis"]}
+    scheduler = start_scheduler("--preload", "daskref", env=env)
+    scheduler.stop()
+    check({"the log of the scheduler": "".join(scheduler.lines)})
+
+
+def test_what_is_sealed_is_opened_once_and_shows_nothing():
+    sealed = seal({"connector": SECRET}, *give_pad())
+    again = pickle.loads(pickle.dumps(sealed))
+    for text in (repr(sealed), repr(pickle.dumps(sealed))):
+        assert SECRET not in text
+    assert unseal(again) == {"connector": SECRET}
+    assert unseal({"plain": 1}) == {"plain": 1}
+    with pytest.raises(LookupError):
+        unseal(sealed)
