@@ -10,11 +10,13 @@ stamp = $(VENV)/.daskref-stamp
 docs_stamp = $(VENV)/.daskref-docs-stamp
 oldest_stamp = $(OLDEST)/.daskref-stamp
 PYTEST_ARGS ?=
+# what depends on Dask and on Python; crashes, full disks and connectors do not
+fast = -m "not slow and not stress and not hosts and not pythons" --ignore tests/connectors
 # test processes; a file's tests, which may share a cluster or a server, stay together
 JOBS ?= 2
 parallel = -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-hosts test-all stress test-oldest bench transparency lint type docs clean
+.PHONY: demo test test-hosts test-all stress test-oldest test-peers test-pythons bench transparency lint type docs clean
 .DEFAULT_GOAL := test
 
 demo: $(stamp)
@@ -34,10 +36,22 @@ test-all: $(stamp)
 stress: $(stamp)
 	$(bin)/python -m pytest -m stress --timeout 1800 $(PYTEST_ARGS)
 
-# what depends on Dask; crashes, full disks and connectors do not
 test-oldest: $(oldest_stamp)
-	$(OLDEST)/bin/python -m pytest $(parallel) -m "not slow and not stress and not hosts" \
-	  --ignore tests/connectors $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest $(parallel) $(fast) $(PYTEST_ARGS)
+
+# client, scheduler and workers of different Pythons: of those that are found here
+# (tests/pythons.py)
+test-peers: $(stamp)
+	@$(bin)/python -m tests.pythons
+	$(bin)/python -m pytest -n $(JOBS) -m pythons tests/test_pythons.py $(PYTEST_ARGS)
+
+# that, and what depends on Python on each
+test-pythons: test-peers
+	@found=$$($(bin)/python -m tests.pythons --extras test) && \
+	echo "$$found" | while read -r version python; do \
+	  echo "Python $$version"; \
+	  $$python -m pytest $(parallel) $(fast) $(PYTEST_ARGS) </dev/null || exit; \
+	done
 
 bench: $(stamp)
 	$(bin)/daskref bench
@@ -57,7 +71,7 @@ docs: $(docs_stamp)
 	$(bin)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) $(OLDEST) docs/_build build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) .venv-pythons docs/_build build dist *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # $(call make_venv,DIRECTORY): a fresh virtual environment, or a sentence that says

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import os
 import sys
 import time
@@ -51,12 +52,24 @@ def nothing_stays_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     is looked at when the run ends.
     """
     shared = "cluster" in request.fixturenames
+    # Not at its own end: pytest keeps what was logged, errors included, until then.
+    if left := _wait(_owners, PATIENCE):
+        pytest.fail(f"owners that an earlier test left alive: {sorted(left)}")
     before, stores = _entries(), _stores()
     yield
     if not shared and (left := _wait(lambda: _stores() - stores, PATIENCE)):
         pytest.fail(f"stores and sessions left open: {sorted(left)}")
     if left := _wait(lambda: _ours(_entries() - before, held=False), PATIENCE):
         pytest.fail(f"left in {SHM}: {sorted(left)}")
+
+
+def _owners() -> set[str]:
+    """Return the owned objects of this process that somebody still owns."""
+    borrows = sys.modules.get("daskref.ownership.borrows")
+    if borrows is None or not borrows.owned:
+        return set()
+    gc.collect()  # an error that was caught may hold one, in its frames
+    return set(map(repr, list(borrows.owned.values())))
 
 
 def _wait(look: Callable[[], set[str]], seconds: float) -> set[str]:

@@ -23,8 +23,8 @@ PyTorch's storages         would be copied several times, and their sharing lost
 
 What is private here is not Dask's: PyTorch's ``TypedStorage._untyped_storage``, and
 that the state of pandas' Arrow arrays, and the fill value of NumPy's masked ones, is in
-their ``__dict__``. ``tests/test_reducers.py``
-checks both.
+their ``__dict__``, and where NumPy has its ``chararray``. ``tests/test_reducers.py``
+checks them.
 """
 
 from __future__ import annotations
@@ -73,9 +73,11 @@ def _reducers(
 
         found[np.ndarray] = _reduce_array
         found[np.ma.MaskedArray] = _reduce_masked
-        found |= dict.fromkeys(
-            (np.matrix, np.recarray, np.memmap, np.char.chararray), _reduce_subclass
-        )
+        found |= dict.fromkeys((np.matrix, np.recarray, np.memmap), _reduce_subclass)
+        # where it is made: NumPy 2.5 warns who asks for `np.char.chararray`
+        home = sys.modules.get("numpy._core.defchararray", np.char)
+        if (chararray := getattr(home, "chararray", None)) is not None:
+            found[chararray] = _reduce_subclass
     if pyarrow:
         import pyarrow as pa
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from daskref.codec import decode, encode
 from daskref.pickling import IN_BAND, Pickle, pickled
-from daskref.reducers import reducers
+from daskref.reducers import _reducers, reducers
 
 
 def arrive(obj: Any) -> Any:
@@ -378,6 +379,14 @@ def test_nothing_keeps_an_object_alive_that_was_pickled() -> None:
         assert ref() is None
     finally:
         gc.enable()
+
+
+def test_the_table_of_numpy_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = _reducers.__wrapped__(True, False, False, False)
+    kinds = {cls.__name__ for cls in table}
+    assert kinds >= {"ndarray", "matrix", "recarray", "memmap", "chararray"}
 
 
 def test_the_table_is_of_exact_types() -> None:

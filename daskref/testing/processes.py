@@ -195,11 +195,12 @@ def start_scheduler(
     env: dict[str, str] | None = None,
     prefix: tuple[str, ...] = (),
     host: str = "127.0.0.1",
+    python: str = sys.executable,
 ) -> Process:
     """Start ``dask scheduler``, on loopback unless told otherwise."""
     return start(
-        *prefix, *DASK, "scheduler", "--host", host, "--port", "0", "--no-dashboard",
-        *args, pattern=r"Scheduler at:\s+(\w+://\S+)", env=env,
+        *prefix, python, "-m", "dask", "scheduler", "--host", host, "--port", "0",
+        "--no-dashboard", *args, pattern=r"Scheduler at:\s+(\w+://\S+)", env=env,
     )  # fmt: skip
 
 
@@ -209,11 +210,12 @@ def start_worker(
     env: dict[str, str] | None = None,
     prefix: tuple[str, ...] = (),
     host: str = "127.0.0.1",
+    python: str = sys.executable,
 ) -> Process:
-    """Start ``dask worker``, on loopback and without a nanny unless told otherwise."""
+    """Start ``dask worker``, without a nanny, otherwise like the scheduler."""
     return start(
-        *prefix, *DASK, "worker", scheduler, "--host", host, "--nthreads", "1",
-        "--no-dashboard", *(args or ("--no-nanny",)),
+        *prefix, python, "-m", "dask", "worker", scheduler, "--host", host,
+        "--nthreads", "1", "--no-dashboard", *(args or ("--no-nanny",)),
         pattern=r"Starting established connection to (\w+://\S+)", env=env,
     )  # fmt: skip
 
