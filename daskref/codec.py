@@ -185,15 +185,13 @@ def _raw(frame: Buffer) -> memoryview:
     return raw(view if view.contiguous else bytearray(view))
 
 
-def decode(buffer: Buffer, head: memoryview | None = None) -> Any:
+def decode(buffer: Buffer) -> Any:
     """Turn a stored buffer back into the object.
 
     Parameters
     ----------
     buffer
         What a connector returned for a key.
-    head
-        A copy of its first bytes, to be read in their place: of what was signed.
 
     Returns
     -------
@@ -209,7 +207,6 @@ def decode(buffer: Buffer, head: memoryview | None = None) -> Any:
         damaged.
     """
     view = ensure_memoryview(buffer)
-    head = view if head is None else head
     if view.nbytes < _PRELUDE.size:
         if is_proxystores(view):
             return read_proxystores(view)
@@ -217,7 +214,7 @@ def decode(buffer: Buffer, head: memoryview | None = None) -> Any:
             f"{view.nbytes} bytes are too few for a stored object: the object is "
             "truncated, or daskref did not write it"
         )
-    magic, version, _, packed, total, _ = _PRELUDE.unpack_from(head)
+    magic, version, _, packed, total, _ = _PRELUDE.unpack_from(view)
     if magic != MAGIC:
         if is_proxystores(view):
             return read_proxystores(view)
@@ -237,7 +234,7 @@ def decode(buffer: Buffer, head: memoryview | None = None) -> Any:
     position = _PRELUDE.size + packed
     try:
         meta = msgpack.loads(
-            head[_PRELUDE.size : position],
+            view[_PRELUDE.size : position],
             object_hook=msgpack_decode_default,
             use_list=False,
             **msgpack_opts,
@@ -252,20 +249,17 @@ def decode(buffer: Buffer, head: memoryview | None = None) -> Any:
     except Exception as exc:
         raise WireError(f"the object's header is damaged ({exc!r})") from exc
     try:
-        return deserialize(header, _split(view, head, position, lengths))
+        return deserialize(header, _split(view, position, lengths))
     except (pickle.UnpicklingError, EOFError) as exc:
         raise WireError(f"the object's frames are damaged ({exc!r})") from exc
 
 
-def _split(
-    view: memoryview, head: memoryview, position: int, lengths: Sequence[int]
-) -> list[memoryview]:
+def _split(view: memoryview, position: int, lengths: Sequence[int]) -> list[memoryview]:
     frames = []
     for length in lengths:
         position += _padding(position)
         if position + length > view.nbytes:
             raise WireError("the object's frames are truncated")
-        end = position + length
-        frames.append((head if end <= head.nbytes else view)[position:end])
-        position = end
+        frames.append(view[position : position + length])
+        position += length
     return frames

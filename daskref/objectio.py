@@ -416,25 +416,25 @@ class ObjectIO:
         key, deserializer, seal
             See :meth:`get`.
         """
-        head = None
+        view = memoryview(data).cast("B")
+        head_nbytes = view.nbytes
         if self.signer is not None:
-            data, head = self.signer.open(data, key, seal)
-        elif is_signed(view := memoryview(data).cast("B")):
-            data, head = Signer(self.name, None).open(view, key)  # says what to do
-        failure = load_failure(memoryview(data if head is None else head).cast("B"))
+            data, head_nbytes = self.signer.open(view, key, seal)
+            view = data
+        elif is_signed(view):
+            Signer(self.name, None).open(view, key)  # says what to do
+        failure = load_failure(view)
         if failure is not None:
             return failure
         deserializer = deserializer or self.deserializer
         if deserializer is None:
-            return decode(data, head)
-        if head is not None:
-            if head.nbytes != memoryview(data).nbytes:
-                raise SignatureError(
-                    mask(repr(key)),
-                    self.name,
-                    "it was put without a serializer, and is read with one",
-                )
-            data = head
+            return decode(data)
+        if head_nbytes != view.nbytes:
+            raise SignatureError(
+                mask(repr(key)),
+                self.name,
+                "it was put without a serializer, and is read with one",
+            )
         return _load(deserializer, data, f"the object under {mask(repr(key))}")
 
     def evict(self, key: Key) -> None:

@@ -47,10 +47,11 @@ assert _FIELDS.size + hashlib.sha256().digest_size == ENVELOPE_NBYTES
 class Opened(NamedTuple):
     """What a signed object holds."""
 
-    #: What is stored without signatures.
+    #: What is stored without signatures. Not copied: where connectors map files, these
+    #: are this user's alone, and what others can write to is read into memory.
     content: memoryview
-    #: Its first part, a copy: nobody can change it any more.
-    head: memoryview
+    #: How much of it is signed.
+    head_nbytes: int
 
 
 class Signer:
@@ -136,9 +137,7 @@ class Signer:
         content = view[ENVELOPE_NBYTES:]
         if version != VERSION or nbytes > content.nbytes:
             raise self._wrong(key, "its signature is damaged")
-        # A copy: of a mapped file, its owner could still change the pages.
-        head = memoryview(bytes(content[:nbytes]))
-        right = self._signature([view[: _FIELDS.size], head])
+        right = self._signature([view[: _FIELDS.size], content[:nbytes]])
         if right is None:
             raise self._wrong(key, "it cannot be checked, " + _NO_KEY)
         if not hmac.compare_digest(view[_SIGNATURE], right):
@@ -148,7 +147,7 @@ class Signer:
             )
         if seal is not None and not hmac.compare_digest(seal, right[:SEAL_NBYTES]):
             raise self._wrong(key, "another object has been put in its place")
-        return Opened(content, head)
+        return Opened(content, nbytes)
 
     def _signature(self, pieces: list[Buffer]) -> bytes | None:
         if self._key is None:

@@ -6,13 +6,18 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from daskref.config import Settings
-from daskref.plugins.evictions import Evictions
+from daskref.connectors import LocalConnector, MultiConnector
+from daskref.exceptions import ConnectorError
+from daskref.plugins.evictions import Evictions, evict_each
+from daskref.plugins.scheduler import ReferenceSchedulerPlugin
 from daskref.session import Session
+from daskref.store import Store
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def test_in_batches_and_all_of_them_before_it_ends(session: Session) -> None:
     batches: list[list[Any]] = []
 
     async def test() -> None:
-        evictions = Evictions(session, lambda keys: batches.append(list(keys)))
+        evictions = Evictions(session, lambda keys: batches.append(keys) or [])
         await evictions.finish()  # nothing to do
         evictions.add([("a", 1)])
         evictions.add([("b", 1)])
@@ -45,11 +50,12 @@ def test_a_failure_does_not_keep_others(
 ) -> None:
     evicted: list[Any] = []
 
-    def evict(keys: Any) -> None:
+    def evict(keys: Any) -> list[Any]:
         if not evicted:
             evicted.append("failed")
             raise OSError("no")
         evicted.extend(keys)
+        return [("stays", 1)] if evicted == ["failed", ("b", 1)] else []
 
     async def test() -> None:
         evictions = Evictions(session, evict)
@@ -58,9 +64,13 @@ def test_a_failure_does_not_keep_others(
             await evictions.finish()
         evictions.add([("b", 1)])
         await evictions.finish()
+        assert evicted == ["failed", ("b", 1)]
+        await evictions.sweep([], 60.0)
+        await evictions.finish()
+        await evictions.sweep([], 60.0)
 
     asyncio.run(test())
-    assert evicted == ["failed", ("b", 1)]
+    assert evicted == ["failed", ("b", 1), ("a", 1), ("stays", 1)]
     assert "the next reconciliation tries again" in caplog.text
 
 
@@ -77,7 +87,7 @@ def test_sweeps_neither_what_is_held_nor_what_is_to_be_deleted(
     monkeypatch.setattr(session.store.connector, "sweep", sweep)
 
     async def test() -> None:
-        evictions = Evictions(session, lambda keys: None)
+        evictions = Evictions(session, lambda keys: [])
         evictions.add([("going", 1)])
         await evictions.sweep([("held", 1)], 7.0)
         await evictions.finish()
@@ -85,3 +95,55 @@ def test_sweeps_neither_what_is_held_nor_what_is_to_be_deleted(
     asyncio.run(test())
     assert swept == [([("held", 1), ("going", 1)], 7.0)]
     assert session.report()["evictions"] == 1
+
+
+def test_an_object_that_cannot_be_deleted_does_not_keep_those_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(LocalConnector):
+        def evict(self, key: Any) -> None:
+            if key == keys[1]:
+                raise ConnectorError(repr(self), "the server is gone")
+            super().evict(key)
+
+    with Store("failing", Failing()) as store:
+        keys = [store.put(i) for i in range(3)]
+        assert evict_each(store, keys) == [keys[1]]
+        assert [store.exists(key) for key in keys] == [False, True, False]
+    assert "the server is gone" in caplog.text
+
+
+def test_a_step_of_reconciliation_that_fails_does_not_keep_the_others(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    swept: list[Any] = []
+
+    async def sweep(known: Any, grace: float) -> None:
+        swept.append(grace)
+
+    async def test() -> None:
+        plugin: Any = ReferenceSchedulerPlugin(session.info.settings)
+        plugin.session = session
+        plugin.bindings = SimpleNamespace(retry=lambda: 1 / 0)
+        plugin.network = SimpleNamespace(reconcile=lambda grace: 1 / 0)
+        plugin._evictions = SimpleNamespace(sweep=sweep)
+        await plugin.reconcile()
+
+    asyncio.run(test())
+    assert swept == [session.info.settings.reconcile_grace]
+    assert caplog.text.count("ZeroDivisionError") == 2
+
+
+def test_a_connector_that_cannot_be_swept_does_not_keep_the_others() -> None:
+    class Failing(LocalConnector):
+        def sweep(self, known: Any = None, grace: float = 30.0) -> Any:
+            raise ConnectorError(repr(self), "the server is gone")
+
+    class Working(LocalConnector):
+        def sweep(self, known: Any = None, grace: float = 30.0) -> Any:
+            return [("swept",)]
+
+    with MultiConnector(
+        {"failing": (Failing(), None), "working": (Working(), None)}
+    ) as multi:
+        assert multi.sweep([]) == [("working", ("swept",))]

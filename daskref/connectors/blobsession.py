@@ -296,13 +296,18 @@ class BlobSession:
         list of str
             Their names.
         """
-        removed = []
+        removed: list[str] = []
         try:
-            for name in filter(SESSION.fullmatch, self._blobs.directories()):
-                if name != self.name and self._remove_if_left(name, other=True):
-                    removed.append(name)
+            found = [*filter(SESSION.fullmatch, self._blobs.directories())]
         except Exception as exc:
             logger.debug("%r did not sweep other sessions: %r", self, exc)
+            return removed
+        for name in found:
+            try:
+                if name != self.name and self._remove_if_left(name, other=True):
+                    removed.append(name)
+            except Exception as exc:
+                logger.debug("%r did not sweep the session %s: %r", self, name, exc)
         return removed
 
     def _remove_if_left(self, session: str, other: bool = False) -> bool:

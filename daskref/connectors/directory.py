@@ -41,8 +41,10 @@ from daskref.connectors.presence import (
     own_directories,
     presence_gone,
     read_identity,
+    read_own,
     remove_spill,
     remove_whole,
+    swept,
 )
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -293,30 +295,36 @@ class SessionDirectory:
         list of str
             What was removed.
         """
-        removed = []
-        for path in own_directories(root):
-            try:
-                fd = open_plain(os.path.join(path, "lock"), os.O_RDWR)
-            except OSError:
-                _remove_abandoned(path)
-                continue
-            try:
-                if try_lock(fd, EXCLUSIVE):
-                    if names(os.path.join(path, "lock"), fd):
-                        _remove(path)
-                        removed.append(path)
-                    unlock(fd)
-            finally:
-                os.close(fd)
-        return removed
+        return swept(own_directories(root), _sweep)
 
     def __repr__(self) -> str:
         return f"<SessionDirectory {self.path}>"
 
 
+def _sweep(path: str) -> bool:
+    try:
+        fd = open_plain(os.path.join(path, "lock"), os.O_RDWR)
+    except OSError:
+        _remove_abandoned(path)
+        return False
+    try:
+        if not try_lock(fd, EXCLUSIVE):
+            return False
+        try:
+            if not names(os.path.join(path, "lock"), fd):
+                return False
+            _remove(path)
+            return True
+        finally:
+            unlock(fd)
+    finally:
+        os.close(fd)
+
+
 def _remove_abandoned(path: str) -> None:
     # Without a lock file: half-made, half-removed, or no session at all.
-    if not os.path.basename(path).startswith(".") or ".spill-" in path:
+    name = os.path.basename(path)
+    if not name.startswith(".") or ".spill" in name:
         return
     with suppress(OSError):
         # Empty: if it is just being made, its maker tries again.
@@ -330,13 +338,8 @@ def _remove_abandoned(path: str) -> None:
 def _remove(path: str) -> None:
     """Remove a session whose exclusive lock is held, what it has on disk first."""
     nonce = read_identity(path).get("nonce")
-    try:
-        with open(os.path.join(path, "spill"), encoding="utf-8") as file:
-            spill = file.read()
-    except OSError:
-        spill = ""
-    if spill:
-        remove_spill(spill, nonce)
+    with suppress(OSError, ValueError):  # what is on disk is swept on its own, too
+        remove_spill(read_own(os.path.join(path, "spill")).decode(), nonce)
     root, name = os.path.split(path)
     hidden = path
     if not name.startswith("."):

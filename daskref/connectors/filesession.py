@@ -27,7 +27,9 @@ from daskref.connectors.presence import (
     own_directories,
     presence_gone,
     read_identity,
+    read_own,
     remove_whole,
+    swept,
 )
 from daskref.connectors.processes import has_ended, machine, this_process
 from daskref.connectors.spill import host
@@ -184,17 +186,18 @@ class FileSession:
         list of str
             What was removed.
         """
-        removed = []
-        for path in own_directories(root):
-            if not os.path.basename(path).startswith("."):
-                if _remove_if_empty(path):
-                    removed.append(path)
-            elif "file-session" in read_identity(path) and _old(path):
-                shutil.rmtree(path, ignore_errors=True)
-        return removed
+        return swept(own_directories(root), _sweep)
 
     def __repr__(self) -> str:
         return f"<FileSession {self.path}>"
+
+
+def _sweep(path: str) -> bool:
+    if not os.path.basename(path).startswith("."):
+        return _remove_if_empty(path)
+    if "file-session" in read_identity(path) and _old(path):
+        shutil.rmtree(path, ignore_errors=True)
+    return False
 
 
 def _old(path: str) -> bool:
@@ -206,11 +209,12 @@ def _old(path: str) -> bool:
 
 def _gone(path: str, writer: str) -> bool:
     try:
-        with open(os.path.join(path, f"p-{writer}"), "rb") as file:
-            there = json.loads(file.read())
+        there = json.loads(read_own(os.path.join(path, f"p-{writer}")))
     except FileNotFoundError:
         return True
     except (OSError, ValueError):
+        return False
+    if not isinstance(there, dict):
         return False
     here = host()
     if there.get("host") != here["host"] or there.get("machine") != machine():

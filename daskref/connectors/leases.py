@@ -5,6 +5,7 @@ A lease is a file beside the object that says when it ends.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,10 @@ from daskref.connectors.objectnames import (
     READY,
 )
 from daskref.connectors.objects import ObjectDirectory
+from daskref.connectors.presence import read_own
 from daskref.connectors.segments import unlink
+
+logger = logging.getLogger(__name__)
 
 
 def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
@@ -79,32 +83,47 @@ def sweep(
     swept = []
     is_gone = cache(gone)
     for name, there in list(_entries(objects)):
-        if name.startswith(PART) and NAME.fullmatch(part := name.removeprefix(PART)):
-            if is_gone(part[:8]):
-                unlink(objects.at(name))
-        elif name.startswith(ARRIVAL) and NAME.fullmatch(name.removeprefix(ARRIVAL)):
-            _unlink_dead(objects.at(name))
-        elif name.startswith((ARRIVING, PUSHED)) and objects.pool is not None:
-            # Its writer locks it as soon as it has made it.
-            if time.time() - there.st_mtime > grace:
-                _unlink_dead(objects.at(name))
-        elif name.startswith("p-") and len(name) == 10:
-            if is_gone(name.removeprefix("p-")):
-                unlink(objects.at(name))
-        elif (of := _owner(name)) is not None and not objects.exists(of):
-            unlink(objects.at(name))
-        if not NAME.fullmatch(name) or (known is not None and name in known):
-            continue
-        expiry = _expiry(objects, name)
-        if expiry is not None:
-            due = expiry <= time.time()
-        else:
-            # The time of change is that of publishing, or of the last link.
-            age = time.time() - there.st_ctime
-            due = known is not None and age >= grace and is_gone(name[:8])
-        if due and objects.evict(name):
-            swept.append((name, there.st_size))
+        try:
+            if _sweep(objects, name, there, known, grace, is_gone):
+                swept.append((name, there.st_size))
+        except OSError as exc:  # the others are looked at all the same
+            logger.warning("%s cannot be swept: %s", objects.at(name), exc.strerror)
     return swept
+
+
+def _sweep(
+    objects: ObjectDirectory,
+    name: str,
+    there: os.stat_result,
+    known: set[str] | None,
+    grace: float,
+    is_gone: Callable[[str], bool],
+) -> bool:
+    """Delete one file if nobody will; whether it was an object."""
+    if name.startswith(PART) and NAME.fullmatch(part := name.removeprefix(PART)):
+        if is_gone(part[:8]):
+            unlink(objects.at(name))
+    elif name.startswith(ARRIVAL) and NAME.fullmatch(name.removeprefix(ARRIVAL)):
+        _unlink_dead(objects.at(name))
+    elif name.startswith((ARRIVING, PUSHED)) and objects.pool is not None:
+        # Its writer locks it as soon as it has made it.
+        if time.time() - there.st_mtime > grace:
+            _unlink_dead(objects.at(name))
+    elif name.startswith("p-") and len(name) == 10:
+        if is_gone(name.removeprefix("p-")):
+            unlink(objects.at(name))
+    elif (of := _owner(name)) is not None and not objects.exists(of):
+        unlink(objects.at(name))
+    if not NAME.fullmatch(name) or (known is not None and name in known):
+        return False
+    expiry = _expiry(objects, name)
+    if expiry is not None:
+        due = expiry <= time.time()
+    else:
+        # The time of change is that of publishing, or of the last link.
+        age = time.time() - there.st_ctime
+        due = known is not None and age >= grace and is_gone(name[:8])
+    return due and objects.evict(name)
 
 
 def _unlink_dead(path: str) -> None:
@@ -122,8 +141,7 @@ def _owner(name: str) -> str | None:
 
 def _expiry(objects: ObjectDirectory, name: str) -> float | None:
     try:
-        with open(objects.at(LEASE + name), "rb") as file:
-            return float(file.read())
+        return float(read_own(objects.at(LEASE + name)))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -136,5 +154,5 @@ def _entries(objects: ObjectDirectory) -> Iterator[tuple[str, os.stat_result]]:
     for name in listed:
         try:
             yield name, os.lstat(objects.at(name))
-        except FileNotFoundError:
+        except OSError:
             continue

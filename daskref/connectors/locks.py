@@ -6,8 +6,10 @@ Hence a lock that is meant to end is unlocked by name, never by closing alone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,9 +41,53 @@ def names(path: str, fd: int) -> bool:
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def open_plain(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
-    """Open a file, refusing links, not inherited by programs that are started."""
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+def open_plain(
+    path: str,
+    flags: int = os.O_RDONLY,
+    mode: int = 0o600,
+    dir_fd: int | None = None,
+) -> int:
+    """Open a file of this user's, not inherited by programs that are started.
+
+    Parameters
+    ----------
+    path, flags, mode, dir_fd
+        As ``os.open`` has them.
+
+    Raises
+    ------
+    PermissionError
+        If it is a link, no file, or another user's: looked at once it is open, when
+        nobody can put another one in its place any more.
+    """
+    # without waiting, should it be a pipe
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(path, flags, mode, dir_fd=dir_fd)
+    there = os.fstat(fd)
+    if there.st_uid == os.geteuid() and stat.S_ISREG(there.st_mode):
+        return fd
+    os.close(fd)
+    raise PermissionError(errno.EPERM, "not a file of this user's", path)
+
+
+def open_within(directory: str, name: str) -> int:
+    """Open a file for reading in a directory that nobody else may write to.
+
+    Raises
+    ------
+    PermissionError
+        If the directory, or the file, is a link or another user's, or if others may
+        write to the directory.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+    fd = os.open(directory, flags)
+    try:
+        there = os.fstat(fd)
+        if there.st_uid != os.geteuid() or there.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "not this user's alone", directory)
+        return open_plain(name, dir_fd=fd)
+    finally:
+        os.close(fd)
 
 
 @contextmanager

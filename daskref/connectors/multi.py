@@ -7,6 +7,7 @@ travel in-band, also those of the children that it could reach.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +18,8 @@ from daskref.connectors.multichildren import Child, Children
 # ProxyStore has it in this module.
 from daskref.connectors.policies import Policy as Policy
 from daskref.exceptions import ConnectorError, WireError
+
+logger = logging.getLogger(__name__)
 
 
 class MultiKey(NamedTuple):
@@ -310,11 +313,18 @@ class MultiConnector(Connector):
         for key in known or ():
             if len(key) == 2 and key[0] in names:
                 names[key[0]].append(key[1])
-        return [
-            MultiKey(name, key)
-            for name, connector in self._children.reached()
-            for key in connector.sweep(None if known is None else names[name], grace)
-        ]
+        swept: list[Key] = []
+        failures: list[ConnectorError] = []
+        for name, connector in self._children.reached():
+            try:
+                found = connector.sweep(None if known is None else names[name], grace)
+            except ConnectorError as exc:
+                failures.append(exc)  # the others are swept all the same
+            else:
+                swept += [MultiKey(name, key) for key in found]
+        for failure in failures:
+            logger.warning("%r could not be swept as a whole: %s", self, failure)
+        return swept
 
     def usage(self) -> Usage:
         """Return what the objects of all connectors take up."""

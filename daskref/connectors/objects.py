@@ -7,7 +7,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from daskref.connectors.locks import SHARED, names, open_plain, try_lock, unlock
+from daskref.connectors.locks import (
+    SHARED,
+    names,
+    open_plain,
+    open_within,
+    try_lock,
+    unlock,
+)
 from daskref.connectors.memory import private_view
 from daskref.connectors.objectnames import LEASE, PART, READY, UNKNOWN_SIZE
 from daskref.connectors.parked import ParkedMappings
@@ -162,7 +169,7 @@ class ObjectDirectory:
         deadline = None
         while True:
             try:
-                fd = open_plain(path)
+                fd = open_within(self.path, name)
             except FileNotFoundError:
                 return None
             try:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import stat
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from daskref.connectors.locks import EXCLUSIVE, SHARED, open_plain, try_lock, unlock
 from daskref.exceptions import ConnectorUnavailableError
+
+logger = logging.getLogger(__name__)
+
+#: Directories that could not be swept, which was said once.
+_failed: set[str] = set()
 
 
 def own_directories(root: str) -> list[str]:
@@ -17,16 +24,39 @@ def own_directories(root: str) -> list[str]:
     prefix = f"daskref-{os.geteuid()}-"
     found = []
     try:
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if not entry.name.removeprefix(".").startswith(prefix):
-                    continue
-                there = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid():
-                    found.append(entry.path)
+        listed = os.listdir(root)
     except OSError:
-        pass  # not there, or going away
+        return []  # not there, or going away
+    for name in listed:
+        if name.removeprefix(".").startswith(prefix):
+            path = os.path.join(root, name)
+            with suppress(OSError):  # going away
+                there = os.lstat(path)
+                if stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid():
+                    found.append(path)
     return found
+
+
+def swept(paths: Iterable[str], sweep: Callable[[str], bool]) -> list[str]:
+    """Return what was removed of some directories; one that fails ends nothing.
+
+    Parameters
+    ----------
+    paths
+        The directories.
+    sweep
+        ``(path) -> bool``: remove it if nobody needs it; whether it was removed.
+    """
+    removed = []
+    for path in paths:
+        try:
+            if sweep(path):
+                removed.append(path)
+        except Exception as exc:  # whatever is in the place of what we wrote
+            if path not in _failed:
+                _failed.add(path)
+                logger.warning("%s cannot be swept and stays: %r", path, exc)
+    return removed
 
 
 def check_private(path: str, name: str) -> None:
@@ -58,11 +88,18 @@ def check_private(path: str, name: str) -> None:
 def read_identity(path: str) -> dict[str, str]:
     """Return what the identity file says; nothing if it is not there."""
     try:
-        with open(os.path.join(path, "identity"), "rb") as file:
-            identity = json.loads(file.read())
+        identity = json.loads(read_own(os.path.join(path, "identity")))
     except (OSError, ValueError):
         return {}
-    return identity if isinstance(identity, dict) else {}
+    if not isinstance(identity, dict):
+        return {}
+    return {name: value for name, value in identity.items() if isinstance(value, str)}
+
+
+def read_own(path: str) -> bytes:
+    """Return what is in a small file; raises as :func:`open_plain` does."""
+    with open(open_plain(path), "rb") as file:
+        return file.read()
 
 
 def remove_whole(path: str, last: str) -> None:
@@ -97,9 +134,8 @@ def remove_spill(path: str, nonce: str | None) -> None:
     root, name = os.path.split(path)
     for found in own_directories(root):
         there = os.path.basename(found)
-        if (there == name or there.startswith(f".{name}-")) and (
-            read_identity(found).get("nonce", nonce) == nonce
-        ):
+        known = read_identity(found).get("nonce", nonce if there == name else None)
+        if ".spill" in there and known is not None and known == nonce:
             remove_whole(found, "identity")
 
 

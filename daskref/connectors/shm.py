@@ -33,7 +33,11 @@ from daskref.connectors.presence import read_identity
 from daskref.connectors.segments import KeptMappings, Pool, discard
 from daskref.connectors.sizes import parse_limit
 from daskref.connectors.spill import find_spill, make_spill, sweep_spills
-from daskref.exceptions import ConnectorClosedError, ConnectorError
+from daskref.exceptions import (
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorUnavailableError,
+)
 
 _ROOT = "/dev/shm"
 
@@ -106,6 +110,8 @@ class SharedMemoryConnector(Connector):
     _spill_root: str
     _options: dict[str, Any]
     _closed: bool
+    #: Whether the last sweep failed somewhere, which was said.
+    _unswept: bool
     _lock: Lock
 
     def __init__(
@@ -134,6 +140,7 @@ class SharedMemoryConnector(Connector):
             create,
         )
         self._closed = False
+        self._unswept = False
         self._lock = Lock()
         path = self._session.path
         self._budget = Budget(path, limit)
@@ -401,11 +408,18 @@ class SharedMemoryConnector(Connector):
         names = None
         if known is not None:
             names = {key[0] for key in known if key}
-        return [
-            SharedMemoryKey(*swept)
-            for tier in self._tiers()
-            for swept in leases.sweep(tier, names, grace, self._session.gone)
-        ]
+        found: list[Key] = []
+        try:
+            for tier in self._tiers():
+                there = leases.sweep(tier, names, grace, self._session.gone)
+                found += [SharedMemoryKey(*swept) for swept in there]
+        except (ConnectorUnavailableError, OSError) as exc:
+            if not self._unswept:  # of several tiers, one is swept if another is not
+                logger.warning("%r could not be swept as a whole: %s", self, exc)
+            self._unswept = True
+        else:
+            self._unswept = False
+        return found
 
     def names(self) -> list[str]:
         """Return the names of all objects."""

@@ -2,6 +2,8 @@
 
 The directory has no lock of its own. The session says where it is, and whoever removes
 the session removes it first. What a reboot leaves behind is told by its identity file.
+Nobody can guess its name, and so be there first: it is random, and is written only into
+the session's directory, which others cannot read.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from daskref.connectors.presence import (
     check_private,
     own_directories,
     read_identity,
+    read_own,
     remove_whole,
+    swept,
 )
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -71,9 +75,7 @@ def make_spill(session: SessionDirectory, root: str) -> str:
     if found := find_spill(session):
         return found
     path = _record(session, root)
-    hidden = os.path.join(
-        os.path.dirname(path), f".{os.path.basename(path)}-{secrets.token_hex(4)}"
-    )
+    hidden = os.path.join(os.path.dirname(path), f".{_new_name()}")
     os.mkdir(hidden, 0o700)
     identity = {
         "nonce": session.nonce,
@@ -95,18 +97,20 @@ def make_spill(session: SessionDirectory, root: str) -> str:
 
 def _recorded(session: SessionDirectory) -> str | None:
     try:
-        with open(os.path.join(session.path, "spill"), encoding="utf-8") as file:
-            return file.read()
+        return read_own(os.path.join(session.path, "spill")).decode()
     except FileNotFoundError:
         return None
+
+
+def _new_name() -> str:
+    return f"daskref-{os.geteuid()}-{secrets.token_hex(16)}.spill"
 
 
 def _record(session: SessionDirectory, root: str) -> str:
     """Say in the session where the directory will be, once for all processes."""
     if recorded := _recorded(session):
         return recorded
-    name = os.path.basename(session.path) + ".spill"
-    path = os.path.join(os.path.abspath(root), name)
+    path = os.path.join(os.path.abspath(root), _new_name())
     part = os.path.join(session.path, f".spill-{secrets.token_hex(4)}")
     write_whole(part, path.encode())
     try:
@@ -126,13 +130,15 @@ def sweep_spills(root: str) -> list[str]:
     list of str
         What was removed.
     """
-    removed = []
-    for path in own_directories(root):
-        identity = read_identity(path)
-        if _ended(identity) if "session" in identity else _abandoned(path, identity):
-            remove_whole(path, "identity")
-            removed.append(path)
-    return removed
+    return swept(own_directories(root), _sweep)
+
+
+def _sweep(path: str) -> bool:
+    identity = read_identity(path)
+    ended = _ended(identity) if "session" in identity else _abandoned(path, identity)
+    if ended:
+        remove_whole(path, "identity")
+    return ended
 
 
 def _abandoned(path: str, identity: dict[str, str]) -> bool:

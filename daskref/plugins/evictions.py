@@ -7,9 +7,35 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from daskref.connectors.base import Key
+from daskref.objectstore import ObjectStore
 from daskref.session import Session
 
 logger = logging.getLogger(__name__)
+
+
+def evict_each(store: ObjectStore, keys: Iterable[Key]) -> list[Key]:
+    """Delete objects; blocks. One that cannot be deleted does not keep the others.
+
+    Returns
+    -------
+    list of Key
+        What could not be deleted; the log says why.
+    """
+    failed: list[Key] = []
+    failure: Exception | None = None
+    for key in keys:
+        try:
+            store.evict(key)
+        except Exception as exc:
+            failed.append(key)
+            failure = exc
+    if failed:
+        logger.warning(
+            "%d objects could not be deleted; the next reconciliation tries again: %r",
+            len(failed),
+            failure,
+        )
+    return failed
 
 
 class Evictions:
@@ -20,7 +46,7 @@ class Evictions:
     session
         That of the scheduler; it has a store.
     evict
-        ``(keys) -> None``: delete them; blocks.
+        ``(keys) -> keys``: delete them, and return what could not be; blocks.
 
     Notes
     -----
@@ -28,14 +54,17 @@ class Evictions:
     """
 
     _queue: list[Key]
+    #: What could not be deleted, until the next sweep.
+    _failed: list[Key]
     _task: asyncio.Task[None] | None
 
     def __init__(
-        self, session: Session, evict: Callable[[Iterable[Key]], None]
+        self, session: Session, evict: Callable[[list[Key]], list[Key]]
     ) -> None:
         self._session = session
         self._evict = evict
         self._queue = []
+        self._failed = []
         self._task = None
 
     def __iter__(self) -> Iterator[Key]:
@@ -52,9 +81,10 @@ class Evictions:
         while self._queue:
             keys, self._queue = self._queue, []
             try:
-                await self._session.run(self._evict, keys)
+                self._failed += await self._session.run(self._evict, keys)
             except Exception:
                 logger.exception("Eviction failed; the next reconciliation tries again")
+                self._failed += keys
         self._task = None
 
     async def sweep(self, known: Iterable[Key], grace: float) -> None:
@@ -68,6 +98,9 @@ class Evictions:
             Seconds for which an object is left alone.
         """
         assert self._session.store is not None
+        if self._failed:
+            failed, self._failed = self._failed, []
+            self.add(failed)
         sweep = getattr(self._session.store.connector, "sweep", None)
         if sweep is None:
             return

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -37,7 +37,7 @@ from daskref.nodes import references_in
 from daskref.plugins import bootstrap
 from daskref.plugins.bindings import Bindings
 from daskref.plugins.bootstrap import nanny_plugin_bytes, worker_plugin_bytes
-from daskref.plugins.evictions import Evictions
+from daskref.plugins.evictions import Evictions, evict_each
 from daskref.plugins.holders import Holder, Holders
 from daskref.plugins.joining import identify, lacking
 from daskref.plugins.lender import Lender
@@ -356,21 +356,25 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         else:
             self._evictions.add(keys)
 
-    def _evict_now(self, keys: Iterable[Key]) -> None:
+    def _evict_now(self, keys: list[Key]) -> list[Key]:
         store = self.session.store
         assert store is not None
         if self.network is None:
-            for key in keys:
-                store.evict(key)
-        else:
-            self.network.evict_now(keys)
+            return evict_each(store, keys)
+        self.network.evict_now(keys)
+        return []
 
     async def reconcile(self) -> None:
         """Delete expired leases, and objects of dead processes that nobody holds."""
-        self.bindings.retry()
         grace = self.settings.reconcile_grace
+        steps = [self.bindings.retry]
         if self.network is not None:
-            self.network.reconcile(grace)
+            steps.append(partial(self.network.reconcile, grace))
+        for step in steps:
+            try:
+                step()
+            except Exception:  # the others go on
+                logger.exception("Reconciliation failed; it is tried again")
         await self._evictions.sweep([*self.holders, *self.info.probes], grace)
 
     # Requests

@@ -379,7 +379,7 @@ class TestLate:
         )
         assert connector.get(key) == b"bytes"
 
-    @pytest.mark.parametrize("at", ["open_plain", "read_whole"])
+    @pytest.mark.parametrize("at", ["open_within", "read_whole"])
     def test_a_stale_handle_is_opened_again(self, at, connector, monkeypatch):
         real = getattr(sys.modules["daskref.connectors.objects"], at)
         stale = []
@@ -401,7 +401,7 @@ class TestLate:
 
         with FileConnector(tmp_path, patience="20ms") as connector:
             key = connector.put(b"bytes")
-            monkeypatch.setattr("daskref.connectors.objects.open_plain", fail)
+            monkeypatch.setattr("daskref.connectors.objects.open_within", fail)
             with pytest.raises(ConnectorError, match="Stale file handle"):
                 connector.get(key)
 

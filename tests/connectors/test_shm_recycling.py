@@ -10,7 +10,7 @@ import pytest
 
 from daskref.connectors import SharedMemoryConnector
 from daskref.connectors import segments as segments_module
-from daskref.connectors.locks import exclusively, open_plain
+from daskref.connectors.locks import exclusively, open_within
 from daskref.connectors.memory import SharedMapping
 from tests.connectors.shmfiles import files, fill, inode, pooled
 
@@ -88,17 +88,17 @@ def test_a_reader_that_locks_too_late_gets_nothing(shm, monkeypatch):
     # 4. It takes the lock.
     first = shm.put(fill(100_000))
     second = []
-    real = open_plain
+    real = open_within
 
     def open_then_recycle(path, *args):
         fd = real(path, *args)
-        monkeypatch.setattr("daskref.connectors.objects.open_plain", real)
+        monkeypatch.setattr("daskref.connectors.objects.open_within", real)
         shm.evict(first)
         second.append(shm.put(fill(100_000, 2)))
         return fd
 
     number = inode(shm, first)
-    monkeypatch.setattr("daskref.connectors.objects.open_plain", open_then_recycle)
+    monkeypatch.setattr("daskref.connectors.objects.open_within", open_then_recycle)
     assert shm.get(first) is None
     assert inode(shm, second[0]) == number
     assert shm.get(second[0]) == fill(100_000, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -29,7 +30,10 @@ def test_objects_past_the_budget_go_to_disk(tmp_path):
         *(True, True, False, False)
     ]
     (directory,) = spill.iterdir()
-    assert directory.name == Path(connector.directory).name + ".spill"
+    assert re.fullmatch(
+        rf"daskref-{os.geteuid()}-[0-9a-f]{{32}}\.spill", directory.name
+    )
+    assert (connector.session.path.rpartition("-")[2]) not in directory.name
     assert directory.stat().st_mode & 0o777 == 0o700
     other = SharedMemoryConnector(**connector.config())
     for number, key in enumerate(keys):
