@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
-# the oldest supported release, as in pyproject.toml
+# the oldest supported release, as in pyproject.toml; NumPy of its time, which does not warn
+# of what it does
 OLDEST_DASK = 2025.12.0
+OLDEST_NUMPY = 2.4
 
 bin = $(VENV)/bin
 stamp = $(VENV)/.daskref-stamp
@@ -107,5 +109,5 @@ $(oldest_stamp): pyproject.toml Makefile
 	$(call make_venv,$(OLDEST))
 	@echo "installing daskref with distributed $(OLDEST_DASK) into $(OLDEST)"
 	@$(OLDEST)/bin/python $(pip) --editable '.[test]' \
-	  dask==$(OLDEST_DASK) distributed==$(OLDEST_DASK)
+	  dask==$(OLDEST_DASK) distributed==$(OLDEST_DASK) numpy~=$(OLDEST_NUMPY).0
 	@touch $@

@@ -5,23 +5,24 @@ mixin on a client that somebody else made.
 
 Private Dask names used here, checked by ``tests/test_private_names.py``:
 
-=====================================  =============================================
-name                                   what for
-=====================================  =============================================
-``Client._graph_to_futures``           every graph leaves through it
-``Client._scatter``                    scattered values become graph nodes
-``Client._gather``                     results of a task's own worker
-``Client._gather_remote``              results come back through it
-``Client._ensure_connected``           connecting, and connecting again
-``Client._close``                      leaving
-``Client._release_key``                the last future of a key is gone
-``Client._run``                        results of functions run on workers
-``Client._run_on_scheduler``           results of functions run on the scheduler
-``Client._serializers``                whether its messages may hold pickles
-``_expr.LLGExpr``                      the graph of scattered values
-``_task_spec.DataNode``                small scattered values, in that graph
-``_task_spec.GraphNode``               annotations
-=====================================  =============================================
+==========================================  ============================================
+name                                        what for
+==========================================  ============================================
+``Client._graph_to_futures``                every graph leaves through it
+``Client._scatter``                         scattered values become graph nodes
+``Client._gather``                          results of a task's own worker
+``Client._gather_remote``                   results come back through it
+``Client._ensure_connected``                connecting, and connecting again
+``Client._close``                           leaving
+``Client._release_key``                     the last future of a key is gone
+``Client._run``                             results of functions run on workers
+``Client._run_on_scheduler``                results of functions run on the scheduler
+``Client._serializers``                     whether its messages may hold pickles
+``_expr.LLGExpr``                           the graph of scattered values
+``_task_spec.DataNode``                     small scattered values, in that graph
+``_task_spec.GraphNode``                    annotations
+``versions.scheduler_relevant_packages``    what a scheduler must have alike
+==========================================  ============================================
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from dask._expr import LLGExpr
 from dask._task_spec import DataNode, GraphNode
 from dask.typing import no_default
 from dask.utils import funcname
+from distributed import versions
 from distributed.comm import CommClosedError
 from distributed.deploy.cluster import Cluster
 from distributed.spans import SpanMetadata
@@ -93,6 +95,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
 
     def get_versions(self, check: bool = False, packages: Any = None) -> Any:
         """See Dask's. Lists daskref, too."""
+        versions.scheduler_relevant_packages.add("daskref")
         return super().get_versions(check, ["daskref", *(packages or [])])
 
     # Values out

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import dask
 import distributed
 import numpy as np
 import pytest
@@ -197,6 +198,13 @@ def copy_of(folder: Path, protocol: int, version: str = "9.9.9") -> dict[str, st
         assert before in text
         text = text.replace(before, after)
     path.write_text(text)
+    # what it is installed as
+    info = folder / f"daskref-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Name: daskref\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(
+        "[dask.sizeof]\ndaskref = daskref.entry:register_sizeof\n"
+    )
     # `python -m` would look in the current directory first, which is ours
     paths = os.pathsep.join([str(folder), str(PACKAGE.parent)])
     return {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
@@ -295,10 +303,22 @@ class TestOtherVersions:
             assert set(client.run(version).values()) == {"9.9.9"}
             assert client.submit(np.sum, large()).result() == SUM
             assert daskref.stats(client)["puts"] == 1
+            with pytest.warns(UserWarning, match=r"\| daskref +\|.*9\.9\.9"):
+                client.get_versions(check=True)
 
 
 def version() -> str:
     return daskref.__version__
+
+
+def test_workers_that_run_no_functions_for_others() -> None:
+    with (
+        dask.config.set({"distributed.worker.blocked-handlers": ["run"]}),
+        LocalCluster(processes=False, n_workers=1, dashboard_address=":0") as cluster,
+        daskref.Client(cluster) as client,
+    ):
+        assert client.submit(total, large()).result() == SUM
+        assert daskref.stats(client)["puts"] == 1
 
 
 def test_versions_list_daskref(client: Any) -> None:

@@ -43,6 +43,7 @@ OWNERS: dict[str, Any] = {
     "_task_spec": dask._task_spec,
     "client": distributed.client,
     "core": distributed.core,
+    "versions": distributed.versions,
 }
 
 
@@ -258,6 +259,12 @@ def _(running: Any) -> None:
     assert task.has_subgraph() is False
     for name in ("_token", "_repr", "_is_coro"):
         assert name in {slot for cls in Task.__mro__ for slot in _slots(cls)}
+
+
+@checks("versions.scheduler_relevant_packages")
+def _(running: Any) -> None:
+    assert isinstance(distributed.versions.scheduler_relevant_packages, set)
+    takes(Client.get_versions, first=("self", "check", "packages"))
 
 
 def _slots(cls: type) -> tuple[str, ...]:

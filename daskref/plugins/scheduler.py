@@ -166,7 +166,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             on_error="return",
         )
         for address, response in sorted(responses.items()):
-            if not isinstance(response, dict):  # it is just leaving
+            # It is just leaving, or the administrator has blocked functions of others:
+            # then the plugin says it there, as it does to workers that come later.
+            if not isinstance(response, dict) or response["status"] != "OK":
                 continue
             told = _value(response["result"])
             if isinstance(told, str):
