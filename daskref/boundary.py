@@ -15,12 +15,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from dask import _task_spec
 from dask._task_spec import GraphNode
 from dask.tokenize import tokenize
 from distributed import Reschedule
 
 from daskref.exceptions import ResolveError
 from daskref.factory import is_recomputed
+from daskref.frames import hidden_like
 from daskref.nodes import PackedNode
 from daskref.spares import Spare, Spares
 from daskref.transparency import is_transparent, reveal
@@ -78,6 +80,7 @@ class Boundary(GraphNode):
     def copy(self) -> Boundary:
         return Boundary(self.inner, self.run, self.keep, self.spares)
 
+    @hidden_like(_task_spec)
     def __call__(self, values: Any = ()) -> Any:
         if self.is_coro and self.run is not None:
             return self._call_coroutine(self.run, values)
@@ -93,6 +96,7 @@ class Boundary(GraphNode):
             self.keep(result)
         return result
 
+    @hidden_like(_task_spec)
     async def _call_coroutine(self, run: Run, values: Any) -> Any:
         inner, revealed = await run(_reveal_all, self.inner, values)
         result = await inner(revealed)

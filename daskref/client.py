@@ -49,6 +49,7 @@ from daskref.codec import Encoded
 from daskref.connectors.registry import describe_connector
 from daskref.exceptions import DaskrefError, ResolveError
 from daskref.factory import StoreFactory, is_recomputed
+from daskref.frames import hidden_like
 from daskref.graph import GraphExpr, graph_of, pack_expr, references_by_key
 from daskref.leaves import is_small
 from daskref.lending import refuse_scattered
@@ -63,6 +64,20 @@ from daskref.transparency import reveal
 #: Parameters that are Dask's, not those of the function that is called.
 _SUBMIT = frozenset(inspect.signature(distributed.Client.submit).parameters)
 _MAP = frozenset(inspect.signature(distributed.Client.map).parameters)
+
+_hidden = hidden_like(distributed.client)
+
+
+def _described_like(dasks: Any) -> Callable[[Any], Any]:
+    """Give a method the signature and the description of Dask's, and add its own."""
+
+    def describe(method: Any) -> Any:
+        summary, _, rest = (inspect.getdoc(dasks) or "").partition("\n\n")
+        method.__doc__ = f"{summary}\n\n{method.__doc__}\n\n{rest}"
+        method.__signature__ = inspect.signature(dasks)
+        return method
+
+    return describe
 
 
 class ByReference(distributed.Client):  # type: ignore[misc]
@@ -100,8 +115,9 @@ class ByReference(distributed.Client):  # type: ignore[misc]
 
     # Values out
 
+    @_described_like(distributed.Client.submit)
     def submit(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """See Dask's. Large arguments are put before the call returns."""
+        """Large arguments are put before the call returns."""
         state = self._daskref
         if state is None or not state.session.reachable:
             return super().submit(func, *args, **kwargs)
@@ -112,8 +128,9 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                     kwargs["key"] = f"{funcname(func)}-{token}"
             return super().submit(func, *args, **kwargs)
 
+    @_described_like(distributed.Client.map)
     def map(self, func: Any, /, *iterables: Any, **kwargs: Any) -> Any:
-        """See Dask's. Large arguments are put before the call returns."""
+        """Large arguments are put before the call returns."""
         state = self._daskref
         if state is None or not state.session.reachable:
             return super().map(func, *iterables, **kwargs)
@@ -132,6 +149,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                     kwargs["key"] = [f"{prefix}-{token}" for token in tokens]
             return super().map(func, *iterables, **kwargs)
 
+    @_hidden
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         state = self._daskref
         if state is None:
@@ -146,6 +164,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 submission.keys |= {key: needed.get(key, held) for key in futures}
         return futures
 
+    @_hidden
     def _lend(self, expr: Any, keys: Any, packer: Packer) -> Any:
         """Pack a graph; lend the borrows in it, and say so before the graph is sent."""
         state = self._daskref
@@ -156,6 +175,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         state.lending.lend(found, partial(graph_of, expr, expr), keys)
         return packed
 
+    @_hidden
     def _send_packed(self, packed: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         state = self._daskref
         assert state is not None
@@ -277,6 +297,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
 
     # Values in
 
+    @_hidden
     async def _gather(
         self,
         futures: Any,
@@ -296,6 +317,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         data = {key: worker.data[key] for key in wanted if key in worker.data}
         return _LocalValues(await self._revealed(data))
 
+    @_hidden
     async def _gather_remote(self, direct: bool, local_worker: bool) -> Any:
         response = await super()._gather_remote(direct, local_worker)
         if self._daskref is not None and response["status"] == "OK":
@@ -320,12 +342,24 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             result = (await self._revealed({"": result}))[""]
         return result
 
+    @_hidden
     async def _revealed(self, values: dict[Any, Any]) -> dict[Any, Any]:
         """Resolve transparent proxies, off the event loop."""
         state = self._daskref
         if state is None or not any(map(is_proxy, values.values())):
             return values
         return await state.session.run(_reveal_values, values, state.keep)
+
+
+def _with_dasks_parameters(init: Any) -> inspect.Signature:
+    """Return the signature of a client's ``__init__``, Dask's parameters named."""
+    dasks = inspect.signature(distributed.Client.__init__)
+    ours = inspect.signature(init).parameters.values()
+    *named, others = dasks.parameters.values()
+    added = [
+        parameter for parameter in ours if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    return dasks.replace(parameters=[*named, *added, others])
 
 
 class Client(ByReference):
@@ -378,6 +412,8 @@ class Client(ByReference):
             super().__init__(*args, **kwargs)
         except DaskrefError as exc:  # what to do is in its text, not on the way here
             raise exc.with_traceback(None) from None
+
+    __init__.__signature__ = _with_dasks_parameters(__init__)  # type: ignore[attr-defined]
 
 
 class _LocalValues:

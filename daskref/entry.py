@@ -4,13 +4,16 @@ Dask loads this (entry point group ``dask.sizeof``) in the middle of its own imp
 when neither ``distributed`` nor what builds on it can be imported yet: hence a module
 that imports nothing of them, in a package that imports its parts on first use. It
 leaves notes; the family itself is loaded by the first value or message that needs it.
+
+All who import Dask pay for what is imported here, with or without a use for daskref:
+that is nothing which Dask has not imported before.
 """
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from typing import Any
-
-import wrapt
 
 _NAME = "daskref"
 _SERIALIZE = "distributed.protocol.serialize"
@@ -33,7 +36,32 @@ def register_sizeof(sizeof: Any) -> None:
     sizeof.register_lazy(_NAME, load)
     # Not on `distributed`: where that is what brings Dask in, it is in sys.modules
     # already, and half-made.
-    wrapt.register_post_import_hook(_announce, _SERIALIZE)
+    if _SERIALIZE in sys.modules:
+        _announce(sys.modules[_SERIALIZE])
+    else:
+        sys.meta_path.insert(0, _Announcer())
+
+
+class _Announcer:
+    """Finder of modules that finds one, once: to be called when it was imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Return where a module is, as the other finders say."""
+        if name != _SERIALIZE:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                vars(loader).pop("exec_module", None)  # that of its class comes back
+                execute(module)
+                _announce(module)
+
+            loader.exec_module = exec_module
+        return spec
 
 
 def _announce(serialize: Any) -> None:

@@ -15,7 +15,6 @@ import sys
 from abc import ABCMeta
 from collections.abc import Callable
 from functools import lru_cache
-from operator import attrgetter
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -24,24 +23,19 @@ Forwarder = Callable[..., Any]
 
 
 class ProxyType(type):
-    """Metaclass of proxies: tells ``Proxy.__module__`` from ``proxy.__module__``.
+    """Metaclass of proxies.
 
-    The class's own dictionary must hold a descriptor for the instances, and
-    ``type.__module__`` would return that descriptor.
+    A class's own dictionary may hold a descriptor, :class:`Told`, as ``__module__``.
+    ``type.__module__`` would return that itself; this class has a ``__module__`` of its
+    own, hence Python looks the proxies' up as it does any attribute of a class.
     """
 
     #: Proxies of this very class of which nothing is known, once there was one.
     __daskref_unknown__: type | None
-    __daskref_module__: str
 
     def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
         super().__init__(name, bases, body)
         cls.__daskref_unknown__ = None
-        module = body["__module__"]
-        cls.__daskref_module__ = module.own if type(module) is Told else module
-
-    # in C, since every pickle of a proxy asks
-    __module__ = property(attrgetter("__daskref_module__"))
 
     def __repr__(cls) -> str:
         return f"<class '{cls.__module__}.{cls.__qualname__}'>"

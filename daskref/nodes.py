@@ -22,9 +22,11 @@ import pickle
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from dask import _task_spec
 from dask._task_spec import GraphNode, Task, parse_input
 
 from daskref.factory import StoreFactory, resolve_reference
+from daskref.frames import hidden_like
 from daskref.proxy import Proxy
 from daskref.reference import Reference
 
@@ -216,6 +218,7 @@ class PackedNode(StoredNode):
             task = task.substitute(subs)
         return task
 
+    @hidden_like(_task_spec)
     def __call__(self, values: Any = ()) -> Any:
         return self.load()(values)
 
@@ -306,6 +309,7 @@ class Lazy(GraphNode):
             return Lazy(self.value.substitute(subs))
         return self
 
+    @hidden_like(_task_spec)
     def __call__(self, values: Any = ()) -> Any:
         value = self.value
         if isinstance(value, GraphNode):

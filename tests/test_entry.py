@@ -72,6 +72,29 @@ def test_dask_alone_brings_in_nothing(python):
     assert out == "['daskref', 'daskref.entry']"
 
 
+def test_dask_does_not_bring_in_more_than_without_daskref(python):
+    """All who import Dask pay for it, and CPU time would be hard to compare."""
+    code = "import sys, dask; print(*sys.modules)"
+    stub = (
+        "import sys; sys.modules['daskref.entry'] = sys; "
+        "sys.register_sizeof = lambda sizeof: None; "
+    )
+    more = set(python(code).split()) - set(python(stub + code).split())
+    assert more == {"daskref"}
+
+
+def test_a_module_that_was_waited_for_is_as_any_other(python):
+    out = python(
+        "import importlib, inspect, sys, distributed\n"
+        "one = importlib.import_module('distributed.protocol.serialize')\n"
+        "other = importlib.import_module('distributed.protocol.core')\n"
+        "print(vars(one.__loader__).keys() == vars(other.__loader__).keys(),\n"
+        "      'def serialize' in inspect.getsource(one),\n"
+        "      [f for f in sys.meta_path if type(f).__module__ == 'daskref.entry'])"
+    )
+    assert out == "True True []"
+
+
 def test_a_plain_process_uses_the_family(python):
     out = python(
         "from distributed.protocol import serialize, deserialize\n"

@@ -31,6 +31,7 @@ LAYERS = [
     ["lifetimes", "lending", "encryption"],
     [
         "session",
+        "frames",
         "leases",
         "nodes",
         "spares",
