@@ -5,6 +5,7 @@ Private Dask names used here, checked by ``tests/test_private_names.py``:
 ==========================  =========================================================
 name                        what for
 ==========================  =========================================================
+``dask._task_spec``         whose frames tracebacks leave out
 ``_task_spec.GraphNode``    base of the boundary, with ``_dependencies``
 ==========================  =========================================================
 """

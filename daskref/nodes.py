@@ -8,6 +8,7 @@ Private Dask names used here, checked by ``tests/test_private_names.py``:
 ==========================  =========================================================
 name                        what for
 ==========================  =========================================================
+``dask._task_spec``         whose frames tracebacks leave out
 ``_task_spec.GraphNode``    base of our nodes, with ``_dependencies`` and
                             ``_verify_values``
 ``_task_spec.Task``         whose arguments have our nodes among them
