@@ -233,6 +233,11 @@ def _(running: Any) -> None:
     assert found.dependencies == {"x"}
 
 
+@checks("dask._task_spec")
+def _(running: Any) -> None:
+    assert "_task_spec" in inspect.getsource(distributed.utils.get_traceback)
+
+
 @checks("_task_spec.DataNode")
 def _(running: Any) -> None:
     node = DataNode("x", 1)
