@@ -13,7 +13,6 @@ name                                   what for
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import sys
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import Any
 import distributed
 
 from daskref import config, notices
+from daskref.background import run_apart
 from daskref.exceptions import IncompatibleError, NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
@@ -176,13 +176,13 @@ async def attach(client: Any) -> None:
     settings = config.changed(**options)
     notices.tell_unknown()
     info = await _join(client, settings)
-    session = await asyncio.get_running_loop().run_in_executor(None, Session.join, info)
+    session = await run_apart(Session.join, info)
     state = Attachment(client, session, options.get("threshold"))
     try:
         await state.visit()
     except BaseException:
         state.detach()
-        await asyncio.get_running_loop().run_in_executor(None, session.leave)
+        await run_apart(session.leave)
         raise
     client._daskref = state
     notices.tell_overridden(settings, info.settings)
@@ -215,5 +215,4 @@ async def detach(client: Any) -> None:
     if state is not None:
         client._daskref = None
         state.detach()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, state.session.leave)
+        await run_apart(state.session.leave)

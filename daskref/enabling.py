@@ -12,13 +12,13 @@ name                                   what for
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import Any, TypeVar
 
 import distributed
 from distributed.client import ClosedClientError
 
 from daskref.attachment import Attachment, attach, detach
+from daskref.background import make_lock
 from daskref.client import ByReference, check_client, options_of
 from daskref.exceptions import DaskrefError
 from daskref.session import Session, SessionInfo
@@ -26,7 +26,7 @@ from daskref.session import Session, SessionInfo
 C = TypeVar("C", bound=distributed.Client)
 
 #: Several tasks may ask for the one client of their worker at once.
-_adopting = Lock()
+_adopting = make_lock()
 
 
 def adopt(client: Any, info: SessionInfo) -> Any:

@@ -18,7 +18,6 @@ import atexit
 import copyreg
 import logging
 import pickle
-import threading
 from typing import Any
 
 import cloudpickle
@@ -30,6 +29,7 @@ from distributed.protocol.serialize import (
     register_serialization_family,
 )
 
+from daskref.background import make_lock, run_in_child
 from daskref.config import Settings, threshold
 from daskref.exceptions import DaskrefError, WireError
 from daskref.factory import StoreFactory
@@ -48,7 +48,7 @@ NAME = "daskref"
 VERSION = 1
 
 _own_session: Session | None = None
-_lock = threading.Lock()
+_lock = make_lock()
 
 
 def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list]:  # type: ignore[type-arg]
@@ -170,8 +170,22 @@ def _session() -> Session:
     with _lock:
         if _own_session is None:
             _own_session = Session.create(Settings.read())
-            atexit.register(_own_session.leave)
+            atexit.register(_leave)
         return _own_session
+
+
+def _leave() -> None:
+    global _own_session
+    if _own_session is not None:
+        _own_session.leave()
+    _own_session = None
+
+
+@run_in_child
+def _forget() -> None:
+    """Have no session of one's own, in a forked child."""
+    global _own_session
+    _own_session = None
 
 
 def register_family() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from daskref.background import make_rlock
 from daskref.codec import Encoded, encode
 from daskref.connectors.base import Key
 from daskref.reference import Reference
@@ -81,7 +82,7 @@ class Holdings:
         self._session = session
         self._send = send
         self._call_soon = call_soon
-        self._lock = threading.RLock()
+        self._lock = make_rlock()
         self._by_token: dict[str, _Held] = {}
         self._by_original: dict[int, _Held] = {}
         self._by_key: dict[Any, set[_Held]] = {}

@@ -7,10 +7,10 @@ long as the proxy lives. Whoever sweeps deletes what was not renewed.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from typing import Any
 
+from daskref.background import Background, make_lock, run_in_child
 from daskref.config import Settings
 from daskref.reference import Reference
 from daskref.stores import get_or_create_store
@@ -32,26 +32,18 @@ class LeaseKeeper:
     """
 
     _kept: dict[int, tuple[weakref.ref[Any], Reference]]
-    _thread: threading.Thread | None
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._kept = {}
-        self._lock = threading.Lock()
-        self._thread = None
-        self._wake = threading.Event()
+        self._background = Background(self._keep, "daskref-leases")
 
     def add(self, proxy: Any, reference: Reference) -> None:
         """Keep a reference's object for as long as the proxy lives."""
         number, kept = id(proxy), self._kept
         ref = weakref.ref(proxy, lambda _: kept.pop(number, None))
-        with self._lock:
-            kept[number] = (ref, reference)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="daskref-leases", daemon=True
-                )
-                self._thread.start()
+        kept[number] = (ref, reference)
+        self._background.call()
 
     def renew(self) -> None:
         """Renew all leases now. Blocks."""
@@ -62,18 +54,20 @@ class LeaseKeeper:
             except Exception:
                 logger.debug("Could not renew %r", reference, exc_info=True)
 
-    def _run(self) -> None:
-        while True:
-            self.renew()
-            self._wake.wait(self._seconds / 3)
-            with self._lock:
-                if not self._kept:
-                    self._thread = None
-                    return
+    def _keep(self) -> float | None:
+        self.renew()
+        return self._seconds / 3 if self._kept else None
 
 
 _keeper: LeaseKeeper | None = None
-_keeper_lock = threading.Lock()
+_keeper_lock = make_lock()
+
+
+@run_in_child
+def _forget() -> None:
+    """Keep nothing, in a forked child: its parent does, and it may keep more."""
+    global _keeper
+    _keeper = None
 
 
 def keep_alive(proxy: Any, reference: Reference) -> None:

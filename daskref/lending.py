@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from daskref.background import make_rlock
 from daskref.exceptions import OwnershipError
 from daskref.factory import StoreFactory
 from daskref.ownership.borrows import Borrow
@@ -44,7 +44,7 @@ class Lending:
 
     def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
         self._send = send
-        self._lock = threading.RLock()
+        self._lock = make_rlock()
         self._by_id = {}
         self._by_key = {}
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from distributed.metrics import context_meter
 
+from daskref.background import make_lock
+
 #: What is counted, and what it means.
 COUNTERS = {
     "puts": "objects written into the store",
@@ -27,7 +29,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(COUNTERS, 0)
-        self._lock = threading.Lock()
+        self._lock = make_lock()
 
     def add(self, name: str, amount: int = 1) -> None:
         """Add to the count *name*, one of :data:`COUNTERS`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from zict import LRU
 
+from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.objectio import Load, ObjectIO
 from daskref.storemetrics import Operation
@@ -38,7 +39,7 @@ class ObjectCache:
         self._size = size
         self._objects = LRU(max(size, 1), {})
         self._evictions = 0
-        self._lock = threading.Lock()
+        self._lock = make_lock()
 
     def __contains__(self, key: object) -> bool:
         with self._lock:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from daskref.background import make_lock
 from daskref.carried import Carried
 from daskref.codec import Encoded, decode, encode
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key
@@ -89,7 +89,7 @@ class ObjectIO:
         self.counters = counters
         self.metrics = metrics
         self.signer = signer
-        self._taking = threading.Lock()
+        self._taking = make_lock()
 
     @property
     def where(self) -> str:

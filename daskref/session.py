@@ -10,17 +10,15 @@ from __future__ import annotations
 import functools
 import logging
 import socket
-import threading
 import time
 import uuid
-from asyncio import get_running_loop
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from daskref.background import Executor, make_rlock, run_in_child
 from daskref.codec import Encoded, encode
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector, open_connector
@@ -50,7 +48,9 @@ logger = logging.getLogger(__name__)
 PROBE = b"daskref"
 
 _sessions: dict[str, Session] = {}
-_lock = threading.RLock()
+#: Those of the parent, in a forked child: never to be closed there.
+_of_parent: list[Session] = []
+_lock = make_rlock()
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Session:
     info: SessionInfo
     store: Store | None
     counters: Counters
-    executor: ThreadPoolExecutor
+    executor: Executor
     _users: int
     _warned: bool
     _places: list[Callable[[], bool]]
@@ -104,7 +104,7 @@ class Session:
         self.counters = counters
         # Off the event loop, and apart from Dask's one offload thread: a large put
         # must not hold up the deserialization of messages.
-        self.executor = ThreadPoolExecutor(4, thread_name_prefix="daskref")
+        self.executor = Executor(4, "daskref")
         self._users = 1
         self._warned = False
         self._next_sweep = 0.0
@@ -211,7 +211,7 @@ class Session:
             if self._users:
                 return
             _sessions.pop(self.info.id, None)
-        self.executor.shutdown(wait=False)
+        self.executor.close()
         if self.store is not None:
             self.store.close()
         forget_key(self.info.store.name)
@@ -340,7 +340,7 @@ class Session:
 
     async def run(self, func: Callable[..., T], *args: Any) -> T:
         """Run a blocking function off the event loop."""
-        return await get_running_loop().run_in_executor(self.executor, func, *args)
+        return await self.executor.run(func, *args)
 
     def lease(self, reference: Reference) -> None:
         """Let an object that no Dask key keeps live by a lease. Blocks.
@@ -413,6 +413,13 @@ def open_session_connector(settings: Settings) -> Connector:
     }
     rest = {name: value for name, value in options.items() if name not in said}
     return open_connector(spec, **rest)
+
+
+@run_in_child
+def _forget() -> None:
+    """Be in no session, in a forked child; the parent stays in its own."""
+    _of_parent.extend(_sessions.values())
+    _sessions.clear()
 
 
 def sessions() -> list[Session]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from zict import LRU
 
+from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.proxy import is_proxy
 from daskref.stores import get_key
@@ -118,7 +119,7 @@ class StoreMetrics:
     def __init__(self, keys: int = KEYS) -> None:
         self._by_key = LRU(keys, {})
         self._all = _Record()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
 
     def add_attribute(self, name: str, key: Any, value: int) -> None:
         """Note a size of the object under a key."""

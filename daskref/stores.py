@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from daskref.background import make_lock, make_rlock
 from daskref.exceptions import StoreExistsError
 from daskref.proxy import get_factory, is_proxy
 from daskref.reference import Reference, StoreConfig
@@ -31,7 +32,7 @@ _made: OrderedDict[str, Any] = OrderedDict()
 _MOST_MADE = 64
 #: Place of a store that is being made -> held by the thread that makes it.
 _making: dict[str, threading.Lock] = {}
-_lock = threading.RLock()
+_lock = make_rlock()
 
 
 def get_store(name: Any) -> Store | None:
@@ -218,7 +219,7 @@ def get_or_create_store(store_config: StoreConfig, *, register: bool = True) -> 
         if (store := _find(store_config)) is not None:
             return store
         place = _place(store_config)
-        making = _making.setdefault(place, threading.Lock())
+        making = _making.setdefault(place, make_lock())
     with making:  # connecting may be slow: other stores' users do not wait for it
         try:
             return _find(store_config) or _keep(Store.from_config(store_config))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from threading import get_ident
 
+from daskref.background import run_in_child
+
 #: Seconds after which those who wait look for themselves.
 PATIENCE = 1.0
 
@@ -17,6 +19,13 @@ PATIENCE = 1.0
 _owners: dict[int, int] = {}
 #: What the others wait on.
 _waiting: dict[int, threading.Event] = {}
+
+
+@run_in_child
+def _forget() -> None:
+    """Let it be nobody's turn, in a forked child: there are no other threads."""
+    _owners.clear()
+    _waiting.clear()
 
 
 def take_turn(key: int) -> bool:

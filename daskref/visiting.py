@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from daskref.background import Executor
 from daskref.codec import encode
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
@@ -130,8 +130,10 @@ class Visit:
         if any(source.host == self._connector.host for source in hosts):
             return
         tried = [Source(host, each[:1]) for host, each in hosts[:_TRIED]]
-        with ThreadPoolExecutor(_TRIED, "daskref-visit") as executor:
-            reached = any(executor.map(self._reaches, tried))
+        executor = Executor(_TRIED, "daskref-visit")
+        asked = [executor.submit(self._reaches, source) for source in tried]
+        reached = any(future.result() for future in asked)
+        executor.close()
         if not reached:
             places = ", ".join(place for source in tried for place in source.endpoints)
             self._session.lose_sight(

@@ -52,7 +52,7 @@ def ahead(connector: FakeConnector) -> Iterator[Ahead]:
     connector.let.set()
     ahead.close()
     check_empty(ahead)
-    ahead._executor.shutdown(wait=True)
+    wait_until(lambda: not ahead._executor._unfinished, "the end of transfers")
 
 
 def check_empty(ahead: Ahead) -> None:
@@ -198,6 +198,6 @@ def test_a_closed_one_fetches_nothing_more(
     ahead.begun(0)  # tasks that had waited
     check_empty(ahead)
     connector.let.set()
-    ahead._executor.shutdown(wait=True)
+    wait_until(lambda: not ahead._executor._unfinished, "the end of transfers")
     assert len(connector.begun) == 2
     ahead.close()

@@ -17,7 +17,16 @@ PACKAGE = Path(__file__).parents[1] / "daskref"
 #: From the bottom up. A module imports from its own layer or lower ones.
 LAYERS = [
     # shared by all, and programs' helpers that know nothing of daskref
-    ["_version", "exceptions", "ports", "config", "metrics", "wire", "flights"],
+    [
+        "_version",
+        "exceptions",
+        "ports",
+        "background",
+        "config",
+        "metrics",
+        "wire",
+        "flights",
+    ],
     ["connectors"],
     ["answers", "turns", "walkers", "notices"],
     ["reducers", "pickling", "leaves"],
@@ -59,7 +68,7 @@ LAYERS = [
     ["bench_clusters", "bench_links", "bench_hosts", "bench_simulate"],
     ["cli", "demo", "demo_cluster"],
 ]
-SHARED = {"exceptions", "ports"}
+SHARED = {"exceptions", "ports", "background"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
     *["boundary", "codec", "metrics", "tokens", "session", "rpc", "ownership"],

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
 
 from daskref import Proxy, Store, is_resolved, resolve_async
+from daskref.background import Executor
 from daskref.connectors import LocalConnector
 from daskref.exceptions import ResolveError
-from daskref.prefetch import Prefetcher
+from daskref.prefetch import fetch
 from tests.utils import wait_until
 
 
@@ -69,38 +71,38 @@ def test_what_failed_is_tried_again_by_its_user() -> None:
 
 
 def test_threads_are_bounded_and_end() -> None:
-    prefetcher = Prefetcher(limit=2)
+    executor = Executor(2, "prefetch", idle=0.01)
     factories = [Slow() for _ in range(5)]
     proxies: list[Any] = [Proxy(factory) for factory in factories]
     for proxy in proxies:
-        prefetcher.start(proxy)
+        executor.submit(fetch, weakref.ref(proxy))
     assert factories[0].started.wait(20)
     assert factories[1].started.wait(20)
-    assert prefetcher._running == 2
+    assert executor._threads == 2
     assert not any(factory.started.is_set() for factory in factories[2:])
     factories[4].may_end.set()
     assert len(proxies[4]) == 3  # used before its turn: by its user
     for factory in factories:
         factory.may_end.set()
     wait_until(lambda: all(map(is_resolved, proxies)))
-    wait_until(lambda: not prefetcher._running, "threads ended")
+    wait_until(lambda: not executor._threads, "threads ended")
     threads = {thread for factory in factories for thread in factory.threads}
     assert len(threads - {threading.current_thread()}) == 2
     assert factories[4].threads == [threading.current_thread()]
 
 
 def test_what_nobody_has_any_more_is_not_fetched() -> None:
-    prefetcher = Prefetcher(limit=1)
+    executor = Executor(1, "prefetch", idle=0.01)
     first, second = Slow(), Slow()
     proxies: list[Any] = [Proxy(first), Proxy(second)]
     for proxy in proxies:
-        prefetcher.start(proxy)
+        executor.submit(fetch, weakref.ref(proxy))
     assert first.started.wait(20)
     del proxy
     proxies.pop()
     gc.collect()
     first.may_end.set()
-    wait_until(lambda: not prefetcher._running)
+    wait_until(lambda: not executor._threads)
     assert not second.threads
 
 

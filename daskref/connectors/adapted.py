@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from threading import Lock
 from typing import Any, ClassVar, get_type_hints
 
+from daskref.background import make_lock
 from daskref.connectors.base import Buffer, Connector, Key
 from daskref.connectors.credentials import mask
 from daskref.connectors.memory import raw
@@ -92,14 +92,14 @@ class AdaptedConnector(Connector):
     _member: bool
     _closed: bool
     _kind: type[Any] | None
-    _taking: Lock
+    _taking: Any
 
     def __init__(self, connector: Any, *, member: bool = False) -> None:
         self._inner = connector
         self._member = member
         self._closed = False
         self._kind = _key_class(type(connector))
-        self._taking = Lock()
+        self._taking = make_lock()
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Connector:

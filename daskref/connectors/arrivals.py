@@ -11,7 +11,7 @@ import os
 import struct
 import time
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import forget_in_child
 from daskref.connectors.locks import (
     EXCLUSIVE,
     names,

@@ -12,14 +12,13 @@ import json
 import logging
 import re
 import secrets
-import threading
 import time
 from collections.abc import Iterable
 from typing import Any
 
+from daskref.background import Background, forget_in_child, make_lock
 from daskref.connectors.blobs import PART, Blobs
 from daskref.connectors.credentials import mask
-from daskref.connectors.forks import forget_in_child
 from daskref.connectors.processes import has_ended, this_process
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -89,8 +88,7 @@ class BlobSession:
     #: Whether the store tells in one step that a name was free.
     exclusive: bool
 
-    _thread: threading.Thread | None
-    _stop: threading.Event
+    _background: Background
     _joined: bool
     _ended: bool
 
@@ -108,6 +106,8 @@ class BlobSession:
         self._shared = shared
         self.name = name or f"daskref-{secrets.token_hex(8)}"
         self.nonce = nonce or secrets.token_hex(16)
+        self._mutex = make_lock()
+        self._background = Background(self._renew, "daskref-presence")
         self.forget()
         self.exclusive = False
         if not SESSION.fullmatch(self.name):
@@ -216,10 +216,7 @@ class BlobSession:
 
     def _start_renewing(self) -> None:
         self._joined = True
-        self._thread = threading.Thread(
-            target=self._renew, name="daskref-presence", daemon=True
-        )
-        self._thread.start()
+        self._background.start(after=self._lease / _RENEWALS)
 
     def _put_presence(self, writer: str) -> None:
         self._put(
@@ -231,23 +228,17 @@ class BlobSession:
             },
         )
 
-    def _renew(self) -> None:
-        stop, writer = self._stop, self.writer
-        while not stop.wait(self._lease / _RENEWALS):
-            try:
-                if self._read(IDENTITY).get("nonce") != self.nonce:
-                    # We were paused for so long that somebody took us for dead.
-                    self._ended = True
-                    return
-                self._put_presence(writer)
-            except Exception as exc:
-                logger.debug("%r: the presence was not renewed: %r", self, exc)
-
-    def _stop_renewing(self) -> None:
-        self._stop.set()
-        thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_PATIENCE)
+    def _renew(self) -> float | None:
+        writer = self.writer
+        try:
+            if self._read(IDENTITY).get("nonce") != self.nonce:
+                # We were paused for so long that somebody took us for dead.
+                self._ended = True
+                return None
+            self._put_presence(writer)
+        except Exception as exc:
+            logger.debug("%r: the presence was not renewed: %r", self, exc)
+        return self._lease / _RENEWALS
 
     def gone(self, writer: str) -> bool:
         """Tell whether the participant with these 8 digits is known to be gone."""
@@ -269,8 +260,8 @@ class BlobSession:
     def leave(self) -> None:
         """End this process's part; the last one removes the session. Idempotent."""
         with self._mutex:
+            self._background.stop(_PATIENCE)
             writer, self.writer = self.writer, ""
-            self._stop_renewing()
             try:
                 if writer and not self._ended:
                     self._blobs.delete([self.at(f"p-{writer}")])
@@ -341,9 +332,6 @@ class BlobSession:
         """Have no part any more, in a forked child; the parent keeps its own."""
         self.writer = ""
         self._joined = self._ended = False
-        self._thread = None
-        self._stop = threading.Event()
-        self._mutex = threading.Lock()
 
     # Small objects.
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, TypeVar
 
+from daskref.background import forget_in_child
 from daskref.connectors.blobs import Blobs, pieces
-from daskref.connectors.forks import forget_in_child
 from daskref.connectors.storefaults import NO_BUCKET, code
 from daskref.exceptions import WireError
 

@@ -6,7 +6,7 @@ import os
 import time
 from threading import Lock
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import forget_in_child
 
 #: Seconds for which a count of the session's files is believed.
 _BELIEVED = 0.5

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from threading import Lock
 from typing import Any
+
+from daskref.background import make_lock
 
 #: What can stand between ``//`` and the host of a URL, and options that are secret.
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
@@ -20,7 +21,7 @@ _SECRET_OPTION = re.compile(
 )
 
 _known: dict[str, dict[str, str]] = {}
-_lock = Lock()
+_lock = make_lock()
 
 
 def remember(place: str, secrets: Mapping[str, str]) -> None:

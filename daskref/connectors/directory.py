@@ -25,7 +25,7 @@ import time
 from contextlib import suppress
 from threading import Lock
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import forget_in_child
 from daskref.connectors.locks import (
     EXCLUSIVE,
     SHARED,

@@ -17,8 +17,8 @@ import time
 from contextlib import suppress
 from threading import Lock
 
+from daskref.background import forget_in_child
 from daskref.connectors.filesystems import is_local
-from daskref.connectors.forks import forget_in_child
 from daskref.connectors.locks import unlock, write_whole
 from daskref.connectors.objects import FULL
 from daskref.connectors.presence import (

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult
 
+from daskref.background import start_thread
 from daskref.connectors import bloblease, opening, storageoptions
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.blobs import Blobs
@@ -441,7 +441,7 @@ def _abandon(session: BlobSession) -> None:
         session.leave()
     else:
         # The garbage collector runs anywhere, on the loop that we wait for as well.
-        threading.Thread(target=session.leave, name="daskref-leave").start()
+        start_thread(session.leave, "daskref-leave")
 
 
 def _checked(key: Key) -> tuple[str, int | None]:

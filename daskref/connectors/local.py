@@ -8,9 +8,9 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
+from daskref.background import make_lock
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.memory import raw
 from daskref.exceptions import (
@@ -39,7 +39,7 @@ class _Shelf:
 
 
 _shelves: dict[str, _Shelf] = {}
-_lock = Lock()
+_lock = make_lock()
 
 
 class LocalConnector(Connector):

@@ -13,10 +13,8 @@ import mmap
 import os
 import time
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import Background, forget_in_child
 from daskref.connectors.memory import (
     map_holder,
     map_private,
@@ -81,16 +79,15 @@ class ParkedMappings:
     _parked: dict[_Mapping, float]
     _most: int
     _open: bool
-    _thread: Thread | None
     _asleep: bool
-    _wake: SimpleQueue[None]
-    _lock: Lock
+    _background: Background
 
     def __init__(self, limit: Callable[[], int], idle: float = _IDLE) -> None:
         self.limit = limit
         self.idle = idle
         self._parked = {}
         self._open = True
+        self._background = Background(self._drop_idle, "daskref-parked")
         self.forget()
         forget_in_child(self)
 
@@ -98,10 +95,7 @@ class ParkedMappings:
         """Drop all, and begin anew, in a forked child."""
         self._drop()
         self._most = 0
-        self._thread = None
         self._asleep = False
-        self._wake = SimpleQueue()
-        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._parked)
@@ -119,7 +113,7 @@ class ParkedMappings:
         if nbytes < SMALLEST:
             return private_view(fd, nbytes)
         self._most = self.limit()
-        if nbytes > self._most or not self._watch():
+        if nbytes > self._most or not self._open or not self._background.start():
             return private_view(fd, nbytes)
         there = os.fstat(fd)
         file = there.st_dev, there.st_ino
@@ -153,7 +147,7 @@ class ParkedMappings:
 
     def _release(self, mapping: _Mapping, holder: int) -> None:
         """Park a mapping that nobody looks at any more, or undo it. For finalizers."""
-        parks = self._open and self._thread is not None
+        parks = self._open and self._background.running
         parks = parks and is_unwritten(mapping.address, mapping.nbytes)
         unmap(holder, mmap.PAGESIZE)
         # After the lock: who deletes the file from here on gives its pages back. One
@@ -170,7 +164,7 @@ class ParkedMappings:
             excess -= oldest.nbytes
             self._drop_one(oldest)
         if self._asleep:
-            self._wake.put(None)
+            self._background.wake()
         # 1. We see it open. 2. Another closes it and drops all. 3. We park.
         if not self._open:
             self._drop()
@@ -184,39 +178,19 @@ class ParkedMappings:
             if self._parked.get(mapping, until) <= until:
                 self._drop_one(mapping)
 
-    # The thread that drops what is idle.
-
-    def _watch(self) -> bool:
-        """Start the thread unless it runs; False if there will be none."""
-        if self._thread is None and self._open:
-            with self._lock:
-                if self._thread is None:
-                    thread = Thread(
-                        target=self._run, name="daskref-parked", daemon=True
-                    )
-                    try:
-                        thread.start()
-                    except RuntimeError:  # the interpreter shuts down
-                        return False
-                    self._thread = thread
-        return self._open
-
-    def _run(self) -> None:
-        while self._open:
-            # Before the look: who parks after it wakes us.
-            self._asleep = True
-            oldest = min(list(self._parked.values()), default=None)
-            self._asleep = oldest is None
-            timeout = None
-            if oldest is not None:
-                timeout = max(0.0, oldest + self.idle - time.monotonic())
-            try:
-                self._wake.get(timeout=timeout)
-            except Empty:
-                self._drop(time.monotonic() - self.idle)
+    def _drop_idle(self) -> float:
+        """Drop what is idle; return the seconds until the next one may be."""
+        self._drop(time.monotonic() - self.idle)
+        # Before the look: who parks after it wakes us.
+        self._asleep = True
+        oldest = min(list(self._parked.values()), default=None)
+        self._asleep = oldest is None
+        if oldest is None:
+            return float("inf")
+        return max(0.0, oldest + self.idle - time.monotonic())
 
     def close(self) -> None:
         """Drop all; views stay valid. A second call is silent."""
         self._open = False
-        self._wake.put(None)
+        self._background.stop()
         self._drop()

@@ -18,7 +18,7 @@ from redis.exceptions import (
     RedisError,
 )
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import forget_in_child
 from daskref.connectors.rediserrors import Advice, Refusal, advice, translated
 from daskref.connectors.rediswire import Command, Reply, Wire
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError

@@ -13,10 +13,9 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import Background, forget_in_child, make_lock
 from daskref.connectors.processes import has_ended, this_process
 from daskref.connectors.redispool import Wires
 from daskref.connectors.redisscripts import ALIVE, BEAT, DROP, DUE, LEAVE
@@ -102,9 +101,9 @@ class RedisSession:
         self._lease = max(1, round(lease * 1000))
         self._offset = 0
         self._unfinished: deque[tuple[bytes | None, str]] = deque(maxlen=10_000)
-        self._lock = Lock()
-        self._stopped = Event()
-        self._thread: Thread | None = None
+        self._lock = make_lock()
+        self._background = Background(self._keep_alive, "daskref-redis")
+        self._joined = False
         forget_in_child(self)
         self._join(must_exist=name is not None)
 
@@ -112,9 +111,9 @@ class RedisSession:
 
     def ensure(self) -> None:
         """Join, unless this process has; raises as the constructor does."""
-        if self._thread is None:
+        if not self._joined:
             with self._lock:
-                if self._thread is None:
+                if not self._joined:
                     self._join(must_exist=True)
 
     def _join(self, must_exist: bool) -> None:
@@ -124,11 +123,8 @@ class RedisSession:
                 self.wires.name,
                 f"session {self.name} has ended, or is on another server",
             )
-        self._stopped = Event()
-        self._thread = Thread(
-            target=self._keep_alive, name="daskref-redis", daemon=True
-        )
-        self._thread.start()
+        self._joined = True
+        self._background.start(after=self._interval)
 
     def _beat(self, must_exist: bool = False) -> Reply:
         renewal = max(1, self.ttl // 3)
@@ -139,17 +135,19 @@ class RedisSession:
             self._offset = int(found[0]) - round(time.monotonic() * 1000)
         return found
 
-    def _keep_alive(self) -> None:
-        shortest = min(self._lease, self.ttl or self._lease)
-        stopped = self._stopped
-        while not stopped.wait(shortest / 4000):
-            with suppress(ConnectorError):  # it is tried again
-                if self._beat()[1]:
-                    self._renew_objects()
-                while self._unfinished:
-                    root, name = self._unfinished[0]
-                    self.drop([name], root=root)
-                    self._unfinished.popleft()
+    def _keep_alive(self) -> float:
+        with suppress(ConnectorError):  # it is tried again
+            if self._beat()[1]:
+                self._renew_objects()
+            while self._unfinished:
+                root, name = self._unfinished[0]
+                self.drop([name], root=root)
+                self._unfinished.popleft()
+        return self._interval
+
+    @property
+    def _interval(self) -> float:
+        return min(self._lease, self.ttl or self._lease) / 4000
 
     def _renew_objects(self) -> None:
         ttl = b"%d" % self.ttl
@@ -268,10 +266,10 @@ class RedisSession:
         Silent if the server cannot be reached: it forgets the objects by itself.
         """
         with self._lock:
-            thread, self._thread = self._thread, None
-            self._stopped.set()
-        if thread is None:
+            joined, self._joined = self._joined, False
+        if not joined:
             return
+        self._background.stop(5.0)
         with suppress(ConnectorError):
             ended, *left = self._leave([self.writer])
             if not ended and (gone := _gone(left)):
@@ -279,7 +277,6 @@ class RedisSession:
             if ended:
                 self.wires.run(self._clear, patient=False)
         self.wires.close()
-        thread.join(5.0)
 
     def _leave(self, writers: list[str]) -> Reply:
         ttl = max(self.ttl, 60_000)
@@ -296,8 +293,7 @@ class RedisSession:
 
     def forget(self) -> None:
         """Have no part any more, in a forked child; the parent keeps its own."""
-        self._thread = None
-        self._lock = Lock()
+        self._joined = False
         self._unfinished = deque(maxlen=10_000)
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import NamedTuple
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import forget_in_child
 from daskref.connectors.locks import (
     EXCLUSIVE,
     exclusively,

@@ -19,11 +19,11 @@ from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
+from daskref.background import forget_in_child
 from daskref.connectors import leases
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.budget import Budget
 from daskref.connectors.directory import SessionDirectory
-from daskref.connectors.forks import forget_in_child
 from daskref.connectors.memory import raw
 from daskref.connectors.objectnames import UNKNOWN_SIZE, checked, new_name
 from daskref.connectors.objects import FULL, ObjectDirectory

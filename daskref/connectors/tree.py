@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from threading import Lock
 from typing import Any
 
+from daskref.background import forget_in_child, make_lock
 from daskref.connectors.blobs import Blobs, part_name, pieces
 from daskref.connectors.bucket import by_name, check_size
-from daskref.connectors.forks import forget_in_child
 
 #: fsspec looks whether a name in memory is free, then takes it.
-_in_memory = Lock()
+_in_memory = make_lock()
 
 
 class Tree(Blobs):

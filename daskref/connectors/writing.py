@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from ctypes import memmove
 from functools import partial
 from itertools import islice
-from threading import Thread
 from typing import NamedTuple
 
+from daskref.background import start_thread
 from daskref.connectors.memory import HUGE, SharedMapping, address, can_collapse
 
 #: From here on objects are written through a mapping.
@@ -182,16 +182,16 @@ def write_mapped(
         run(partial(mapping.make_huge, 0))
         if not mapping.huge:
             others[0] = write
-    threads = [Thread(target=run, args=(work,), daemon=True) for work in others]
+    threads = []
     try:
-        for thread in threads:
-            thread.start()
+        for work in others:
+            threads.append(start_thread(partial(run, work), "daskref-write"))
         run(copy)
     finally:
         # Whatever interrupts us: nobody may write to the mapping after we return.
         todo.clear()
         for thread in threads:
-            if thread.ident is not None:
+            if thread is not None:
                 thread.join()
     if not errors:
         mapping.populated = max(mapping.populated, unmapped)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any, ClassVar
 
+from daskref.background import forget_in_child
 from daskref.connectors.base import Buffer, Connector, Key, Usage
-from daskref.connectors.forks import forget_in_child
 from daskref.connectors.shm import SharedMemoryConnector
 from daskref.connectors.zmqhost import open_host, parse_place
 from daskref.connectors.zmqlimits import Limits

@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import forget_in_child
 from daskref.connectors.zmqkeys import Keys
 from daskref.connectors.zmqlimits import Limits
 from daskref.connectors.zmqlisten import split_endpoint

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import forget_in_child
 from daskref.connectors.objectnames import NAME
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmqdoor import Door, ours

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import uuid
 from typing import Any
 
+from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import LifetimeError
 from daskref.lifetimes.base import evict_all, reference_of
@@ -57,7 +57,7 @@ class ContextLifetime:
         self.name = name if name is not None else uuid.uuid4().hex
         self._keys = set()
         self._done = False
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._pid = os.getpid()
 
     def __repr__(self) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
+from daskref.background import Background, make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError, LifetimeError
 from daskref.lifetimes.context import ContextLifetime
@@ -17,6 +17,8 @@ from daskref.store import Store
 
 logger = logging.getLogger(__name__)
 
+#: Seconds: the longest wait; a clock may be set.
+_LONGEST = 1e6
 #: Seconds from now, or until when.
 Expiry = float | timedelta | datetime
 
@@ -75,7 +77,7 @@ class LeaseLifetime(ContextLifetime):
     """
 
     _expiry: float
-    _timer: threading.Timer | None
+    _background: Background
     _unleased: bool
 
     def __init__(
@@ -83,11 +85,11 @@ class LeaseLifetime(ContextLifetime):
     ) -> None:
         super().__init__(store, name=name)
         self._expiry = _timestamp(expiry, time.time())
-        self._timer = None
         self._unleased = False
         # held over renewals, so that the last one writes the latest expiry
-        self._renewal = threading.Lock()
-        self._start_timer()
+        self._renewal = make_lock()
+        self._background = Background(self._look, "daskref-lease")
+        self._background.call()
 
     def add_key(self, *keys: Key, store: Store | None = None) -> None:
         """See :meth:`Lifetime.add_key`; writes a lease for each. Blocks."""
@@ -116,13 +118,12 @@ class LeaseLifetime(ContextLifetime):
                 raise LifetimeError(self.name, "it cannot be extended any more")
             self._expiry = _timestamp(expiry, self._expiry)
             keys = list(self._keys)
-        self._start_timer()
+        self._background.call()
         self._renew(keys)
 
     def close(self, *, close_stores: bool = False) -> None:
         """See :meth:`Lifetime.close`. Sweeps what else has expired in the store."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._background.stop()
         atexit.unregister(self._at_exit)
         if not self._done:
             sweep = getattr(self.store.connector, "sweep", None)
@@ -153,24 +154,13 @@ class LeaseLifetime(ContextLifetime):
         if self._pid == os.getpid():
             self._close_quietly()
 
-    def _start_timer(self) -> None:
-        with self._lock:
-            if self._done:
-                return
-            if self._timer is not None:
-                self._timer.cancel()
-            # a timer's own limit is a few hundred years
-            left = min(max(0.0, self._expiry - time.time()), 1e6)
-            self._timer = threading.Timer(left, self._due)
-            self._timer.name = "daskref-lease"
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _due(self) -> None:
-        if time.time() < self._expiry:  # extended meanwhile, or the clock was set
-            self._start_timer()
-        else:
-            self._close_quietly()
+    def _look(self) -> float | None:
+        """Close the lifetime if it is time; else return the seconds until it may be."""
+        left = self._expiry - time.time()  # extended meanwhile, or the clock was set
+        if left > 0:
+            return min(left, _LONGEST)
+        self._close_quietly()
+        return None
 
     def _close_quietly(self) -> None:
         try:

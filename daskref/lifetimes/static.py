@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError, LifetimeError
 from daskref.lifetimes.base import Lifetime, evict_all, reference_of
@@ -53,7 +54,7 @@ class StaticLifetime:
                 self._pid = os.getpid()
                 self._keys = {}
                 self._done = False
-                self._lock = threading.Lock()
+                self._lock = make_lock()
                 register_lifetime_atexit(self)
             return cls._instance
 
@@ -102,7 +103,7 @@ class StaticLifetime:
         return self._done
 
 
-_static_lock = threading.Lock()
+_static_lock = make_lock()
 
 
 def register_lifetime_atexit(

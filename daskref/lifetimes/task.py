@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import Any
 
+from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import LifetimeError
 from daskref.lifetimes.base import reference_of
@@ -64,7 +64,7 @@ class TaskLifetime:
         self._key = future.key
         self._bound = set()
         self._done = False
-        self._lock = threading.Lock()
+        self._lock = make_lock()
 
     def __repr__(self) -> str:
         state = "ended" if self._done else f"{len(self._bound)} objects"

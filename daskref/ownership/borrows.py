@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from daskref.background import make_rlock
 from daskref.exceptions import DaskrefError, OwnershipError
 from daskref.factory import StoreFactory
 from daskref.ownership.factories import factory_of
@@ -66,7 +66,7 @@ class Ownership:
         self.shared = set()
         self.mutable = None
         self.dead: deque[Borrow] = deque()
-        self.lock = threading.RLock()
+        self.lock = make_rlock()
         self._owner: Callable[[], Any] = _nobody
         self._pid = os.getpid()
         if owned.setdefault(factory.reference, self) is not self:

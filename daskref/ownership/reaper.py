@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 
-from daskref.connectors.forks import forget_in_child
+from daskref.background import Background, forget_in_child, make_lock
 
 #: Seconds for which the thread that drops an owner waits for its object to be deleted.
 PATIENCE = 1.0
@@ -28,8 +28,7 @@ class Reaper:
         ``() -> None``: called in a forked child.
     """
 
-    _queue: SimpleQueue[tuple[Callable[[], None] | None, threading.Event | None]]
-    _thread: threading.Thread | None
+    _tasks: deque[tuple[Callable[[], None] | None, threading.Event | None]]
     _owners: int
 
     def __init__(
@@ -38,13 +37,14 @@ class Reaper:
         self._at_exit = at_exit
         self._in_child = in_child
         self._hooked = False
+        self._lock = make_lock()
+        self._background = Background(self._reap, "daskref-ownership")
         self.forget()
+        forget_in_child(self)
 
     def forget(self) -> None:
         """Begin anew, as in a forked child, which owns nothing."""
-        self._queue = SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread = None
+        self._tasks = deque()
         self._owners = 0
         self._in_child()
 
@@ -52,43 +52,42 @@ class Reaper:
         """Take note of an owner."""
         with self._lock:
             self._owners += 1
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="daskref-ownership", daemon=True
-                )
-                self._thread.start()
             if not self._hooked:
                 self._hooked = True
-                forget_in_child(self)
                 atexit.register(self._at_exit)
+        self._background.call()
 
     def end(self) -> None:
         """Take note that an owner's object is being deleted."""
-        self._queue.put((None, None))
+        self._put(None, None)
 
     def put(self, task: Callable[[], None]) -> None:
         """Call something in the thread."""
-        self._queue.put((task, None))
+        self._put(task, None)
 
     def put_and_wait(self, task: Callable[[], None]) -> None:
         """Call something in the thread; wait for it, but not long, nor on a loop."""
         done = threading.Event()
-        self._queue.put((task, done))
+        self._put(task, done)
         if not _on_event_loop():
             done.wait(PATIENCE)
 
-    def _run(self) -> None:
-        while True:
-            task, done = self._queue.get()
+    def _put(
+        self, task: Callable[[], None] | None, done: threading.Event | None
+    ) -> None:
+        self._tasks.append((task, done))
+        self._background.wake()
+
+    def _reap(self) -> float | None:
+        while self._tasks:
+            task, done = self._tasks.popleft()
             if task is not None:
                 task()
             if done is not None:
                 done.set()
             with self._lock:
                 self._owners -= task is None
-                if not self._owners and self._queue.empty():
-                    self._thread = None
-                    return
+        return float("inf") if self._owners else None
 
 
 def _on_event_loop() -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
+from daskref.background import Executor
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
 from daskref.exceptions import DaskrefError
@@ -48,9 +49,7 @@ class Ahead:
         self._fetches = {}
         self._nbytes = 0
         self._closed = False
-        self._executor = ThreadPoolExecutor(
-            _AT_A_TIME, thread_name_prefix="daskref-prefetch"
-        )
+        self._executor = Executor(_AT_A_TIME, "daskref-ahead")
 
     @property
     def nbytes(self) -> int:
@@ -111,4 +110,4 @@ class Ahead:
         for each in (self._waiting, self._fetched, self._uses, self._fetches):
             each.clear()
         self._nbytes = 0
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor.close(cancel=True)

@@ -28,6 +28,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.serialize import Serialized, deserialize
 from tornado.ioloop import PeriodicCallback
 
+from daskref.background import run_apart
 from daskref.config import Settings
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
@@ -108,8 +109,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def _start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         await self._check_workers()
-        loop = asyncio.get_running_loop()
-        self.session = await loop.run_in_executor(None, Session.create, self.settings)
+        self.session = await run_apart(Session.create, self.settings)
         assert self.session.store is not None
         connector = self.session.store.connector
         self._evictions = Evictions(self.session, self._evict_now)
@@ -220,7 +220,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             await self.bindings.close()
             if self.network is not None:
                 self._leave_network()
-            await asyncio.get_running_loop().run_in_executor(None, session.leave)
+            await run_apart(session.leave)
 
     async def retire(self) -> None:
         """Go: the last client did, and nothing is stored; or starting has failed."""

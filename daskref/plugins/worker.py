@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.serialize import Serialize, to_serialize
 
+from daskref.background import run_apart
 from daskref.boundary import Boundary, needs_boundary
 from daskref.codec import Encoded
 from daskref.connectors.base import Key
@@ -93,8 +94,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         self._spares = Spares(worker.data.__contains__, worker.loop.add_callback)
         secrets = await worker.scheduler.daskref_secrets()
         info = replace(pickle.loads(self._info), secrets=secrets)
-        loop = asyncio.get_running_loop()
-        session = self.session = await loop.run_in_executor(None, Session.join, info)
+        session = self.session = await run_apart(Session.join, info)
         self.threshold = session.info.settings.threshold
         self._on_completion = session.info.settings.results == "on-completion"
         self._raises = session.info.settings.on_failure == "raise"
@@ -153,8 +153,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         if worker.status.name not in ("closing", "closed"):
             await self._reveal_data(worker)
             await let_go(worker)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self.session.leave)
+        await run_apart(self.session.leave)
 
     async def _reveal_data(self, worker: Worker) -> None:
         for key in list(worker.data):

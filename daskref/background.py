@@ -1,0 +1,307 @@
+"""What runs beside the program: over forks, and while the interpreter ends.
+
+All that daskref runs in threads is started here, so that two rules hold everywhere:
+
+- A forked child has none of its parent's threads, and whatever they held at that moment
+  stays held. There, locks are free again, and threads start on their next use.
+- While the interpreter ends, no thread can be started any more; atexit handlers, Dask's
+  own among them, run all the same. What would run in a new thread runs in its caller
+  then. No thread of ours keeps the interpreter from ending.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from asyncio import wrap_future
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+_IDLE = 5.0
+
+
+class Forgetful(Protocol):
+    """What holds threads, descriptors, sockets or mappings that are the parent's."""
+
+    def forget(self) -> None:
+        """Give up what is the parent's. Runs in the child, before anything else."""
+
+
+_known: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_functions: list[Callable[[], None]] = []
+
+
+def _in_child() -> None:
+    for lock in list(_locks):
+        lock._at_fork_reinit()  # as Python's own modules do with theirs
+    for function in _functions:
+        function()
+    for each in list(_known):
+        each.forget()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def forget_in_child(each: Forgetful) -> None:
+    """Call ``each.forget()`` in every child that is forked while it lives."""
+    _known.add(each)
+
+
+def run_in_child(function: Callable[[], None]) -> Callable[[], None]:
+    """Call a function in every forked child: for a module's state. A decorator."""
+    _functions.append(function)
+    return function
+
+
+def make_lock() -> threading.Lock:
+    """Return a lock that is free in a forked child, whoever held it."""
+    lock = threading.Lock()
+    _locks.add(lock)
+    return lock
+
+
+def make_rlock() -> Any:
+    """Return a reentrant lock that is free in a forked child, whoever held it."""
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def start_thread(target: Callable[[], object], name: str) -> threading.Thread | None:
+    """Start a thread; ``None`` while the interpreter ends, when there are no more."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
+class Background:
+    """One thread that does something again and again, while there is anything to do.
+
+    Parameters
+    ----------
+    work
+        ``() -> seconds`` until it is called again, at the latest; ``None`` if there is
+        nothing more to do: the thread ends until the next :meth:`start`. It sees to its
+        own errors.
+    name
+        Of the thread.
+
+    Notes
+    -----
+    Thread-safe. In a forked child there is no thread until :meth:`start` is called.
+    """
+
+    _thread: threading.Thread | None
+    _calls: SimpleQueue[None]
+
+    def __init__(self, work: Callable[[], float | None], name: str) -> None:
+        self._work = work
+        self._name = name
+        self._lock = make_lock()
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have no thread, in a forked child."""
+        self._thread = None
+        self._calls = SimpleQueue()
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a thread."""
+        return self._thread is not None
+
+    def start(self, after: float = 0.0) -> bool:
+        """Have a thread; False if there can be none any more.
+
+        Parameters
+        ----------
+        after
+            Seconds until the thread works for the first time.
+        """
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._start(after)
+        return self._thread is not None
+
+    def call(self) -> bool:
+        """Have the work done soon, in a thread; False if there can be none any more."""
+        # 1. The thread finds nothing to do. 2. There is something, and it is called.
+        # 3. It ends. So it looks whether it was called, under the lock.
+        with self._lock:
+            if self._thread is None:
+                self._start(0.0)
+            else:
+                self._calls.put(None)
+            return self._thread is not None
+
+    def _start(self, after: float) -> None:
+        calls = self._calls = SimpleQueue()
+        self._thread = start_thread(lambda: self._run(calls, after), self._name)
+
+    def wake(self) -> None:
+        """Let the thread work at once. For finalizers too: takes no lock."""
+        self._calls.put(None)
+
+    def _run(self, calls: SimpleQueue[None], seconds: float | None) -> None:
+        while True:
+            if seconds is None:
+                with self._lock:
+                    if calls is self._calls and calls.empty():
+                        self._thread = None
+                        return
+                seconds = 0.0
+            _wait(calls, seconds)
+            if calls is not self._calls:
+                return
+            seconds = self._work()
+
+    def stop(self, timeout: float = 0.0) -> None:
+        """End the thread; wait for it for so many seconds. A second call is silent."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            calls, self._calls = self._calls, SimpleQueue()
+            calls.put(None)
+        if thread is not None and timeout and thread is not threading.current_thread():
+            thread.join(timeout)
+
+
+def _wait(calls: SimpleQueue[None], seconds: float) -> None:
+    """Wait for a call; take all that have come."""
+    try:
+        calls.get(timeout=None if seconds == float("inf") else seconds)
+        while True:
+            calls.get_nowait()
+    except Empty:
+        pass
+
+
+class Executor:
+    """Threads for what blocks: as many as there is work for, up to a limit.
+
+    Parameters
+    ----------
+    threads
+        How many there may be. They end when there was nothing to do for a while.
+    name
+        Of the threads.
+    idle
+        Seconds for which a thread waits for more work.
+
+    Notes
+    -----
+    Thread-safe. Unlike those of :mod:`concurrent.futures` it works in a forked child,
+    where it has nothing to do yet, and while the interpreter ends.
+    """
+
+    _queue: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None]
+    _threads: int
+    _unfinished: int
+    _closed: bool
+
+    def __init__(self, threads: int, name: str, idle: float = _IDLE) -> None:
+        self._most = threads
+        self._idle = idle
+        self._name = name
+        self._closed = False
+        self._lock = make_lock()
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have no threads and nothing to do, in a forked child."""
+        self._queue = SimpleQueue()
+        self._threads = self._unfinished = 0
+
+    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        """Call a function in a thread.
+
+        Raises
+        ------
+        RuntimeError
+            If the executor was closed.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"the executor {self._name!r} was closed")
+            self._unfinished += 1
+            if self._unfinished > self._threads and self._threads < self._most:
+                queue = self._queue
+                if start_thread(lambda: self._run(queue), self._name) is not None:
+                    self._threads += 1
+            if there_are_threads := self._threads > 0:
+                self._queue.put((future, function, args))
+        if not there_are_threads:
+            self._call(future, function, args)
+        return future
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function off the event loop. Raises as :meth:`submit` does."""
+        return await wrap_future(self.submit(function, *args))
+
+    def _run(self, queue: SimpleQueue[Any]) -> None:
+        while True:
+            try:
+                work = queue.get(timeout=self._idle)
+            except Empty:
+                work = None
+            if work is not None:
+                self._call(*work)
+                del work  # values live no longer for being the last
+                continue
+            with self._lock:
+                if queue.empty() or self._closed:
+                    self._threads -= 1
+                    return
+
+    def _call(
+        self, future: Future[T], function: Callable[..., T], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = function(*args)
+                except BaseException as exc:
+                    future.set_exception(exc)
+                else:
+                    future.set_result(result)
+        finally:
+            with self._lock:  # in a forked child it was none of this executor's
+                self._unfinished = max(0, self._unfinished - 1)
+
+    def close(self, cancel: bool = False) -> None:
+        """Take nothing more; a second call is silent.
+
+        Parameters
+        ----------
+        cancel
+            Whether what has not begun is cancelled. Otherwise it is done.
+        """
+        with self._lock:
+            self._closed = True
+            while cancel and not self._queue.empty():
+                if (work := self._queue.get_nowait()) is not None:
+                    work[0].cancel()
+                    self._unfinished -= 1
+            for _ in range(self._threads):
+                self._queue.put(None)
+
+
+_apart = Executor(8, "daskref-apart")
+
+
+async def run_apart(function: Callable[..., T], *args: Any) -> T:
+    """Call a function off the event loop that belongs to no session's executor."""
+    return await _apart.run(function, *args)
