@@ -35,6 +35,7 @@ from daskref.plugins.sealing import seal
 from daskref.reference import Reference
 from daskref.rpc import Connections
 from daskref.session import Session, SessionInfo
+from daskref.signing import secret_of, told_here
 from daskref.visiting import Visit
 
 
@@ -48,6 +49,7 @@ class Attachment:
         self.holdings = Holdings(session, self.send, self._call_soon)
         self.lending = Lending(self.send)
         self.lifetimes = BoundLifetimes()
+        self._told_keys: set[str] = set()
         self._client = client
         self._threshold = (
             None
@@ -158,6 +160,18 @@ class Attachment:
         ]
         if objects:
             self.send({"op": "daskref-scattered", "objects": objects})
+
+    def tell_keys(self) -> None:
+        """Hand the signing keys of the user's own stores to the cluster, each once."""
+        if told_here.keys() <= self._told_keys:
+            return
+        names = told_here.keys() - self._told_keys
+        self._told_keys |= names
+        keys: dict[str, Any] = {}
+        for name in names - {self.session.info.store.name}:
+            keys |= secret_of(name, told_here[name])
+        if keys:
+            self.send({"op": "daskref-keys", "keys": keys})
 
     def keep(self, value: Any) -> None:
         """Keep a gathered value in the store while it lives: it may be sent again."""

@@ -179,6 +179,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     def _send_packed(self, packed: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         state = self._daskref
         assert state is not None
+        state.tell_keys()
         if isinstance(packed, GraphExpr) and kwargs.get("internal_priority"):
             # what several tasks of a `map` share comes first
             more = dict.fromkeys(packed.operand("dsk"), 0)

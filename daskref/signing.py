@@ -22,7 +22,7 @@ import hashlib
 import hmac
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from daskref.codec import Encoded
@@ -62,8 +62,8 @@ class Signer:
     store
         Name of the store.
     key
-        At least 16 bytes that only those know who may write. ``None``: they are not
-        known here, and nothing can be signed or checked.
+        At least 16 bytes that only those know who may write. ``None``: what this
+        process knows, or can find out, when something is signed or checked.
 
     Raises
     ------
@@ -151,6 +151,8 @@ class Signer:
 
     def _signature(self, pieces: list[Buffer]) -> bytes | None:
         if self._key is None:
+            self._key = known_key(self._store) or _ask(self._store)
+        if self._key is None:
             return None
         made = hmac.new(self._key, digestmod="sha256")
         for piece in pieces:
@@ -179,6 +181,24 @@ def is_signed(data: memoryview) -> bool:
 
 # Keys, by store: kept with the credentials of connectors, and handed on like them.
 
+#: Of stores that this process was told by its user. A client hands them to its cluster.
+told_here: dict[str, bytes] = {}
+#: ``(store) -> key or None``: who can be asked for a key, in order. May block.
+_askers: list[Callable[[str], bytes | None]] = []
+
+
+def add_asker(asker: Callable[[str], bytes | None]) -> Callable[[], None]:
+    """Ask somebody for keys that are not known here; return what ends that."""
+    _askers.append(asker)
+    return lambda: _askers.remove(asker)
+
+
+def _ask(store: str) -> bytes | None:
+    for asker in list(_askers):
+        if (key := asker(store)) is not None:
+            return key
+    return None
+
 
 def new_key() -> bytes:
     """Return a random key."""
@@ -196,12 +216,14 @@ def remember_key(store: str, key: bytes) -> None:
         Its ``signing_key``. Bring it here over a channel that you trust.
     """
     Signer(store, key)  # checks it
+    told_here[store] = key
     for place, secret in secret_of(store, key).items():
         remember(place, secret)
 
 
 def forget_key(store: str) -> None:
     """Forget the key of a store. Silent if it is not known."""
+    told_here.pop(store, None)
     forget(_place(store))
 
 

@@ -62,9 +62,17 @@ def entries(*directories: Path) -> set[Path]:
 
 def sessions(paths: set[Path]) -> set[str]:
     """Return the ids of the sessions that these files belong to."""
-    found = {re.fullmatch(r"\.?daskref-\d+-([0-9a-f]+).*", p.name) for p in paths}
+    names = {p.name if ".spill" not in p.name else _session_of(p) for p in paths}
+    found = {re.fullmatch(r"\.?daskref-\d+-([0-9a-f]+).*", name) for name in names}
     assert None not in found, paths
     return {match[1] for match in found if match}
+
+
+def _session_of(path: Path) -> str:
+    """Return the name of the session that spills there; its own if that is gone."""
+    with suppress(OSError, ValueError):
+        return Path(json.loads((path / "identity").read_bytes())["session"]).name
+    return path.name
 
 
 # Clusters that are killed.

@@ -15,15 +15,17 @@ from urllib.parse import quote
 import pytest
 
 import daskref
-from daskref.connectors import LocalConnector
+from daskref.connectors import FileConnector, LocalConnector
 from daskref.exceptions import DaskrefError
 from daskref.plugins.sealing import give_pad, seal, unseal
+from daskref.store import Store
 from tests.connectors.redisservers import SECRET, RedisServer
 from tests.utils import large, processes, start_scheduler, start_worker
 
 #: All that daskref and Dask log.
 LOUD = {"DASK_LOGGING__DASKREF": "debug", "DASK_LOGGING__DISTRIBUTED": "debug"}
 USER = "mallory-is-secret"
+KEY = bytes(range(65, 97))
 
 
 class Failing(LocalConnector):
@@ -145,6 +147,11 @@ def test_a_session_that_starts_tells_no_credentials(spec, tmp_path):
             client.submit(fail, future).result(30)
         with pytest.raises(ValueError, match="bytes"):
             client.run(fail, large())
+        own = stack.enter_context(
+            Store("own", FileConnector(tmp_path / "own"), signing_key=KEY)
+        )
+        proxy = own.proxy(large(), populate_target=False)
+        assert client.submit(total, proxy).result(30)
         made = client.submit(large, 2.0)
         assert made.result(30).sum()
         client.restart(wait_for_workers=False)
@@ -160,7 +167,7 @@ def test_a_session_that_starts_tells_no_credentials(spec, tmp_path):
     }
     assert all(texts.values())
     assert values
-    check(texts, *(each for each in values if len(each) > 8))
+    check(texts, KEY.hex(), repr(KEY), *(each for each in values if len(each) > 8))
 
 
 def test_a_scheduler_that_does_not_start_tells_no_credentials():

@@ -71,7 +71,7 @@ def read(store: Store, key: Any) -> bytes:
 @pytest.fixture(
     params=["file", *(pytest.param(x, marks=pytest.mark.slow) for x in ("redis", "s3"))]
 )
-def client(request: Any, tmp_path: Path) -> Iterator[Any]:
+def attacked(request: Any, tmp_path: Path) -> Iterator[Any]:
     """A client whose values go through a store that others may write to."""
     spec = f"file://{tmp_path}/shared"
     if request.param == "redis":
@@ -114,7 +114,8 @@ def attack(client: Any, marker: Path, known: Any = ()) -> str:
     return str(key[0])
 
 
-def test_an_attacker_who_can_write_to_the_store_runs_nothing(client, tmp_path):
+def test_an_attacker_who_can_write_to_the_store_runs_nothing(attacked, tmp_path):
+    client = attacked
     marker = tmp_path / "marker"
     one, two = client.scheduler_info(n_workers=-1)["workers"]
     future = client.scatter(large())
@@ -377,3 +378,53 @@ def test_stores_of_other_makes_are_signed_too(tmp_path):
 def test_what_is_signed_does_not_grow_with_the_data(nbytes):
     assert encode(np.zeros(nbytes // 8)).head_nbytes < 512
     assert encode({"a": np.zeros(nbytes // 8), "b": 1}).head_nbytes < 512
+
+
+def put_again(proxy: Any) -> Any:
+    """Read on a worker, and write through the store of a proxy."""
+    store = daskref.get_store(proxy)
+    assert store is not None
+    return store.proxy(np.asarray(proxy) + 1, populate_target=False)
+
+
+def test_workers_learn_the_key_of_a_clients_store(client, tmp_path):
+    connector = FileConnector(tmp_path / "own")
+    name = f"own-{os.urandom(4).hex()}"
+    with Store(name, connector, register=True, signing_key=KEY) as store:
+        proxy = store.proxy(np.arange(1000.0), populate_target=False)
+        assert client.submit(total, proxy).result(30) == 499_500
+        again = client.submit(put_again, proxy).result(30)
+        assert total(daskref.extract(again)) == 500_500
+        marker = tmp_path / "marker"
+        proxy = store.proxy(np.ones(1000), populate_target=False)
+        key = reference_of(proxy).key
+        replace(store, key, evil(marker, key.nbytes))
+        assert "not signed" in str(client.submit(total, proxy).exception(30))
+        assert not marker.exists()
+
+
+def test_a_worker_that_cannot_see_the_store_checks_what_it_is_sent(tmp_path):
+    session = Session.create(Settings.read(connector=f"file://{tmp_path}"))
+    try:
+        reference = session.put(large())
+        relay = Relayed(session.store.connector)
+        with Store("relay", relay, signing_key=session.signing_key) as store:
+            assert store.get_reference(reference).sum() == large().sum()
+            marker = tmp_path / "marker"
+            replace(session.store, reference.key, evil(marker, reference.key.nbytes))
+            with pytest.raises(SignatureError, match="not signed"):
+                store.get_reference(reference)
+            assert not marker.exists()
+    finally:
+        session.leave()
+
+
+class Relayed(LocalConnector):
+    """Stands for the connector of a worker that others read for."""
+
+    def __init__(self, connector: Any) -> None:
+        super().__init__()
+        self._other = connector
+
+    def get(self, key: Any) -> Any:
+        return self._other.get(key)

@@ -323,8 +323,7 @@ def _sweep(path: str) -> bool:
 
 def _remove_abandoned(path: str) -> None:
     # Without a lock file: half-made, half-removed, or no session at all.
-    name = os.path.basename(path)
-    if not name.startswith(".") or ".spill" in name:
+    if not os.path.basename(path).startswith(".") or ".spill-" in path:
         return
     with suppress(OSError):
         # Empty: if it is just being made, its maker tries again.

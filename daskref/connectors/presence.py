@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -134,9 +135,18 @@ def remove_spill(path: str, nonce: str | None) -> None:
     root, name = os.path.split(path)
     for found in own_directories(root):
         there = os.path.basename(found)
-        known = read_identity(found).get("nonce", nonce if there == name else None)
-        if ".spill" in there and known is not None and known == nonce:
+        ours = there == name or there.startswith(hidden_spill(name))
+        if ours and read_identity(found).get("nonce", nonce) == nonce:
             remove_whole(found, "identity")
+
+
+def hidden_spill(name: str) -> str:
+    """Return what the name begins with that a directory has on disk while it is made.
+
+    Who sees it cannot tell *name* from it, and so cannot be there first.
+    """
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return f".daskref-{os.geteuid()}-{digest}.spill-"
 
 
 def make_presence(

@@ -20,6 +20,7 @@ from daskref.connectors.directory import SessionDirectory
 from daskref.connectors.locks import write_whole
 from daskref.connectors.presence import (
     check_private,
+    hidden_spill,
     own_directories,
     read_identity,
     read_own,
@@ -75,7 +76,8 @@ def make_spill(session: SessionDirectory, root: str) -> str:
     if found := find_spill(session):
         return found
     path = _record(session, root)
-    hidden = os.path.join(os.path.dirname(path), f".{_new_name()}")
+    folder, name = os.path.split(path)
+    hidden = os.path.join(folder, hidden_spill(name) + secrets.token_hex(4))
     os.mkdir(hidden, 0o700)
     identity = {
         "nonce": session.nonce,
@@ -102,15 +104,12 @@ def _recorded(session: SessionDirectory) -> str | None:
         return None
 
 
-def _new_name() -> str:
-    return f"daskref-{os.geteuid()}-{secrets.token_hex(16)}.spill"
-
-
 def _record(session: SessionDirectory, root: str) -> str:
     """Say in the session where the directory will be, once for all processes."""
     if recorded := _recorded(session):
         return recorded
-    path = os.path.join(os.path.abspath(root), _new_name())
+    name = f"daskref-{os.geteuid()}-{secrets.token_hex(16)}.spill"
+    path = os.path.join(os.path.abspath(root), name)
     part = os.path.join(session.path, f".spill-{secrets.token_hex(4)}")
     write_whole(part, path.encode())
     try:

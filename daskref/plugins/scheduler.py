@@ -89,6 +89,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._clients: set[str] = set()
         self._unreachable: dict[str, str] = {}
         self._puts = 0
+        self._keys: dict[str, dict[str, dict[str, str]]] = {}
         self._lost = LostResults(self.holders, self._evict)
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
@@ -130,6 +131,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-counters": self._reports.add,
                 "daskref-unreachable": self.on_unreachable,
                 "daskref-read": self.on_read,
+                "daskref-keys": self.on_keys,
                 "daskref-bind": self.bindings.bind,
                 "daskref-unbind": self.bindings.unbind,
                 "daskref-lend": self.lender.lend,
@@ -280,6 +282,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Release what the client held."""
         self._clients.discard(client)
+        self._keys.pop(client, None)
         self._evict(self.holders.release(Holder("client", client)))
         self.lender.remove_client(client)
         if self.network is not None:
@@ -395,8 +398,17 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         return True
 
     def secrets(self) -> dict[str, dict[str, str]]:
-        """Return what opens the store, for a worker that joins."""
-        return self.info.secrets
+        """Return what opens the store, for a worker that joins, and signing keys."""
+        found = dict(self.info.secrets)
+        for keys in self._keys.values():
+            found |= keys
+        return found
+
+    def on_keys(self, client: str, keys: dict[str, dict[str, str]]) -> None:
+        """Take note of the signing keys of a client's own stores, for workers."""
+        self._keys.setdefault(client, {}).update(keys)
+        if client not in self.scheduler.clients:  # it has left meanwhile
+            self._keys.pop(client)
 
     def reachable(self) -> list[str]:
         """Return the workers that can see the store."""

@@ -23,6 +23,7 @@ import logging
 import pickle
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ from daskref.plugins.serving import Serving
 from daskref.proxy import Proxy, get_factory, is_proxy
 from daskref.rpc import FAMILY, Connections
 from daskref.session import Session
+from daskref.signing import add_asker, known_key
 from daskref.spares import Spares
 from daskref.store import Store
 from daskref.stores import register_store, unregister_store
@@ -121,6 +123,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
                     "reason": "it takes no part in the store; its own log says why",
                 }
             )
+        self._undo.append(add_asker(self._ask_key))
         self._replace_handler("get_data", self.get_data)
         self._replace_handler("actor_execute", self.actor_execute)
         self._replace_handler("actor_attribute", self.actor_attribute)
@@ -134,6 +137,19 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             "get_process_memory",
             private_memory(worker.monitor.get_process_memory),
         )
+
+    def _ask_key(self, store: str) -> bytes | None:
+        """Ask the scheduler for the signing key of a store of a client's. Blocks."""
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            return None  # which must not wait for itself
+        asked = asyncio.run_coroutine_threadsafe(
+            self.worker.scheduler.daskref_secrets(), self.worker.loop.asyncio_loop
+        )
+        try:
+            return known_key(store, asked.result(self.session.info.settings.timeout))
+        except (OSError, TimeoutError):
+            return None
 
     async def _begin_serving(self, serving: Serving) -> None:
         try:
