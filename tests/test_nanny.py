@@ -1,48 +1,120 @@
-"""Memory limits: shared pages are not the worker's own."""
+"""Memory limits: pages of objects are not the worker's own."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dask
+import distributed
 import numpy as np
+import psutil
 import pytest
 from distributed import LocalCluster
 from tornado.ioloop import PeriodicCallback
 
 import daskref
-from daskref.connectors import SharedMemoryConnector
+from daskref.connectors import FileConnector, SharedMemoryConnector
 from daskref.plugins.bootstrap import nanny_plugin_bytes
-from daskref.plugins.nanny import MemoryNannyPlugin, private_memory, shared_nbytes
-from daskref.store import Store
+from daskref.plugins.nanny import MemoryNannyPlugin
+from daskref.plugins.ownmemory import OwnMemory
 from tests.utils import status_kib, wait_until
 
+MIB = 2**20
 
-def test_shared_pages_are_told_from_others() -> None:
-    with Store("nanny", SharedMemoryConnector()) as store:
-        before = shared_nbytes()
-        reference = store.put_reference(np.ones(4 << 20))  # 32 MiB
-        x = store.get_reference(reference)
-        assert float(x.sum()) == 4 << 20
-        after = shared_nbytes()
-        assert after - before >= x.nbytes
-        assert shared_nbytes(os.getpid()) == pytest.approx(after, rel=0.2)
-        x += 1  # a copy of its own now
-        assert shared_nbytes() - before < x.nbytes * 1.1
+
+def own() -> int:
+    return OwnMemory().of(psutil.Process().memory_info().rss)
+
+
+def connector(kind: str, path: Path) -> Any:
+    if kind == "file":
+        return FileConnector(path)
+    budget = "1 B" if kind == "spill" else 0.8
+    return SharedMemoryConnector(budget=budget, spill_directory=path)
+
+
+@pytest.mark.parametrize("kind", ["shm", "spill", "file"])
+def test_an_objects_pages_are_not_the_readers_own(kind: str, tmp_path: Path) -> None:
+    with connector(kind, tmp_path) as store:
+        key = store.put(np.ones(64 * MIB, "u1"))
+        before = own()
+        x = np.frombuffer(store.get(key), "u1")
+        assert int(x.sum()) == 64 * MIB
+        assert abs(own() - before) < 16 * MIB
+        x[: 32 * MIB] = 2  # copies: its own now
+        assert 24 * MIB < own() - before < 48 * MIB
+        store.evict(key)
+        assert 24 * MIB < own() - before < 48 * MIB  # of a file that was deleted
         del x
 
 
+@pytest.mark.parametrize("of", ["nobody", "file"])
+def test_memory_that_a_task_shares_is_its_own(of: str, tmp_path: Path) -> None:
+    with SharedMemoryConnector() as store:
+        key = store.put(np.ones(8 * MIB, "u1"))
+        x = np.frombuffer(store.get(key), "u1")
+        assert int(x.sum()) == 8 * MIB
+        before = own()
+        if of == "nobody":
+            mapped = mmap.mmap(-1, 64 * MIB)
+        else:
+            with open(tmp_path / "data", "w+b") as file:
+                file.truncate(64 * MIB)
+                mapped = mmap.mmap(file.fileno(), 64 * MIB)
+        view = np.frombuffer(mapped, "u1")
+        view[:] = 1
+        assert own() - before > 60 * MIB
+        del x, view
+        mapped.close()
+
+
+def test_counts_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    maps = b"7f0000000000-7f0000200000 rw-p 0 0:1 1 /dev/shm/d/%s\n"
+    ours = maps % b"01234567-0123456789abcdef01234567"
+    shared, resident = 1024, 1024
+    files = {
+        "maps": lambda: ours,
+        "status": lambda: b"RssFile:\t 0 kB\nRssShmem:\t %d kB\n" % shared,
+        "smaps": lambda: ours + b"Rss: %d kB\nAnonymous: 24 kB\n" % resident,
+    }
+
+    def read(self: OwnMemory, name: str) -> bytes:
+        reads.append(name)
+        return files[name]()
+
+    monkeypatch.setattr(OwnMemory, "_read", read)
+    now = 0.0
+
+    def monotonic() -> float:  # each count takes a second
+        nonlocal now
+        now += 1
+        return now
+
+    monkeypatch.setattr("daskref.plugins.ownmemory.time.monotonic", monotonic)
+    memory = OwnMemory()
+    assert memory.of(4096 * 1024) == (4096 - 1000) * 1024
+    for _ in range(100):
+        memory.of(4096 * 1024)
+    assert reads.count("smaps") == 1  # nothing has changed
+    shared = 1536
+    assert memory.of(4096 * 1024) == (4096 - 1512) * 1024  # taken for the session's
+    assert reads.count("smaps") == 1
+    now += 100
+    assert memory.of(4096 * 1024) == (4096 - 1000) * 1024  # it was not
+    assert reads.count("smaps") == 2
+    ours = maps % b"data"
+    assert memory.of(4096 * 1024) == 4096 * 1024
+    assert reads.count("smaps") == 2
+
+
 def test_a_process_that_is_gone_has_none() -> None:
-    assert shared_nbytes(2**22 + 1) == 0
-
-
-def test_private_memory(monkeypatch: Any) -> None:
-    monkeypatch.setattr("daskref.plugins.nanny.shared_nbytes", lambda: 600)
-    assert private_memory(lambda: 1000)() == 400
-    assert private_memory(lambda: 500)() == 0  # read at two moments
+    assert OwnMemory(2**22 + 1).of(10) == 10
 
 
 class TestPlugin:
@@ -174,6 +246,30 @@ def test_a_worker_over_its_limit_by_its_own_data_does_not() -> None:
         future = client.submit(_fill, pure=False)
         wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the worker's end")
         future.cancel()
+        del future
+
+
+@pytest.mark.slow
+def test_a_worker_with_shared_memory_of_its_own_is_seen() -> None:
+    def seen() -> tuple[int, int]:
+        mapped = mmap.mmap(-1, 400 * MIB)
+        np.frombuffer(mapped, "u1")[:] = 1
+        worker = distributed.get_worker()
+        return psutil.Process().memory_info().rss, worker.monitor.get_process_memory()
+
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            memory_limit="1 GB",
+            dashboard_address=":0",
+        ) as cluster,
+        daskref.Client(cluster) as client,
+    ):
+        future = client.scatter(np.ones(8 * MIB))
+        resident, own = client.submit(lambda x: (x.sum(), seen())[1], future).result()
+        assert own > 400 * MIB
+        assert resident - own > 32 * MIB  # the argument
         del future
 
 

@@ -1,6 +1,6 @@
-"""Memory limits: shared pages are not the worker's own.
+"""Memory limits: pages of objects are not the worker's own.
 
-Dask judges a worker by its resident set, which includes every shared-memory page that
+Dask judges a worker by its resident set, which includes every page of an object that
 it has mapped. A worker that only reads shared data would be paused, or killed.
 
 Private Dask names used here, checked by ``tests/test_private_names.py``:
@@ -23,33 +23,21 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from distributed.diagnostics.plugin import NannyPlugin
 
+from daskref.plugins.ownmemory import OwnMemory
+
 if TYPE_CHECKING:
     from distributed.nanny import Nanny
 
 
-def shared_nbytes(pid: int | str = "self") -> int:
-    """Return how much shared memory a process has resident, in bytes.
-
-    From ``RssShmem`` in ``/proc/<pid>/status``; 0 where there is no such thing.
-    """
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("RssShmem:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
-
-
-def private_memory(resident: Callable[[], int]) -> Callable[[], int]:
+def own_memory(resident: Callable[[], int]) -> Callable[[], int]:
     """Wrap a function that returns this process's resident memory in bytes."""
+    memory = OwnMemory()
 
     @functools.wraps(resident)
-    def private() -> int:
-        return max(0, resident() - shared_nbytes())
+    def own() -> int:
+        return memory.of(resident())
 
-    return private
+    return own
 
 
 class MemoryNannyPlugin(NannyPlugin):  # type: ignore[misc]
@@ -57,6 +45,8 @@ class MemoryNannyPlugin(NannyPlugin):  # type: ignore[misc]
 
     name = "daskref"
     _check: Callable[[], Any] | None = None
+    #: Of the worker with this process id.
+    _memory: tuple[int, OwnMemory] | None = None
 
     def setup(self, nanny: Nanny) -> None:
         """Put our check before the nanny's."""
@@ -76,15 +66,18 @@ class MemoryNannyPlugin(NannyPlugin):  # type: ignore[misc]
         if self._check is not None:
             nanny.periodic_callbacks["memory_monitor"].callback = self._check
 
-    @staticmethod
-    def _exceeds(nanny: Nanny) -> bool:
+    def _exceeds(self, nanny: Nanny) -> bool:
         manager = nanny.memory_manager
         process = nanny.process and nanny.process.process
         if process is None or process.pid is None:
             return False
+        limit = manager.memory_limit * manager.memory_terminate_fraction
         try:
             resident = psutil.Process(process.pid).memory_info().rss
         except psutil.Error:
             return False
-        own = resident - shared_nbytes(process.pid)
-        return bool(own > manager.memory_limit * manager.memory_terminate_fraction)
+        if resident <= limit:  # whatever is its own
+            return False
+        if self._memory is None or self._memory[0] != process.pid:
+            self._memory = process.pid, OwnMemory(process.pid)
+        return bool(self._memory[1].of(resident) > limit)

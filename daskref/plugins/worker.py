@@ -45,7 +45,7 @@ from daskref.factory import StoreFactory
 from daskref.family import register_family
 from daskref.leaves import is_small
 from daskref.places import registered, secrets_of, tell
-from daskref.plugins.nanny import private_memory
+from daskref.plugins.nanny import own_memory
 from daskref.plugins.peek import peek
 from daskref.plugins.relay import RelayConnector, fetch
 from daskref.plugins.served import ServedComm
@@ -135,7 +135,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         self._replace(
             worker.monitor,
             "get_process_memory",
-            private_memory(worker.monitor.get_process_memory),
+            own_memory(worker.monitor.get_process_memory),
         )
 
     def _ask_key(self, store: str) -> bytes | None:
