@@ -96,7 +96,7 @@ class Stores:
     hosts
         On which.
     security
-        ``"clear"`` or ``"curve"``.
+        ``"clear"`` or ``"tls"``.
     """
 
     #: The agents in the order of the hosts, and where each host serves.

@@ -29,8 +29,8 @@ class Setting:
     """What is measured, and how."""
 
     nbytes: int
-    #: ``"clear"`` or ``"curve"``.
-    security: str = "curve"
+    #: ``"clear"`` or ``"tls"``.
+    security: str = "clear"
     #: Bound on each link; ``None`` for none.
     mbit: float | None = 200.0
     rounds: int = 3

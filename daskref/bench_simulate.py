@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--mbit", type=float, default=200.0, help="bound on each link; 0 for none"
     )
-    parser.add_argument("--security", choices=("curve", "clear"), default="curve")
+    parser.add_argument("--security", choices=("clear", "tls"), default="clear")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--no-dask", action="store_true", help="check with the connector alone"

@@ -237,7 +237,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
     "shm_budget": ("shm.budget", parse_share),
     "shm_recycle": ("shm.recycle", parse_share),
     "prefetch": ("prefetch", parse_size),
-    "security_transport": ("security.transport", _one_of("curve", "clear")),
+    "security_transport": ("security.transport", _one_of("auto", "tls", "clear")),
     "security_sign": ("security.sign", _parse_switch),
     "zmq_interface": ("zmq.interface", _parse_interface),
     "zmq_port": ("zmq.port", _parse_port),
@@ -280,7 +280,7 @@ class Settings:
     shm_recycle: Share
     #: Bytes; 0: off.
     prefetch: int
-    #: ``"curve"`` or ``"clear"``.
+    #: ``"auto"``, ``"tls"`` or ``"clear"``.
     security_transport: str
     #: ``"auto"``, ``"true"`` or ``"false"``.
     security_sign: str

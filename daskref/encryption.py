@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.config
 
@@ -11,7 +11,12 @@ from daskref.connectors.base import Connector
 from daskref.connectors.registry import load_class
 from daskref.exceptions import ConfigError
 
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
 _REQUIRE = "distributed.comm.require-encryption"
+#: Dask's protocols that encrypt.
+_ENCRYPTED = {"tls", "wss"}
 
 
 def is_encryption_required(security: Any = None) -> bool:
@@ -25,6 +30,31 @@ def is_encryption_required(security: Any = None) -> bool:
     """
     configured = dask.config.get(_REQUIRE, None)
     return bool(configured or getattr(security, "require_encryption", False))
+
+
+def choose_transport(transport: str, scheduler: Scheduler) -> str:
+    """Return how hosts are to transfer objects: what was said, or as Dask does it.
+
+    Parameters
+    ----------
+    transport
+        ``"auto"``, ``"tls"`` or ``"clear"``.
+    scheduler
+        The cluster's, which listens.
+
+    Returns
+    -------
+    str
+        ``"tls"`` or ``"clear"``.
+    """
+    if transport != "auto":
+        return transport
+    addresses = [listener.contact_address for listener in scheduler.listeners]
+    encrypted = any(
+        address.partition("://")[0] in _ENCRYPTED for address in addresses
+    ) or is_encryption_required(scheduler.security)
+    # Before it listens, nobody knows: as safe as may be.
+    return "tls" if encrypted or not addresses else "clear"
 
 
 def check_transport(connector: Connector, require_encryption: bool) -> None:
@@ -49,9 +79,9 @@ def check_transport(connector: Connector, require_encryption: bool) -> None:
             raise ConfigError(
                 "daskref.security.transport",
                 "clear",
-                f'"curve", since {_REQUIRE} is set (or the security of the cluster '
-                "requires encryption): with `clear`, values would cross the network "
-                "unencrypted",
+                f'"tls" or "auto", since {_REQUIRE} is set (or the security of the '
+                "cluster requires encryption): with `clear`, values would cross the "
+                "network unencrypted",
             )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,10 +30,18 @@ from daskref.storemetrics import Operation, StoreMetrics
 #: The store's own: who reads the log need not know of this module.
 logger = logging.getLogger("daskref.store")
 
+_spent = threading.local()
+
 #: ``(bytes) -> object``
 Load = Callable[[Any], Any]
 #: ``(object) -> bytes``
 Dump = Callable[[Any], Any]
+
+
+def seconds_in_connectors() -> float:
+    """Return the seconds that this thread has spent in all on reading stored bytes."""
+    spent: float = getattr(_spent, "seconds", 0.0)
+    return spent
 
 
 class Written(NamedTuple):
@@ -379,6 +389,7 @@ class ObjectIO:
     ) -> Any:
         operation = Operation()
         with metered("daskref-get"):
+            began = time.perf_counter()
             try:
                 with operation.part("connector"):
                     data = read(key)
@@ -388,6 +399,8 @@ class ObjectIO:
                 raise ConnectorError(
                     self.where, f"a get of {mask(repr(key))} failed ({exc!r})"
                 ) from exc
+            finally:
+                _spent.seconds = seconds_in_connectors() + time.perf_counter() - began
             if data is None:
                 raise MissingKeyError(key, self.where)
             with operation.part("deserialize"):

@@ -157,8 +157,16 @@ class Session:
         return f"<Session {self.info.id} on {self.store or 'no store in reach'}>"
 
     @classmethod
-    def create(cls, settings: Settings) -> Session:
+    def create(cls, settings: Settings, transport: str = "tls") -> Session:
         """Open the store that the settings name, and make a session of it. Blocks.
+
+        Parameters
+        ----------
+        settings
+            Those of the cluster.
+        transport
+            What ``security_transport`` means here, ``"tls"`` or ``"clear"``; see
+            :func:`daskref.encryption.choose_transport`.
 
         Raises
         ------
@@ -167,7 +175,7 @@ class Session:
         ConnectorError
             If the store does not work.
         """
-        connector = open_session_connector(settings)
+        connector = open_session_connector(settings, transport)
         session_id = uuid.uuid4().hex
         counters = Counters()
         name = f"daskref-{session_id}"
@@ -390,8 +398,8 @@ def _signs(settings: Settings, connector: Connector) -> bool:
     return settings.security_sign == "true"
 
 
-def open_session_connector(settings: Settings) -> Connector:
-    """Open the connector that the settings name."""
+def open_session_connector(settings: Settings, transport: str = "tls") -> Connector:
+    """Open the connector that the settings name; see :meth:`Session.create`."""
     spec = settings.connector
     memory = {
         "root": settings.shm_root,
@@ -407,7 +415,7 @@ def open_session_connector(settings: Settings) -> Connector:
         return open_connector(spec)
     said = dict(parse_qsl(urlsplit(spec).query))
     options = {
-        "security": settings.security_transport,
+        "security": transport,
         "timeout": settings.timeout,
         **memory,
     }

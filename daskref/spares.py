@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from daskref.codec import encode
+from daskref.objectio import seconds_in_connectors
 from daskref.pickling import changeable, pickled
 
 #: Seconds of loading from which on it is worth the look.
@@ -138,9 +139,11 @@ class Spares:
                 return spares.pop()
             except IndexError:  # another thread was faster
                 pass
-        begin = time.perf_counter()
+        # To fetch it from another host may take long; the next one finds it here.
+        begin = time.perf_counter() - seconds_in_connectors()
         spare = Spare(load())
-        if time.perf_counter() - begin < SLOW or not spare.note():
+        loading = time.perf_counter() - seconds_in_connectors() - begin
+        if loading < SLOW or not spare.note():
             self._hopeless.add(key)
         return spare
 

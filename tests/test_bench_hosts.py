@@ -173,7 +173,7 @@ class TestBytes:
                 assert take(sockets.turn(3 * MIB)) > 0
             assert hosts[1].traffic.received - before > 6 * MIB
 
-    @pytest.mark.parametrize("security", ["clear", "curve"])
+    @pytest.mark.parametrize("security", ["clear", "tls"])
     def test_the_connector(self, hosts: list[Any], security: str) -> None:
         with Stores(hosts, security) as stores:
             before = [host.traffic for host in hosts]
@@ -243,7 +243,7 @@ class TestSides:
             agent.call(spin, 0.2)
             assert bench_clusters.cpu_seconds(network) - before < 0.1
 
-    @pytest.mark.parametrize("connector", [bench_hosts.CLEAR, bench_hosts.CURVE])
+    @pytest.mark.parametrize("connector", [bench_hosts.CLEAR, bench_hosts.ENCRYPTED])
     def test_daskref(self, network: Network, connector: str) -> None:
         nbytes = 8 * MIB
         with Side(network, {0: 1, 1: 2}, connector=connector) as side:

@@ -104,7 +104,7 @@ def test_an_object_spreads_as_a_tree() -> None:
     require_hosts()
     with hosts_for_sides(5) as network:
         hosts = [network[f"host-{number}"] for number in range(5)]
-        with Stores(hosts, "curve") as stores:
+        with Stores(hosts, "tls") as stores:
             seen = watch(hosts, 3 * MIB, lambda: broadcast(stores, 4, 3 * MIB))
             assert seen.seconds > 0
             # the first two read from the origin; it and they have room for the others

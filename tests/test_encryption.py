@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import dask.config
@@ -15,7 +16,11 @@ from distributed import Security
 import daskref
 from daskref.connectors import MultiConnector, Policy, open_connector
 from daskref.connectors.base import Connector
-from daskref.encryption import check_transport, is_encryption_required
+from daskref.encryption import (
+    check_transport,
+    choose_transport,
+    is_encryption_required,
+)
 from daskref.exceptions import ConfigError
 from tests.utils import large
 
@@ -58,8 +63,8 @@ def test_clear_is_refused_where_encryption_is_required(make):
     assert "distributed.comm.require-encryption" in str(caught.value)
 
 
-def test_curve_is_fine(make):
-    check_transport(make("curve"), True)
+def test_tls_is_fine(make):
+    check_transport(make("tls"), True)
 
 
 @pytest.mark.parametrize("spec", ["local://", "shm://"])
@@ -101,6 +106,76 @@ def test_a_cluster_that_has_to_encrypt_refuses_a_session_in_the_clear(said):
         with pytest.raises(ConfigError, match=r"daskref\.security\.transport"):
             daskref.Client(cluster, connector=spec)
         # The refused session left nothing behind that a good one stumbles over.
-        with dask.config.set({"daskref.security.transport": "curve"}):
+        with dask.config.set({"daskref.security.transport": "auto"}):
             client = stack.enter_context(daskref.Client(cluster, connector="zmq://"))
             assert client.submit(np.sum, large()).result() == large().sum()
+
+
+class Listener:
+    def __init__(self, address):
+        self.contact_address = address
+
+
+def scheduler(*addresses: str, security: Security | None = None) -> Any:
+    listeners = [Listener(address) for address in addresses]
+    return SimpleNamespace(listeners=listeners, security=security or Security())
+
+
+def test_hosts_transfer_as_dask_does():
+    assert choose_transport("auto", scheduler("tcp://10.0.0.1:8786")) == "clear"
+    assert choose_transport("auto", scheduler("tls://10.0.0.1:8786")) == "tls"
+    both = scheduler("tcp://10.0.0.1:8786", "tls://10.0.0.1:8787")
+    assert choose_transport("auto", both) == "tls"
+    assert choose_transport("auto", scheduler()) == "tls"  # it does not listen yet
+    certified = scheduler("tcp://10.0.0.1:8786", security=Security(tls_ca_file="ca"))
+    assert choose_transport("auto", certified) == "tls"
+    with dask.config.set({"distributed.comm.require-encryption": True}):
+        assert choose_transport("auto", scheduler("tcp://10.0.0.1:8786")) == "tls"
+
+
+def test_what_is_said_of_the_transport_holds():
+    for said in ("tls", "clear"):
+        for address in ("tcp://10.0.0.1:8786", "tls://10.0.0.1:8786"):
+            assert choose_transport(said, scheduler(address)) == said
+
+
+def transport_of(client: Any) -> tuple[str, str]:
+    """Return what is set, and what the session does."""
+    session = client._daskref.session
+    return (
+        session.info.settings.security_transport,
+        session.store.connector.config()["security"],
+    )
+
+
+@pytest.mark.slow
+def test_a_clear_cluster_transfers_in_the_clear(caplog):
+    with (
+        distributed.LocalCluster(1, processes=False, dashboard_address=":0") as cluster,
+        daskref.Client(cluster, connector="zmq://") as client,
+    ):
+        assert transport_of(client) == ("auto", "clear")
+        assert client.submit(np.sum, large()).result() == large().sum()
+        with (
+            dask.config.set({"daskref.security.transport": "auto"}),
+            daskref.Client(cluster),
+        ):
+            pass
+    assert "settings hold" not in caplog.text  # `auto` is what the session has
+
+
+@pytest.mark.slow
+def test_an_encrypted_cluster_transfers_encrypted():
+    certificates = Security.temporary()
+    with (
+        distributed.LocalCluster(
+            1,
+            processes=False,
+            dashboard_address=":0",
+            protocol="tls",
+            security=certificates,
+        ) as cluster,
+        daskref.Client(cluster, connector="zmq://", security=certificates) as client,
+    ):
+        assert transport_of(client) == ("auto", "tls")
+        assert client.submit(np.sum, large()).result() == large().sum()

@@ -76,11 +76,8 @@ KNOW_DISTRIBUTED = {
     *["cli", "demo", "demo_cluster", "bench", "bench_connectors", "bench_clusters"],
 }
 #: Drivers: connector -> the one that it may import.
-DRIVERS = {"zmq": "zmq", "redis": "redis", "fsspec": "fsspec"}
+DRIVERS = {"zmqkeys": "cryptography", "redis": "redis", "fsspec": "fsspec"}
 #: `zmqwire` checks what has crossed the network: XXH3 is 13 times as fast as CRC-32.
-DRIVERS |= dict.fromkeys(
-    "zmqserver zmqdoor zmqkeys zmqlines zmqfetch zmqask".split(), "zmq"
-)
 DRIVERS |= {"zmqwire": "xxhash"}
 DRIVERS |= dict.fromkeys(["rediserrors", "redisplace", "redispool"], "redis")
 DRIVERS |= {"rediswire": "redis", "opening": "fsspec"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,11 @@ import pandas as pd
 import pytest
 
 import daskref
+from daskref import Store
 from daskref import spares as module
 from daskref.codec import decode, encode
+from daskref.connectors import LocalConnector
+from daskref.objectio import seconds_in_connectors
 from daskref.spares import Spare, Spares
 
 
@@ -116,6 +120,27 @@ class TestSpares:
         spare = spares.take("x", load)
         spares.give_back("x", spare)
         assert spares.take("x", load) is not spare
+
+
+class SlowToFetch(LocalConnector):
+    def get(self, key: Any) -> Any:
+        time.sleep(0.05)
+        return super().get(key)
+
+
+def test_what_only_takes_long_to_fetch_is_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Store("slow-to-fetch", SlowToFetch()) as store:
+        key = store.put(np.ones(10))
+        before = seconds_in_connectors()
+        store.get(key)
+        assert seconds_in_connectors() >= before + 0.05
+    spent = iter([0.0, 1e6])
+    monkeypatch.setattr(module, "seconds_in_connectors", lambda: next(spent))
+    monkeypatch.setattr(module, "SLOW", 0.0)  # all else is looked at
+    spares = Spares(lambda key: True, lambda function, *args: function(*args))
+    assert not spares.take("x", load)._token
 
 
 def fitted(n: int = 400) -> Any:

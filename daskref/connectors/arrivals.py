@@ -100,15 +100,33 @@ class Arrival:
         """Let the neighbours who wait for it know that we live."""
         os.utime(self._fd)
 
-    def write(self, index: int, view: memoryview) -> None:
-        """Put a chunk in its place; its length is right.
+    def place(self, index: int) -> memoryview | None:
+        """Return where a chunk belongs, to receive it there; ``None``: elsewhere.
 
         Raises
         ------
         OSError
             ENOSPC when the file system is full.
         """
-        self._pieces.write(index * self._chunk, view)
+        return self._pieces.place(*self.span(index))
+
+    def write(self, index: int, view: memoryview | None) -> None:
+        """Take note of a chunk, and put it in its place; its length is right.
+
+        Parameters
+        ----------
+        index
+            Of the chunk.
+        view
+            Its bytes; ``None`` if they are in their :meth:`place`.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the file system is full.
+        """
+        if view is not None:
+            self._pieces.write(index * self._chunk, view)
         os.pwrite(self._fd, b"\1", _HEAD.size + index)
 
     def publish(self) -> memoryview | None:

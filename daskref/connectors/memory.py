@@ -168,7 +168,7 @@ def unmap(where: int, nbytes: int) -> None:
 
 
 def view_of(
-    where: int, nbytes: int, release: Callable[..., object], *args: int
+    where: int, nbytes: int, release: Callable[..., object], *args: object
 ) -> memoryview:
     """Return a view of mapped memory.
 

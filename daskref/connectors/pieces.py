@@ -11,7 +11,13 @@ import errno
 import os
 from ctypes import memmove
 
-from daskref.connectors.memory import HUGE, SharedMapping, address, can_collapse
+from daskref.connectors.memory import (
+    HUGE,
+    SharedMapping,
+    address,
+    can_collapse,
+    view_of,
+)
 from daskref.connectors.parts import Part, Parts
 from daskref.connectors.writing import write_file
 
@@ -57,6 +63,30 @@ class Pieces:
         """Of the hidden file."""
         return self._part.inode
 
+    def place(self, offset: int, nbytes: int) -> memoryview | None:
+        """Return where a piece belongs, to be written there; ``None``: elsewhere.
+
+        Parameters
+        ----------
+        offset
+            Of its first byte in the object; the piece ends within the object.
+        nbytes
+            Of the piece.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the file system is full.
+        """
+        end = offset + nbytes
+        if not 0 <= offset <= end <= self.nbytes:
+            raise ValueError(f"bytes {offset}-{end} of an object of {self.nbytes}")
+        mapping = self._mapping
+        if not nbytes or mapping is None or not self._map(mapping, offset, end):
+            return None
+        # It keeps the mapping for as long as it is used.
+        return view_of(mapping.address + offset, nbytes, _keep, mapping)
+
     def write(self, offset: int, view: memoryview) -> None:
         """Copy a piece to its place.
 
@@ -72,14 +102,10 @@ class Pieces:
         OSError
             ENOSPC when the file system is full.
         """
-        end = offset + view.nbytes
-        if not 0 <= offset <= end <= self.nbytes:
-            raise ValueError(f"bytes {offset}-{end} of an object of {self.nbytes}")
-        if not view.nbytes:
-            return
-        if self._mapping is not None and self._map(self._mapping, offset, end):
-            memmove(self._mapping.address + offset, address(view), view.nbytes)
-        else:
+        place = self.place(offset, view.nbytes)
+        if place is not None:
+            memmove(address(place), address(view), view.nbytes)
+        elif view.nbytes:
             self._unmapped = True
             write_file(self._part.fd, [view], offset)
 
@@ -125,3 +151,7 @@ class Pieces:
         """Close the file, in a forked child: the parent goes on."""
         self._mapping = None
         os.close(self._part.fd)
+
+
+def _keep(mapping: SharedMapping) -> None:
+    """Do nothing: to hold the argument is enough."""

@@ -1,4 +1,4 @@
-"""Objects in the shared memory of many hosts, fetched once per host over ZeroMQ.
+"""Objects in the shared memory of many hosts, fetched once per host.
 
 Known limits: a process outside a session's hosts reads what it fetched for as long as
 it keeps a session directory of its own; without a :class:`Sources` that knows who
@@ -47,8 +47,8 @@ class ZmqConnector(Connector):
         Says where objects are: a :class:`~daskref.connectors.zmqsources.Sources`, or
         only ``key -> [(host, endpoints), …]``. Not part of :meth:`config`.
     security
-        ``"curve"``: authenticated and encrypted. ``"clear"``: requests carry the
-        session's token, and whoever can listen to the network sees it and the data.
+        ``"tls"``: authenticated and encrypted. ``"clear"``: authenticated; whoever can
+        listen to the network sees the data.
     interface
         On which to serve: a name (``eth0``) or an address; by default the one with
         which this host reaches others.
@@ -65,10 +65,10 @@ class ZmqConnector(Connector):
     stall
         Seconds after which another endpoint is asked.
     handshake, heartbeat
-        Seconds for a new connection to prove that it has the keys, and between two
-        signs of life.
-    connections, requests
-        How many a server has open, and takes from a peer before it reads the replies.
+        Seconds for a new connection to prove that it has the keys, and after which a
+        server asks whether a silent peer's host is still there.
+    connections
+        How many a server has open.
     pushes, push_nbytes, push_age
         Objects that other hosts may be sending to a server at once, their bytes, and
         seconds without a chunk after which one is abandoned.
@@ -121,7 +121,7 @@ class ZmqConnector(Connector):
         serve: bool | str = False,
         peers: Mapping[str, Sequence[str]] | None = None,
         locate: Sources | Locate | None = None,
-        security: str = "curve",
+        security: str = "tls",
         interface: str | None = None,
         port: int | str = 0,
         advertise: str | None = None,
@@ -133,7 +133,6 @@ class ZmqConnector(Connector):
         handshake: float | str | None = None,
         heartbeat: float | str | None = None,
         connections: int | str | None = None,
-        requests: int | str | None = None,
         pushes: int | str | None = None,
         push_nbytes: int | str | None = None,
         push_age: float | str | None = None,
@@ -151,16 +150,16 @@ class ZmqConnector(Connector):
             "handshake": handshake,
             "heartbeat": heartbeat,
             "connections": connections,
-            "requests": requests,
             "pushes": pushes,
             "push_nbytes": push_nbytes,
             "push_age": push_age,
         }
         limits = Limits.parse(**given)
         parse_place(None, port, advertise)
-        if security not in ("curve", "clear"):
-            raise ConfigError("zmq: security", security, '"curve" or "clear"')
-        self._id = enter(session)
+        if security not in ("tls", "clear"):
+            raise ConfigError("zmq: security", security, '"tls" or "clear"')
+        encrypted = security == "tls"
+        self._id = enter(session, encrypted)
         options: dict[str, Any] = {
             "root": None if root is None else os.fspath(root),
             "budget": budget,
@@ -168,8 +167,7 @@ class ZmqConnector(Connector):
             "spill_directory": spill_directory and os.fspath(spill_directory),
         }
         self._local = open_host(self._id, **options)
-        curve = security == "curve"
-        self._session = ZmqSession(repr(self), self._id, self._local, curve, limits)
+        self._session = ZmqSession(repr(self), self._id, self._local, encrypted, limits)
         self._lock = Lock()
         forget_in_child(self)
         try:

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
-
-import zmq
 
 from daskref.connectors.zmqfetch import UnansweredError
 from daskref.connectors.zmqlimits import Limits
-from daskref.connectors.zmqlines import ClosedError, Line, Lines
+from daskref.connectors.zmqlines import BrokenError, ClosedError, Line, Lines
 from daskref.connectors.zmqsources import Candidates, Source
 from daskref.connectors.zmqwire import (
     PUSH_CHUNK,
     Op,
-    Reply,
     Request,
     Status,
     checksum,
 )
-from daskref.exceptions import WireError
-
-#: Seconds between looks at whether the connector was closed.
-_LOOK = 0.2
 
 
-def ask(
-    lines: Lines,
-    source: Source,
-    request: Request,
-    limits: Limits,
-    data: bytes | None = None,
-) -> Status:
+def ask(lines: Lines, source: Source, request: Request, data: bytes = b"") -> Status:
     """Ask a host, endpoint after endpoint, until one answers.
 
     Parameters
@@ -42,9 +29,7 @@ def ask(
     source
         The host.
     request
-        Its number is replaced.
-    limits
-        Waits.
+        What to ask.
     data
         Goes with the request.
 
@@ -57,45 +42,39 @@ def ask(
     """
     candidates = Candidates([source])
     while (endpoint := candidates.pick(time.monotonic())) is not None:
-        line = lines.take(endpoint)
         try:
-            number = line.number()
-            line.send(request._replace(number=number), data)
-            reply = _await(lines, line, {number}, limits)
+            return _ask_one(lines, endpoint, request, data)
         except UnansweredError as exc:
-            lines.drop(line)
             candidates.drop(endpoint, str(exc))
-        except BaseException:
-            lines.drop(line)
-            raise
-        else:
-            lines.give_back(line)
-            return reply.status
     raise UnansweredError(str(candidates))
 
 
-def _await(lines: Lines, line: Line, numbers: set[int], limits: Limits) -> Reply:
-    """Return the reply to one of several requests; the error's text says why not."""
-    poller = zmq.Poller()
-    poller.register(line.socket, zmq.POLLIN)
-    poller.register(line.monitor, zmq.POLLIN)
-    deadline = time.monotonic() + limits.stall
-    while True:
-        try:
-            while (received := line.receive()) is not None:
-                if received[0].number in numbers:
-                    return received[0]
-        except WireError as exc:
-            raise UnansweredError(f"answered nonsense ({exc})") from exc
+def _ask_one(lines: Lines, endpoint: str, request: Request, data: bytes) -> Status:
+    line = _take(lines, endpoint)
+    try:
+        line.send([request], data)
+        status = line.reply().status
+    except BrokenError as exc:
+        raise _unanswered(lines, line, exc) from exc
+    except BaseException:
+        lines.drop(line)
+        raise
+    lines.give_back(line)
+    return status
+
+
+def _take(lines: Lines, endpoint: str) -> Line:
+    try:
+        return lines.take(endpoint)
+    except BrokenError as exc:
         if lines.closed:
-            raise ClosedError
-        if time.monotonic() > deadline:
-            raise UnansweredError(f"did not answer for {limits.stall:g} s")
-        ready = dict(poller.poll(int(min(_LOOK, limits.stall) * 1000) or 1))
-        if line.monitor in ready and line.socket not in ready:
-            why = line.broken()
-            if why is not None:
-                raise UnansweredError(why)
+            raise ClosedError from exc
+        raise UnansweredError(str(exc)) from exc
+
+
+def _unanswered(lines: Lines, line: Line, exc: BrokenError) -> Exception:
+    lines.drop(line)
+    return ClosedError() if lines.closed else UnansweredError(str(exc))
 
 
 def chunks(views: Sequence[memoryview]) -> Iterator[tuple[int, bytes]]:
@@ -150,43 +129,43 @@ def push(
     ClosedError
         If the connections were closed.
     """
-    nbytes = sum(view.nbytes for view in views)
-    line = lines.take(endpoint)
-    asked: dict[int, tuple[int, bytes]] = {}
-    todo = chunks(views)
-    damaged = False
+    line = _take(lines, endpoint)
     try:
-        while True:
-            for offset, chunk in islice(todo, limits.window - len(asked)):
-                _send(line, asked, name, nbytes, offset, chunk)
-            reply = _await(lines, line, set(asked), limits)
-            offset, chunk = asked.pop(reply.number)
-            if reply.status is Status.DAMAGED and not damaged:
-                damaged = True
-                _send(line, asked, name, nbytes, offset, chunk)
-            elif reply.status is not Status.OK:
-                break
-            elif offset + len(chunk) == nbytes and not asked:
-                break  # it lost what came before
+        status, done = _push(line, name, views, limits.window)
+    except BrokenError as exc:
+        raise _unanswered(lines, line, exc) from exc
     except BaseException:
         lines.drop(line)
         raise
-    if asked:
-        lines.drop(line)
-    else:
-        lines.give_back(line)
-    return reply.status
+    lines.give_back(line) if done else lines.drop(line)
+    return status
 
 
-def _send(
-    line: Line,
-    asked: dict[int, tuple[int, bytes]],
-    name: str,
-    nbytes: int,
-    offset: int,
-    chunk: bytes,
-) -> None:
-    number = line.number()
-    asked[number] = offset, chunk
-    check = checksum(chunk)
-    line.send(Request(Op.PUT, number, name, nbytes, offset, len(chunk), check), chunk)
+def _push(
+    line: Line, name: str, views: Sequence[memoryview], window: int
+) -> tuple[Status, bool]:
+    """Return the last status, and whether every request was answered."""
+    nbytes = sum(view.nbytes for view in views)
+    sent: deque[tuple[int, bytes]] = deque()
+    todo = chunks(views)
+    damaged = False
+    status = Status.OK
+    while True:
+        while len(sent) < window and (each := next(todo, None)) is not None:
+            _send(line, name, nbytes, *each)
+            sent.append(each)
+        if not sent:  # it lost there what came before
+            return status, True
+        status = line.reply().status
+        offset, chunk = sent.popleft()
+        if status is Status.DAMAGED and not damaged:
+            damaged = True
+            _send(line, name, nbytes, offset, chunk)
+            sent.append((offset, chunk))
+        elif status is not Status.OK:
+            return status, not sent
+
+
+def _send(line: Line, name: str, nbytes: int, offset: int, chunk: bytes) -> None:
+    request = Request(Op.PUT, name, nbytes, offset, len(chunk), checksum(chunk))
+    line.send([request], chunk)

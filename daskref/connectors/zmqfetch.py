@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from threading import Condition, Thread, current_thread
 
-import zmq
-
+from daskref.background import start_thread
 from daskref.connectors.arrivals import Arrival
 from daskref.connectors.zmqlimits import Limits
-from daskref.connectors.zmqlines import ClosedError, Line, Lines
+from daskref.connectors.zmqlines import BrokenError, ClosedError, Line, Lines
 from daskref.connectors.zmqsources import Candidates, Source
 from daskref.connectors.zmqwire import Op, Reply, Request, Status, checksum
 from daskref.exceptions import WireError
@@ -23,16 +22,6 @@ _LOOK, _ASK_AGAIN = 0.2, 1.0
 
 class UnansweredError(Exception):
     """Nobody gave the object; the text says who was asked and what each answered."""
-
-
-@dataclass
-class _Lane:
-    """A connection, and the chunks asked for on it."""
-
-    line: Line
-    progressed: float
-    #: Number of a request -> index of its chunk.
-    asked: dict[int, int] = field(default_factory=dict)
 
 
 class Transfer:
@@ -55,10 +44,18 @@ class Transfer:
 
     Notes
     -----
-    A connection has up to *window* requests in flight. If it ends, or stalls, or gives
-    damaged bytes, its chunks are asked for elsewhere, or there again after a pause,
-    until *timeout* seconds pass without a chunk.
+    Each connection has a thread, the first one that of the caller, and up to *window*
+    requests in flight. If it ends, or stalls, or gives damaged bytes, its chunks are
+    asked for elsewhere, or there again after a pause, until *timeout* seconds pass
+    without a chunk.
     """
+
+    #: The connections in use, the endpoints that were picked for one, and the threads
+    #: that help the caller's.
+    _used: list[Line]
+    _busy: list[str]
+    _helpers: list[Thread]
+    _error: BaseException | None
 
     def __init__(
         self,
@@ -75,11 +72,18 @@ class Transfer:
         self._failed = failed
         self._limits = limits
         self._todo = deque(arrival.missing)
-        self._lanes: list[_Lane] = []
         self._damaged: Counter[int] = Counter()
         self._candidates = Candidates(sources)
         self._located = time.monotonic()
         self._deadline = 0.0
+        self._used = []
+        self._busy = []
+        self._helpers = []
+        self._error = None
+        self._ended = False
+        #: Guards all of the above; says that chunks are to be asked for again, or that
+        #: a helper has ended.
+        self._changed = Condition()
 
     def run(self, patience: float) -> bool:
         """Fetch what is missing.
@@ -106,65 +110,79 @@ class Transfer:
             If a chunk could not be written.
         """
         self._deadline = time.monotonic() + patience
+        wanted = min(self._limits.lanes, -(-len(self._todo) // self._limits.window))
+        helpers: list[Thread] = []
         try:
-            while self._todo or any(lane.asked for lane in self._lanes):
+            for _ in range(wanted - 1):
+                with self._changed:  # it does not end before it is counted
+                    helper = start_thread(self._help, "daskref-zmq-lane")
+                    if helper is not None:
+                        self._helpers.append(helper)
+                        helpers.append(helper)
+            return self._fetch()
+        finally:
+            self._end()
+            for helper in helpers:
+                helper.join()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended = True
+            for line in self._used:
+                line.shut()
+
+    def _fetch(self) -> bool:
+        while True:
+            now = time.monotonic()
+            with self._changed:
+                if self._error is not None:
+                    raise self._error
                 if self._lines.closed:
                     raise ClosedError
-                now = time.monotonic()
-                self._open_lanes(now)
-                if not self._lanes and not self._can_wait(now):
-                    answers = self._candidates.answers
-                    if answers and self._candidates.lacking >= answers.keys():
-                        return False
+                if not self._todo:
+                    if not self._helpers:
+                        return True
+                    self._changed.wait(_LOOK)
+                    continue
+                if now > self._deadline:
                     raise UnansweredError(str(self._candidates))
-                if self._step(min(_LOOK, self._limits.stall)):
-                    self._deadline = time.monotonic() + self._limits.timeout
-                elif time.monotonic() > self._deadline:
-                    self._note_waiting()
-                    raise UnansweredError(str(self._candidates))
-            return True
+                endpoint = self._pick(now)
+                if endpoint is None and self._helpers:
+                    self._changed.wait(_LOOK)
+                    continue
+            if endpoint is not None:
+                self._use(endpoint)
+            elif not self._can_wait(now):
+                answers = self._candidates.answers
+                if answers and self._candidates.lacking >= answers.keys():
+                    return False
+                raise UnansweredError(str(self._candidates))
+            else:
+                due = self._candidates.next_time() or 0.0
+                time.sleep(max(0.0, min(_LOOK, due - time.monotonic())))
+
+    def _help(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    if not self._todo or self._ended:
+                        return
+                    endpoint = self._pick(time.monotonic())
+                if endpoint is None:
+                    return
+                self._use(endpoint)
+        except BaseException as exc:  # the caller's thread raises it
+            self._error = exc
         finally:
-            for lane in self._lanes:
-                self._end(lane)
+            with self._changed:
+                self._helpers.remove(current_thread())
+                self._changed.notify_all()
 
-    def _note_waiting(self) -> None:
-        for lane in self._lanes:
-            self._candidates.answers.setdefault(lane.line.endpoint, "did not answer")
-
-    def _end(self, lane: _Lane) -> None:
-        if lane.asked:
-            self._lines.drop(lane.line)
-        else:
-            self._lines.give_back(lane.line)
-
-    # Opening, asking.
-
-    def _open_lanes(self, now: float) -> None:
-        waiting = len(self._todo) + sum(len(lane.asked) for lane in self._lanes)
-        wanted = min(self._limits.lanes, -(-waiting // self._limits.window))
-        while self._todo and len(self._lanes) < wanted:
-            busy = [lane.line.endpoint for lane in self._lanes]
-            endpoint = self._candidates.pick(now, busy)
-            if endpoint is None:
-                break
-            self._lanes.append(_Lane(self._lines.take(endpoint), now))
-        for lane in self._lanes:
-            self._ask(lane, now)
-
-    def _ask(self, lane: _Lane, now: float) -> None:
-        if not lane.asked:
-            lane.progressed = now
-        name, nbytes = self._arrival.key
-        while self._todo and len(lane.asked) < self._limits.window:
-            index = self._todo[0]
-            offset, length = self._arrival.span(index)
-            number = lane.line.number()
-            if not lane.line.send(
-                Request(Op.GET, number, name, nbytes, offset, length)
-            ):
-                return
-            self._todo.popleft()
-            lane.asked[number] = index
+    def _pick(self, now: float) -> str | None:
+        endpoint = self._candidates.pick(now, self._busy)
+        if endpoint is not None:
+            self._busy.append(endpoint)
+        return endpoint
 
     def _can_wait(self, now: float) -> bool:
         """Without any connection: tell whether somebody may be asked, now or later."""
@@ -175,102 +193,95 @@ class Transfer:
             self._deadline += self._located - now
         return self._candidates.next_time() is not None
 
-    # Hearing.
+    # One connection.
 
-    def _step(self, longest: float) -> bool:
-        """Wait for something to happen; tell whether a chunk has arrived."""
-        if not self._lanes:
-            due = self._candidates.next_time() or 0.0
-            time.sleep(max(0.0, min(longest, due - time.monotonic())))
-            return False
-        poller = zmq.Poller()
-        for lane in self._lanes:
-            poller.register(lane.line.socket, zmq.POLLIN)
-            poller.register(lane.line.monitor, zmq.POLLIN)
-        ready = dict(poller.poll(max(1, int(longest * 1000))))
-        arrived = False
-        for lane in list(self._lanes):
-            if lane.line.socket in ready:
-                arrived |= self._hear(lane)
-            if lane in self._lanes and lane.line.monitor in ready:
-                self._look_after(lane)
-            stalled = time.monotonic() > lane.progressed + self._limits.stall
-            if lane in self._lanes and lane.asked and stalled:
-                self._leave(lane, f"did not answer for {self._limits.stall:g} s")
-        return arrived
+    def _use(self, endpoint: str) -> None:
+        """Ask an endpoint for chunks, until there are no more, or it fails."""
+        asked: deque[int] = deque()
+        line = None
+        try:
+            line = self._lines.take(endpoint)
+            with self._changed:
+                self._used.append(line)
+            while self._ask(line, asked):
+                if not self._hear(line, asked[0]):
+                    break
+                asked.popleft()
+        except BrokenError as exc:
+            if not self._ended:
+                self._leave(endpoint, str(exc), exc.final)
+        finally:
+            with self._changed:
+                if line is not None and line in self._used:
+                    self._used.remove(line)
+                self._busy.remove(endpoint)
+                self._todo.extendleft(reversed(asked))
+                self._changed.notify_all()
+            if line is not None:
+                self._lines.drop(line) if asked else self._lines.give_back(line)
 
-    def _look_after(self, lane: _Lane) -> None:
-        why = lane.line.broken()
-        if why is not None:
-            # What it sent before is still there to be read.
-            self._hear(lane)
-            if lane in self._lanes:
-                self._leave(lane, why, final=lane.line.final)
+    def _ask(self, line: Line, asked: deque[int]) -> bool:
+        """Have *window* requests in flight; False if there is nothing to ask for."""
+        new = []
+        with self._changed:
+            if self._ended:
+                return False
+            while self._todo and len(asked) < self._limits.window:
+                index = self._todo.popleft()
+                asked.append(index)
+                new.append(index)
+        if new:
+            name, nbytes = self._arrival.key
+            line.send(
+                [
+                    Request(Op.GET, name, nbytes, *self._arrival.span(index))
+                    for index in new
+                ]
+            )
+        return bool(asked)
 
-    def _hear(self, lane: _Lane) -> bool:
-        arrived = False
-        while lane in self._lanes:
-            try:
-                received = lane.line.receive()
-            except WireError as exc:
-                self._leave(lane, f"answered nonsense ({exc})", final=True)
-                return arrived
-            if received is None:
-                return arrived
-            arrived |= self._take(lane, *received)
-            if lane in self._lanes:
-                self._ask(lane, lane.progressed)
-        return arrived
-
-    def _take(self, lane: _Lane, reply: Reply, data: memoryview) -> bool:
-        index = lane.asked.pop(reply.number, None)
-        if index is None:
-            return False
-        arrived = self._judge(lane, index, reply, data)
-        if arrived:
-            lane.progressed = time.monotonic()
-        else:
-            self._todo.appendleft(index)
-        return arrived
-
-    def _judge(self, lane: _Lane, index: int, reply: Reply, data: memoryview) -> bool:
-        endpoint = lane.line.endpoint
+    def _hear(self, line: Line, index: int) -> bool:
+        """Take a chunk; False if it did not come, and its server is to be left."""
+        _, length = self._arrival.span(index)
+        reply = line.reply(length)
         if reply.status is Status.MISSING:
-            same_host = self._candidates.lacks(endpoint)
-            for each in list(self._lanes):
-                if each.line.endpoint in same_host:
-                    self._remove(each)
-            for each_endpoint in same_host:
-                self._failed(each_endpoint)
+            with self._changed:
+                same_host = self._candidates.lacks(line.endpoint)
+            for endpoint in same_host:
+                self._failed(endpoint)
             return False
         if reply.status is not Status.OK:
-            self._leave(lane, f"answered {reply.status.name}", final=True)
+            self._leave(line.endpoint, f"answered {reply.status.name}", final=True)
             return False
-        offset, length = self._arrival.span(index)
-        if (reply.offset, data.nbytes) != (offset, length) or (
-            checksum(data) != reply.checksum
-        ):
-            self._damaged[index] += 1
-            if self._damaged[index] > 1:
-                raise WireError(
-                    f"{self._arrival.key.name}: bytes {offset} to {offset + length} "
-                    f"came damaged twice, last from {endpoint}"
-                )
-            self._leave(lane, "sent damaged bytes")
+        place = self._arrival.place(index)
+        view = memoryview(bytearray(length)) if place is None else place
+        line.data(view)
+        if not self._is_whole(line, reply, index, view):
             return False
-        self._arrival.write(index, data)
+        self._arrival.write(index, view if place is None else None)
+        with self._changed:
+            self._deadline = time.monotonic() + self._limits.timeout
         return True
 
-    def _leave(self, lane: _Lane, why: str, final: bool = False) -> None:
-        endpoint = lane.line.endpoint
-        if final:
-            self._candidates.drop(endpoint, why)
-        else:
-            self._candidates.put_off(endpoint, why, time.monotonic())
-        self._remove(lane)
-        self._failed(endpoint)
+    def _is_whole(self, line: Line, reply: Reply, index: int, view: memoryview) -> bool:
+        offset, length = self._arrival.span(index)
+        if checksum(view) == reply.checksum:
+            return True
+        with self._changed:
+            self._damaged[index] += 1
+            damaged = self._damaged[index]
+        if damaged > 1:
+            raise WireError(
+                f"{self._arrival.key.name}: bytes {offset} to {offset + length} "
+                f"came damaged twice, last from {line.endpoint}"
+            )
+        self._leave(line.endpoint, "sent damaged bytes")
+        return False
 
-    def _remove(self, lane: _Lane) -> None:
-        self._lanes.remove(lane)
-        self._todo.extendleft(sorted(lane.asked.values(), reverse=True))
-        self._end(lane)
+    def _leave(self, endpoint: str, why: str, final: bool = False) -> None:
+        with self._changed:
+            if final:
+                self._candidates.drop(endpoint, why)
+            else:
+                self._candidates.put_off(endpoint, why, time.monotonic())
+        self._failed(endpoint)

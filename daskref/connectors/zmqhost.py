@@ -91,7 +91,7 @@ def serve(
     local: SharedMemoryConnector,
     place: Place,
     keys: Keys,
-    curve: bool,
+    encrypted: bool,
     limits: Limits,
     later: Callable[..., Any],
 ) -> tuple[Server, str]:
@@ -103,7 +103,7 @@ def serve(
         The host's store.
     place
         Where to listen.
-    keys, curve, limits
+    keys, encrypted, limits
         See :class:`Server`.
     later
         ``(function, *args)``: call it when the connector is closed.
@@ -127,7 +127,7 @@ def serve(
             f"it cannot be served on {address}, port {place.ports[0]} to "
             f"{place.ports[-1]}: {exc.strerror}. Set another interface or port",
         ) from exc
-    server = Server(local, listener, keys, curve, limits)
+    server = Server(local, listener, keys, encrypted, limits)
     later(server.stop)
     told = outward() if address in _EVERYWHERE else address
     session = local.session

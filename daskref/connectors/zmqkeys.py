@@ -1,27 +1,38 @@
-"""Who may speak: the keys of a session, and the check of who connects.
+"""The secrets of a session, and what two processes do before they speak.
 
-With CURVE, the client proves that it has the session's client key, and the server that
-it has the server's; everything is encrypted. In the clear, the client says the
-session's token as it connects.
+Encrypted, both ends show the session's one certificate, and that they have its private
+key: TLS 1.3, in which nothing but that certificate is trusted. In the clear, each end
+proves to the other that it has the session's token, over random numbers of both; the
+token itself is not sent.
 """
 
 from __future__ import annotations
 
+import datetime
+import hmac
+import os
 import secrets
+import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from hmac import compare_digest
-from typing import Any
 
-import zmq
-from zmq.utils import z85
+from daskref.connectors.zmqwire import VERSION, EndedError, receive
 
-from daskref.connectors.zmqwire import TOKEN
+#: Bytes of the session's token, and of a random number.
+_TOKEN, _NONCE = 32, 32
+#: What who connects says first, in the clear; and a server, to whom it lets in.
+_HELLO = b"daskref" + bytes([VERSION])
+_WELCOME = b"DR" + bytes([VERSION])
+_DIGEST = "sha256"
+_DIGEST_NBYTES = 32
+#: Days for which a certificate is valid, before and after it is made: hosts' clocks
+#: differ, and the session's end is the end of its key.
+_BEFORE, _AFTER = 365, 3650
 
-#: Where libzmq asks whether a peer may connect, within a context.
-_ZAP = "inproc://zeromq.zap.01"
-_DOMAIN = b"daskref"
-_USER = b"daskref"
+
+class RefusedError(Exception):
+    """The other end has not proved that it is of the session."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +40,15 @@ class Keys:
     """The secrets of a session. None of them is in the ``repr``."""
 
     token: str = field(repr=False)
-    server_public: str = field(repr=False)
-    server_secret: str = field(repr=False)
-    client_public: str = field(repr=False)
-    client_secret: str = field(repr=False)
+    #: PEM; empty if the session's connections are in the clear.
+    certificate: str = field(repr=False, default="")
+    private_key: str = field(repr=False, default="")
 
     @classmethod
-    def make(cls) -> Keys:
-        """Return new ones."""
-        pairs = [key.decode() for _ in range(2) for key in zmq.curve_keypair()]
-        return cls(secrets.token_hex(TOKEN), *pairs)
+    def make(cls, encrypted: bool) -> Keys:
+        """Return new ones; with a certificate only if connections are encrypted."""
+        token = secrets.token_hex(_TOKEN)
+        return cls(token, *_make_certificate()) if encrypted else cls(token)
 
     @classmethod
     def load(cls, found: Mapping[str, str]) -> Keys | None:
@@ -52,86 +62,144 @@ class Keys:
         """Return them as plain values."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
-    @property
-    def token_bytes(self) -> bytes:
-        """What each request carries."""
-        return bytes.fromhex(self.token)
 
-    def protect_server(self, socket: zmq.Socket[bytes], curve: bool) -> None:
-        """Let only holders of the keys connect; a :class:`Gate` must be there."""
-        socket.zap_domain = _DOMAIN
-        # Without an answer of the gate nobody may connect.
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        if curve:
-            socket.curve_server = True
-            socket.curve_secretkey = self.server_secret.encode()
-            socket.curve_publickey = self.server_public.encode()
-        else:
-            socket.plain_server = True
+def _make_certificate() -> tuple[str, str]:
+    # Only here: it takes longer to import than all the rest.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
-    def protect_client(self, socket: zmq.Socket[bytes], curve: bool) -> None:
-        """Prove to the server that we have the keys."""
-        if curve:
-            socket.curve_serverkey = self.server_public.encode()
-            socket.curve_publickey = self.client_public.encode()
-            socket.curve_secretkey = self.client_secret.encode()
-        else:
-            socket.plain_username = _USER
-            socket.plain_password = self.token.encode()
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "daskref")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=_BEFORE))
+        .not_valid_after(now + datetime.timedelta(days=_AFTER))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    public = certificate.public_bytes(serialization.Encoding.PEM)
+    return public.decode(), private.decode()
 
 
-class Gate:
-    """Answers libzmq's question whether a peer may connect (ZAP, RFC 27).
-
-    It has no thread: whoever polls the sockets of the context polls this one too, and
-    calls :meth:`answer`. So it lives exactly as long as the server.
+class Handshake:
+    """What both ends of a new connection do first; see the module.
 
     Parameters
     ----------
-    context
-        The server's own: the gate is for all sockets of it.
     keys
         Of the session.
-    curve
-        Whether peers come with a key; otherwise with the token.
+    encrypted
+        Whether to encrypt.
+
+    Notes
+    -----
+    Thread-safe. :meth:`accept` and :meth:`connect` return once *both* ends have proved
+    that they have the keys. In the clear, somebody between them can pass the proofs on,
+    and then read and change what follows.
     """
 
-    socket: zmq.Socket[bytes]
-    #: Peers that were turned away.
-    refused: int
+    def __init__(self, keys: Keys, encrypted: bool) -> None:
+        self._token = bytes.fromhex(keys.token)
+        self._contexts = None
+        if encrypted:
+            self._contexts = _context(keys, False), _context(keys, True)
 
-    def __init__(self, context: zmq.Context[Any], keys: Keys, curve: bool) -> None:
-        self.refused = 0
-        self._curve = curve
-        self._key = z85.decode(keys.client_public)
-        self._token = keys.token.encode()
-        self.socket = context.socket(zmq.ROUTER)
-        self.socket.linger = 0
-        self.socket.bind(_ZAP)
-
-    def answer(self) -> None:
-        """Answer one question that is there."""
-        frames = self.socket.recv_multipart(zmq.NOBLOCK)
-        empty = frames.index(b"") + 1
-        route, (version, number, *rest) = frames[:empty], frames[empty:]
-        permitted = self._permits(*rest)
-        self.refused += not permitted
-        verdict = [b"200", b"OK"] if permitted else [b"400", b"No"]
-        self.socket.send_multipart(
-            [*route, version, number, *verdict, _USER if permitted else b"", b""],
-            zmq.NOBLOCK,
+    def wrap(self, raw: socket.socket, server: bool = False) -> socket.socket:
+        """Return the socket to use in place of a connected one; nothing is sent yet."""
+        if self._contexts is None:
+            return raw
+        return self._contexts[server].wrap_socket(
+            raw, server_side=server, do_handshake_on_connect=False
         )
 
-    def _permits(
-        self,
-        domain: bytes,
-        address: bytes,
-        identity: bytes,
-        mechanism: bytes,
-        *credentials: bytes,
-    ) -> bool:
-        if domain != _DOMAIN:
-            return False
-        if self._curve:
-            return mechanism == b"CURVE" and compare_digest(credentials[0], self._key)
-        return mechanism == b"PLAIN" and compare_digest(credentials[1], self._token)
+    def accept(self, there: socket.socket) -> None:
+        """Let a client in that proves to be of the session.
+
+        Parameters
+        ----------
+        there
+            From :meth:`wrap`.
+
+        Raises
+        ------
+        RefusedError
+            If it does not.
+        OSError, EndedError
+            If the connection breaks.
+        """
+        if isinstance(there, ssl.SSLSocket):
+            _shake(there)
+        else:
+            hello = receive(there, len(_HELLO) + _NONCE)
+            if hello[: len(_HELLO)] != _HELLO:
+                raise RefusedError
+            nonces = hello[len(_HELLO) :] + secrets.token_bytes(_NONCE)
+            there.sendall(nonces[_NONCE:] + self._proof(b"server", nonces))
+            proof = receive(there, _DIGEST_NBYTES)
+            if not hmac.compare_digest(proof, self._proof(b"client", nonces)):
+                raise RefusedError
+        there.sendall(_WELCOME)
+
+    def connect(self, there: socket.socket) -> None:
+        """Be let in by a server that proves to be of the session.
+
+        Raises as :meth:`accept` does.
+        """
+        if isinstance(there, ssl.SSLSocket):
+            _shake(there)
+        else:
+            mine = secrets.token_bytes(_NONCE)
+            there.sendall(_HELLO + mine)
+            answer = receive(there, _NONCE + _DIGEST_NBYTES)
+            nonces = mine + answer[:_NONCE]
+            proof = self._proof(b"server", nonces)
+            if not hmac.compare_digest(answer[_NONCE:], proof):
+                raise RefusedError
+            there.sendall(self._proof(b"client", nonces))
+        try:
+            if receive(there, len(_WELCOME)) != _WELCOME:
+                raise RefusedError
+        except ssl.SSLError as exc:  # only now does it say that it refuses us
+            raise RefusedError from exc
+
+    def _proof(self, role: bytes, nonces: bytes) -> bytes:
+        # With the role: what one end says cannot be sent back to it as an answer.
+        return hmac.digest(self._token, role + _HELLO + nonces, _DIGEST)
+
+
+def _shake(there: ssl.SSLSocket) -> None:
+    try:
+        there.do_handshake()
+    except ssl.SSLEOFError as exc:
+        raise EndedError from exc
+    except ssl.SSLError as exc:
+        raise RefusedError from exc
+
+
+def _context(keys: Keys, server: bool) -> ssl.SSLContext:
+    kind = ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT
+    context = ssl.SSLContext(kind)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # who has the key is of the session, wherever it is
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=keys.certificate)
+    # Python reads it of a file only: this one is in memory, and nobody else's.
+    fd = os.memfd_create("daskref")
+    try:
+        os.write(fd, (keys.certificate + keys.private_key).encode())
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    if server:
+        context.num_tickets = 0  # nothing is resumed
+    return context

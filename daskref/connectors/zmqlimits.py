@@ -10,6 +10,10 @@ from daskref.connectors.sizes import parse_size
 from daskref.connectors.zmqwire import LARGEST_CHUNK
 from daskref.exceptions import ConfigError
 
+#: Requests of this many are sent before a reply is read: they have to fit into what
+#: the kernel keeps for the connection.
+LARGEST_WINDOW = 64
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -23,8 +27,7 @@ class Limits:
     stall: float = 10.0
     handshake: float = 5.0
     heartbeat: float = 10.0
-    connections: int = 4096
-    requests: int = 64
+    connections: int = 1024
     pushes: int = 16
     push_nbytes: int = 64 * 2**30
     push_age: float = 60.0
@@ -49,10 +52,8 @@ class Limits:
             raise ConfigError(
                 "zmq: chunk", limits.chunk, f"at most {LARGEST_CHUNK} bytes"
             )
-        if limits.window > limits.requests:
-            raise ConfigError(
-                "zmq: window", limits.window, f"at most `requests`, {limits.requests}"
-            )
+        if limits.window > LARGEST_WINDOW:
+            raise ConfigError("zmq: window", limits.window, f"at most {LARGEST_WINDOW}")
         return limits
 
 

@@ -2,160 +2,160 @@
 
 from __future__ import annotations
 
-import os
-import secrets
+import select
 import socket
 import time
-from contextlib import suppress
-from itertools import count
-from threading import Lock
-from typing import Any
+from collections.abc import Sequence
 
-import zmq
-from zmq.utils.monitor import recv_monitor_message
-
-from daskref.background import forget_in_child
-from daskref.connectors.zmqkeys import Keys
+from daskref.background import forget_in_child, make_lock
+from daskref.connectors.zmqkeys import Handshake, Keys, RefusedError
 from daskref.connectors.zmqlimits import Limits
-from daskref.connectors.zmqlisten import split_endpoint
+from daskref.connectors.zmqlisten import prepare, shut, split_endpoint
 from daskref.connectors.zmqwire import (
-    LARGEST_CHUNK,
+    REPLY_NBYTES,
+    EndedError,
     Reply,
     Request,
+    Status,
     pack_request,
+    receive,
+    receive_into,
+    send,
     unpack_reply,
 )
+from daskref.exceptions import WireError
 
 #: Idle connections that are kept: of one endpoint, in all, and for how many seconds.
 _IDLE_EACH, _IDLE, _IDLE_SECONDS = 4, 64, 60.0
-#: Seconds to find out why a connection failed.
-_PROBE = 1.0
 #: Seconds within which a server ends the handshake if it will not have us; if it is
 #: only slow, its own limit for handshakes ends it later.
 _AT_ONCE = 1.0
-_EVENTS = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_DISCONNECTED
-)
-
-#: What a parent's contexts and sockets are in a forked child: never to be closed.
-_parents: list[Any] = []
 
 
 class ClosedError(Exception):
     """The connections were closed while one was wanted, or used."""
 
 
+class BrokenError(Exception):
+    """A connection cannot be made, or has ended; the text says why: "it broke off".
+
+    Parameters
+    ----------
+    why
+        What the other end did.
+    final
+        Whether to ask it again is of no use: it is not there, or will not have us.
+    """
+
+    final: bool
+
+    def __init__(self, why: str, final: bool = False) -> None:
+        super().__init__(why)
+        self.final = final
+
+
 class Line:
     """One connection to one server, for one thread at a time.
 
-    It connects in the background and does not reconnect: once :meth:`broken` says
-    why, it is of no use any more.
+    Parameters
+    ----------
+    endpoint
+        Of the server.
+    handshake
+        Of the session.
+    stall
+        Seconds without an answer, after which the connection is of no use any more.
+
+    Raises
+    ------
+    BrokenError
+        If it cannot be made. So do the methods, if it ends or stalls.
     """
 
     endpoint: str
-    socket: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
-    #: Whether the end of the connection is final: the server is not there, or will not
-    #: have us.
-    final: bool
     idle_since: float
 
-    def __init__(
-        self,
-        context: zmq.Context[Any],
-        endpoint: str,
-        keys: Keys,
-        curve: bool,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, endpoint: str, handshake: Handshake, stall: float) -> None:
         self.endpoint = endpoint
-        self.final = False
         self.idle_since = 0.0
-        self._token = keys.token_bytes
-        self._shaken = False
-        self._made = time.monotonic()
-        self._numbers = count(secrets.randbits(62))
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.linger = 0
-        self.socket.ipv6 = True
-        self.socket.maxmsgsize = LARGEST_CHUNK
-        self.socket.reconnect_ivl = -1
-        self.socket.connect_timeout = max(1, int(limits.stall * 1000))
-        self.socket.handshake_ivl = 0  # who asks knows how long to wait
-        self.socket.heartbeat_ivl = int(limits.heartbeat * 1000)
-        self.socket.heartbeat_timeout = int(limits.heartbeat * 3000)
-        keys.protect_client(self.socket, curve)
-        self.monitor = self.socket.get_monitor_socket(_EVENTS)
-        self.socket.connect(endpoint)
-
-    def number(self) -> int:
-        """Return a number for a request: an earlier reply is not taken for its."""
-        return next(self._numbers) % 2**64
-
-    def send(self, request: Request, data: Any = None) -> bool:
-        """Send a request; *data* is copied. False if that is not possible now."""
-        parts = [pack_request(request, self._token)]
-        if data is not None:
-            parts.append(data)
+        self._handshake = handshake
+        self._stall = stall
         try:
-            self.socket.send_multipart(parts, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
-    def receive(self) -> tuple[Reply, memoryview] | None:
-        """Return a reply that is there, and its data, not copied.
-
-        Raises
-        ------
-        WireError
-            If it is none.
-        """
-        try:
-            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return None
-        data = frames[1].buffer if len(frames) > 1 else memoryview(b"")
-        return unpack_reply(frames[0].bytes), data
-
-    def broken(self) -> str | None:
-        """Return why the connection ended, if it has, as in "it broke off"."""
-        with suppress(zmq.Again):
-            while True:
-                event = recv_monitor_message(self.monitor, zmq.NOBLOCK)["event"]
-                if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self._shaken = True
-                elif event == zmq.EVENT_CLOSED:
-                    return self._why()
-                elif self._shaken:
-                    return "broke off the connection"
-                else:
-                    self.final = time.monotonic() < self._made + _AT_ONCE
-                    return (
-                        "ended the handshake: it is of another session, or no "
-                        "server of daskref"
-                    )
-        return None
-
-    def _why(self) -> str:
-        # libzmq does not tell why it could not connect.
-        try:
-            socket.create_connection(split_endpoint(self.endpoint), _PROBE).close()
+            self._socket = socket.create_connection(split_endpoint(endpoint), stall)
         except OSError as exc:
-            self.final = isinstance(exc, ConnectionRefusedError)
-            return f"could not be reached ({exc.strerror or 'no answer'})"
-        return "broke off the connection"
+            refused = isinstance(exc, ConnectionRefusedError)
+            why = f"could not be reached ({exc.strerror or 'no answer'})"
+            raise BrokenError(why, refused) from exc
+        try:
+            prepare(self._socket)
+            self._socket = handshake.wrap(self._socket)
+        except OSError as exc:
+            self.close()
+            raise self._broken(exc) from exc
+
+    def shake(self) -> None:
+        """Prove that we are of the session, and see that the server is."""
+        began = time.monotonic()
+        try:
+            self._handshake.connect(self._socket)
+        except (RefusedError, EndedError) as exc:
+            at_once = time.monotonic() < began + _AT_ONCE
+            raise BrokenError(
+                "ended the handshake: it is of another session, or no server of "
+                "daskref",
+                at_once,
+            ) from exc
+        except OSError as exc:
+            raise self._broken(exc) from exc
+
+    def _silent(self) -> BrokenError:
+        return BrokenError(f"did not answer for {self._stall:g} s")
+
+    def _broken(self, exc: Exception) -> BrokenError:
+        if isinstance(exc, TimeoutError):
+            return self._silent()
+        if isinstance(exc, WireError):
+            return BrokenError(f"answered nonsense ({exc})", True)
+        return BrokenError("broke off the connection")
+
+    def send(self, requests: Sequence[Request], data: bytes = b"") -> None:
+        """Send requests; *data* goes with the last one."""
+        try:
+            send(self._socket, b"".join(map(pack_request, requests)), data)
+        except OSError as exc:
+            raise self._broken(exc) from exc
+
+    def reply(self, expected: int = 0) -> Reply:
+        """Return the next reply; if it is ``OK``, *expected* bytes of data follow."""
+        try:
+            reply = unpack_reply(receive(self._socket, REPLY_NBYTES))
+            if reply.length != (expected if reply.status is Status.OK else 0):
+                raise WireError(f"{reply.length} bytes in place of {expected}")
+        except (EndedError, OSError, WireError) as exc:
+            raise self._broken(exc) from exc
+        return reply
+
+    def data(self, view: memoryview) -> None:
+        """Fill a buffer with the data of a reply."""
+        try:
+            receive_into(self._socket, view)
+        except (EndedError, OSError) as exc:
+            raise self._broken(exc) from exc
+
+    def is_usable(self) -> bool:
+        """Tell whether an idle connection still stands."""
+        # Unasked, a server says nothing: what can be read is the end.
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return not poller.poll(0)
+
+    def shut(self) -> None:
+        """Wake the thread that uses it, with an error."""
+        shut(self._socket)
 
     def close(self) -> None:
         """End the connection."""
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.socket.close(0)
+        self._socket.close()
 
 
 class Lines:
@@ -163,7 +163,7 @@ class Lines:
 
     Parameters
     ----------
-    keys, curve
+    keys, encrypted
         Of the session, and whether to encrypt.
     limits
         Sizes and waits.
@@ -171,27 +171,23 @@ class Lines:
 
     closed: bool
     _idle: list[Line]
-    _used: int
-    _context: zmq.Context[Any] | None
+    _used: set[Line]
 
-    def __init__(self, keys: Keys, curve: bool, limits: Limits) -> None:
-        self._keys = keys
-        self._curve = curve
+    def __init__(self, keys: Keys, encrypted: bool, limits: Limits) -> None:
+        self._handshake = Handshake(keys, encrypted)
         self._limits = limits
         self.closed = False
-        self._context = None
         self._idle = []
-        self._used = 0
-        self._lock = Lock()
+        self._used = set()
+        self._lock = make_lock()
         forget_in_child(self)
 
     def forget(self) -> None:
         """Make new connections, in a forked child; the parent's are not its."""
-        _parents.append((self._context, self._idle))
-        self._context = None
+        for line in [*self._idle, *self._used]:
+            line.close()
         self._idle = []
-        self._used = 0
-        self._lock = Lock()
+        self._used = set()
 
     def take(self, endpoint: str) -> Line:
         """Return a connection for this thread; :meth:`give_back` or :meth:`drop` it.
@@ -200,40 +196,40 @@ class Lines:
         ------
         ClosedError
             If :meth:`close` was called.
+        BrokenError
+            If the server cannot be reached, or is not of the session.
         """
-        while True:
-            line, context, old = self._take_idle(endpoint)
-            for each in old:
-                each.close()
-            if line is None:
-                break
-            if line.broken() is None:
+        while (line := self._take_idle(endpoint)) is not None:
+            if line.is_usable():
                 return line
             self.drop(line)
+        line = Line(endpoint, self._handshake, self._limits.stall)
         try:
-            return Line(context, endpoint, self._keys, self._curve, self._limits)
+            with self._lock:
+                if self.closed:
+                    raise ClosedError
+                self._used.add(line)
+            line.shake()
         except BaseException:
-            self._returned()
+            self.drop(line)
             raise
+        return line
 
-    def _take_idle(
-        self, endpoint: str
-    ) -> tuple[Line | None, zmq.Context[Any], list[Line]]:
+    def _take_idle(self, endpoint: str) -> Line | None:
         oldest = time.monotonic() - _IDLE_SECONDS
         with self._lock:
             if self.closed:
                 raise ClosedError
-            if self._context is None:
-                threads = max(1, min(4, len(os.sched_getaffinity(0))))
-                self._context = zmq.Context(io_threads=threads)
             old = [line for line in self._idle if line.idle_since < oldest]
             self._idle = [line for line in self._idle if line not in old]
             fitting = [line for line in self._idle if line.endpoint == endpoint]
             line = fitting[-1] if fitting else None
             if line is not None:
                 self._idle.remove(line)
-            self._used += 1
-            return line, self._context, old
+                self._used.add(line)
+        for each in old:
+            each.close()
+        return line
 
     def give_back(self, line: Line) -> None:
         """Keep a connection for the next one; no reply is awaited on it."""
@@ -243,30 +239,23 @@ class Lines:
             if keep:
                 line.idle_since = time.monotonic()
                 self._idle.append(line)
-                self._used -= 1
+                self._used.discard(line)
         if not keep:
             self.drop(line)
 
     def drop(self, line: Line) -> None:
         """End a connection that :meth:`take` returned."""
-        line.close()
-        self._returned()
-
-    def _returned(self) -> None:
         with self._lock:
-            self._used -= 1
-            context = None
-            if self.closed and not self._used:
-                context, self._context = self._context, None
-        if context is not None:
-            context.term()
+            self._used.discard(line)
+        line.close()
 
     def close(self) -> None:
-        """End all connections; those in use end as they come back."""
+        """End all connections; who uses one hears that it has ended."""
         with self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
-            self._used += 1
+            # Under the lock: a number that was closed may mean another file.
+            for line in self._used:
+                line.shut()
         for line in idle:
             line.close()
-        self._returned()

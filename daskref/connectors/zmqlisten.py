@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import ipaddress
 import socket
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 
 from daskref.exceptions import ConfigError
 
 _SIOCGIFADDR = 0x8915
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
-#: A program of the classic packet filter, which sees TCP headers: code, jumps, operand.
-_DROP_SYN = [
-    struct.pack("HBBI", 0x30, 0, 0, 13),  # load the byte that has the flags
-    struct.pack("HBBI", 0x45, 0, 1, 0x02),  # SYN? else skip one
-    struct.pack("HBBI", 0x06, 0, 0, 0),  # drop
-    struct.pack("HBBI", 0x06, 0, 0, 2**32 - 1),  # pass
-]
-#: Connections that the kernel has made and libzmq has not taken yet.
+#: Connections that the kernel has made and the server has not taken yet.
 _BACKLOG = 128
 #: For documentation only (RFC 5737, RFC 3849): nothing is sent there.
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
@@ -101,8 +93,7 @@ def listen(address: str, ports: range) -> socket.socket:
         for port in ports:
             try:
                 listener.bind((address, port))
-                # libzmq accepts on its I/O thread: a peer that is gone by then must
-                # not block it.
+                # A peer that is gone by the time it is accepted must not block.
                 listener.setblocking(False)
                 listener.listen(_BACKLOG)
                 return listener
@@ -115,22 +106,30 @@ def listen(address: str, ports: range) -> socket.socket:
         raise
 
 
-def pause(listener: socket.socket) -> None:
-    """Let no further peer connect; those that have are not concerned.
+def prepare(there: socket.socket, heartbeat: float = 0.0) -> None:
+    """Set the options of a connection.
 
-    The kernel drops the packets that begin a connection, so peers try again by
-    themselves until :func:`resume`. (libzmq cannot stop listening and keep the
-    connections that it has.) All other packets pass: a connection that is being made
-    inherits the filter, and would be deaf for good.
+    Parameters
+    ----------
+    there
+        The connected socket.
+    heartbeat
+        Seconds after which to ask a silent peer's system whether it is still there.
     """
-    code = ctypes.create_string_buffer(b"".join(_DROP_SYN))
-    program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(code))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if heartbeat:
+        seconds = max(1, int(heartbeat))
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        there.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        there.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+        there.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
-def resume(listener: socket.socket) -> None:
-    """Let peers connect again after :func:`pause`."""
-    listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+def shut(there: socket.socket) -> None:
+    """End a connection that another thread uses; it wakes. Silent if it has ended."""
+    with suppress(OSError):
+        # Not the method of an encrypted socket, which would go on in the clear.
+        socket.socket.shutdown(there, socket.SHUT_RDWR)
 
 
 def endpoint(address: str, port: int) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from daskref.background import make_lock
 from daskref.connectors.objectnames import PUSHED
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
@@ -39,6 +41,8 @@ class Pushes:
         self._local = local
         self._limits = limits
         self._pushes = {}
+        #: One chunk at a time: it is copied faster than it comes.
+        self._lock = make_lock()
 
     def __len__(self) -> int:
         return len(self._pushes)
@@ -53,7 +57,11 @@ class Pushes:
         data
             The chunk.
         """
-        _, _, name, nbytes, offset, length, check = request
+        with self._lock:
+            return self._take(request, data)
+
+    def _take(self, request: Request, data: memoryview) -> Status:
+        _, name, nbytes, offset, length, check = request
         expected = min(PUSH_CHUNK, nbytes - offset)
         if offset % PUSH_CHUNK or length != expected or (length == 0 and nbytes):
             return Status.REFUSED
@@ -81,7 +89,7 @@ class Pushes:
             try:
                 push.pieces.write(offset, data)
             except OSError:
-                self.forget_name(name)
+                self._forget_name(name)
                 return Status.FULL
             push.missing.discard(offset)
         if push.missing:
@@ -99,21 +107,26 @@ class Pushes:
         count = len(self._pushes) + 1
         return count <= self._limits.pushes and total <= self._limits.push_nbytes
 
-    def forget_name(self, name: str) -> None:
-        """Delete what has arrived of an object. Silent if nothing has."""
+    def forget_names(self, names: Iterable[str]) -> None:
+        """Delete what has arrived of objects. Silent if nothing has."""
+        with self._lock:
+            for name in names:
+                self._forget_name(name)
+
+    def _forget_name(self, name: str) -> None:
         if (push := self._pushes.pop(name, None)) is not None:
             push.pieces.discard()
 
     def expire(self) -> None:
         """Delete the pushes that are abandoned."""
         old = time.monotonic() - self._limits.push_age
-        for name in [n for n, push in self._pushes.items() if push.heard < old]:
-            self.forget_name(name)
+        with self._lock:
+            for name in [n for n, push in self._pushes.items() if push.heard < old]:
+                self._forget_name(name)
 
     def close(self) -> None:
         """Delete all."""
-        for name in list(self._pushes):
-            self.forget_name(name)
+        self.forget_names(list(self._pushes))
 
     def abandon(self) -> None:
         """Let the parent have all, in a forked child."""

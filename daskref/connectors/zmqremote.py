@@ -244,10 +244,10 @@ class Remote:
 
     def reaches(self, source: Source) -> bool:
         """Tell whether a server of a host lets this process in."""
-        request = Request(Op.EXISTS, 0)
+        request = Request(Op.EXISTS)
         try:
             with self._closable() as lines:
-                ask(lines, source, request, self._limits)
+                ask(lines, source, request)
         except UnansweredError:
             return False
         return True
@@ -270,11 +270,11 @@ class Remote:
             If none says yes, and not all have answered.
         """
         answers = []
-        request = Request(op, 0, key[0], key[1], 0, length)
+        request = Request(op, key[0], key[1], 0, length)
         for source in self.copies(key):
             try:
                 with self._closable() as lines:
-                    if ask(lines, source, request, self._limits) is Status.OK:
+                    if ask(lines, source, request) is Status.OK:
                         return True
             except UnansweredError as exc:
                 answers.append(str(exc))
@@ -293,12 +293,12 @@ class Remote:
         known = self.copies(key)
         places = next((each.endpoints for each in known if each.host == key[2]), ())
         answers = []
-        request = Request(Op.TAKE, 0, key[0], key[1])
+        request = Request(Op.TAKE, key[0], key[1])
         for place in places:
             source = Source(key[2], [place])
             try:
                 with self._closable() as lines:
-                    status = ask(lines, source, request, self._limits)
+                    status = ask(lines, source, request)
             except UnansweredError as exc:
                 answers.append(str(exc))
                 continue
@@ -331,7 +331,7 @@ class Remote:
                 data = "\n".join(names[start : start + NAMES]).encode()
                 try:
                     with self._closable() as lines:
-                        ask(lines, source, Request(Op.EVICT, 0), self._limits, data)
+                        ask(lines, source, Request(Op.EVICT, length=len(data)), data)
                 except UnansweredError as exc:
                     answers.append(f"host {source.host[:8]}: {exc}")
                     break

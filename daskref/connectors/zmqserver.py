@@ -1,4 +1,4 @@
-"""Serves the objects of a host to other hosts: one thread, its own context and port.
+"""Serves the objects of a host to other hosts: a port, and a thread per connection.
 
 Known limits: whoever has the session's keys may open as many connections as are
 allowed, and keep them; those without lose theirs after the handshake interval, or
@@ -9,48 +9,44 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import threading
 import time
-from collections import OrderedDict
 from contextlib import suppress
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import zmq
-
-from daskref.background import forget_in_child
-from daskref.connectors.objectnames import NAME
-from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
-from daskref.connectors.zmqdoor import Door, ours
-from daskref.connectors.zmqkeys import Gate, Keys
+from daskref.background import forget_in_child, make_lock, start_thread
+from daskref.connectors.shm import SharedMemoryConnector
+from daskref.connectors.zmqanswers import Answers
+from daskref.connectors.zmqkeys import Handshake, Keys, RefusedError
 from daskref.connectors.zmqlimits import Limits
-from daskref.connectors.zmqlisten import endpoint
+from daskref.connectors.zmqlisten import prepare, shut
 from daskref.connectors.zmqpushes import Pushes
 from daskref.connectors.zmqwire import (
-    LARGEST_CHUNK,
-    NAMES,
-    Op,
+    REQUEST_NBYTES,
+    EndedError,
     Reply,
-    Request,
-    Status,
     checksum,
     pack_reply,
+    receive,
+    send,
     unpack_request,
 )
-from daskref.exceptions import ConnectorError, WireError
 
-#: Objects kept mapped between two requests, and for how many seconds.
-_OPEN, _OPEN_SECONDS = 32, 2.0
-#: Requests answered before another look at who connects.
-_TURN = 16
-#: Seconds for the thread to end.
+#: Seconds for which the object of a request is kept mapped for the next one.
+_KEPT_SECONDS = 2.0
+#: Seconds that a connection has to prove itself while the server is full. Those who
+#: have the keys do it at once: a few round trips after they connect.
+_FIRST = 1.0
+#: Seconds between two looks at pushes that may be abandoned, and between two attempts
+#: to take a connection that this process has no descriptor for.
+_LOOK = 1.0
+#: Seconds for the threads to end.
 _STOP = 10.0
 
 logger = logging.getLogger(__name__)
-
-#: What a parent's contexts and sockets are in a forked child: never to be closed.
-_parents: list[Any] = []
 
 
 class Served(NamedTuple):
@@ -62,10 +58,20 @@ class Served(NamedTuple):
     nbytes: int = 0
     #: Peers that were turned away for want of the right keys.
     refused: int = 0
-    #: Requests that were none, and were not answered.
+    #: Requests that were none; their connections were ended.
     malformed: int = 0
     #: Connections that are open.
     connections: int = 0
+
+
+class _Connection:
+    """A connection, its thread, and whether its peer has proved that it belongs."""
+
+    def __init__(self, there: socket.socket) -> None:
+        self.socket = there
+        self.since = time.monotonic()
+        self.proved = False
+        self.thread: threading.Thread | None = None
 
 
 class Server:
@@ -76,8 +82,8 @@ class Server:
     local
         The host's store.
     listener
-        A listening socket; the server closes it.
-    keys, curve
+        A listening socket that does not block; the server closes it.
+    keys, encrypted
         Of the session, and whether to encrypt.
     limits
         Sizes and counts.
@@ -88,9 +94,9 @@ class Server:
     """
 
     port: int
-    _local: SharedMemoryConnector
-    _listener: socket.socket
-    _thread: threading.Thread
+    _connections: dict[int, _Connection]
+    _lock: threading.Lock
+    _thread: threading.Thread | None
     _pid: int
 
     def __init__(
@@ -98,218 +104,198 @@ class Server:
         local: SharedMemoryConnector,
         listener: socket.socket,
         keys: Keys,
-        curve: bool,
+        encrypted: bool,
         limits: Limits,
     ) -> None:
         self.port = listener.getsockname()[1]
         self._local = local
         self._listener = listener
         self._limits = limits
-        self._token = keys.token_bytes
         self._pushes = Pushes(local, limits)
-        self._views: OrderedDict[str, tuple[float, memoryview]] = OrderedDict()
-        self._requests = self._nbytes = self._malformed = 0
-        self._complained = self._stopped = False
-        self._listening = -1
+        self._connections = {}
+        self._lock = make_lock()
+        self._requests = self._nbytes = self._refused = self._malformed = 0
+        self._stopped = False
+        self._full = False
         self._pid = os.getpid()
-        self._wake: tuple[int, ...] = os.pipe()
-        self._context = zmq.Context()
         try:
-            # Before the socket is bound: nobody gets in unchecked.
-            self._gate = Gate(self._context, keys, curve)
-            self._router = self._context.socket(zmq.ROUTER)
-            self._configure(keys, curve)
-            self._door = Door(self._router, listener, limits.connections)
-            self._bind()
+            self._handshake = Handshake(keys, encrypted)
+            self._wake: tuple[int, ...] = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except BaseException:
-            self._listener.close()
-            self._context.destroy(linger=0)
+            listener.close()
             raise
-        self._thread = threading.Thread(
-            target=self._run, name=f"daskref-zmq-{self.port}", daemon=True
-        )
-        self._thread.start()
         forget_in_child(self)
-
-    def _configure(self, keys: Keys, curve: bool) -> None:
-        limits, router = self._limits, self._router
-        router.linger = 0
-        router.ipv6 = self._listener.family == socket.AF_INET6
-        router.sndhwm = router.rcvhwm = limits.requests
-        router.maxmsgsize = LARGEST_CHUNK
-        router.handshake_ivl = int(limits.handshake * 1000)
-        router.heartbeat_ivl = int(limits.heartbeat * 1000)
-        router.heartbeat_timeout = int(limits.heartbeat * 3000)
-        keys.protect_server(router, curve)
-
-    def _bind(self) -> None:
-        # libzmq closes what it is given; through ours, `pause` works.
-        self._listening = os.dup(self._listener.fileno())
-        self._router.setsockopt(zmq.USE_FD, self._listening)
-        self._router.bind(endpoint(self._listener.getsockname()[0], self.port))
+        self._thread = start_thread(self._run, f"daskref-zmq-{self.port}")
+        if self._thread is None:  # the interpreter ends: nobody would answer
+            listener.close()
 
     @property
     def served(self) -> Served:
         """What it has done so far."""
-        return Served(
-            self._requests,
-            self._nbytes,
-            self._gate.refused,
-            self._malformed,
-            self._door.connections,
-        )
+        with self._lock:
+            return Served(
+                self._requests,
+                self._nbytes,
+                self._refused,
+                self._malformed,
+                len(self._connections),
+            )
 
     @property
     def running(self) -> bool:
         """Whether it answers."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
-    # In the thread.
+    # Taking connections, in a thread.
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        for each in (self._router, self._gate.socket, self._door.monitor):
-            poller.register(each, zmq.POLLIN)
-        poller.register(self._wake[0], zmq.POLLIN)
         try:
-            while True:
+            while not self._stopped:
+                self._end_strangers()
+                self._pushes.expire()
+                poller = select.poll()
+                poller.register(self._wake[0], select.POLLIN)
+                if not self._full:
+                    poller.register(self._listener, select.POLLIN)
                 ready = dict(poller.poll(self._patience()))
                 if self._wake[0] in ready:
-                    return
-                if self._gate.socket in ready:
-                    self._gate.answer()
-                if self._door.monitor in ready:
-                    self._door.follow()
-                if self._router in ready:
-                    self._take_turn()
-                self._tidy()
+                    with suppress(BlockingIOError):
+                        os.read(self._wake[0], 4096)
+                if self._listener.fileno() in ready:
+                    self._accept()
         except Exception:
             logger.exception("The server of %r ended", self._local)
         finally:
-            self._views.clear()
-            self._pushes.close()
-            self._door.close()
-            self._router.close(0)
-            self._gate.socket.close(0)
-            self._context.term()
             # Who connects is refused at once, whatever has ended us.
             self._listener.close()
+            self._end_connections()
+            self._pushes.close()
 
     def _patience(self) -> int | None:
-        """Return the milliseconds after which there is something to tidy."""
-        busy = 1.0 if self._views or self._pushes else inf
-        seconds = min(busy, self._door.due())
-        return None if seconds == inf else int(seconds * 1000) + 1
+        """Return the milliseconds after which there is something to do."""
+        deadlines = [self._deadline(each) for each in self._strangers()]
+        seconds = min(deadlines, default=inf) - time.monotonic()
+        if self._pushes:
+            seconds = min(seconds, _LOOK)
+        return None if seconds == inf else max(0, int(seconds * 1000) + 1)
 
-    def _tidy(self) -> None:
-        self._pushes.expire()
-        self._door.make_room()
-        old = time.monotonic() - _OPEN_SECONDS
-        while self._views:
-            name, (used, _) = next(iter(self._views.items()))
-            if used > old and len(self._views) <= _OPEN:
-                break
-            del self._views[name]
+    def _strangers(self) -> list[_Connection]:
+        with self._lock:
+            return [each for each in self._connections.values() if not each.proved]
 
-    def _take_turn(self) -> None:
-        for _ in range(_TURN):
-            try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            if len(frames) not in (2, 3) or not (
-                request := unpack_request(frames[1].bytes, self._token)
-            ):
-                self._malformed += 1
-                continue
-            self._door.vouch(frames[1])
-            data = frames[2].buffer if len(frames) == 3 else memoryview(b"")
-            reply, body = self._answer(request, data)
-            self._requests += 1
-            self._nbytes += body.nbytes
-            parts: list[Any] = [frames[0].bytes, pack_reply(reply)]
-            if body.nbytes:
-                parts.append(body)
-            # To a peer that is gone, or does not read, nothing is sent.
-            with suppress(zmq.Again):
-                self._router.send_multipart(parts, zmq.NOBLOCK, copy=False)
+    def _deadline(self, stranger: _Connection) -> float:
+        longest = self._limits.handshake
+        return stranger.since + (min(_FIRST, longest) if self._full else longest)
 
-    def _answer(self, request: Request, data: memoryview) -> tuple[Reply, memoryview]:
-        body = memoryview(b"")
-        check = 0
+    def _end_strangers(self) -> None:
+        """End connections that should have proved by now what they are."""
+        with self._lock:
+            self._full = len(self._connections) >= self._limits.connections
+            now = time.monotonic()
+            for each in self._connections.values():
+                if not each.proved and self._deadline(each) <= now:
+                    shut(each.socket)
+                    each.since = inf  # once is enough
+
+    def _accept(self) -> None:
         try:
-            if request.op is Op.GET:
-                status, body = self._get(request)
-                check = checksum(body)
-            elif request.op is Op.PUT:
-                status = self._pushes.take(request, data)
-            elif request.op is Op.EXISTS:
-                key = SharedMemoryKey(request.name, request.nbytes)
-                status = _found(self._local.exists(key))
-            elif request.op is Op.EVICT:
-                status = self._evict(data)
-            elif request.op is Op.TAKE:
-                key = SharedMemoryKey(request.name, request.nbytes)
-                status = _found(self._local.take(key) is not None)
-            else:
-                key = SharedMemoryKey(request.name, request.nbytes)
-                status = _found(self._local.renew(key, request.length / 1000))
-        except WireError:
-            status = Status.REFUSED
-        except Exception as exc:
-            status = Status.FAILED
-            self._complain(request, exc)
-        return Reply(status, request.number, request.offset, check), body
+            raw, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            logger.warning("A connection could not be taken: %s", exc)
+            time.sleep(_LOOK)
+            return
+        try:
+            raw.settimeout(self._limits.handshake)
+            prepare(raw, self._limits.heartbeat)
+            connection = _Connection(self._handshake.wrap(raw, server=True))
+        except OSError:  # it is gone already
+            raw.close()
+            return
+        with self._lock:
+            self._connections[id(connection)] = connection
+        name = f"daskref-zmq-{self.port}-peer"
+        connection.thread = start_thread(lambda: self._attend(connection), name)
+        if connection.thread is None:  # the interpreter ends
+            self._forget(connection)
 
-    def _complain(self, request: Request, exc: Exception) -> None:
-        level = logging.DEBUG if self._complained else logging.WARNING
-        self._complained = True
-        if isinstance(exc, ConnectorError):
-            logger.log(level, "A request of another host failed: %s", exc)
-        else:
-            logger.log(level, "%r of another host failed", request.op, exc_info=exc)
+    def _end_connections(self) -> None:
+        with self._lock:
+            found = list(self._connections.values())
+            for each in found:
+                shut(each.socket)
+        deadline = time.monotonic() + _STOP
+        for each in found:
+            if each.thread is not None:
+                each.thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _get(self, request: Request) -> tuple[Status, memoryview]:
-        empty = memoryview(b"")
-        end = request.offset + request.length
-        if request.length > LARGEST_CHUNK or end > request.nbytes:
-            return Status.REFUSED, empty
-        kept = self._views.pop(request.name, None)
-        key = SharedMemoryKey(request.name, request.nbytes)
-        # Once it is evicted, transfers that have begun still get the rest.
-        begun = request.offset or self._local.exists(key)
-        if kept is not None and kept[1].nbytes == request.nbytes and begun:
-            view = kept[1]
-        else:
-            found = self._local.get(key)
-            if found is None:
-                return Status.MISSING, empty
-            view = found
-        # While it is here, its lock keeps the pages from being written again.
-        self._views[request.name] = time.monotonic(), view
-        return Status.OK, view[request.offset : end]
+    # Connections, each in a thread of its own.
 
-    def _evict(self, data: memoryview) -> Status:
-        names = bytes(data).decode("ascii", "replace").split("\n")
-        if len(names) > NAMES or not all(map(NAME.fullmatch, names)):
-            return Status.REFUSED
-        for name in names:
-            self._pushes.forget_name(name)
-            self._views.pop(name, None)
-        self._local.evict_batch(SharedMemoryKey(name, 0) for name in names)
-        return Status.OK
+    def _attend(self, connection: _Connection) -> None:
+        there = connection.socket
+        try:
+            self._handshake.accept(there)
+            connection.proved = True
+            there.settimeout(self._limits.timeout)
+            self._serve(there)
+        except RefusedError:
+            with self._lock:
+                self._refused += 1
+        except (EndedError, OSError):
+            pass
+        except Exception:
+            logger.exception("A connection to the server of %r ended", self._local)
+        finally:
+            self._forget(connection)
+
+    def _forget(self, connection: _Connection) -> None:
+        with self._lock:
+            # Under the lock: nobody shuts the number down when it is another's.
+            connection.socket.close()
+            self._connections.pop(id(connection), None)
+            if self._full:
+                self._rouse()
+
+    def _serve(self, there: socket.socket) -> None:
+        answers = Answers(self._local, self._pushes)
+        while not self._stopped:
+            if answers.keeps and not _is_readable(there, _KEPT_SECONDS):
+                answers.let_go()
+            _is_readable(there, None)
+            request = unpack_request(receive(there, REQUEST_NBYTES))
+            if request is None:
+                with self._lock:
+                    self._malformed += 1
+                return
+            data = receive(there, request.data_nbytes)
+            begun = bool(self._pushes)
+            status, body = answers.answer(request, memoryview(data))
+            if self._pushes and not begun:
+                self._rouse()  # it has something to look after
+            check = checksum(body)
+            with self._lock:
+                self._requests += 1
+                self._nbytes += body.nbytes
+            send(there, pack_reply(Reply(status, body.nbytes, check)), body)
+
+    def _rouse(self) -> None:
+        with suppress(OSError, IndexError):  # there is enough in it; it is closed
+            os.write(self._wake[1], b"x")
 
     # From outside.
 
     def stop(self) -> None:
-        """End the thread and close the port. A second call is silent."""
+        """End the threads and close the port. A second call is silent."""
         if self._pid != os.getpid() or self._stopped:
             return
         self._stopped = True
-        os.write(self._wake[1], b"x")
-        self._thread.join(_STOP)
-        if not self._thread.is_alive():
-            wake, self._wake = self._wake, ()
+        self._rouse()
+        if self._thread is not None:
+            self._thread.join(_STOP)
+        if not self.running:
+            with self._lock:
+                wake, self._wake = self._wake, ()
             for fd in wake:
                 os.close(fd)
 
@@ -318,14 +304,11 @@ class Server:
 
         Otherwise peers of a parent that died would not notice while the child lives.
         """
-        _parents.append(
-            (self._context, self._router, self._door, self._gate.socket, self._views)
-        )
+        for each in self._connections.values():
+            each.socket.close()
+        self._connections = {}
         if self._stopped:  # the numbers mean other files by now
             return
-        self._door.forget()
-        with suppress(OSError), ours(self._listening, self.port):
-            os.close(self._listening)
         self._listener.close()
         for fd in self._wake:
             with suppress(OSError):
@@ -333,5 +316,11 @@ class Server:
         self._pushes.abandon()
 
 
-def _found(there: bool) -> Status:
-    return Status.OK if there else Status.MISSING
+def _is_readable(there: socket.socket, seconds: float | None) -> bool:
+    """Wait until a peer has said something, or has ended the connection."""
+    pending = getattr(there, "pending", None)
+    if pending is not None and pending():
+        return True  # it was read, and not asked for
+    poller = select.poll()
+    poller.register(there, select.POLLIN)
+    return bool(poller.poll(None if seconds is None else seconds * 1000))

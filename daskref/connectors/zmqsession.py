@@ -11,13 +11,20 @@ from daskref.connectors.shm import SharedMemoryConnector
 from daskref.connectors.zmqhost import Place, serve, serving, session_name
 from daskref.connectors.zmqkeys import Keys
 from daskref.connectors.zmqlimits import Limits
-from daskref.connectors.zmqlines import Lines
+from daskref.connectors.zmqlines import ClosedError, Lines
 from daskref.connectors.zmqserver import Served, Server
 from daskref.exceptions import ConnectorClosedError, ConnectorUnavailableError
 
 
-def enter(session: str | None) -> str:
+def enter(session: str | None, encrypted: bool) -> str:
     """Return the name of a session; for ``None`` of a new one, and make its keys.
+
+    Parameters
+    ----------
+    session
+        The name, or ``None``.
+    encrypted
+        Whether connections of the session are encrypted.
 
     Raises
     ------
@@ -26,7 +33,7 @@ def enter(session: str | None) -> str:
     """
     name = session_name(session)
     if session is None:
-        remember(_place(name), Keys.make().dump())
+        remember(_place(name), Keys.make(encrypted).dump())
     return name
 
 
@@ -45,7 +52,7 @@ class ZmqSession:
         Of the session.
     local
         This host's store; :meth:`close` closes it too.
-    curve
+    encrypted
         Whether to encrypt.
     limits
         Sizes and waits.
@@ -69,13 +76,13 @@ class ZmqSession:
         owner: str,
         name: str,
         local: SharedMemoryConnector,
-        curve: bool,
+        encrypted: bool,
         limits: Limits,
     ) -> None:
         self._owner = owner
         self._place = _place(name)
         self._local = local
-        self._curve = curve
+        self._encrypted = encrypted
         self._limits = limits
         self._server = None
         self._endpoint = ""
@@ -125,10 +132,14 @@ class ZmqSession:
         ------
         ConnectorUnavailableError
             If this process has not got the session's keys.
+        ClosedError
+            If the session was closed here.
         """
         with self._lock:
+            if self._closed:  # nobody would end them any more
+                raise ClosedError
             if self._lines is None:
-                self._lines = Lines(self._keys(), self._curve, self._limits)
+                self._lines = Lines(self._keys(), self._encrypted, self._limits)
                 self._resources.callback(self._lines.close)
             return self._lines
 
@@ -177,7 +188,7 @@ class ZmqSession:
                     self.ready(),
                     place,
                     self._keys(),
-                    self._curve,
+                    self._encrypted,
                     self._limits,
                     self._resources.callback,
                 )
@@ -190,5 +201,6 @@ class ZmqSession:
 
     def close(self) -> None:
         """Stop the server, close the connections and the store; silent if they are."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self._finalizer()

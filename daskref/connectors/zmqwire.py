@@ -1,15 +1,15 @@
-"""What goes over the sockets of ``zmq://``: requests and replies of fixed form.
+"""What goes over the connections of ``zmq://``: requests and replies of fixed form.
 
-A request is a header and, for some operations, a frame of data; so is a reply. The
-server keeps nothing between two requests but pushes that are not complete: every chunk
-can be asked for again, of any server, in any order.
+A request is a header and, for some operations, data; so is a reply. Replies come in the
+order of the requests. The server keeps nothing between two requests but pushes that are
+not complete: every chunk can be asked for again, of any server, in any order.
 """
 
 from __future__ import annotations
 
+import socket
 import struct
 from enum import IntEnum
-from hmac import compare_digest
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -17,10 +17,8 @@ from xxhash import xxh3_64_intdigest
 from daskref.connectors.objectnames import NAME
 from daskref.exceptions import WireError
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"DR"
-#: Bytes of the session's token.
-TOKEN = 16
 #: Names in one :attr:`Op.EVICT`.
 NAMES = 1000
 #: The largest chunk that a server sends or takes, whatever a peer asks for.
@@ -30,12 +28,17 @@ PUSH_CHUNK = 2**20
 #: Bytes of a name.
 _NAME = 33
 
-#: magic, version, op, number of the request, token, name, size of the object, offset,
-#: length, checksum of the data
-_REQUEST = struct.Struct(f"<2sBBQ{TOKEN}s{_NAME}sQQQQ")
-#: magic, version, status, number of the request, offset, checksum of the data
-_REPLY = struct.Struct("<2sBBQQQ")
-REPLY_NBYTES = _REPLY.size
+#: magic, version, op, name, size of the object, offset, length, checksum of the data
+_REQUEST = struct.Struct(f"<2sBB{_NAME}sQQQQ")
+#: magic, version, status, length and checksum of the data
+_REPLY = struct.Struct("<2sBBQQ")
+#: What TLS sends at once.
+_RECORD = 2**14
+REQUEST_NBYTES, REPLY_NBYTES = _REQUEST.size, _REPLY.size
+
+
+class EndedError(Exception):
+    """The other end has ended the connection."""
 
 
 class Op(IntEnum):
@@ -53,6 +56,10 @@ class Op(IntEnum):
     RENEW = 5
     #: Delete an object; ``MISSING`` if this very request did not.
     TAKE = 6
+
+
+#: The most data that comes with a request, of those that have any.
+_LARGEST_DATA = {Op.PUT: PUSH_CHUNK, Op.EVICT: 2 * NAMES * (_NAME + 1)}
 
 
 class Status(IntEnum):
@@ -76,23 +83,26 @@ class Status(IntEnum):
 
 
 class Request(NamedTuple):
-    """One request, without token and data."""
+    """One request, without data."""
 
     op: Op
-    number: int
     name: str = "0" * 8 + "-" + "0" * 24
     nbytes: int = 0
     offset: int = 0
     length: int = 0
     checksum: int = 0
 
+    @property
+    def data_nbytes(self) -> int:
+        """Bytes of data that come with it."""
+        return self.length if self.op in _LARGEST_DATA else 0
+
 
 class Reply(NamedTuple):
     """One reply, without data."""
 
     status: Status
-    number: int
-    offset: int = 0
+    length: int = 0
     checksum: int = 0
 
 
@@ -101,37 +111,33 @@ def checksum(data: Any) -> int:
     return xxh3_64_intdigest(data)
 
 
-def pack_request(request: Request, token: bytes) -> bytes:
+def pack_request(request: Request) -> bytes:
     """Return the header of a request."""
-    op, number, name, *rest = request
-    return _REQUEST.pack(MAGIC, VERSION, op, number, token, name.encode(), *rest)
+    op, name, *rest = request
+    return _REQUEST.pack(MAGIC, VERSION, op, name.encode(), *rest)
 
 
-def unpack_request(header: Any, token: bytes) -> Request | None:
-    """Return a request; ``None`` for what is none, or has another token.
-
-    Whoever sends such a thing is not answered.
-    """
-    if len(header) != _REQUEST.size:
-        return None
-    magic, version, op, number, theirs, name, *rest = _REQUEST.unpack(header)
-    # The token first: a stranger learns nothing from the time that it takes.
-    if not compare_digest(theirs, token) or magic != MAGIC or version != VERSION:
+def unpack_request(header: bytes) -> Request | None:
+    """Return a request; ``None`` for what is none: nobody knows where it ends."""
+    magic, version, op, name, *rest = _REQUEST.unpack(header)
+    if magic != MAGIC or version != VERSION:
         return None
     try:
-        request = Request(Op(op), number, name.decode("ascii"), *rest)
+        request = Request(Op(op), name.decode("ascii"), *rest)
     except ValueError:
         return None
-    return request if NAME.fullmatch(request.name) else None
+    if not NAME.fullmatch(request.name):
+        return None
+    too_much = request.data_nbytes > _LARGEST_DATA.get(request.op, 0)
+    return None if too_much else request
 
 
 def pack_reply(reply: Reply) -> bytes:
     """Return the header of a reply."""
-    status, *rest = reply
-    return _REPLY.pack(MAGIC, VERSION, status, *rest)
+    return _REPLY.pack(MAGIC, VERSION, *reply)
 
 
-def unpack_reply(header: Any) -> Reply:
+def unpack_reply(header: bytes) -> Reply:
     """Return a reply.
 
     Raises
@@ -151,3 +157,44 @@ def unpack_reply(header: Any) -> Reply:
         return Reply(Status(status), *rest)
     except ValueError as exc:
         raise WireError(f"a reply has the unknown status {status}") from exc
+
+
+def send(there: socket.socket, header: bytes, data: bytes | memoryview = b"") -> None:
+    """Send a header and what belongs to it.
+
+    Raises
+    ------
+    OSError
+        If the connection breaks, or nothing is taken for the socket's timeout.
+    """
+    # With the first data: whoever is woken for a header alone waits for the rest, which
+    # took a third of the time of a transfer.
+    start = _RECORD - len(header)
+    there.sendall(header + data[:start])
+    if start < len(data):
+        there.sendall(data[start:])
+
+
+def receive_into(there: socket.socket, view: memoryview) -> None:
+    """Fill a buffer.
+
+    Raises
+    ------
+    EndedError
+        If the other end ends the connection before.
+    OSError
+        If it breaks, or nothing comes for the socket's timeout.
+    """
+    start, nbytes = 0, view.nbytes
+    while start < nbytes:
+        count = there.recv_into(view[start:])
+        if not count:
+            raise EndedError
+        start += count
+
+
+def receive(there: socket.socket, nbytes: int) -> bytes:
+    """Return so many bytes; raises as :func:`receive_into` does."""
+    found = bytearray(nbytes)
+    receive_into(there, memoryview(found))
+    return bytes(found)

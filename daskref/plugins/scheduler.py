@@ -32,7 +32,11 @@ from daskref.background import run_apart
 from daskref.config import Settings
 from daskref.connectors.base import Key
 from daskref.connectors.zmq import ZmqConnector
-from daskref.encryption import check_transport, is_encryption_required
+from daskref.encryption import (
+    check_transport,
+    choose_transport,
+    is_encryption_required,
+)
 from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
 from daskref.nodes import references_in
 from daskref.plugins import bootstrap
@@ -110,7 +114,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def _start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         await self._check_workers()
-        self.session = await run_apart(Session.create, self.settings)
+        transport = choose_transport(self.settings.security_transport, scheduler)
+        self.session = await run_apart(Session.create, self.settings, transport)
         assert self.session.store is not None
         connector = self.session.store.connector
         self._evictions = Evictions(self.session, self._evict_now)

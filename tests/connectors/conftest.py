@@ -100,7 +100,7 @@ def hosts(child: Callable[..., Child]) -> Iterator[Callable[..., Hosts]]:
         each.end()
 
 
-@pytest.fixture(params=["curve", "clear"])
+@pytest.fixture(params=["tls", "clear"])
 def security(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from daskref.connectors.arrivals import Arrival
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryKey
 from daskref.connectors.zmq import ZmqConnector
@@ -16,6 +17,7 @@ from daskref.connectors.zmqsources import Source
 from daskref.connectors.zmqwire import Op, Status
 from daskref.exceptions import ConnectorError
 from tests.connectors.zmqhosts import Told, parts_left, pattern, peers
+from tests.utils import wait_until
 
 MIB = 2**20
 
@@ -95,9 +97,18 @@ def test_what_was_fetched_is_served_to_a_third_host(hosts):
     assert b.served.nbytes == a.served.nbytes == 2 * MIB
 
 
-def test_a_large_object_comes_from_several_servers_of_its_host(hosts, security):
+def test_a_large_object_comes_from_several_servers_of_its_host(
+    hosts, security, monkeypatch
+):
     made = hosts(security=security, lanes=2, window=1)
     first, second = made.open("a", serve=True), made.open("a", serve=True)
+    real = Arrival.write
+
+    def write(self, *args):
+        wait_until(lambda: first.served.requests and second.served.requests)
+        real(self, *args)
+
+    monkeypatch.setattr(Arrival, "write", write)
     key = first.put(pattern(20 * MIB))
     b = made.open("b", peers=peers(second))
     assert b.get(key) == pattern(20 * MIB)

@@ -90,6 +90,7 @@ def test_options_can_be_in_a_url(tmp_path):
     "options",
     [
         {"security": "none"},
+        {"security": "curve"},
         {"session": "../x"},
         {"port": "http"},
         {"port": "5000:4000"},

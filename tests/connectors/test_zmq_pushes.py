@@ -99,13 +99,13 @@ def test_abandoned_pushes_are_removed_and_their_number_is_bounded(hosts):
     begun = made.child(
         "x",
         """
-from daskref.connectors import zmqask
-real = zmqask._await
+from daskref.connectors.zmqlines import Line
+real = Line.reply
 def wait(*args):
     reply = real(*args)
     say("begun")
     sys.stdin.read()
-zmqask._await = wait
+Line.reply = wait
 connector.put(bytes(20 * 2**20))
 """,
         peers=peers(a),
