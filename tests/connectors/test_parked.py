@@ -266,10 +266,10 @@ def test_dropping_a_connector_ends_its_thread(tmp_path):
 
 
 def test_nothing_is_parked_where_the_kernel_does_not_tell(shm, monkeypatch):
-    def refuse(name, *args, real=os.open):
+    def refuse(name, *args, real=os.open, **kwargs):
         if name == "/proc/self/pagemap":
             raise PermissionError
-        return real(name, *args)
+        return real(name, *args, **kwargs)
 
     key = put(shm)
     view = shm.get(key)
@@ -280,10 +280,10 @@ def test_nothing_is_parked_where_the_kernel_does_not_tell(shm, monkeypatch):
 
 
 def test_without_proc_the_mapping_keeps_the_lock_itself(shm, monkeypatch):
-    def refuse(name, *args, real=os.open):
+    def refuse(name, *args, real=os.open, **kwargs):
         if str(name).startswith("/proc/"):
             raise FileNotFoundError
-        return real(name, *args)
+        return real(name, *args, **kwargs)
 
     key = put(shm)
     monkeypatch.setattr(os, "open", refuse)
