@@ -36,6 +36,7 @@ from daskref.reference import Reference
 from daskref.rpc import Connections
 from daskref.session import Session, SessionInfo
 from daskref.signing import secret_of, told_here
+from daskref.streams import Streams
 from daskref.visiting import Visit
 
 
@@ -56,6 +57,8 @@ class Attachment:
             if threshold is None
             else config.parse_size("daskref.threshold", threshold)
         )
+        self._streams = Streams(session.info.settings.latency)
+        self._streams.shorten(client.scheduler_comm)
         # Dask drops all futures at a restart, without telling one by one
         self._handlers = client._stream_handlers
         ours = {
@@ -135,6 +138,7 @@ class Attachment:
             else:  # others may have added theirs meanwhile: those stay
                 self._handlers[op] = handler
         self._restore_connections()
+        self._streams.restore_all()
         if self._visit is not None:
             self._visit.end()
         self.holdings.clear()

@@ -192,6 +192,15 @@ def _noops(client: Any, size: int) -> float:
     return elapsed[0]
 
 
+def _round_trips(client: Any, size: int) -> float:
+    times = []
+    for number in range(100):
+        with _clock() as elapsed:
+            client.submit(noop, number, pure=False).result()
+        times.append(elapsed[0])
+    return statistics.median(times)
+
+
 def _small_arguments(client: Any, size: int) -> float:
     arguments = [array(10_000) for _ in range(10_000)]
     with _clock() as elapsed:
@@ -275,6 +284,7 @@ ROWS = (
             "ProxyStore", 1, bench_objects.map_proxies, needs=("proxystore.store",)
         ),
     ),
+    Row("round-trip", "submit(noop, i).result(), one at a time", 1, _round_trips),
     Row("noops", "20,000 no-op tasks", 1 / 1.03, _noops),
     Row("small", "10,000 tasks with a 10 kB argument", 1 / 1.03, _small_arguments),
 )

@@ -30,6 +30,7 @@ Share: TypeAlias = int | float
 _SIZE = 'a size such as "1 MiB" or 1048576, not negative'
 _SHARE = 'a fraction from 0 to 1, or a size such as "8 GiB"'
 _COUNT = "a whole number above 0"
+_LATENCY = '"dask", or a duration such as "1ms" or 0.001, not negative'
 _SECONDS = 'a positive duration such as "30s" or 30'
 
 
@@ -145,6 +146,17 @@ def parse_seconds(setting: str, value: object) -> float:
     return float(number)
 
 
+def _parse_latency(setting: str, value: object) -> float | str:
+    if isinstance(value, str) and value == "dask":
+        return value
+    if _number(value) == 0:
+        return 0.0
+    try:
+        return parse_seconds(setting, value)
+    except ConfigError as exc:
+        raise ConfigError(setting, value, _LATENCY) from exc
+
+
 def _number(value: object) -> int | float | None:
     # bool is an int, but `threshold: yes` is a mistake; NumPy's numbers are Real
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -229,6 +241,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
     "on_failure": ("on-failure", _one_of("inband", "raise")),
     "results": ("results", _one_of("on-transfer", "on-completion")),
     "timeout": ("timeout", parse_seconds),
+    "latency": ("latency", _parse_latency),
     "lease": ("lease", parse_seconds),
     "reconcile_interval": ("reconcile-interval", parse_seconds),
     "reconcile_grace": ("reconcile-grace", parse_seconds),
@@ -264,6 +277,8 @@ class Settings:
     results: str
     #: Seconds.
     timeout: float
+    #: Seconds, or ``"dask"``.
+    latency: float | str
     #: Seconds.
     lease: float
     #: Seconds.

@@ -41,6 +41,7 @@ LAYERS = [
     [
         "session",
         "frames",
+        "streams",
         "leases",
         "nodes",
         "spares",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -19,6 +20,7 @@ import distributed
 import pytest
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from distributed import Client, LocalCluster, Nanny, Scheduler, Worker
+from distributed.batched import BatchedSend
 from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.system_monitor import SystemMonitor
 from distributed.worker_memory import NannyMemoryManager
@@ -34,6 +36,7 @@ MODULES = {
 #: Prefixes in the tables, and whose attributes they stand for. What is looked up on an
 #: instance comes from a running cluster.
 OWNERS: dict[str, Any] = {
+    "BatchedSend": BatchedSend,
     "Client": Client,
     "Nanny": Nanny,
     "Scheduler": Scheduler,
@@ -433,6 +436,31 @@ def _(running: Any) -> None:
     state = distributed.worker_state_machine.TaskState
     for name in ("run_spec", "dependencies", "nbytes"):
         assert name in state.__slots__ or name in state.__annotations__
+
+
+@checks("BatchedSend.interval")
+def _(running: Any) -> None:
+    source = inspect.getsource(BatchedSend)
+    assert "self.next_deadline = time() + self.interval" in source
+    hash(running.client.scheduler_comm)  # and there can be weak references to it
+    weakref.ref(running.client.scheduler_comm)
+
+
+@checks("Scheduler.client_comms", "Scheduler.stream_comms", "Worker.batched_stream")
+def _(running: Any) -> None:
+    scheduler, worker = running.scheduler, running.worker
+    streams = [
+        running.client.scheduler_comm,
+        scheduler.client_comms[running.client.id],
+        scheduler.stream_comms[worker.address],
+        worker.batched_stream,
+    ]
+    assert {type(stream) for stream in streams} == {BatchedSend}
+    # the stream is there when plugins hear of the worker
+    source = inspect.getsource(Scheduler.add_worker)
+    assert source.index("self.stream_comms[address] =") < source.index(
+        "plugin.add_worker("
+    )
 
 
 @checks("Worker.batched_send")

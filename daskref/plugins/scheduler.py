@@ -13,6 +13,7 @@ name                                           what for
 ``Scheduler.worker_plugins``                   the plugin for workers that come later
 ``Scheduler._ongoing_background_tasks``        tasks that end with the scheduler
 ``Scheduler.report``                           messages to one client, in order
+``Scheduler.client_comms``, ``.stream_comms``  streams to clients and workers
 =============================================  =====================================
 """
 
@@ -51,6 +52,7 @@ from daskref.plugins.network import Network
 from daskref.plugins.relay import fetch
 from daskref.plugins.reports import Reports
 from daskref.session import Session, SessionInfo
+from daskref.streams import Streams
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -91,6 +93,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.lender = Lender(self.bindings, self._tell, self._task)
         self.network = None
         self._clients: set[str] = set()
+        self._streams = Streams(settings.latency)
         self._unreachable: dict[str, str] = {}
         self._puts = 0
         self._keys: dict[str, dict[str, dict[str, str]]] = {}
@@ -158,6 +161,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 raise DaskrefError(f"worker {address} could not be set up: {reason}")
         # Nannies that are just starting would hold us up for as long as they take.
         scheduler._ongoing_background_tasks.call_soon(self._start_nannies)
+        for stream in scheduler.stream_comms.values():
+            self._streams.shorten(stream)
         self._reconciler = PeriodicCallback(
             self.reconcile, self.settings.reconcile_interval * 1000
         )
@@ -220,6 +225,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Delete what is left and leave the session."""
         if self._reconciler is not None:
             self._reconciler.stop()
+        self._streams.restore_all()
         self._lost.close()
         if hasattr(self, "session"):
             session = self.session
@@ -292,6 +298,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.lender.remove_client(client)
         if self.network is not None:
             self.network.leave(client)
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Shorten the time for which messages to the worker are held back."""
+        self._streams.shorten(scheduler.stream_comms.get(worker))
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Forget the worker, and see to what its host takes with it."""
@@ -392,10 +402,12 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def join(self, client: str) -> SessionInfo:
         """Let a client in."""
         self._clients.add(client)
+        self._streams.shorten(self.scheduler.client_comms.get(client))
         return self.info
 
     async def leave(self, client: str) -> bool:
         """Let a client go back to plain Dask; True if the plugin went with it."""
+        self._streams.restore(self.scheduler.client_comms.get(client))
         self.remove_client(self.scheduler, client)
         if self._clients or self.holders or self.bindings:
             return False

@@ -10,7 +10,7 @@ name                                               what for
 ``Worker.actor_execute``, ``.actor_attribute``     where actors are called
 ``Worker._get_client``                             clients that tasks make
 ``Worker.state.tasks[key].run_spec``               the task boundary
-``Worker.batched_send``                            messages to the scheduler
+``Worker.batched_send``, ``.batched_stream``       messages to the scheduler
 ``Scheduler.stream_handlers``                      what it is told of replicas
 ``Worker.get_current_task``                        whose update is sent
 =================================================  =================================
@@ -57,6 +57,7 @@ from daskref.signing import add_asker, known_key
 from daskref.spares import Spares
 from daskref.store import Store
 from daskref.stores import register_store, unregister_store
+from daskref.streams import Streams
 from daskref.transparency import FailedFactory, Unreadable, is_transparent, reveal
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
                     "reason": "it takes no part in the store; its own log says why",
                 }
             )
+        streams = Streams(session.info.settings.latency)
+        streams.shorten(worker.batched_stream)
+        self._undo.append(streams.restore_all)
         self._undo.append(add_asker(self._ask_key))
         self._replace_handler("get_data", self.get_data)
         self._replace_handler("actor_execute", self.actor_execute)
