@@ -108,8 +108,9 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         finally:
             await detach(self)
 
+    @_described_like(distributed.Client.get_versions)
     def get_versions(self, check: bool = False, packages: Any = None) -> Any:
-        """See Dask's. Lists daskref, too."""
+        """Daskref is listed, too."""
         versions.scheduler_relevant_packages.add("daskref")
         return super().get_versions(check, ["daskref", *(packages or [])])
 
