@@ -31,6 +31,7 @@ import inspect
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import distributed
@@ -50,13 +51,19 @@ from daskref.connectors.registry import describe_connector
 from daskref.exceptions import DaskrefError, ResolveError
 from daskref.factory import StoreFactory, is_recomputed
 from daskref.frames import hidden_like
-from daskref.graph import GraphExpr, graph_of, pack_expr, references_by_key
+from daskref.graph import (
+    GraphExpr,
+    graph_of,
+    is_small_expr,
+    pack_expr,
+    references_by_key,
+)
 from daskref.leaves import is_small
 from daskref.lending import refuse_scattered
 from daskref.metrics import summarize
 from daskref.nodes import ReferenceNode, references_in
 from daskref.ownership.factories import collecting
-from daskref.packing import Packer
+from daskref.packing import Packer, small_call
 from daskref.proxy import Proxy, is_proxy
 from daskref.scatter import put_scattered, take_apart
 from daskref.transparency import reveal
@@ -122,6 +129,8 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         state = self._daskref
         if state is None or not state.session.reachable:
             return super().submit(func, *args, **kwargs)
+        if small_call(func, chain(args, kwargs.values()), state.threshold()):
+            return super().submit(func, *args, **kwargs)
         with state.holdings.submission():
             if kwargs.get("key") is None and _is_pure(kwargs) and callable(func):
                 token = state.packer().token(func, args, _arguments(kwargs, _SUBMIT))
@@ -153,7 +162,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     @_hidden
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         state = self._daskref
-        if state is None:
+        if state is None or is_small_expr(expr, state.threshold()):
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
         with state.holdings.submission() as submission:
             packed = self._lend(expr, keys, state.packer())

@@ -28,6 +28,7 @@ import io
 import pickle
 import uuid
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import cloudpickle
@@ -46,7 +47,7 @@ from distributed.client import _MapExpr
 from daskref.exceptions import OwnershipError
 from daskref.leaves import exact_nbytes
 from daskref.nodes import Lazy, references_in
-from daskref.packing import Packer, is_plain_function, small_value
+from daskref.packing import Packer, small_call, small_value
 from daskref.pickling import ByValuePickler
 from daskref.reference import Reference
 
@@ -94,36 +95,34 @@ class GraphExpr(LLGExpr):
         return self.operand("annotations_by_type")
 
 
-def _is_small_graph(expr: Any, threshold: int) -> bool:
-    if type(expr) is not LLGExpr:
-        return False
-    dsk = expr.operand("dsk")
-    if type(dsk) is not dict or len(dsk) > 8:
-        return False
-    return all(
-        type(task) is Task
-        and is_plain_function(task.func)
-        and all(small_value(arg, threshold) for arg in task.args)
-        and all(small_value(arg, threshold) for arg in task.kwargs.values())
-        for task in dsk.values()
-    )
-
-
-def _is_small_map(expr: Any, threshold: int) -> bool:
-    """Tell whether all arguments of a ``map`` are surely small, one by one."""
-    limit = min(threshold, SHARED)
-    return (
-        type(expr) is _MapExpr
-        and is_plain_function(expr.func)
-        and all(small_value(value, limit) for value in expr.kwargs.values())
-        and all(
-            type(column) is range
-            or (
-                type(column) in (list, tuple)
-                and all(small_value(value, threshold) for value in column)
+def is_small_expr(expr: Any, threshold: int) -> bool:
+    """Tell whether nothing in an expression is large, surely and at a glance."""
+    cls = type(expr)
+    if cls is LLGExpr:
+        dsk = expr.operand("dsk")
+        return (
+            type(dsk) is dict
+            and len(dsk) <= 8
+            and all(
+                type(task) is Task
+                and small_call(
+                    task.func, chain(task.args, task.kwargs.values()), threshold
+                )
+                for task in dsk.values()
             )
-            for column in expr.iterables
         )
+    return cls is _MapExpr and _is_small_map(expr, threshold)
+
+
+def _is_small_map(expr: _MapExpr, threshold: int) -> bool:
+    limit = min(threshold, SHARED)
+    return small_call(expr.func, expr.kwargs.values(), limit) and all(
+        type(column) is range
+        or (
+            type(column) in (list, tuple)
+            and all(small_value(value, threshold) for value in column)
+        )
+        for column in expr.iterables
     )
 
 
@@ -144,7 +143,7 @@ def pack_expr(expr: Any, packer: Packer) -> Any:
         surely small or does not pickle (Dask then raises its own error).
     """
     threshold = packer.threshold
-    if _is_small_graph(expr, threshold) or _is_small_map(expr, threshold):
+    if is_small_expr(expr, threshold):
         return expr
     if type(expr) is _MapExpr and not all(
         small_value(value, SHARED) for value in expr.kwargs.values()

@@ -37,7 +37,8 @@ import io
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from itertools import chain
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import xxhash
@@ -46,6 +47,7 @@ from dask.utils import funcname
 
 from daskref.codec import Encoded, encode
 from daskref.exceptions import DaskrefError, NotProxiableError, OwnershipError
+from daskref.functions import is_plain_function, is_small_function
 from daskref.leaves import FEW, SCALARS, exact_nbytes, is_small, is_whole, on_gpu
 from daskref.nodes import Lazy, PackedNode, Place, ReferenceNode, StoredNode
 from daskref.pickling import ByValuePickler, identities_in
@@ -74,16 +76,10 @@ def small_value(value: Any, threshold: int) -> bool:
     return issubclass(type(value), _INERT) or is_small(value, threshold)
 
 
-def is_plain_function(func: Any) -> bool:
-    """Tell whether a function pickles as its name: nothing can hide in it."""
-    cls = type(func)
-    if cls is BuiltinFunctionType or issubclass(cls, type):
-        return getattr(func, "__module__", "__main__") != "__main__"
-    return (
-        cls is FunctionType
-        and func.__module__ != "__main__"
-        and func.__closure__ is None
-        and "<" not in func.__qualname__
+def small_call(func: Any, values: Iterable[Any], threshold: int) -> bool:
+    """Tell whether nothing in a call is large, surely."""
+    return is_small_function(func, threshold) and all(
+        small_value(value, threshold) for value in values
     )
 
 
@@ -210,9 +206,12 @@ class Packer:
         return ReferenceNode(node.key, reference)
 
     def _is_small_task(self, task: Task) -> bool:
-        return (is_plain_function(task.func) or id(task.func) in self._small) and all(
-            small_value(value, self.threshold) or id(value) in self._small
-            for value in (*task.args, *task.kwargs.values())
+        limit, known = self.threshold, self._small
+        values = (*task.args, *task.kwargs.values())
+        return (
+            (id(task.func) in known or is_small_function(task.func, limit))
+            and all(small_value(value, limit) or id(value) in known for value in values)
+            and not any(id(value) in self._limits for value in values)
         )
 
     # Values
@@ -438,9 +437,7 @@ class Packer:
         rows = list(zip(*columns, strict=False)) or [()]
         limit = self.threshold
         common = tuple(kwargs.values())
-        if is_plain_function(func) and all(
-            small_value(value, limit) for row in (common, *rows) for value in row
-        ):
+        if small_call(func, chain(common, *rows), limit):
             return None
         shared = self._hash((func, dict(sorted(kwargs.items()))))
         found, is_large = [], False

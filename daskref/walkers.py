@@ -18,6 +18,7 @@ _WALKERS = frozenset(
         "dask.tokenize",
         "dask.utils",
         "daskref.client",
+        "daskref.functions",
         "daskref.graph",
         "daskref.leaves",
         "daskref.nodes",

@@ -30,6 +30,7 @@ LAYERS = [
     ["connectors"],
     ["answers", "turns", "walkers", "notices"],
     ["reducers", "pickling", "leaves"],
+    ["functions"],
     ["codec", "carried", "foreign", "reference", "tokens", "signing"],
     # a store makes proxies; a proxy finds its store through its factory
     [
