@@ -249,6 +249,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
     "shm_root": ("shm.root", _parse_path),
     "shm_budget": ("shm.budget", parse_share),
     "shm_recycle": ("shm.recycle", parse_share),
+    "shm_recycle_idle": ("shm.recycle-idle", parse_seconds),
     "prefetch": ("prefetch", parse_size),
     "security_transport": ("security.transport", _one_of("auto", "tls", "clear")),
     "security_sign": ("security.sign", _parse_switch),
@@ -291,8 +292,10 @@ class Settings:
     shm_root: str | None
     #: Fraction of the tmpfs (float), or bytes (int).
     shm_budget: Share
-    #: Fraction of the tmpfs (float), or bytes (int).
+    #: Fraction of the budget (float), or bytes (int).
     shm_recycle: Share
+    #: Seconds.
+    shm_recycle_idle: float
     #: Bytes; 0: off.
     prefetch: int
     #: ``"auto"``, ``"tls"`` or ``"clear"``.

@@ -405,6 +405,7 @@ def open_session_connector(settings: Settings, transport: str = "tls") -> Connec
         "root": settings.shm_root,
         "budget": settings.shm_budget,
         "recycle": settings.shm_recycle,
+        "recycle_idle": settings.shm_recycle_idle,
         "spill_directory": settings.spill_directory,
     }
     if spec == "shm://":

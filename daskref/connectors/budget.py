@@ -7,6 +7,7 @@ import time
 from threading import Lock
 
 from daskref.background import forget_in_child
+from daskref.connectors.machine import SHARE, memory
 
 #: Seconds for which a count of the session's files is believed.
 _BELIEVED = 0.5
@@ -20,12 +21,14 @@ class Budget:
     path
         The directory.
     limit
-        A fraction (float): of the file system, whoever fills it. Bytes (int): of what
-        the directory's files take up.
+        A fraction (float): of the file system, whoever fills it, and of half of the
+        memory of container or machine. Bytes (int): of what the directory's files take
+        up.
     """
 
     path: str
     limit: int | float
+    _memory: float
     _lock: Lock
     _counted: int
     _counted_at: float
@@ -33,6 +36,7 @@ class Budget:
     def __init__(self, path: str, limit: int | float) -> None:
         self.path = path
         self.limit = limit
+        self._memory = SHARE * memory()[0]
         self.forget()
         forget_in_child(self)
 
@@ -47,22 +51,27 @@ class Budget:
         total, free = _space(self.path)
         if isinstance(self.limit, float):
             over = total - free + nbytes - int(self.limit * total)
+            if (most := self.share(1.0)) < int(self.limit * total):
+                over = max(over, self._used(nbytes, most) + nbytes - most)
         else:
-            over = self._used(nbytes) + nbytes - self.limit
+            over = self._used(nbytes, self.limit) + nbytes - self.limit
         return max(nbytes - free, over, 0)
 
     def share(self, part: int | float) -> int:
         """Return *part* in bytes: a fraction (float) of the budget, or bytes."""
         limit = self.limit
-        whole = int(limit * _space(self.path)[0]) if isinstance(limit, float) else limit
+        if isinstance(limit, float):
+            whole = int(limit * min(_space(self.path)[0], self._memory))
+        else:
+            whole = limit
         return int(part * whole) if isinstance(part, float) else min(part, whole)
 
-    def _used(self, nbytes: int) -> int:
+    def _used(self, nbytes: int, limit: int) -> int:
         """Count the files, or estimate from the last count when the limit is far."""
         with self._lock:
             now = time.monotonic()
             recent = now - self._counted_at < _BELIEVED
-            if recent and self._counted + 2 * nbytes <= self.limit:
+            if recent and self._counted + 2 * nbytes <= limit:
                 self._counted += nbytes
                 return self._counted - nbytes
             self._counted = _count(self.path) + _count(os.path.join(self.path, "free"))

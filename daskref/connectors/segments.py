@@ -14,7 +14,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import NamedTuple
 
-from daskref.background import forget_in_child
+from daskref.background import Background, forget_in_child
 from daskref.connectors.locks import (
     EXCLUSIVE,
     exclusively,
@@ -23,11 +23,14 @@ from daskref.connectors.locks import (
     try_lock,
     unlock,
 )
+from daskref.connectors.machine import is_low, memory
 from daskref.connectors.memory import SharedMapping
 
 #: Smaller files are not worth keeping, nor more of them than this.
 SMALLEST = 64 * 2**10
 _COUNT = 256
+#: Seconds between two looks at the pool, by who has added to it.
+_LOOK = 1.0
 
 
 def discard(path: str) -> bool:
@@ -86,14 +89,22 @@ class Pool:
         The directory; it exists.
     limit
         () -> bytes that the pool may hold.
+    idle
+        Seconds after which a file is given back, by a process that has added some.
     """
 
     path: str
     limit: Callable[[], int]
+    idle: float
+    _background: Background
+    _asleep: bool
 
-    def __init__(self, path: str, limit: Callable[[], int]) -> None:
+    def __init__(self, path: str, limit: Callable[[], int], idle: float = 5.0) -> None:
         self.path = path
         self.limit = limit
+        self.idle = idle
+        self._background = Background(self._look, "daskref-pool")
+        self._asleep = False
 
     def segments(self) -> list[Segment]:
         """Return what is there, longest unused first."""
@@ -133,7 +144,23 @@ class Pool:
             surplus -= 1
         name = f"{time_ns:x}-{nbytes:x}-{os.urandom(4).hex()}"
         os.rename(path, os.path.join(self.path, name))
+        self._background.start(_LOOK)
+        if self._asleep:
+            self._background.wake()
         return True
+
+    def _look(self) -> float:
+        before = time.time_ns()
+        if not is_low(*memory()):
+            before -= int(self.idle * 1e9)
+        # Before the look: who adds after it wakes us.
+        self._asleep = True
+        self._asleep = not self.give_back(before)
+        return float("inf") if self._asleep else _LOOK
+
+    def close(self) -> None:
+        """Look at it no more; the files stay. A second call is silent."""
+        self._background.stop()
 
     def trim(self, nbytes: int) -> int:
         """Delete files, longest unused first, until *nbytes* are gained.
@@ -150,6 +177,14 @@ class Pool:
             discard(segment.path)
             gained += segment.nbytes
         return gained
+
+    def give_back(self, before_ns: int) -> int:
+        """Delete files that came until then; return how many stay."""
+        there = self.segments()
+        idle = [segment for segment in there if segment.time_ns <= before_ns]
+        for segment in idle:
+            discard(segment.path)
+        return len(there) - len(idle)
 
     def claim(self, nbytes: int, path: str, preferred: set[int]) -> Claim | None:
         """Take a file for an object of *nbytes* and rename it to *path*.

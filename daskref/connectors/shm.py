@@ -31,7 +31,7 @@ from daskref.connectors.parked import ParkedMappings
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.presence import read_identity
 from daskref.connectors.segments import KeptMappings, Pool, discard
-from daskref.connectors.sizes import parse_limit
+from daskref.connectors.sizes import parse_duration, parse_limit
 from daskref.connectors.spill import find_spill, make_spill, sweep_spills
 from daskref.exceptions import (
     ConnectorClosedError,
@@ -66,12 +66,15 @@ class SharedMemoryConnector(Connector):
     root
         Where a new session is made, if no *directory* says so: ``/dev/shm`` by default.
     budget
-        What may be filled: a fraction (0.8, "80%") of the tmpfs, whoever fills it, or
-        the bytes ("4 GiB") that this session may take. Objects past that go to disk.
+        What may be filled: a fraction (0.8, "80%") of the tmpfs, whoever fills it, and
+        of half of the memory of the container or machine; or the bytes ("4 GiB") that
+        this session may take. Objects past that go to disk.
     recycle
         How much of evicted objects is kept to be written again, at several times the
         speed of new memory: a fraction of the budget or a size; 0 for nothing. Given up
-        first when the budget runs short.
+        first when the budget runs short, and when the machine has little memory left.
+    recycle_idle
+        Seconds after which what was kept, and not written again, is given back.
     spill_directory
         Where objects past the budget go; the directory for temporary files by default.
     create
@@ -122,15 +125,18 @@ class SharedMemoryConnector(Connector):
         root: str | os.PathLike[str] | None = None,
         budget: float | str | None = 0.8,
         recycle: float | str | None = 0.25,
+        recycle_idle: float | str = 5.0,
         spill_directory: str | os.PathLike[str] | None = None,
         create: bool = False,
     ) -> None:
         limit = parse_limit(budget, "daskref.shm.budget")
         recycled = parse_limit(recycle, "daskref.shm.recycle")
+        idle = parse_duration(recycle_idle, "daskref.shm.recycle-idle")
         self._spill_root = os.fspath(spill_directory or tempfile.gettempdir())
         self._options = {
             "budget": budget,
             "recycle": recycle,
+            "recycle_idle": recycle_idle,
             "spill_directory": self._spill_root,
         }
         self._session = self._enter(
@@ -146,9 +152,11 @@ class SharedMemoryConnector(Connector):
         self._budget = Budget(path, limit)
         share = partial(self._budget.share, recycled)
         parked = ParkedMappings(share)
-        self._finalizer = weakref.finalize(self, _leave, self._session, parked)
+        self._pool = Pool(os.path.join(path, "free"), share, idle)
+        self._finalizer = weakref.finalize(
+            self, _leave, self._session, parked, self._pool
+        )
         forget_in_child(self)
-        self._pool = Pool(os.path.join(path, "free"), share)
         self._memory = ObjectDirectory(
             path, pool=self._pool, kept=KeptMappings(share), parked=parked
         )
@@ -461,7 +469,8 @@ class SharedMemoryConnector(Connector):
         return f"<SharedMemoryConnector {self._session.path}>"
 
 
-def _leave(session: SessionDirectory, parked: ParkedMappings) -> None:
+def _leave(session: SessionDirectory, parked: ParkedMappings, pool: Pool) -> None:
+    pool.close()
     parked.close()
     session.leave()
 

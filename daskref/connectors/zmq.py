@@ -72,7 +72,7 @@ class ZmqConnector(Connector):
     pushes, push_nbytes, push_age
         Objects that other hosts may be sending to a server at once, their bytes, and
         seconds without a chunk after which one is abandoned.
-    root, budget, recycle, spill_directory
+    root, budget, recycle, recycle_idle, spill_directory
         As :class:`~daskref.connectors.SharedMemoryConnector` has them. *root* holds the
         session directory of this host.
 
@@ -139,6 +139,7 @@ class ZmqConnector(Connector):
         root: str | os.PathLike[str] | None = None,
         budget: float | str | None = 0.8,
         recycle: float | str | None = 0.25,
+        recycle_idle: float | str = 5.0,
         spill_directory: str | os.PathLike[str] | None = None,
     ) -> None:
         given = {
@@ -164,6 +165,7 @@ class ZmqConnector(Connector):
             "root": None if root is None else os.fspath(root),
             "budget": budget,
             "recycle": recycle,
+            "recycle_idle": recycle_idle,
             "spill_directory": spill_directory and os.fspath(spill_directory),
         }
         self._local = open_host(self._id, **options)

@@ -1,0 +1,108 @@
+"""The budget minds the machine, and the pool is given back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from daskref.connectors import SharedMemoryConnector
+from daskref.connectors.budget import Budget
+from daskref.connectors.machine import is_low, memory
+from tests.utils import wait_until
+
+GIB = 2**30
+
+
+def tree(root: Path, files: dict[str, object]) -> str:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    return str(root)
+
+
+MACHINE = {
+    "proc/meminfo": f"MemTotal: {16 * 2**20} kB\nMemAvailable: {9 * 2**20} kB",
+}
+
+
+def test_the_machine_alone(tmp_path: Path) -> None:
+    assert memory(tree(tmp_path, MACHINE)) == (16 * GIB, 9 * GIB)
+
+
+def test_the_least_of_nested_groups(tmp_path: Path) -> None:
+    base = "sys/fs/cgroup"
+    files = MACHINE | {
+        "proc/self/cgroup": "0::/pod/job",
+        f"{base}/pod/memory.max": 4 * GIB,
+        f"{base}/pod/memory.current": 3 * GIB,
+        f"{base}/pod/memory.stat": f"anon 1\ninactive_file {2 * GIB}",
+        f"{base}/pod/job/memory.max": "max",
+        f"{base}/pod/job/memory.current": GIB,
+    }
+    assert memory(tree(tmp_path, files)) == (4 * GIB, 3 * GIB)
+
+
+def test_a_container_that_sees_its_hosts_path(tmp_path: Path) -> None:
+    files = MACHINE | {
+        "proc/self/cgroup": "0::/kubepods/pod1",
+        "sys/fs/cgroup/memory.max": 2 * GIB,
+        "sys/fs/cgroup/memory.current": 2 * GIB,
+    }
+    assert memory(tree(tmp_path, files)) == (2 * GIB, 0)
+    assert is_low(*memory(str(tmp_path)))
+
+
+def test_version_1(tmp_path: Path) -> None:
+    base = "sys/fs/cgroup/memory"
+    files = MACHINE | {
+        "proc/self/cgroup": "5:cpu:/a\n4:memory,hugetlb:/a",
+        f"{base}/memory.limit_in_bytes": 2**63 - 4096,  # none
+        f"{base}/memory.usage_in_bytes": 12 * GIB,
+        f"{base}/a/memory.limit_in_bytes": 8 * GIB,
+        f"{base}/a/memory.usage_in_bytes": 5 * GIB,
+        f"{base}/a/memory.stat": f"total_inactive_file {GIB}",
+    }
+    assert memory(tree(tmp_path, files)) == (8 * GIB, 4 * GIB)
+    assert not is_low(*memory(str(tmp_path)))
+
+
+def test_a_fraction_is_of_half_the_memory_and_bytes_are_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daskref.connectors.budget.memory", lambda: (1000, 500))
+    (tmp_path / "object").write_bytes(bytes(300))
+    budget = Budget(str(tmp_path), 0.8)
+    assert budget.share(1.0) == 400
+    assert budget.share(0.25) == 100  # the pool's
+    assert budget.lacking(101) == 1
+    assert Budget(str(tmp_path), 800).lacking(101) == 0
+
+
+def pooled(shm: SharedMemoryConnector) -> int:
+    return shm.space()["recycled"]
+
+
+def test_idle_pages_are_given_back(tmp_path: Path) -> None:
+    with SharedMemoryConnector(recycle_idle=0.1) as shm:
+        for _ in range(2):  # the thread goes to sleep, and wakes
+            shm.evict(shm.put(np.ones(2**20, "u1")))
+            assert pooled(shm) >= 2**20
+            wait_until(lambda: not pooled(shm), "the pool to be given back")
+
+
+def test_pages_are_given_back_when_memory_is_low(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = SimpleNamespace(nbytes=1000)
+    monkeypatch.setattr(
+        "daskref.connectors.segments.memory", lambda: (1000, left.nbytes)
+    )
+    with SharedMemoryConnector(recycle_idle=3600) as shm:
+        shm.evict(shm.put(np.ones(2**20, "u1")))
+        assert pooled(shm)
+        left.nbytes = 50
+        wait_until(lambda: not pooled(shm), "the pool to be given back")
