@@ -29,10 +29,10 @@ from daskref.holdings import Holdings
 from daskref.lending import Lending
 from daskref.lifetimes.task import BoundLifetimes
 from daskref.packing import Packer
+from daskref.placing import Placing
 from daskref.plugins import bootstrap
 from daskref.plugins.joining import identify, lacking
 from daskref.plugins.sealing import seal
-from daskref.reference import Reference
 from daskref.rpc import Connections
 from daskref.session import Session, SessionInfo
 from daskref.signing import secret_of, told_here
@@ -51,6 +51,7 @@ class Attachment:
         self.lending = Lending(self.send)
         self.lifetimes = BoundLifetimes()
         self._told_keys: set[str] = set()
+        self.placing = Placing()
         self._client = client
         self._threshold = (
             None
@@ -67,6 +68,7 @@ class Attachment:
             "cancelled-keys": self._handle_cancelled_keys,
             "daskref-returned": self._handle_returned,
             "daskref-unbound": self._handle_unbound,
+            "daskref-no-worker": self.placing.give_up,
         }
         self._visit: Visit | None = None
         if (connector := session.across_hosts) is not None:
@@ -150,20 +152,6 @@ class Attachment:
         if client._daskref is self:
             with suppress(distributed.client.ClosedClientError, RuntimeError):
                 client._send_to_scheduler(message)
-
-    def tell_scattered(self, references: dict[Any, set[Reference]]) -> None:
-        """Let Dask's keys hold what workers were given under them.
-
-        Of a key that the scheduler knows already, it keeps the graph node that it has,
-        with a reference to another copy of the content.
-        """
-        objects = [
-            (key, (reference.key, reference.nbytes))
-            for key in references
-            for reference in references[key]
-        ]
-        if objects:
-            self.send({"op": "daskref-scattered", "objects": objects})
 
     def tell_keys(self) -> None:
         """Hand the signing keys of the user's own stores to the cluster, each once."""

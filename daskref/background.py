@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-_IDLE = 5.0
+_IDLE = 2.0
 
 
 class Forgetful(Protocol):

@@ -17,10 +17,9 @@ name                                        what for
 ``Client._release_key``                     the last future of a key is gone
 ``Client._run``                             results of functions run on workers
 ``Client._run_on_scheduler``                results of functions run on the scheduler
+``Client._replicate``                       scattered values on many workers
 ``Client._serializers``                     whether its messages may hold pickles
-``_expr.LLGExpr``                           the graph of scattered values
-``_task_spec.DataNode``                     small scattered values, in that graph
-``_task_spec.GraphNode``                    annotations
+``Client._timeout``                         how long a scatter waits for workers
 ``versions.scheduler_relevant_packages``    what a scheduler must have alike
 ==========================================  ============================================
 """
@@ -35,21 +34,17 @@ from itertools import chain
 from typing import Any
 
 import distributed
-from dask._expr import LLGExpr
-from dask._task_spec import DataNode, GraphNode
 from dask.typing import no_default
-from dask.utils import funcname
+from dask.utils import funcname, parse_timedelta
 from distributed import versions
-from distributed.comm import CommClosedError
 from distributed.deploy.cluster import Cluster
 from distributed.spans import SpanMetadata
 
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
-from daskref.codec import Encoded
 from daskref.connectors.registry import describe_connector
 from daskref.exceptions import DaskrefError, ResolveError
-from daskref.factory import StoreFactory, is_recomputed
+from daskref.factory import is_recomputed
 from daskref.frames import hidden_like
 from daskref.graph import (
     GraphExpr,
@@ -58,14 +53,13 @@ from daskref.graph import (
     pack_expr,
     references_by_key,
 )
-from daskref.leaves import is_small
 from daskref.lending import refuse_scattered
 from daskref.metrics import summarize
-from daskref.nodes import ReferenceNode, references_in
+from daskref.nodes import StoredNode, references_in
 from daskref.ownership.factories import collecting
 from daskref.packing import Packer, small_call
-from daskref.proxy import Proxy, is_proxy
-from daskref.scatter import put_scattered, take_apart
+from daskref.proxy import is_proxy
+from daskref.scatter import divide, put_scattered, take_apart
 from daskref.transparency import reveal
 
 #: Parameters that are Dask's, not those of the function that is called.
@@ -237,90 +231,87 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 state.holdings,
                 submission,
             )
-            if isinstance(workers, str | int | float):
-                workers = [workers]
-            nodes: dict[Any, GraphNode] = {}
-            placed = {}
-            for key, value in scattered.values.items():
-                if (reference := references.get(key)) is not None:
-                    nodes[key] = ReferenceNode(key, reference)
-                    placed[key] = Proxy(StoreFactory(reference, transparent=True))
-                    continue
-                placed[key] = self._placed(value, scattered.encoded.get(key))
-                # Not if the store failed, or it does not pickle: to a worker alone
-                # then, as plain Dask does.
-                if key not in references and key in scattered.encoded:
-                    nodes[key] = DataNode(key, value)
-            # At once on workers, as users expect, even if all threads are busy …
-            futures = {}
-            if (
-                local_worker
-                or len(nodes) < len(placed)
-                or await self.scheduler.ncores_running(workers=workers)
-            ):
-                try:
-                    if local_worker:  # gets the objects themselves
-                        placed = {
-                            key: each if is_proxy(each) else scattered.values[key]
-                            for key, each in placed.items()
-                        }
-                    futures = await super()._scatter(placed, workers=workers, **options)
-                except CommClosedError:
-                    # One that the scheduler still trusts does not answer.
-                    if len(nodes) < len(placed):
-                        raise
-                else:
-                    for key, value in scattered.values.items():
-                        self.futures[key].type = type(value)
-            # … and as tasks, so that any worker can have it when those are gone.
-            made = {}
+            # inside one process, or where users do not want pickles
+            as_they_are = str(self.scheduler.address).startswith("inproc://") or (
+                "pickle" not in (self._serializers or ("pickle",))
+            )
+            scattered, nodes, others = await state.session.run(
+                divide, scattered, references, as_they_are
+            )
+            futures: dict[Any, Any] = {}
+            if others:
+                # As plain Dask does, and as safe: what no task can make again.
+                futures |= await super()._scatter(others, workers=workers, **options)
             if nodes:
-                made = super()._graph_to_futures(
-                    LLGExpr(nodes, _determ_token=uuid.uuid4().hex),
-                    list(nodes),
-                    SpanMetadata(collections=[{"type": "Future"}]),
-                    workers=workers,
-                    allow_other_workers=bool(workers) or None,
-                    internal_priority=dict.fromkeys(nodes, 0),
-                )
-            needed = {key: references_in(nodes[key]) for key in nodes}
-            if futures:
-                state.tell_scattered(needed)
-            submission.keys |= needed
+                futures |= await self._scatter_nodes(nodes, workers, **options)
+            submission.keys |= {key: references_in(nodes[key]) for key in nodes}
+            for key, value in scattered.values.items():
+                if (future := self.futures.get(key)) is not None:
+                    future.type = type(value)
         finally:
             state.holdings.close(submission)
-        return scattered.rebuild(futures or made)
+        return scattered.rebuild(futures)
 
-    def _placed(self, value: Any, encoded: Encoded | None) -> Any:
-        """Return a small value as it goes to a worker: as its pickle, if it has one.
+    async def _scatter_nodes(
+        self,
+        nodes: dict[Any, StoredNode],
+        workers: Any,
+        broadcast: Any,
+        local_worker: Any,
+        timeout: Any,
+        **ignored: Any,
+    ) -> dict[Any, Any]:
+        """Submit scattered values as tasks, and wait until workers have them.
 
-        Dask's own family takes a subclass for its base, and loses metadata.
+        Where Dask places a value, it does so beside its own messages: a key that is
+        being released, or computed, breaks then. As tasks, values come and go in order.
+        Our workers have such a task done as soon as they hear of it.
         """
-        assert self._daskref is not None
-        if (
-            encoded is None
-            or is_small(value, encoded.nbytes)
-            or "pickle" not in (self._serializers or ("pickle",))
-            or str(self.scheduler.address).startswith("inproc://")
-        ):
-            return value
-        return encoded.serialized() or value
+        state = self._daskref
+        assert state is not None
+        if local_worker:
+            workers = [local_worker.address]
+        elif isinstance(workers, str | int | float):
+            workers = [workers]
+        annotations: dict[str, Any] = {}
+        if workers:
+            annotations["workers"] = {key: list(workers) for key in nodes}
+            annotations["allow_other_workers"] = dict.fromkeys(nodes, True)
+        futures: dict[Any, Any] = super()._graph_to_futures(
+            GraphExpr(nodes, annotations, _determ_token=uuid.uuid4().hex),
+            list(nodes),
+            SpanMetadata(collections=[{"type": "Future"}]),
+            internal_priority=dict.fromkeys(nodes, 0),
+        )
+        seconds = self._timeout if timeout is no_default else timeout
+        placed = await state.placing.wait(
+            {key: self.futures[key] for key in futures}, parse_timedelta(seconds)
+        )
+        if placed and broadcast:
+            n = None if broadcast is True else broadcast
+            await self._replicate(list(futures.values()), workers=workers, n=n)
+        return futures
 
     # Values in
 
     @_hidden
-    async def _gather(
+    def _gather(
         self,
         futures: Any,
         errors: str = "raise",
         direct: Any = None,
         local_worker: Any = None,
     ) -> Any:
-        if local_worker is not None and self._daskref is not None:
-            local_worker = await self._local_values(futures, local_worker)
-        return await super()._gather(
-            futures, errors=errors, direct=direct, local_worker=local_worker
-        )
+        # Dask's own coroutine: one of ours would be a frame more in tracebacks.
+        if local_worker is None or self._daskref is None:
+            return super()._gather(futures, errors, direct, local_worker)
+        return self._gather_local(futures, errors, direct, local_worker)
+
+    async def _gather_local(
+        self, futures: Any, errors: str, direct: Any, worker: Any
+    ) -> Any:
+        local = await self._local_values(futures, worker)
+        return await super()._gather(futures, errors, direct, local)
 
     async def _local_values(self, futures: Any, worker: Any) -> _LocalValues:
         assert self._daskref is not None

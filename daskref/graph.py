@@ -98,6 +98,8 @@ class GraphExpr(LLGExpr):
 def is_small_expr(expr: Any, threshold: int) -> bool:
     """Tell whether nothing in an expression is large, surely and at a glance."""
     cls = type(expr)
+    if cls is dict and not expr:  # Dask asks for keys that the scheduler has
+        return True
     if cls is LLGExpr:
         dsk = expr.operand("dsk")
         return (

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from dask import _task_spec
 from dask._task_spec import GraphNode, Task, parse_input
 
+from daskref.codec import decode
 from daskref.factory import StoreFactory, resolve_reference
 from daskref.frames import hidden_like
 from daskref.proxy import Proxy
@@ -103,6 +104,57 @@ class ReferenceNode(StoredNode):
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return self.reference.__dask_tokenize__()
+
+
+class EncodedNode(StoredNode):
+    """A small value that has a key of its own, such as scattered data.
+
+    It is unpickled where the value is wanted, never on the scheduler, which may lack
+    what it is made of.
+
+    Parameters
+    ----------
+    key
+        The key in the graph.
+    data
+        What :func:`daskref.codec.encode` makes of the value.
+    """
+
+    __slots__ = ("data",)
+
+    data: bytes
+
+    def __init__(self, key: Any, data: bytes) -> None:
+        self.key = key
+        self.data = data
+        self._dependencies = _NO_DEPENDENCIES
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        return ()
+
+    def copy(self) -> EncodedNode:
+        return EncodedNode(self.key, self.data)
+
+    def __call__(self, values: Any = ()) -> Any:
+        # a new one each time, as writable as the original
+        return decode(bytearray(self.data))
+
+    def __repr__(self) -> str:
+        return f"EncodedNode({len(self.data)} B)"
+
+    def __sizeof__(self) -> int:
+        return 512 + len(self.data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EncodedNode, (self.key, self.data)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return "daskref.EncodedNode", self.data
+
+
+#: Nodes that only stand for a value: nothing has to be computed.
+VALUES = (ReferenceNode, EncodedNode)
 
 
 class Place(NamedTuple):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from daskref.codec import Encoded, encode
 from daskref.exceptions import NotProxiableError
 from daskref.holdings import Holdings, Submission
+from daskref.nodes import EncodedNode, ReferenceNode, StoredNode
 from daskref.proxy import is_proxy
 from daskref.reference import Reference
 
@@ -111,3 +112,45 @@ def put_scattered(
         for key, encoded in scattered.encoded.items()
         if sizes[key] > limit and not is_proxy(scattered.values[key])
     }
+
+
+def divide(
+    scattered: Scattered, references: dict[Any, Reference | None], as_they_are: bool
+) -> tuple[Scattered, dict[Any, StoredNode], dict[Any, Any]]:
+    """Tell what is submitted as a task from what goes to a worker alone. Blocks.
+
+    Parameters
+    ----------
+    scattered
+        What was taken apart.
+    references
+        Those of the large values, from :func:`put_scattered`.
+    as_they_are
+        Whether small values are left to Dask.
+
+    Returns
+    -------
+    tuple
+        What was taken apart, with the keys that it goes by; key -> node; key -> value,
+        of what the store did not take, or what does not serialize.
+    """
+    nodes: dict[Any, StoredNode] = {}
+    others = {}
+    for key, value in scattered.values.items():
+        if (reference := references.get(key)) is not None:
+            nodes[key] = ReferenceNode(key, reference)
+        elif key in references or key not in scattered.encoded or as_they_are:
+            others[key] = value
+        else:
+            nodes[key] = EncodedNode(key, b"".join(scattered.encoded[key].frames))
+    if not others or type(scattered.data) is dict:  # where the keys are the user's
+        return scattered, nodes, others
+    # One key is never both: Dask may not be given the value of a key that is a task.
+    renamed = {key: f"{key}-placed" for key in others}
+    keys = [renamed.get(key, key) for key in scattered.keys]
+    values = {renamed.get(key, key): v for key, v in scattered.values.items()}
+    return (
+        replace(scattered, keys=keys, values=values),
+        nodes,
+        {renamed[key]: value for key, value in others.items()},
+    )

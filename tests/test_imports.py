@@ -50,6 +50,7 @@ LAYERS = [
         "holdings",
         "rpc",
         "scatter",
+        "placing",
         "locating",
         "errands",
     ],

@@ -137,6 +137,21 @@ def _(running: Any) -> None:
     assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
 
 
+@checks("Client._replicate")
+def _(running: Any) -> None:
+    takes(Client._replicate, "workers", "n")
+
+
+@checks("Client._timeout")
+def _(running: Any) -> None:
+    assert isinstance(running.client._timeout, int | float)
+
+
+@checks("Worker.update_data")
+def _(running: Any) -> None:
+    takes(Worker.update_data, "data")
+
+
 @checks("Client._gather")
 def _(running: Any) -> None:
     assert inspect.iscoroutinefunction(Client._gather)
@@ -356,6 +371,15 @@ def _(running: Any) -> None:
 def _(running: Any) -> None:
     assert list(parameters(Scheduler.worker_send)) == ["self", "worker", "msg"]
     assert not inspect.iscoroutinefunction(Scheduler.worker_send)
+
+
+@checks("Scheduler._add_to_processing")
+def _(running: Any) -> None:
+    takes(Scheduler._add_to_processing, "stimulus_id", first=("self", "ts", "ws"))
+    # what it reads, and what is changed for it
+    assert {"memory_limit", "nbytes", "dependencies"} <= set(
+        re.findall(r"\w+", inspect.getsource(Scheduler._add_to_processing))
+    )
 
 
 @checks("Scheduler.transitions")

@@ -51,6 +51,7 @@ from daskref.plugins.lostresults import LostResults
 from daskref.plugins.network import Network
 from daskref.plugins.relay import fetch
 from daskref.plugins.reports import Reports
+from daskref.plugins.values import Values
 from daskref.session import Session, SessionInfo
 from daskref.streams import Streams
 
@@ -83,6 +84,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     network: Network | None
     _evictions: Evictions
     _reports: Reports
+    _values: Values
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -125,6 +127,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         check_transport(connector, is_encryption_required(scheduler.security))
         if (across := self.session.across_hosts) is not None:
             self._open_network(scheduler, across)
+        self._values = Values(scheduler, self._tell)
         self._reports = Reports(scheduler, self.session, self.holders, self.network)
         scheduler.handlers["daskref_fetch"] = self.fetch
         scheduler.handlers["daskref_reachable"] = self.reachable
@@ -135,7 +138,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-put": self.on_put,
                 "daskref-release": self.on_release,
                 "daskref-result": self.on_result,
-                "daskref-scattered": self.on_scattered,
                 "daskref-counters": self._reports.add,
                 "daskref-unreachable": self.on_unreachable,
                 "daskref-read": self.on_read,
@@ -227,6 +229,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self._reconciler.stop()
         self._streams.restore_all()
         self._lost.close()
+        if hasattr(self, "_values"):
+            self._values.close()
         if hasattr(self, "session"):
             session = self.session
             await self._evictions.finish()
@@ -263,6 +267,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 continue
             for reference in references_in(ts.run_spec):
                 self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+            self._values.add(ts)
         if self.lender:
             self.lender.graph_arrived(client, tasks)
 
@@ -276,6 +281,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             if ts.who_wants or ts.waiters:
                 self._lost.keep(key)
             self._evict(self.holders.release(Holder("result", key)))
+        if key in self._values.keys:
+            self._values.transition(key, finish)
         if finish == "forgotten":
             if self.holders.holds(holder := Holder("key", key)):
                 self._evict(self.holders.release(holder))
@@ -287,6 +294,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def restart(self, scheduler: Scheduler) -> None:
         """Release what tasks held: there are none any more."""
         self._evict(self.holders.release_kinds("key", "result", "lost"))
+        self._values.clear()
         self.bindings.forget_all()
         self.lender.restart()
 
@@ -326,14 +334,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Take note of what a client holds no more."""
         keys = [tuple(key) for key in objects]
         self._evict(self.holders.release(Holder("client", client), keys))
-
-    def on_scattered(
-        self, client: str, objects: list[tuple[Any, tuple[Key, int]]]
-    ) -> None:
-        """Take note of what workers were given as a key's value; the key holds it."""
-        for task, (key, nbytes) in objects:
-            if task in self.scheduler.tasks:
-                self.holders.hold(Holder("key", task), tuple(key), nbytes)
 
     def on_result(
         self, worker: str, task: Any, object: tuple[Key, int], put: bool

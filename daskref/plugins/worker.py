@@ -8,11 +8,13 @@ name                                               what for
 ``Worker.handlers``                                what other processes ask for
 ``Worker.get_data`` and its ``comm.write``         where a result leaves, with its key
 ``Worker.actor_execute``, ``.actor_attribute``     where actors are called
+``Worker.stream_handlers``                         what the scheduler asks for
 ``Worker._get_client``                             clients that tasks make
 ``Worker.state.tasks[key].run_spec``               the task boundary
 ``Worker.batched_send``, ``.batched_stream``       messages to the scheduler
 ``Scheduler.stream_handlers``                      what it is told of replicas
 ``Worker.get_current_task``                        whose update is sent
+``Worker.update_data``                             values that are at hand
 =================================================  =================================
 """
 
@@ -44,6 +46,7 @@ from daskref.exceptions import (
 from daskref.factory import StoreFactory
 from daskref.family import register_family
 from daskref.leaves import is_small
+from daskref.nodes import VALUES, ReferenceNode
 from daskref.places import registered, secrets_of, tell
 from daskref.plugins.nanny import own_memory
 from daskref.plugins.peek import peek
@@ -51,6 +54,7 @@ from daskref.plugins.relay import RelayConnector, fetch
 from daskref.plugins.served import ServedComm
 from daskref.plugins.serving import Serving
 from daskref.proxy import Proxy, get_factory, is_proxy
+from daskref.reference import imported_type
 from daskref.rpc import FAMILY, Connections
 from daskref.session import Session
 from daskref.signing import add_asker, known_key
@@ -135,6 +139,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         worker.handlers["daskref_counters"] = self.counters
         self._undo.append(lambda: worker.handlers.pop("daskref_fetch"))
         self._undo.append(lambda: worker.handlers.pop("daskref_counters"))
+        self._replace_stream_handler("compute-task", self.compute_task)
         self._replace(worker, "_get_client", self._get_client)
         self._replace(
             worker.monitor,
@@ -186,12 +191,43 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         handlers[op] = handler
         self._undo.append(lambda: handlers.__setitem__(op, before))
 
+    def _replace_stream_handler(self, op: str, handler: Callable[..., Any]) -> None:
+        handlers = self.worker.stream_handlers
+        before = handlers[op]
+        handlers[op] = partial(handler, before)
+        self._undo.append(lambda: handlers.__setitem__(op, before))
+
     def _replace(self, owner: Any, name: str, value: Any) -> None:
         # an attribute of the instance hides the method of its class
         setattr(owner, name, value)
         self._undo.append(lambda: delattr(owner, name))
 
     # Tasks
+
+    def compute_task(
+        self, compute: Callable[..., Any], key: Any, run_spec: Any, **kwargs: Any
+    ) -> None:
+        """Have a task done at once that only stands for a value.
+
+        The worker gets the value as from a scatter, then is asked for the task that it
+        has done: no thread has to be free. A key that is known here, whatever becomes
+        of it, takes Dask's own way.
+        """
+        worker = self.worker
+        if isinstance(run_spec, VALUES) and key not in worker.state.tasks:
+            with suppress(Exception):  # the task raises it
+                start = time.time()
+                worker.update_data({key: run_spec()})
+                ts = worker.state.tasks[key]
+                # or Dask assumes a time, and weighs all that wait again for each
+                ts.startstops.append(
+                    {"action": "compute", "start": start, "stop": time.time()}
+                )
+                if isinstance(run_spec, ReferenceNode):
+                    name = run_spec.reference.metadata.type_name
+                    with suppress(LookupError):
+                        ts.type = imported_type(name)
+        compute(key=key, run_spec=run_spec, **kwargs)
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Put the boundary around a task that is about to run."""

@@ -1,0 +1,60 @@
+"""Waiting until workers have what was scattered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+
+class Placing:
+    """Scatters of one client that are under way.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the client's event loop.
+    """
+
+    _waiting: dict[asyncio.Task[None], Mapping[Any, Any]]
+
+    def __init__(self) -> None:
+        self._waiting = {}
+
+    async def wait(self, states: Mapping[Any, Any], timeout: float | None) -> bool:
+        """Wait until workers have values, or until none can be expected to.
+
+        Parameters
+        ----------
+        states
+            Key -> Dask's state of its futures.
+        timeout
+            Seconds. A worker that the scheduler still trusts may not answer; another
+            one gets the values once that is known.
+
+        Returns
+        -------
+        bool
+            Whether workers have them all; what is left comes later by itself.
+        """
+        task = asyncio.create_task(self._wait(states))
+        self._waiting[task] = states
+        try:
+            await asyncio.wait([task], timeout=timeout)
+        finally:
+            del self._waiting[task]
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        return all(state.status == "finished" for state in states.values())
+
+    @staticmethod
+    async def _wait(states: Mapping[Any, Any]) -> None:
+        for state in states.values():
+            await state.wait()
+
+    def give_up(self, key: Any) -> None:
+        """Take note that there is no worker for a key yet."""
+        for task, states in self._waiting.items():
+            if key in states:
+                task.cancel()

@@ -1,0 +1,125 @@
+"""Keys that only stand for values, as the scheduler sees them: scattered data.
+
+They are tasks like others, but nothing is computed for them: a worker has one done as
+soon as it hears of it.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+==================================  ================================================
+name                                what for
+==================================  ================================================
+``Scheduler._add_to_processing``    its check that a task's input fits into a worker
+==================================  ================================================
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from daskref.nodes import VALUES, ReferenceNode
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+
+class Values:
+    """The keys of a scheduler that stand for values.
+
+    Parameters
+    ----------
+    scheduler
+        Dask's.
+    tell
+        ``(client, message) -> None``.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the scheduler's event loop.
+    """
+
+    #: The keys. Every transition of every task looks here.
+    keys: set[Any]
+
+    def __init__(
+        self, scheduler: Scheduler, tell: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        self._scheduler = scheduler
+        self._tell = tell
+        self.keys = set()
+        self._turns = itertools.count()
+        # an attribute of the instance hides the method of its class
+        scheduler._add_to_processing = self._add_to_processing
+
+    def close(self) -> None:
+        """Give the scheduler its own method back. A second call is silent."""
+        vars(self._scheduler).pop("_add_to_processing", None)
+
+    def add(self, ts: Any) -> None:
+        """Take note of a task that was submitted; silent if it is none of ours."""
+        if isinstance(ts.run_spec, VALUES):
+            self.keys.add(ts.key)
+            if ts.state == "memory":  # known already, as another client's plain data
+                self._measure(ts)
+            elif ts.state == "released":
+                self._place(ts)
+
+    def transition(self, key: Any, finish: str) -> None:
+        """Take note of what becomes of one of our keys."""
+        if finish == "memory":
+            self._measure(self._scheduler.tasks[key])
+        elif finish == "no-worker":
+            ts = self._scheduler.tasks[key]
+            if ts.loose_restrictions:
+                # Dask would wait for the worker that had it; another one will do.
+                ts.worker_restrictions = set()
+            for client in ts.who_wants or ():
+                self._tell(client.client_key, {"op": "daskref-no-worker", "key": key})
+        elif finish == "forgotten":
+            self.keys.discard(key)
+
+    def clear(self) -> None:
+        """Take note that there are no keys any more."""
+        self.keys.clear()
+
+    def _place(self, ts: Any) -> None:
+        """Let workers have values in turn, as Dask's scatter does.
+
+        Of many tasks that look alike, Dask would let some wait for a free thread.
+        """
+        running = self._scheduler.running
+        if running and not ts.worker_restrictions:
+            addresses = sorted(ws.address for ws in running)
+            ts.worker_restrictions = {addresses[next(self._turns) % len(addresses)]}
+            ts.loose_restrictions = True
+
+    @staticmethod
+    def _measure(ts: Any) -> None:
+        """Let the scheduler know a value's size and type, not those of its proxy."""
+        if isinstance(ts.run_spec, ReferenceNode):
+            metadata = ts.run_spec.reference.metadata
+            ts.set_nbytes(metadata.nbytes)
+            ts.type = metadata.type_name
+
+    def _add_to_processing(self, ts: Any, ws: Any, **kwargs: Any) -> Any:
+        """Let a task have input that is larger than its worker's memory limit.
+
+        Where that is what is stored, the worker maps it, and it is not charged for it.
+        """
+        add = type(self._scheduler)._add_to_processing
+        if not self.keys or not ts.dependencies or not ws.memory_limit:
+            return add(self._scheduler, ts, ws, **kwargs)
+        own = all_of_it = 0
+        for dependency in ts.dependencies:
+            all_of_it += dependency.nbytes
+            if type(dependency.run_spec) is not ReferenceNode:
+                own += dependency.nbytes
+        limit = ws.memory_limit
+        if own > limit or all_of_it <= limit:
+            return add(self._scheduler, ts, ws, **kwargs)
+        ws.memory_limit = 0
+        try:
+            return add(self._scheduler, ts, ws, **kwargs)
+        finally:
+            ws.memory_limit = limit
