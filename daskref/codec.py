@@ -18,7 +18,6 @@ import operator
 import pickle
 import struct
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import msgpack
@@ -71,6 +70,7 @@ class Encoded:
     nbytes: int
     pickle: Pickle | None
     head_nbytes: int
+    _token: str | None
 
     def __init__(
         self,
@@ -83,17 +83,20 @@ class Encoded:
         self.nbytes = nbytes
         self.pickle = pickle
         self.head_nbytes = nbytes if head_nbytes is None else head_nbytes
+        self._token = None
 
-    @cached_property
+    @property
     def token(self) -> str:
         """A hash of all that is stored (XXH3, 128 bit), made when first asked for.
 
         Objects of one token are stored alike, and so come back alike.
         """
-        digest = xxhash.xxh3_128()
-        for frame in self.frames:
-            digest.update(frame)
-        return digest.hexdigest()
+        if self._token is None:
+            digest = xxhash.xxh3_128()
+            for frame in self.frames:
+                digest.update(frame)
+            self._token = digest.hexdigest()
+        return self._token
 
     def serialized(self) -> Serialized | None:
         """Return the object as Dask's messages carry one; ``None`` if it is no pickle.

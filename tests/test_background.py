@@ -10,10 +10,12 @@ import textwrap
 import threading
 import warnings
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import daskref
 from daskref.background import Background, Executor, make_lock, make_rlock
 from tests.utils import wait_until
 
@@ -212,3 +214,10 @@ def test_nothing_keeps_the_interpreter_from_ending() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_lock_of_python_is_held_over_a_fork() -> None:
+    """Before Python 3.12 ``cached_property`` held one, of all objects of a class."""
+    package = Path(daskref.__file__).parent
+    sources = [path.read_text() for path in package.rglob("*.py")]
+    assert not any("cached_property" in source for source in sources)
