@@ -13,6 +13,8 @@ name                                   what for
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import pickle
 import sys
 from contextlib import suppress
@@ -23,7 +25,8 @@ import distributed
 
 from daskref import config, notices
 from daskref.background import run_apart
-from daskref.exceptions import IncompatibleError, NotInstalledError
+from daskref.config import Settings
+from daskref.exceptions import ConnectorError, IncompatibleError, NotInstalledError
 from daskref.family import register_family
 from daskref.holdings import Holdings
 from daskref.lending import Lending
@@ -34,10 +37,12 @@ from daskref.plugins import bootstrap
 from daskref.plugins.joining import identify, lacking
 from daskref.plugins.sealing import seal
 from daskref.rpc import Connections
-from daskref.session import Session, SessionInfo
+from daskref.session import Session, SessionInfo, pauses
 from daskref.signing import secret_of, told_here
 from daskref.streams import Streams
 from daskref.visiting import Visit
+
+logger = logging.getLogger(__name__)
 
 
 class Attachment:
@@ -178,11 +183,53 @@ async def attach(client: Any) -> None:
     """Let a connected client pass values by reference: set up what is not yet."""
     register_family()
     await detach(client)
+    notices.tell_unknown()
+    interval = Settings.read().retry_interval
+    if (away := await _attach(client)) is not None:
+        logger.warning(
+            "The store cannot be opened, so values travel in-band, as plain Dask "
+            "sends them; it is tried again from time to time. Set daskref.connector "
+            "for another store, or daskref.on-failure: raise to make this an error. "
+            "The reason: %s",
+            away,
+        )
+    state = client._daskref
+    if state is None or state.session.store is None:
+        trying = _try_again(client, interval)
+        client._daskref_trying = asyncio.create_task(trying)
+
+
+async def _try_again(client: Any, interval: float) -> None:
+    """Attach a client as soon as it can have a store."""
+    for pause in pauses(interval):
+        await asyncio.sleep(pause)
+        try:
+            await _attach(client)
+        except Exception:  # the connection has ended, or a worker lacks daskref
+            logger.debug("The store was not tried again", exc_info=True)
+        state = client._daskref
+        if state is not None and state.session.store is not None:
+            logger.warning(
+                "The store can be opened now: large values go by reference again."
+            )
+            return
+
+
+async def _attach(client: Any) -> ConnectorError | None:
+    """Attach a client, or return why it is to go on without a store."""
     options = client._daskref_options
     settings = config.changed(**options)
-    notices.tell_unknown()
     info = await _join(client, settings)
+    if isinstance(info, ConnectorError):
+        return info
     session = await run_apart(Session.join, info)
+    if (before := client._daskref) is not None:  # it had no store
+        if session is before.session:
+            await run_apart(session.leave)
+            return None
+        client._daskref = None
+        before.detach()
+        await run_apart(before.session.leave)
     state = Attachment(client, session, options.get("threshold"))
     try:
         await state.visit()
@@ -192,9 +239,10 @@ async def attach(client: Any) -> None:
         raise
     client._daskref = state
     notices.tell_overridden(settings, info.settings)
+    return None
 
 
-async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo:
+async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo | ConnectorError:
     ours = identify()
     ask = partial(distributed.Client._run_on_scheduler, client)
     sent: Any = settings
@@ -209,6 +257,8 @@ async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo:
     if told["protocol"] != ours["protocol"]:
         raise IncompatibleError(scheduler, told, {"this client": ours})
     answer = pickle.loads(told["answer"])
+    if isinstance(answer, ConnectorError) and told.get("in-band"):
+        return answer
     if isinstance(answer, Exception):
         raise answer
     info: SessionInfo = answer
@@ -217,6 +267,9 @@ async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo:
 
 async def detach(client: Any) -> None:
     """Undo :func:`attach` in this process."""
+    trying, client._daskref_trying = client._daskref_trying, None
+    if trying is not None:
+        trying.cancel()
     state = client._daskref
     if state is not None:
         client._daskref = None

@@ -26,7 +26,9 @@ name                                        what for
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import socket
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -85,6 +87,8 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     """Mixin for Dask's client: what is large goes by reference."""
 
     _daskref: Attachment | None = None
+    #: Tries again to have a store.
+    _daskref_trying: asyncio.Task[None] | None = None
     _daskref_options: dict[str, Any]
 
     # Life
@@ -490,12 +494,15 @@ def stats(client: Any) -> Any:
         If the client passes nothing by reference.
     """
     check_client(client, "stats")
-    if getattr(client, "_daskref", None) is None:
+    trying = getattr(client, "_daskref_trying", None) is not None
+    if getattr(client, "_daskref", None) is None and not trying:
         raise TypeError(
             f"{client!r} is a plain Dask client: use daskref.Client, or daskref.enable"
         )
 
     async def _stats() -> dict[str, Any]:
+        if client._daskref is None:  # there is no store yet
+            return summarize(0, 0, 0, socket.gethostname(), [])
         session = client._daskref.session
         told = await client.scheduler.daskref_stats()
         processes = [*told.pop("processes"), session.report()]

@@ -243,6 +243,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
     "timeout": ("timeout", parse_seconds),
     "latency": ("latency", _parse_latency),
     "lease": ("lease", parse_seconds),
+    "retry_interval": ("retry-interval", parse_seconds),
     "reconcile_interval": ("reconcile-interval", parse_seconds),
     "reconcile_grace": ("reconcile-grace", parse_seconds),
     "spill_directory": ("spill-directory", _parse_path),
@@ -282,6 +283,8 @@ class Settings:
     latency: float | str
     #: Seconds.
     lease: float
+    #: Seconds.
+    retry_interval: float
     #: Seconds.
     reconcile_interval: float
     #: Seconds.

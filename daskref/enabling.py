@@ -159,4 +159,5 @@ def _mix_out(client: Any) -> None:
         before = client.__dict__.pop("_daskref_class", distributed.Client)
         client.__dict__.pop("_daskref_options", None)
         client.__dict__.pop("_daskref", None)
+        client.__dict__.pop("_daskref_trying", None)
         client.__class__ = before

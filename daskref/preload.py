@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 async def dask_setup(server: Any) -> None:
@@ -17,9 +20,16 @@ async def dask_setup(server: Any) -> None:
     """
     from distributed.scheduler import Scheduler
 
+    from daskref.config import Settings
+    from daskref.exceptions import ConnectorError
     from daskref.family import register_family
     from daskref.plugins.joining import start
 
     register_family()
     if isinstance(server, Scheduler):
-        await start(server, {})
+        try:
+            await start(server, {})
+        except ConnectorError as exc:
+            if Settings.read().on_failure == "raise":
+                raise
+            logger.warning("%s The first client tries it again.", exc)

@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 #: What every session has in its store, for processes that join to look for.
 PROBE = b"daskref"
+#: The longest time between two attempts to open a store, in times of the first one.
+_LONGEST = 30
 
 _sessions: dict[str, Session] = {}
 #: Those of the parent, in a forked child: never to be closed there.
@@ -200,16 +202,28 @@ class Session:
 
     @classmethod
     def join(cls, info: SessionInfo) -> Session:
-        """Return this process's part of a session, reachable or not. Blocks."""
+        """Return this process's part of a session, reachable or not. Blocks.
+
+        Where it is not, each call tries again to open the store; who has joined before
+        goes on without.
+        """
         with _lock:
             session = _sessions.get(info.id)
-            if session is not None:
+            if session is not None and session.store is not None:
                 session._users += 1
                 return session
             for place, secrets in info.secrets.items():
                 remember(place, secrets)
             counters = Counters()
-            session = _sessions[info.id] = cls(info, _reach(info, counters), counters)
+            try:
+                store = _reach(info, counters)
+            except ConnectorError as exc:
+                store = None
+                if session is not None:
+                    session._users += 1
+                    return session
+                _warn_unseen(exc)
+            session = _sessions[info.id] = cls(info, store, counters)
             return session
 
     def leave(self) -> None:
@@ -218,7 +232,8 @@ class Session:
             self._users -= 1
             if self._users:
                 return
-            _sessions.pop(self.info.id, None)
+            if _sessions.get(self.info.id) is self:
+                del _sessions[self.info.id]
         self.executor.close()
         if self.store is not None:
             self.store.close()
@@ -437,24 +452,33 @@ def sessions() -> list[Session]:
         return list(_sessions.values())
 
 
-def _reach(info: SessionInfo, counters: Counters) -> Store | None:
+def _reach(info: SessionInfo, counters: Counters) -> Store:
+    """Open a session's store.
+
+    Raises
+    ------
+    ConnectorError
+        If it cannot be opened, or is not what the scheduler has opened.
+    """
+    store = Store.from_config(info.store, counters=counters)
     try:
-        store = Store.from_config(info.store, counters=counters)
-        try:
-            seen = all(map(store.connector.exists, info.probes))
-        except BaseException:
-            store.close()
-            raise
-        if seen:
+        if all(map(store.connector.exists, info.probes)):
             register_store(store, exist_ok=True)
             return store
-        store.close()
         raise ConnectorUnavailableError(
             repr(store.connector), "it does not hold what the scheduler put there"
         )
-    except ConnectorError as exc:
-        _warn_unseen(exc)
-        return None
+    except BaseException:
+        store.close()
+        raise
+
+
+def pauses(interval: float) -> Iterator[float]:
+    """Yield how long to wait, in seconds, before each attempt to open a store."""
+    longest = _LONGEST * interval
+    while True:
+        yield interval
+        interval = min(2 * interval, longest)
 
 
 def _warn_unseen(exc: DaskrefError) -> None:

@@ -145,7 +145,10 @@ class TestSettings:
         assert not lone.scheduler.plugins.keys() & {"daskref"}
 
     def test_a_store_that_does_not_work(self, lone: Any) -> None:
-        with pytest.raises(ConnectorError, match="/proc/no"):
+        with (
+            dask.config.set({"daskref.on-failure": "raise"}),
+            pytest.raises(ConnectorError, match="/proc/no"),
+        ):
             daskref.Client(lone, set_as_default=False, connector="file:///proc/no")
         # the client that could not be made is not left connected
         wait_until(lambda: not set(lone.scheduler.clients) - {"fire-and-forget"})
@@ -345,11 +348,7 @@ class TestFiles:
 
     def test_an_object_that_vanished(self, client: Any) -> None:
         future = client.scatter(large(6))
-        (held,) = [
-            h
-            for h in client._daskref.holdings._by_original.values()
-            if future.key in h.keys
-        ]
+        (held,) = client._daskref.holdings._by_key[future.key]
         path_of(client._daskref.session.store, held.reference.key).unlink()
         failed = client.submit(total, future, pure=False)
         with pytest.raises(ResolveError, match="does not give it"):

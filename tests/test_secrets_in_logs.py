@@ -7,11 +7,12 @@ import logging
 import pickle
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import dask
 import pytest
 
 import daskref
@@ -89,7 +90,8 @@ def cluster() -> Iterator[Any]:
 @pytest.mark.parametrize("kind", BAD)
 def test_a_session_that_does_not_start_tells_no_credentials(cluster, kind):
     scheduler, workers = cluster
-    with overheard() as heard, pytest.raises(Exception) as caught:
+    raises = dask.config.set({"daskref.on-failure": "raise"})
+    with overheard() as heard, raises, pytest.raises(Exception) as caught:
         daskref.Client(scheduler.address, connector=BAD[kind], timeout=20)
     texts = {
         "the log of the client": heard.getvalue(),
@@ -101,6 +103,24 @@ def test_a_session_that_does_not_start_tells_no_credentials(cluster, kind):
         texts["the error"] = "".join(traceback.format_exception(caught.value))
         texts["the pickled error"] = repr(pickle.dumps(caught.value))
     check(texts)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BAD if kind != "user"])
+def test_a_client_that_goes_on_without_a_store_tells_no_credentials(cluster, kind):
+    scheduler, workers = cluster
+    with (
+        overheard() as heard,
+        suppress(DaskrefError),  # not the store's fault, but the settings'
+        daskref.Client(scheduler.address, connector=BAD[kind], timeout=20) as client,
+    ):
+        assert client.submit(len, bytes(2_000_000)).result(timeout=20) == 2_000_000
+    check(
+        {
+            "the log of the client": heard.getvalue(),
+            "the log of the scheduler": "".join(scheduler.lines),
+            "the log of a worker": "".join(workers[0].lines),
+        }
+    )
 
 
 @pytest.fixture(params=["redis", "s3", "file", "zmq"])

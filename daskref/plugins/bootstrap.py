@@ -64,8 +64,8 @@ def worker_plugin(peer, info):
     return Refusal(peer, plugin) if isinstance(plugin, str) else plugin
 
 
-def nanny_plugin():
-    plugin = ask("nanny_plugin")
+def nanny_plugin(session):
+    plugin = ask("nanny_plugin", session)
     return NannyPlugin() if isinstance(plugin, str) else plugin
 '''
 
@@ -116,6 +116,12 @@ def worker_plugin_bytes(peer: dict[str, Any], info: bytes) -> bytes:
     return pickle.dumps(_Question("worker_plugin", (peer, info)))
 
 
-def nanny_plugin_bytes() -> bytes:
-    """Return the nanny plugin pickled; one that does nothing without daskref."""
-    return pickle.dumps(_Question("nanny_plugin", ()))
+def nanny_plugin_bytes(session: dict[str, Any]) -> bytes:
+    """Return the nanny plugin pickled; one that does nothing without daskref.
+
+    Parameters
+    ----------
+    session
+        See :func:`~daskref.plugins.joining.nanny_plugin`.
+    """
+    return pickle.dumps(_Question("nanny_plugin", (session,)))

@@ -11,7 +11,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from daskref._version import PROTOCOL, __version__
-from daskref.exceptions import DaskrefError, describe_peer
+from daskref.exceptions import ConnectorError, DaskrefError, describe_peer
 from daskref.plugins.sealing import give_pad as give_pad
 from daskref.plugins.sealing import unseal
 
@@ -62,12 +62,21 @@ async def join(
         What :func:`identify` returns and, for a client of the same protocol,
         ``"answer"``: the session's :class:`~daskref.session.SessionInfo` or the error,
         pickled. Raised here, Dask would log it with what the client has sent.
+        ``"in-band"``, if there: the store cannot be opened, and the client is to go on
+        without.
     """
     told = identify()
     if peer["protocol"] == PROTOCOL:
+        from daskref.config import Settings
+
+        asked: dict[str, Any] = {}
         try:
-            plugin = await start(scheduler, unseal(settings))
+            asked = unseal(settings)
+            plugin = await start(scheduler, asked)
             told["answer"] = pickle.dumps(plugin.join(client))
+        except ConnectorError as exc:
+            told["answer"] = _pickled(exc)
+            told["in-band"] = Settings.read(**asked).on_failure == "inband"
         except Exception as exc:
             told["answer"] = _pickled(exc)
     return told
@@ -100,11 +109,18 @@ def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
     return ReferenceWorkerPlugin(info)
 
 
-def nanny_plugin() -> NannyPlugin:
-    """Return the plugin of a nanny, which talks to nobody."""
-    from daskref.plugins.nanny import MemoryNannyPlugin
+def nanny_plugin(session: dict[str, Any]) -> NannyPlugin:
+    """Return the plugin of a nanny, which talks to nobody.
 
-    return MemoryNannyPlugin()
+    Parameters
+    ----------
+    session
+        ``"root"`` and ``"spill-directory"``: where its shared memory is, as
+        :class:`~daskref.connectors.SharedMemoryConnector` has them.
+    """
+    from daskref.plugins.nanny import ReferenceNannyPlugin
+
+    return ReferenceNannyPlugin(session["root"], session["spill-directory"])
 
 
 async def start(

@@ -1,7 +1,11 @@
-"""Memory limits: pages of objects are not the worker's own.
+"""The nanny plugin: memory limits, and what is left when all end at once.
 
 Dask judges a worker by its resident set, which includes every page of an object that
 it has mapped. A worker that only reads shared data would be paused, or killed.
+
+A signal to a whole group of processes (Ctrl-C, the end of a batch job) ends scheduler
+and workers at once. Workers die of it, or of their nannies, after the scheduler has
+left the session, and only nannies, which end last, are there to remove it.
 
 Private Dask names used here, checked by ``tests/test_private_names.py``:
 
@@ -16,17 +20,41 @@ name                                        what for
 
 from __future__ import annotations
 
+import atexit
 import functools
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from distributed.diagnostics.plugin import NannyPlugin
 
+from daskref.connectors import SharedMemoryConnector
 from daskref.plugins.ownmemory import OwnMemory
 
 if TYPE_CHECKING:
     from distributed.nanny import Nanny
+
+
+logger = logging.getLogger(__name__)
+
+#: Root and spill directory of the sessions that this process's nannies have seen.
+_places: set[tuple[str | None, str | None]] = set()
+
+
+def sweep_at_exit(root: str | None, spill_directory: str | None) -> None:
+    """Remove sessions that nobody takes part in any more, when this process ends."""
+    if not _places:
+        atexit.register(_sweep)
+    _places.add((root, spill_directory))
+
+
+def _sweep() -> None:
+    for place in _places:
+        try:
+            SharedMemoryConnector.sweep_sessions(*place)
+        except Exception:  # whoever starts next sweeps
+            logger.debug("Could not sweep %s", place, exc_info=True)
 
 
 def own_memory(resident: Callable[[], int]) -> Callable[[], int]:
@@ -40,16 +68,27 @@ def own_memory(resident: Callable[[], int]) -> Callable[[], int]:
     return own
 
 
-class MemoryNannyPlugin(NannyPlugin):  # type: ignore[misc]
-    """Let a nanny judge its worker by the memory that is the worker's own."""
+class ReferenceNannyPlugin(NannyPlugin):  # type: ignore[misc]
+    """Let a nanny judge its worker by its own memory, and remove what it leaves.
+
+    Parameters
+    ----------
+    root, spill_directory
+        Where the session's shared memory is.
+    """
 
     name = "daskref"
+    _place: tuple[str | None, str | None]
     _check: Callable[[], Any] | None = None
     #: Of the worker with this process id.
     _memory: tuple[int, OwnMemory] | None = None
 
+    def __init__(self, root: str | None, spill_directory: str | None) -> None:
+        self._place = root, spill_directory
+
     def setup(self, nanny: Nanny) -> None:
         """Put our check before the nanny's."""
+        sweep_at_exit(*self._place)
         callback = nanny.periodic_callbacks.get("memory_monitor")
         if callback is None:
             return

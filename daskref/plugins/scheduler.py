@@ -140,6 +140,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-result": self.on_result,
                 "daskref-counters": self._reports.add,
                 "daskref-unreachable": self.on_unreachable,
+                "daskref-reachable": self.on_reachable,
                 "daskref-read": self.on_read,
                 "daskref-keys": self.on_keys,
                 "daskref-bind": self.bindings.bind,
@@ -210,10 +211,14 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._leave_network = connector.attend(network.locator(scheduler.loop))
 
     async def _start_nannies(self) -> None:
+        session = {
+            "root": self.settings.shm_root,
+            "spill-directory": self.settings.spill_directory,
+        }
         try:
             await self.scheduler.register_nanny_plugin(
                 None,
-                plugin=nanny_plugin_bytes(),
+                plugin=nanny_plugin_bytes(session),
                 name=NAME,
                 idempotent=True,
             )
@@ -366,6 +371,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Take note of a worker that cannot see the store."""
         self._unreachable[worker] = reason
         logger.warning("Worker %s is out of reach of the store: %s", worker, reason)
+
+    def on_reachable(self, worker: str) -> None:
+        """Take note of a worker that sees the store by now."""
+        self._unreachable.pop(worker, None)
 
     def _evict(self, keys: list[Key]) -> None:
         if not keys:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import pickle
 import secrets
-from threading import Lock
 from typing import Any
 
 from zict import LRU
 
+from daskref.background import make_lock
+
 #: Pads that were given out and are not used yet, by name; the last ones.
 _pads: LRU[str, bytes] = LRU(256, {})
-_lock = Lock()
+_lock = make_lock()
 
 
 class Sealed:

@@ -56,7 +56,7 @@ from daskref.plugins.serving import Serving
 from daskref.proxy import Proxy, get_factory, is_proxy
 from daskref.reference import imported_type
 from daskref.rpc import FAMILY, Connections
-from daskref.session import Session
+from daskref.session import Session, pauses
 from daskref.signing import add_asker, known_key
 from daskref.spares import Spares
 from daskref.store import Store
@@ -105,13 +105,8 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         self.threshold = session.info.settings.threshold
         self._on_completion = session.info.settings.results == "on-completion"
         self._raises = session.info.settings.on_failure == "raise"
-        if (connector := session.across_hosts) is not None:
-            self._serving = Serving(worker, session, connector)
-            await self._begin_serving(self._serving)
-        if session.reachable:
-            connections = Connections(worker.rpc, worker.scheduler, session)
-            self._undo.append(connections.restore)
-        else:
+        await self._take_part()
+        if not session.reachable:
             name = session.info.store.name
             relay = RelayConnector(worker, session.info.settings.timeout)
             store = Store(
@@ -132,6 +127,9 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         streams.shorten(worker.batched_stream)
         self._undo.append(streams.restore_all)
         self._undo.append(add_asker(self._ask_key))
+        if session.store is None:
+            trying = asyncio.create_task(self._try_again())
+            self._undo.append(trying.cancel)
         self._replace_handler("get_data", self.get_data)
         self._replace_handler("actor_execute", self.actor_execute)
         self._replace_handler("actor_attribute", self.actor_attribute)
@@ -159,6 +157,36 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             return known_key(store, asked.result(self.session.info.settings.timeout))
         except (OSError, TimeoutError):
             return None
+
+    async def _take_part(self) -> None:
+        """Send and get references, and serve other hosts, if the store is in reach."""
+        worker, session = self.worker, self.session
+        if (connector := session.across_hosts) is not None:
+            self._serving = Serving(worker, session, connector)
+            await self._begin_serving(self._serving)
+        if session.reachable:
+            connections = Connections(worker.rpc, worker.scheduler, session)
+            self._undo.append(connections.restore)
+
+    async def _try_again(self) -> None:
+        """Take part as soon as the store can be opened here."""
+        before = self.session
+        for pause in pauses(before.info.settings.retry_interval):
+            await asyncio.sleep(pause)
+            session = await run_apart(Session.join, before.info)
+            if session is not before:
+                break
+            await run_apart(session.leave)
+        self.session = session
+        # at the end: tasks that run may still use its threads
+        self._undo.append(before.leave)
+        await self._take_part()
+        if self.session.reachable:
+            self.worker.batched_send({"op": "daskref-reachable"})
+            logger.warning(
+                "This process can see the cluster's store now: large values go by "
+                "reference again."
+            )
 
     async def _begin_serving(self, serving: Serving) -> None:
         try:
