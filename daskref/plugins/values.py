@@ -69,7 +69,7 @@ class Values:
         """Take note of what becomes of one of our keys."""
         if finish == "memory":
             self._measure(self._scheduler.tasks[key])
-        elif finish == "no-worker":
+        elif finish in ("no-worker", "queued"):  # of many that look alike, the latter
             ts = self._scheduler.tasks[key]
             if ts.loose_restrictions:
                 # Dask would wait for the worker that had it; another one will do.
