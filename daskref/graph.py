@@ -24,7 +24,6 @@ name                                    what for
 
 from __future__ import annotations
 
-import io
 import pickle
 import uuid
 from collections.abc import Iterable, Mapping
@@ -45,27 +44,13 @@ from dask.sizeof import sizeof
 from distributed.client import _MapExpr
 
 from daskref.exceptions import OwnershipError
-from daskref.leaves import exact_nbytes
-from daskref.nodes import Lazy, references_in
+from daskref.nodes import references_in
 from daskref.packing import Packer, small_call, small_value
-from daskref.pickling import ByValuePickler
 from daskref.reference import Reference
+from daskref.scanning import FoundLargeError, scan
 
 #: Bytes above which a keyword argument of ``map`` does not travel with each task.
 SHARED = 100_000
-
-
-class _LargeLeaf(Exception):
-    """Ends a scan at the first large leaf."""
-
-
-class _Scanner(ByValuePickler):
-    threshold: int
-
-    def persistent_id(self, obj: Any) -> None:
-        nbytes = exact_nbytes(obj)
-        if (nbytes is not None and nbytes > self.threshold) or type(obj) is Lazy:
-            raise _LargeLeaf
 
 
 class Prepickled:
@@ -153,24 +138,19 @@ def pack_expr(expr: Any, packer: Packer) -> Any:
         return _pack_graph(expr, packer) or expr
     if packer.knows_large:  # from the hash of the call: no need to look for it
         return _pack_graph(expr, packer) or expr
-    buffers: list[pickle.PickleBuffer] = []
-    file = io.BytesIO()
-    scanner = _Scanner(file, buffers.append)
-    scanner.threshold = threshold
     try:
-        scanner.dump(expr)
-    except _LargeLeaf:
+        scanned = scan(expr, threshold)
+    except FoundLargeError:
         return _pack_graph(expr, packer) or expr
     except OwnershipError:
         raise
     except Exception:  # does not pickle: Dask has other ways, and its own error
         return expr
-    nbytes = file.tell() + sum(buffer.raw().nbytes for buffer in buffers)
-    if nbytes > threshold:
+    if scanned.nbytes > threshold:
         packed = _pack_graph(expr, packer)
         if packed is not None:
             return packed
-    return Prepickled(file.getvalue(), buffers)
+    return Prepickled(*scanned)
 
 
 def _pack_graph(expr: Expr, packer: Packer) -> Any:

@@ -53,6 +53,7 @@ from daskref.nodes import Lazy, PackedNode, Place, ReferenceNode, StoredNode
 from daskref.pickling import ByValuePickler, identities_in
 from daskref.proxy import Proxy
 from daskref.reference import Reference
+from daskref.scanning import FoundLargeError, scan
 
 #: ``(obj, encoded) -> Reference | None``: put a value, or say that it stays in-band.
 Put = Callable[[Any, Encoded], "Reference | None"]
@@ -455,6 +456,15 @@ class Packer:
 
         ``None`` if it does not pickle.
         """
+        try:  # what is small is not pickled twice
+            small = scan(obj, self.threshold, for_hash=True)
+            return xxhash.xxh3_128_hexdigest(small.data), False
+        except FoundLargeError:
+            pass
+        except OwnershipError:
+            raise
+        except Exception:
+            return None
         file = io.BytesIO()
         pickler = _task_pickler(file, None, self, set())
         pickler.by_key = True

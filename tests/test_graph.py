@@ -620,6 +620,16 @@ class TestMap:
             assert node.dependencies == {"x"}
 
 
+class Counted:
+    """Counts how often it is pickled."""
+
+    times = 0
+
+    def __reduce__(self) -> Any:
+        self.times += 1
+        return Counted, ()
+
+
 class TestNames:
     """Hashes of calls, in the place of Dask's where something large is in them."""
 
@@ -668,6 +678,11 @@ class TestNames:
         assert tokens[0] == tokens[2] != tokens[1]
         other = packer.tokens(total, rows, {"y": 2})
         assert not {*tokens} & {*(other or ())}
+
+    def test_what_is_small_is_pickled_once_for_it(self) -> None:
+        counted = Counted()
+        assert self.token(counted, [counted], Box(x=counted)) is None
+        assert counted.times == 1
 
     def test_nothing_is_put(self, put: Putter) -> None:
         assert Packer(THRESHOLD, put).token(total, [large()], {})

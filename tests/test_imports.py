@@ -55,6 +55,7 @@ LAYERS = [
         "errands",
     ],
     [
+        "scanning",
         "packing",
         "graph",
         "family",
