@@ -34,6 +34,7 @@ from distributed import (
 import daskref
 from daskref.exceptions import ResolveError
 from daskref.factory import resolve_reference
+from daskref.plugins.peek import peek
 from daskref.proxy import get_factory
 from tests.utils import LARGE, large, processes, start, start_worker, wait_until
 
@@ -73,7 +74,7 @@ def total_if(path: str, x: Any) -> float:
 
 
 def reference_of(key: str, dask_worker: Any) -> Any:
-    return get_factory(dask_worker.data[key]).reference
+    return get_factory(peek(dask_worker.data, key)).reference
 
 
 def stored(client: Any) -> int:

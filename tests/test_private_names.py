@@ -462,6 +462,12 @@ def _(running: Any) -> None:
         assert name in state.__slots__ or name in state.__annotations__
 
 
+@checks("Worker.state.data")
+def _(running: Any) -> None:
+    worker = running.worker
+    assert worker.state.data is worker.data is worker.memory_manager.data
+
+
 @checks("BatchedSend.interval")
 def _(running: Any) -> None:
     source = inspect.getsource(BatchedSend)

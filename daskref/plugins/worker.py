@@ -53,6 +53,7 @@ from daskref.plugins.peek import peek
 from daskref.plugins.relay import RelayConnector, fetch
 from daskref.plugins.served import ServedComm
 from daskref.plugins.serving import Serving
+from daskref.plugins.workerdata import show_values
 from daskref.proxy import Proxy, get_factory, is_proxy
 from daskref.reference import imported_type
 from daskref.rpc import FAMILY, Connections
@@ -98,6 +99,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         """Join the session and take over the worker's seams."""
         register_family()
         self.worker = worker
+        self._undo.append(show_values(worker))
         self._spares = Spares(worker.data.__contains__, worker.loop.add_callback)
         secrets = await worker.scheduler.daskref_secrets()
         info = replace(pickle.loads(self._info), secrets=secrets)
