@@ -19,7 +19,9 @@ name                                        what for
 ``Client._run_on_scheduler``                results of functions run on the scheduler
 ``Client._replicate``                       scattered values on many workers
 ``Client._serializers``                     whether its messages may hold pickles
+``Client._send_to_scheduler``               messages in order with the graphs
 ``Client._timeout``                         how long a scatter waits for workers
+``Client.futures[key].lose``                a key's value is about to change
 ``versions.scheduler_relevant_packages``    what a scheduler must have alike
 ==========================================  ============================================
 """
@@ -28,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pickle
 import socket
 import uuid
 from collections.abc import Callable, Mapping
@@ -38,7 +41,7 @@ from typing import Any
 import distributed
 from dask.typing import no_default
 from dask.utils import funcname, parse_timedelta
-from distributed import versions
+from distributed import Future, versions
 from distributed.deploy.cluster import Cluster
 from distributed.spans import SpanMetadata
 
@@ -67,6 +70,9 @@ from daskref.transparency import reveal
 #: Parameters that are Dask's, not those of the function that is called.
 _SUBMIT = frozenset(inspect.signature(distributed.Client.submit).parameters)
 _MAP = frozenset(inspect.signature(distributed.Client.map).parameters)
+
+#: States of a future whose key the scheduler knows, or is just told of.
+_UNDER_WAY = ("pending", "finished")
 
 _hidden = hidden_like(distributed.client)
 
@@ -247,7 +253,8 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 # As plain Dask does, and as safe: what no task can make again.
                 futures |= await super()._scatter(others, workers=workers, **options)
             if nodes:
-                futures |= await self._scatter_nodes(nodes, workers, **options)
+                named = type(data) is dict  # the keys are the user's
+                futures |= await self._scatter_nodes(nodes, named, workers, **options)
             submission.keys |= {key: references_in(nodes[key]) for key in nodes}
             for key, value in scattered.values.items():
                 if (future := self.futures.get(key)) is not None:
@@ -259,6 +266,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     async def _scatter_nodes(
         self,
         nodes: dict[Any, StoredNode],
+        named: bool,
         workers: Any,
         broadcast: Any,
         local_worker: Any,
@@ -277,16 +285,31 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             workers = [local_worker.address]
         elif isinstance(workers, str | int | float):
             workers = [workers]
+        # A key that this client has already would be done before the scheduler hears of
+        # it again. Released then, it would be released before, and never afterwards.
+        known = {key for key in nodes if key in self.futures}
+        if named and known:
+            changed = {key: nodes[key] for key in known}
+            for key in known:
+                self.futures[key].lose()  # until the new value is there
+                state.holdings.release_key(key)
+            message = {"op": "daskref-values", "nodes": pickle.dumps(changed)}
+            self._send_to_scheduler(message)
+            known = set()
+        known = {key for key in known if self.futures[key].status in _UNDER_WAY}
+        futures: dict[Any, Any] = {key: Future(key, self) for key in known}
+        new = {key: node for key, node in nodes.items() if key not in known}
         annotations: dict[str, Any] = {}
         if workers:
-            annotations["workers"] = {key: list(workers) for key in nodes}
-            annotations["allow_other_workers"] = dict.fromkeys(nodes, True)
-        futures: dict[Any, Any] = super()._graph_to_futures(
-            GraphExpr(nodes, annotations, _determ_token=uuid.uuid4().hex),
-            list(nodes),
-            SpanMetadata(collections=[{"type": "Future"}]),
-            internal_priority=dict.fromkeys(nodes, 0),
-        )
+            annotations["workers"] = {key: list(workers) for key in new}
+            annotations["allow_other_workers"] = dict.fromkeys(new, True)
+        if new:
+            futures |= super()._graph_to_futures(
+                GraphExpr(new, annotations, _determ_token=uuid.uuid4().hex),
+                list(new),
+                SpanMetadata(collections=[{"type": "Future"}]),
+                internal_priority=dict.fromkeys(new, 0),
+            )
         seconds = self._timeout if timeout is no_default else timeout
         placed = await state.placing.wait(
             {key: self.futures[key] for key in futures}, parse_timedelta(seconds)
@@ -294,6 +317,9 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         if placed and broadcast:
             n = None if broadcast is True else broadcast
             await self._replicate(list(futures.values()), workers=workers, n=n)
+        elif placed and workers and known:
+            there = [futures[key] for key in known]
+            await self._replicate(there, workers=workers, n=1)
         return futures
 
     # Values in

@@ -21,6 +21,7 @@ import pytest
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from distributed import Client, LocalCluster, Nanny, Scheduler, Worker
 from distributed.batched import BatchedSend
+from distributed.client import FutureState
 from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.system_monitor import SystemMonitor
 from distributed.worker_memory import NannyMemoryManager
@@ -145,6 +146,14 @@ def _(running: Any) -> None:
 @checks("Client._timeout")
 def _(running: Any) -> None:
     assert isinstance(running.client._timeout, int | float)
+
+
+@checks("Client.futures[key].lose")
+def _(running: Any) -> None:
+    state = FutureState("x")
+    state.finish()
+    state.lose()
+    assert not state.done()
 
 
 @checks("Worker.update_data")

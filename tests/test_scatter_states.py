@@ -63,6 +63,11 @@ def check(client: Any, cluster: Any) -> None:
     client.sync(states)
 
 
+def workers(cluster: Any) -> list[Any]:
+    """Return the states of the workers, their own."""
+    return [worker.state for worker in cluster.workers.values()]
+
+
 def quiet(cluster: Any) -> bool:
     """Whether scheduler and workers know of the same keys, and none is on its way."""
     tasks = dict(cluster.scheduler.tasks)
@@ -110,6 +115,64 @@ class TestOneKeyAgainAndAgain:
             del future
         assert client.submit(total, client.scatter(x + 1)).result() == 2 * SUM
         assert client.run(os.getpid) == before
+
+
+class TestNamedKeys:
+    """A key of the user's, scattered again with another value, has the last one."""
+
+    @pytest.mark.parametrize("make", [large, float], ids=["large", "small"])
+    def test_the_last_value_counts(self, make: Any) -> None:
+        with validated() as cluster, daskref.Client(cluster) as client:
+            future = client.scatter({"x": make(0)})["x"]
+            for i in range(1, 6):
+                before, future = future, client.scatter({"x": make(i)})["x"]
+                del before
+                assert np.max(future.result()) == i
+                assert client.submit(np.max, future, pure=False).result() == i
+                check(client, cluster)
+            objects = daskref.stats(client)["objects"]
+            assert objects == (make is large)  # the others are gone
+            assert np.max(client.scatter({"x": make(i)})["x"].result()) == i
+            assert daskref.stats(client)["objects"] == objects
+            del future
+            wait_until(lambda: not cluster.scheduler.tasks)
+
+    def test_while_tasks_read_it(self) -> None:
+        def wait_and_add(x: Any) -> float:
+            Event("go").wait(30)
+            return float(np.max(x))
+
+        with validated() as cluster, daskref.Client(cluster) as client:
+            first = client.scatter({"x": large(1)})["x"]
+            futures = [client.submit(wait_and_add, first, pure=False) for _ in range(4)]
+            wait_until(lambda: any(ws.executing for ws in workers(cluster)))
+            second = client.scatter({"x": large(2)})["x"]
+            Event("go").set()
+            assert {future.result(timeout=30) for future in futures} <= {1.0, 2.0}
+            assert np.max(second.result()) == 2
+            check(client, cluster)
+
+
+class TestKnownKeys:
+    def test_released_while_it_is_scattered_again(self) -> None:
+        """Nothing stays behind, though the client was done before the scheduler."""
+        x = large()
+        with validated() as cluster, daskref.Client(cluster) as client:
+            for _ in range(20):
+                before = client.scatter(x)
+                again = client.scatter(x)  # while the first is there
+                del before, again
+            wait_until(lambda: not cluster.scheduler.tasks)
+            check(client, cluster)
+
+    def test_to_another_worker(self) -> None:
+        x = large()
+        with validated() as cluster, daskref.Client(cluster) as client:
+            addresses = [worker.address for worker in cluster.workers.values()]
+            for address in addresses:
+                future = client.scatter(x, workers=[address])
+                assert address in client.who_has(future)[future.key]
+            check(client, cluster)
 
 
 class TestAtOnce:
@@ -209,6 +272,13 @@ def any_order(seed: int, steps: int) -> None:
                 ]
             held[client] += [(f, i) for f in client.scatter([values[i]], **options)]
 
+        def name(client: Any) -> None:
+            key, i = f"named-{client.id}", rng.randrange(len(values))
+            future = client.scatter({key: values[i]})[key]
+            assert len(future.result(timeout=30)) == len(values[i])
+            held[client] = [h for h in held[client] if h[0].key != key]
+            held[client].append((future, i))
+
         def submit(client: Any) -> None:
             if held[client]:
                 future, i = rng.choice(held[client])
@@ -243,7 +313,8 @@ def any_order(seed: int, steps: int) -> None:
                         op([future for future, _ in held[client]])
 
         actions: list[Callable[[Any], None]] = [
-            *[scatter] * 6, submit, submit, drop, drop, drop, cancel, lose, move,
+            *[scatter] * 6, name, name, submit, submit,
+            drop, drop, drop, cancel, lose, move,
         ]  # fmt: skip
         for step in range(steps):
             client = rng.choice([first, second])

@@ -36,9 +36,17 @@ class LostResults:
         self._evict = evict
         self._timers = {}
 
-    def keep(self, key: Any) -> None:
-        """Keep what a Dask key's result holds; anew if there is something already."""
-        objects = self._holders.held(Holder("result", key))
+    def keep(self, key: Any, kind: str = "result") -> None:
+        """Keep what a Dask key holds; anew if there is something already.
+
+        Parameters
+        ----------
+        key
+            Dask's.
+        kind
+            That of the holder.
+        """
+        objects = self._holders.held(Holder(kind, key))
         for name, nbytes in objects.items():
             self._holders.hold(Holder("lost", key), name, nbytes)
         if objects:

@@ -142,6 +142,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-unreachable": self.on_unreachable,
                 "daskref-reachable": self.on_reachable,
                 "daskref-read": self.on_read,
+                "daskref-values": self.on_values,
                 "daskref-keys": self.on_keys,
                 "daskref-bind": self.bindings.bind,
                 "daskref-unbind": self.bindings.unbind,
@@ -357,6 +358,13 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Delete what had one reader, a worker that cannot delete it itself."""
         if (key := tuple(object)) not in self.holders:
             self._evict([key])
+
+    def on_values(self, client: str, nodes: bytes) -> None:
+        """Take note of other values for keys that there are."""
+        for key, is_read in self._values.replace(nodes).items():
+            if is_read:
+                self._lost.keep(key, "key")
+            self._evict(self.holders.release(Holder("key", key)))
 
     def _task(self, key: Any) -> Any:
         return self.scheduler.tasks.get(key)

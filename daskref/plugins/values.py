@@ -15,8 +15,12 @@ name                                what for
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable
+from time import time
 from typing import TYPE_CHECKING, Any
+
+from dask.tokenize import tokenize
 
 from daskref.nodes import VALUES, ReferenceNode
 
@@ -64,6 +68,32 @@ class Values:
                 self._measure(ts)
             elif ts.state == "released":
                 self._place(ts)
+
+    def replace(self, nodes: bytes) -> dict[Any, bool]:
+        """Let keys that there are stand for other values: a user scatters them again.
+
+        Parameters
+        ----------
+        nodes
+            Key -> node, pickled; the graph that comes next has the same.
+
+        Returns
+        -------
+        dict
+            Key whose value changed -> whether a task may still read what it was.
+        """
+        changed = {}
+        recommendations = {}
+        for key, node in pickle.loads(nodes).items():
+            ts = self._scheduler.tasks.get(key)
+            if ts is None or ts.dependencies or _same(ts.run_spec, node):
+                continue
+            changed[key] = any(each.state == "processing" for each in ts.waiters or ())
+            ts.run_spec = node
+            if ts.state in ("memory", "processing", "erred"):
+                recommendations[key] = "released"  # and done again, as it is wanted
+        self._scheduler.transitions(recommendations, f"daskref-values-{time()}")
+        return changed
 
     def transition(self, key: Any, finish: str) -> None:
         """Take note of what becomes of one of our keys."""
@@ -123,3 +153,7 @@ class Values:
             return add(self._scheduler, ts, ws, **kwargs)
         finally:
             ws.memory_limit = limit
+
+
+def _same(spec: Any, node: Any) -> bool:
+    return type(spec) is type(node) and tokenize(spec) == tokenize(node)

@@ -240,11 +240,14 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         """Have a task done at once that only stands for a value.
 
         The worker gets the value as from a scatter, then is asked for the task that it
-        has done: no thread has to be free. A key that is known here, whatever becomes
-        of it, takes Dask's own way.
+        has done: no thread has to be free. A key that something becomes of here takes
+        Dask's own way.
         """
         worker = self.worker
-        if isinstance(run_spec, VALUES) and key not in worker.state.tasks:
+        known = worker.state.tasks.get(key)
+        if isinstance(run_spec, VALUES) and (
+            known is None or known.state == "released"
+        ):
             with suppress(Exception):  # the task raises it
                 start = time.time()
                 worker.update_data({key: run_spec()})
