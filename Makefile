@@ -7,6 +7,9 @@ OLDEST ?= .venv-oldest
 OLDEST_DASK = 2025.12.0
 OLDEST_NUMPY = 2.4
 
+# Tests start hundreds of processes: each would compile the package for itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 bin = $(VENV)/bin
 stamp = $(VENV)/.daskref-stamp
 docs_stamp = $(VENV)/.daskref-docs-stamp

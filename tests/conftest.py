@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,14 +27,33 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def client(cluster: Any) -> Iterator[Any]:
-    """A client with daskref; afterwards nothing may be stored any more."""
+    """A client with daskref; nothing is stored before it, nor afterwards."""
     with daskref.Client(cluster) as client:
+        wait_until_freed(cluster, client)
         yield client
         gc.collect()
-        wait_until(
-            lambda: not client.futures and not daskref.stats(client)["objects"],
-            f"everything freed ({list(client.futures)})",
+        wait_until_freed(cluster, client)
+
+
+def wait_until_freed(cluster: Any, client: Any) -> None:
+    """Wait until nothing is stored; the error tells what is, and what holds it."""
+
+    def is_freed() -> bool:
+        if not client.futures and not daskref.stats(client)["objects"]:
+            return True
+        client.run(gc.collect)  # an error there may hold futures, in its frames
+        return False
+
+    try:
+        wait_until(is_freed, "everything freed")
+    except AssertionError as exc:
+        plugin = cluster.scheduler.plugins["daskref"]
+        exc.add_note(
+            f"futures {list(client.futures)}; tasks {list(cluster.scheduler.tasks)}; "
+            f"holders {plugin.holders._holders}; deleting {list(plugin._evictions)}; "
+            f"files {os.listdir(plugin.session.store.connector.directory)}"
         )
+        raise
 
 
 @pytest.fixture

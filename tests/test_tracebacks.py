@@ -117,9 +117,19 @@ def frames(client: Any, case: str, x: Any) -> list[tuple[str, str, list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def clients(cluster):
-    """Ours and Dask's; tracebacks keep futures, so nobody waits for their end."""
-    with daskref.Client(cluster) as ours, distributed.Client(cluster) as plain:
+def clients():
+    """Ours and Dask's, on a cluster of their own.
+
+    An error that was raised keeps its future alive, by its frames, until its client is
+    closed. Those of tasks are clients of workers, and are closed with them.
+    """
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0"
+        ) as cluster,
+        daskref.Client(cluster) as ours,
+        distributed.Client(cluster) as plain,
+    ):
         yield ours, plain
 
 
