@@ -24,13 +24,15 @@ from distributed import Reschedule
 from daskref.exceptions import ResolveError
 from daskref.factory import is_recomputed
 from daskref.frames import hidden_like
+from daskref.mapped import Mapped, noting
 from daskref.nodes import PackedNode
 from daskref.spares import Spare, Spares
 from daskref.transparency import is_transparent, reveal
 
 #: ``async (function, *arguments) -> result``: run a blocking function in a thread.
 Run = Callable[..., Any]
-Keep = Callable[[Any], None]
+#: ``(key, result, mapped) -> None``: what becomes of what a task returns.
+Keep = Callable[[Any, Any, list[Mapped]], None]
 
 
 class Boundary(GraphNode):
@@ -43,8 +45,9 @@ class Boundary(GraphNode):
     run
         For coroutine functions, which execute on the event loop.
     keep
-        ``(result) -> None``: called in the task's thread. What a task passes on may
-        lose its place in the store as soon as the task is done.
+        ``(key, result, mapped) -> None``: called with what was mapped for the task, off
+        the event loop. What a task passes on may lose its place in the store as soon as
+        the task is done.
     spares
         Where objects come from that an earlier task has given back.
     """
@@ -85,24 +88,31 @@ class Boundary(GraphNode):
     def __call__(self, values: Any = ()) -> Any:
         if self.is_coro and self.run is not None:
             return self._call_coroutine(self.run, values)
-        if self.spares is None:
-            result = self.inner(_revealed(values))
-        else:
-            taken: dict[Any, Spare] = {}
-            result = self.inner(_revealed(values, self.spares, taken))
-            # with the result at hand: it may hold parts of them
-            for key, spare in taken.items():
-                self.spares.give_back(key, spare)
+        with noting() as mapped:
+            if self.spares is None:
+                result = self.inner(_revealed(values))
+            else:
+                result = self._call_with_spares(self.spares, values)
         if self.keep is not None:
-            self.keep(result)
+            self.keep(self.key, result, mapped)
+        return result
+
+    @hidden_like(_task_spec)
+    def _call_with_spares(self, spares: Spares, values: Any) -> Any:
+        taken: dict[Any, Spare] = {}
+        result = self.inner(_revealed(values, spares, taken))
+        # with the result at hand: it may hold parts of them
+        for key, spare in taken.items():
+            spares.give_back(key, spare)
         return result
 
     @hidden_like(_task_spec)
     async def _call_coroutine(self, run: Run, values: Any) -> Any:
-        inner, revealed = await run(_reveal_all, self.inner, values)
+        inner, revealed, mapped = await run(_reveal_all, self.inner, values)
         result = await inner(revealed)
+        del inner, revealed  # or they keep what is mapped
         if self.keep is not None:
-            await run(self.keep, result)
+            await run(self.keep, self.key, result, mapped)
         return result
 
     def __repr__(self) -> str:
@@ -118,10 +128,14 @@ class Boundary(GraphNode):
         return "daskref.Boundary", tokenize(self.inner)
 
 
-def _reveal_all(node: GraphNode, values: Any) -> tuple[GraphNode, dict[Any, Any]]:
+def _reveal_all(
+    node: GraphNode, values: Any
+) -> tuple[GraphNode, dict[Any, Any], list[Mapped]]:
     """Resolve a task's stored arguments and its dependencies, before it runs."""
-    revealed = _revealed(values)
-    return node.load() if isinstance(node, PackedNode) else node, revealed
+    with noting() as mapped:
+        revealed = _revealed(values)
+        node = node.load() if isinstance(node, PackedNode) else node
+    return node, revealed, mapped
 
 
 def _revealed(
@@ -160,4 +174,4 @@ def needs_boundary(node: Any, has_dependencies: bool) -> bool:
     """Tell whether a task must run behind a :class:`Boundary`."""
     if isinstance(node, Boundary) or not isinstance(node, GraphNode):
         return False
-    return has_dependencies or bool(node.is_coro)
+    return has_dependencies or bool(node.is_coro) or isinstance(node, PackedNode)

@@ -257,6 +257,31 @@ def decode(buffer: Buffer) -> Any:
         raise WireError(f"the object's frames are damaged ({exc!r})") from exc
 
 
+def in_band_nbytes(view: memoryview) -> int:
+    """Return the size of a stored object's pickle, without its buffers.
+
+    Parameters
+    ----------
+    view
+        What is stored, from the first byte of the layout.
+
+    Raises
+    ------
+    ValueError
+        If daskref did not write it.
+    """
+    magic, _, _, packed, _, _ = _PRELUDE.unpack_from(view)
+    if magic != MAGIC:
+        raise ValueError("daskref did not write it")
+    meta = msgpack.loads(
+        view[_PRELUDE.size : _PRELUDE.size + packed],
+        object_hook=msgpack_decode_default,
+        use_list=False,
+        **msgpack_opts,
+    )
+    return int(meta["lengths"][0])
+
+
 def _split(view: memoryview, position: int, lengths: Sequence[int]) -> list[memoryview]:
     frames = []
     for length in lengths:

@@ -84,7 +84,7 @@ def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any]
         raise NotImplementedError
     session.lease(reference)
     # In a cluster's session this is one message, for one reader that wants the value.
-    return _header(StoreFactory(reference, transparent=shared, once=shared)), []
+    return _sent(StoreFactory(reference, transparent=shared, once=shared))
 
 
 def loads(header: dict[str, Any], frames: list[Any]) -> Any:
@@ -102,7 +102,7 @@ def loads(header: dict[str, Any], frames: list[Any]) -> Any:
             "use the same daskref on all processes"
         )
     try:
-        factory = pickle.loads(header["factory"])
+        factory = pickle.loads(header["factory"], buffers=frames)
         proxy = (
             pickle.loads(header["class"])(factory)
             if "class" in header
@@ -116,29 +116,33 @@ def loads(header: dict[str, Any], frames: list[Any]) -> Any:
     return proxy
 
 
-def _header(factory: StoreFactory) -> dict[str, Any]:
-    metadata = factory.reference.metadata
-    return {
+def _sent(factory: StoreFactory) -> tuple[dict[str, Any], list[Any]]:
+    """Return header and frames; there are frames where a view has memory of its own."""
+    metadata = factory.metadata or factory.reference.metadata
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(factory, protocol=5, buffer_callback=buffers.append)
+    header = {
         "version": VERSION,
         "key": list(factory.reference.key),
         "type": metadata.type_name,
         "nbytes": metadata.nbytes,
         "hash": metadata.hash,
-        "factory": pickle.dumps(factory),
+        "factory": data,
     }
+    return header, [buffer.raw() for buffer in buffers]
 
 
 def _dump_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
     factory = get_factory(x)
     if not isinstance(factory, StoreFactory):
         raise NotImplementedError  # a user's own factory: pickle carries it
-    return _header(factory), []
+    return _sent(factory)
 
 
 def _serialize_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
     factory = get_factory(x)
     if isinstance(factory, StoreFactory):
-        return _header(factory), []
+        return _sent(factory)
     header = {"version": VERSION, "factory": cloudpickle.dumps(factory)}
     if (cls := base_of(type(x))) is not Proxy:
         header["class"] = cloudpickle.dumps(cls)
@@ -211,4 +215,4 @@ def register_sizeof(dispatch: Any) -> None:
 
 def _sizeof_proxy(proxy: Any) -> int:
     """Size a proxy: its own few bytes, or its target's once that is here."""
-    return sizeof(extract(proxy)) if is_resolved(proxy) else object.__sizeof__(proxy)
+    return sizeof(extract(proxy)) if is_resolved(proxy) else Proxy.__sizeof__(proxy)

@@ -23,7 +23,7 @@ _CONTAINERS = frozenset({tuple, list, set, frozenset})
 FEW = 16
 
 #: Packages whose objects are stored as a whole, with all that is in them.
-_WHOLE = frozenset(
+WHOLE = frozenset(
     {"geopandas", "numpy", "pandas", "polars", "pyarrow", "scipy", "torch", "xarray"}
 )
 
@@ -118,7 +118,7 @@ def is_small(value: Any, threshold: int, depth: int = 4) -> bool:
 
 def _is_whole(cls: type) -> bool:
     return any(
-        str(getattr(base, "__module__", "")).partition(".")[0] in _WHOLE
+        str(getattr(base, "__module__", "")).partition(".")[0] in WHOLE
         for base in cls.__mro__
     )
 

@@ -336,7 +336,11 @@ class ObjectIO:
     # Reading
 
     def get(
-        self, key: Key, deserializer: Load | None = None, seal: bytes | None = None
+        self,
+        key: Key,
+        deserializer: Load | None = None,
+        seal: bytes | None = None,
+        watch: Callable[[Buffer, Any], object] | None = None,
     ) -> Any:
         """Return a new object, or a :class:`~daskref.failures.Failure` in its place.
 
@@ -348,6 +352,8 @@ class ObjectIO:
             In place of the store's.
         seal
             Of the object, if it was signed when it was put and that is known.
+        watch
+            ``(bytes, object)``: called with what was read, and what was made of it.
 
         Raises
         ------
@@ -360,7 +366,16 @@ class ObjectIO:
         ConnectorError
             If the store failed.
         """
-        return self._read(key, self.connector.get, deserializer, seal)
+        return self._read(key, self.connector.get, deserializer, seal, watch=watch)
+
+    def memory(self, key: Key, seal: bytes | None = None) -> memoryview:
+        """Return the stored bytes, as they are, writable; raises as get does."""
+        data = self._bytes(key, self.connector.get, Operation())
+        view = memoryview(data).cast("B")
+        if self.signer is not None:
+            self.signer.open(view, key, seal)
+        self.counters.add("gets")
+        return memoryview(bytearray(view)) if view.readonly else view
 
     def take(
         self, key: Key, deserializer: Load | None = None, seal: bytes | None = None
@@ -386,32 +401,41 @@ class ObjectIO:
         deserializer: Load | None,
         seal: bytes | None,
         evicts: bool = False,
+        watch: Callable[[Buffer, Any], object] | None = None,
     ) -> Any:
         operation = Operation()
         with metered("daskref-get"):
-            began = time.perf_counter()
-            try:
-                with operation.part("connector"):
-                    data = read(key)
-            except (DaskrefError, MemoryError):
-                raise
-            except Exception as exc:
-                raise ConnectorError(
-                    self.where, f"a get of {mask(repr(key))} failed ({exc!r})"
-                ) from exc
-            finally:
-                _spent.seconds = seconds_in_connectors() + time.perf_counter() - began
-            if data is None:
-                raise MissingKeyError(key, self.where)
+            data = self._bytes(key, read, operation)
             with operation.part("deserialize"):
                 nbytes = memoryview(data).nbytes
                 obj = self.load(data, key, deserializer, seal)
+        if watch is not None:
+            watch(data, obj)
         self.counters.add("gets")
         self.note("get", key, operation, nbytes, cached=False)
         if evicts:
             self.counters.add("evictions")
             self.note("evict", key, operation)
         return obj
+
+    def _bytes(
+        self, key: Key, read: Callable[[Key], Buffer | None], operation: Operation
+    ) -> Buffer:
+        began = time.perf_counter()
+        try:
+            with operation.part("connector"):
+                data = read(key)
+        except (DaskrefError, MemoryError):
+            raise
+        except Exception as exc:
+            raise ConnectorError(
+                self.where, f"a get of {mask(repr(key))} failed ({exc!r})"
+            ) from exc
+        finally:
+            _spent.seconds = seconds_in_connectors() + time.perf_counter() - began
+        if data is None:
+            raise MissingKeyError(key, self.where)
+        return data
 
     def load(
         self,

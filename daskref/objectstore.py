@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daskref.carried import carry
@@ -12,6 +13,7 @@ from daskref.connectors.base import Connector, Key
 from daskref.connectors.registry import as_connector, connector_path, load_connector
 from daskref.exceptions import MissingKeyError, StoreExistsError
 from daskref.failures import outcome
+from daskref.mapped import note
 from daskref.metrics import Counters
 from daskref.objectcache import ObjectCache
 from daskref.objectio import Dump, Load, ObjectIO
@@ -373,10 +375,23 @@ class ObjectStore:
             If it is not the object that was put.
         """
         seal = reference.metadata.seal
-        obj = outcome(self._io.get(reference.key, deserializer, seal))
+        watch = partial(note, reference)
+        obj = outcome(self._io.get(reference.key, deserializer, seal, watch))
         if deserializer is None:
             self._origins.remember(obj, reference)
         return obj
+
+    def get_memory(self, reference: Reference) -> memoryview:
+        """Return the stored bytes for a reference, mapped where that can be.
+
+        Raises
+        ------
+        MissingKeyError, SignatureError
+            See :meth:`get_reference`.
+        """
+        view = self._io.memory(reference.key, reference.metadata.seal)
+        note(reference, view)
+        return view
 
     def get_shared(self, reference: Reference, deserializer: Load | None = None) -> Any:
         """Return the object for a reference, through the cache.
@@ -410,6 +425,18 @@ class ObjectStore:
         """
         self._cache.forget(reference.key)
         return self._io.take(reference.key, deserializer, reference.metadata.seal)
+
+    def link(self, reference: Reference) -> Reference | None:
+        """Return a reference of its own life to what another one is of; no copy.
+
+        Returns
+        -------
+        Reference or None
+            ``None`` if the object is gone, or the connector cannot do this.
+        """
+        link = getattr(self.connector, "link", None)
+        key = None if link is None else link(reference.key)
+        return None if key is None else Reference(key, self._config, reference.metadata)
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
         """Return a new reference to what came out of this store unchanged.

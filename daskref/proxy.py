@@ -133,7 +133,7 @@ class Proxy(Slots[T]):
         """Return an estimate of its own size, and the target's once that is here."""
         own = object.__sizeof__(self) + 512
         if not has_target(self):
-            return own
+            return own + getattr(self.__daskref_factory__, "private_nbytes", 0)
         metadata = self.__daskref_metadata__
         if metadata is not None:
             return own + metadata.nbytes

@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -33,12 +33,14 @@ from daskref.exceptions import (
 )
 from daskref.factory import StoreFactory
 from daskref.leaves import is_small, on_gpu
+from daskref.mapped import Mapped
 from daskref.metrics import Counters
 from daskref.proxy import Proxy, is_proxy
 from daskref.reference import Reference, StoreConfig
 from daskref.signing import forget_key, known_key, new_key, secret_of
 from daskref.store import Store
 from daskref.stores import register_store
+from daskref.views import lend
 
 T = TypeVar("T")
 
@@ -317,6 +319,41 @@ class Session:
             return self.store.relink(obj, token)
         except (ConnectorError, SignatureError):
             return None  # the put that comes instead says what is wrong
+
+    def lend(self, obj: Any, mapped: Sequence[Mapped]) -> Proxy[Any] | None:
+        """Return a proxy in the place of a result that lies in stored memory. Blocks.
+
+        Parameters
+        ----------
+        obj
+            The result.
+        mapped
+            What was mapped for its task. What nobody refers to any more by now is no
+            part of it: most results cost no more than this look.
+
+        Returns
+        -------
+        Proxy or None
+            Its objects have keys of their own, of which only the caller knows.
+        """
+        threshold, name = self.info.settings.threshold, self.info.store.name
+        mapped = [
+            each
+            for each in mapped
+            if each.owner is not None and each.reference.store.name == name
+        ]
+        if not mapped or not self.reachable or is_small(obj, threshold) or on_gpu(obj):
+            return None
+        assert self.store is not None
+        try:
+            return lend(obj, mapped, self.store, threshold)
+        except ConnectorError:  # then it is the worker's own
+            return None
+
+    def give_up(self, references: Iterable[Reference]) -> None:
+        """Evict objects of which nobody else knows, soon. Takes no locks."""
+        for reference in references:
+            self._evict_soon(reference.key)
 
     def keep(self, obj: Any, call_soon: Callable[..., Any]) -> None:
         """Keep in the store what an object came from, while it lives. Blocks.

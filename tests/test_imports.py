@@ -37,6 +37,7 @@ LAYERS = [
         *["interfaces", "resolution", "locker", "proxy", "prefetch", "origins"],
         *["stores", "factory", "failures", "futures", "storemetrics", "objectio"],
         *["objectcache", "objectstore", "store", "places", "ownership", "transparency"],
+        *["mapped", "views"],
     ],
     ["lifetimes", "lending", "encryption"],
     [

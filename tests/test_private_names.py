@@ -477,6 +477,15 @@ def _(running: Any) -> None:
     assert worker.state.data is worker.data is worker.memory_manager.data
 
 
+@checks("Worker.state.nbytes")
+def _(running: Any) -> None:
+    # of each task in memory, once, and taken away again when it is released
+    source = inspect.getsource(distributed.worker_state_machine.WorkerState)
+    assert source.count("self.nbytes += ts.nbytes") == 1
+    assert source.count("self.nbytes -= ts.nbytes") == 1
+    assert isinstance(running.worker.state.nbytes, int)
+
+
 @checks("BatchedSend.interval")
 def _(running: Any) -> None:
     source = inspect.getsource(BatchedSend)

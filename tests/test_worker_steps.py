@@ -24,7 +24,7 @@ class Site:
         plugin.session = SimpleNamespace(reachable=True)
         plugin.worker = SimpleNamespace(
             data={},
-            state=SimpleNamespace(tasks={"x": SimpleNamespace(nbytes=11)}),
+            state=SimpleNamespace(tasks={"x": SimpleNamespace(nbytes=11)}, nbytes=11),
             loop=SimpleNamespace(add_callback=lambda *call: self.called.append(call)),
         )
         self.plugin = plugin

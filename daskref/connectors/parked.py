@@ -140,8 +140,9 @@ class ParkedMappings:
 
     def _take(self, path: str, file: tuple[int, int], nbytes: int) -> _Mapping | None:
         for mapping in list(self._parked):
-            same = (mapping.path, mapping.file, mapping.nbytes) == (path, file, nbytes)
+            same = (mapping.file, mapping.nbytes) == (file, nbytes)
             if same and self._parked.pop(mapping, None) is not None:
+                mapping.path = path  # a file may have several
                 return mapping
         return None
 

@@ -11,6 +11,7 @@ name                                               what for
 ``Worker.stream_handlers``                         what the scheduler asks for
 ``Worker._get_client``                             clients that tasks make
 ``Worker.state.tasks[key].run_spec``               the task boundary
+``Worker.state.nbytes``                            what is not the worker's own
 ``Worker.batched_send``, ``.batched_stream``       messages to the scheduler
 ``Scheduler.stream_handlers``                      what it is told of replicas
 ``Worker.get_current_task``                        whose update is sent
@@ -30,6 +31,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dask.sizeof import sizeof
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.serialize import Serialize, to_serialize
 
@@ -46,6 +48,7 @@ from daskref.exceptions import (
 from daskref.factory import StoreFactory
 from daskref.family import register_family
 from daskref.leaves import is_small
+from daskref.mapped import Mapped
 from daskref.nodes import VALUES, ReferenceNode
 from daskref.places import registered, secrets_of, tell
 from daskref.plugins.nanny import own_memory
@@ -55,7 +58,7 @@ from daskref.plugins.served import ServedComm
 from daskref.plugins.serving import Serving
 from daskref.plugins.workerdata import show_values
 from daskref.proxy import Proxy, get_factory, is_proxy
-from daskref.reference import imported_type
+from daskref.reference import Reference, imported_type
 from daskref.rpc import FAMILY, Connections
 from daskref.session import Session, pauses
 from daskref.signing import add_asker, known_key
@@ -64,11 +67,23 @@ from daskref.store import Store
 from daskref.stores import register_store, unregister_store
 from daskref.streams import Streams
 from daskref.transparency import FailedFactory, Unreadable, is_transparent, reveal
+from daskref.views import ViewFactory, references_of
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+
+class _Lent:
+    """A result that lies in stored memory, and the proxy that takes its place."""
+
+    __slots__ = ("proxy", "result", "taken")
+
+    def __init__(self, result: Any, proxy: Any) -> None:
+        self.result = result
+        self.proxy = proxy
+        self.taken = False
 
 
 class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -88,18 +103,21 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
     _undo: list[Callable[[], Any]]
     _converting: dict[Any, asyncio.Task[Any]]
     _spares: Spares
+    #: What tasks have returned that lies in stored memory, until it is in their place.
+    _lent: dict[Any, _Lent]
 
     def __init__(self, info: bytes) -> None:
         self._info = info
         self._serving = None
         self._undo = []
         self._converting = {}
+        self._lent = {}
 
     async def setup(self, worker: Worker) -> None:
         """Join the session and take over the worker's seams."""
         register_family()
         self.worker = worker
-        self._undo.append(show_values(worker))
+        self._undo.append(show_values(worker, self._exchange))
         self._spares = Spares(worker.data.__contains__, worker.loop.add_callback)
         secrets = await worker.scheduler.daskref_secrets()
         info = replace(pickle.loads(self._info), secrets=secrets)
@@ -268,6 +286,8 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             serving.transition(key, start, finish)
         if start == "memory":
             self._spares.forget(key)
+        if key in self._lent:
+            self._settle(key, finish)
         if finish == "executing":
             ts = self.worker.state.tasks[key]
             if needs_boundary(ts.run_spec, bool(ts.dependencies)):
@@ -276,8 +296,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
                 )
         elif finish == "memory":
             if start == "flight":
-                if self._raises:
-                    self._check_arrived(key)
+                self._check_arrived(key)
             elif self._on_completion:
                 value = peek(self.worker.data, key)
                 if value is None:  # on disk already
@@ -289,7 +308,10 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def _check_arrived(self, key: Any) -> None:
         value = peek(self.worker.data, key)
-        if is_transparent(value) and type(get_factory(value)) is FailedFactory:
+        if not is_transparent(value):
+            return
+        self._count_own(key, value)
+        if self._raises and type(get_factory(value)) is FailedFactory:
             # after Dask's own message that this worker has it
             self.worker.loop.add_callback(self._disown, key)
 
@@ -311,8 +333,34 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         if value is not None:
             await self._refer(key, value)
 
-    def _keep(self, result: Any) -> None:
-        self.session.keep(result, self.worker.loop.add_callback)
+    def _keep(self, key: Any, result: Any, mapped: list[Mapped]) -> None:
+        """Do with a task's result what has to be done before the task has ended."""
+        proxy = self.session.lend(result, mapped)
+        if proxy is None:
+            self.session.keep(result, self.worker.loop.add_callback)
+        else:
+            self._lent[key] = _Lent(result, proxy)
+
+    def _exchange(self, key: Any, obj: Any) -> Any:
+        """Return what goes into the worker's data in the place of an object.
+
+        Dask has asked the object itself for its type and size by then.
+        """
+        if (lent := self._lent.get(key)) is None or lent.result is not obj:
+            return obj
+        lent.taken = True
+        return lent.proxy
+
+    def _settle(self, key: Any, state: str) -> None:
+        """Let the scheduler own what a result is made of, if that is in its place."""
+        lent = self._lent.pop(key)
+        references = references_of(lent.proxy)
+        if state != "memory" or not lent.taken:
+            self.session.give_up(references)
+            return
+        self._count_own(key, lent.proxy)
+        for reference in references:  # after Dask's own message that it is done
+            self.worker.loop.add_callback(self._send_result, key, reference, False)
 
     def _get_client(self, timeout: float | None = None) -> Any:
         client = type(self.worker)._get_client(self.worker, timeout)
@@ -365,9 +413,11 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         """
         if not self.session.reachable:
             return await self._plain(key, value)
-        if is_transparent(value):
+        if is_transparent(value) and not self._goes_apart(get_factory(value)):
             self._count_kept(value)
             return value
+        if is_transparent(value):
+            value = await self.session.run(reveal, value)
         if is_proxy(value):  # the user's own
             return value
         converting = self._converting.get(key)
@@ -381,6 +431,16 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             return (pickles and converted.serialized()) or value
         return converted
 
+    def _goes_apart(self, factory: Any) -> bool:
+        """Tell whether a result is better put than sent with what it is made of."""
+        if not isinstance(factory, ViewFactory):
+            return False
+        if factory.private_nbytes > self.threshold:
+            return True
+        stored = sum(reference.nbytes for reference in factory.references)
+        part = factory.recipe.stored_nbytes
+        return self.session.across_hosts is not None and part < stored / 2
+
     async def _put(self, key: Any, value: Any) -> Any:
         session = self.session
         try:
@@ -393,6 +453,24 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             return value
         if isinstance(reference, Encoded):
             return reference
+        self._send_result(key, reference, put)
+        proxy = Proxy(StoreFactory(reference, transparent=True))
+        self._count_kept(proxy)
+        if key in self.worker.data:
+            self.worker.data[key] = proxy
+            self._count_own(key, proxy)
+        return proxy
+
+    def _count_own(self, key: Any, proxy: Any) -> None:
+        """Count what a worker has itself of a value that lies in the store.
+
+        The scheduler was told the size of the value.
+        """
+        ts, nbytes = self.worker.state.tasks[key], sizeof(proxy)
+        self.worker.state.nbytes += nbytes - ts.nbytes
+        ts.nbytes = nbytes
+
+    def _send_result(self, key: Any, reference: Reference, put: bool) -> None:
         self.worker.batched_send(
             {
                 "op": "daskref-result",
@@ -401,11 +479,6 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
                 "put": put,
             }
         )
-        proxy = Proxy(StoreFactory(reference, transparent=True))
-        self._count_kept(proxy)
-        if key in self.worker.data:
-            self.worker.data[key] = proxy
-        return proxy
 
     def _count_kept(self, proxy: Any) -> None:
         factory = get_factory(proxy)

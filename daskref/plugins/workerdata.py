@@ -23,6 +23,9 @@ from daskref.transparency import is_transparent
 if TYPE_CHECKING:
     from distributed.worker import Worker
 
+#: ``(key, object) -> object``
+Exchange = Callable[[Any, Any], Any]
+
 #: Packages that pass references on; all others want the value.
 _PASS_ON = frozenset({"distributed", "daskref"})
 #: Packages whose code only asks for somebody else.
@@ -78,6 +81,11 @@ def showing(cls: Any) -> Any:
     """
 
     class Showing(cls):  # type: ignore[misc]
+        daskref_exchange: Exchange
+
+        def __setitem__(self, key: Any, obj: Any) -> None:
+            super().__setitem__(key, self.daskref_exchange(key, obj))
+
         def __getitem__(self, key: Any) -> Any:
             obj = super().__getitem__(key)
             return _value(obj) if is_transparent(obj) and _wants_values() else obj
@@ -103,7 +111,7 @@ def showing(cls: Any) -> Any:
     return Showing
 
 
-def show_values(worker: Worker) -> Callable[[], None]:
+def show_values(worker: Worker, exchange: Exchange) -> Callable[[], None]:
     """Let who reads a worker's data get values, unless that is Dask or daskref.
 
     Parameters
@@ -111,6 +119,8 @@ def show_values(worker: Worker) -> Callable[[], None]:
     worker
         Its ``data`` is what it was for Dask; a mapping of the user's that does not
         allow this stays as it is, with proxies in it.
+    exchange
+        ``(key, object) -> object``: what is kept in the place of an object.
 
     Returns
     -------
@@ -120,15 +130,19 @@ def show_values(worker: Worker) -> Callable[[], None]:
     data: Any = worker.data
     cls = type(data)
     if cls is dict:
-        _replace(worker, showing(dict)(data))
+        made = showing(dict)(data)
+        made.daskref_exchange = exchange
+        _replace(worker, made)
         return lambda: _replace(worker, dict(dict.items(worker.data)))
     try:
+        data.daskref_exchange = exchange
         data.__class__ = showing(cls)  # type: ignore[arg-type]
-    except TypeError:
+    except (AttributeError, TypeError):
         return lambda: None
 
     def undo() -> None:
         data.__class__ = cls
+        del data.daskref_exchange
 
     return undo
 
