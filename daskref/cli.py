@@ -12,6 +12,7 @@ from dask.utils import format_bytes
 from daskref._version import __version__
 from daskref.config import Settings, setting_name
 from daskref.connectors import SharedMemoryConnector
+from daskref.connectors.space import Space
 from daskref.exceptions import DaskrefError
 from daskref.notices import setting_text, tell_unknown
 from daskref.session import open_session_connector
@@ -74,9 +75,9 @@ def _info(rest: list[str]) -> int:
 
 
 def _print_space(connector: Any) -> None:
-    space = getattr(connector, "space", None)
-    if space is not None:
-        for name, nbytes in space().items():
+    space = getattr(connector, "space", Space)()
+    if any(space):
+        for name, nbytes in space._asdict().items():
             print(f"  {name:20} {format_bytes(nbytes)}")
 
 

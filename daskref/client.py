@@ -59,7 +59,7 @@ from daskref.graph import (
     references_by_key,
 )
 from daskref.lending import refuse_scattered
-from daskref.metrics import summarize
+from daskref.metrics import STORED, summarize
 from daskref.nodes import StoredNode, references_in
 from daskref.ownership.factories import collecting
 from daskref.packing import Packer, small_call
@@ -509,15 +509,28 @@ def stats(client: Any) -> Any:
     Returns
     -------
     dict
-        ``"objects"`` and ``"bytes"``: alive in the store now; ``"puts"``, ``"gets"``,
-        ``"evictions"``, ``"fallbacks"``: how often, since the start; ``"bytes_kept"``:
-        off the scheduler; ``"hosts"``: the same counts by host name. For an
-        asynchronous client, a coroutine.
+        ``"objects"`` and ``"bytes"``: alive in the store now, copies on several hosts
+        included; ``"puts"``, ``"gets"``, ``"evictions"``, ``"fallbacks"``: how often,
+        since the start; ``"bytes_kept"``: off the scheduler. In bytes of whole pages:
+        ``"memory"`` and ``"disk"``: what objects take up in the hosts' memory and in
+        their spill directories; ``"pool"``: memory of deleted objects that waits to be
+        written again; ``"pinned"``: memory of deleted objects of which a process still
+        has a view, or a mapping with their pages, so that it cannot be given back;
+        ``"budget"``: memory that puts may fill. ``"hosts"``: all of these by host name,
+        each host for itself. For an asynchronous client, a coroutine.
 
     Raises
     ------
     TypeError
         If the client passes nothing by reference.
+
+    Notes
+    -----
+    ``memory``, ``pool`` and ``pinned`` add up to what the session takes of a host's
+    tmpfs, but for a few small files, and ``disk`` to what its spill directory has: they
+    are counted there, on request, by one process of each host. They are 0 where the
+    store is not in the hosts' memory (``file://``, ``redis://``, …). Hosts on which
+    there are only other clients are not asked.
     """
     check_client(client, "stats")
     trying = getattr(client, "_daskref_trying", None) is not None
@@ -528,10 +541,16 @@ def stats(client: Any) -> Any:
 
     async def _stats() -> dict[str, Any]:
         if client._daskref is None:  # there is no store yet
-            return summarize(0, 0, 0, socket.gethostname(), [])
+            nothing = dict.fromkeys(STORED, 0)
+            here = {**nothing, "place": "", "host": socket.gethostname()}
+            return summarize(0, [here], [])
         session = client._daskref.session
         told = await client.scheduler.daskref_stats()
-        processes = [*told.pop("processes"), session.report()]
-        return summarize(**told, processes=processes)
+        processes = [*told["processes"], session.report()]
+        stores = told["stores"]
+        connector, places = session.across_hosts, {each["place"] for each in stores}
+        if connector is not None and connector.host not in places:
+            stores = [*stores, await session.run(session.stored)]
+        return summarize(told["puts"], stores, processes)
 
     return client.sync(_stats)

@@ -20,6 +20,19 @@ COUNTERS = {
     "bytes_kept": "bytes that a reference replaced on the scheduler and the wire",
 }
 
+#: What a host has, and what it means. The first two go by what was put, the others by
+#: what the file systems say: ``memory``, ``pool`` and ``pinned`` are all that the
+#: session takes of the host's memory, but for a few small files.
+STORED = {
+    "objects": "objects alive, copies of other hosts' included",
+    "bytes": "their size",
+    "memory": "what objects take up in memory",
+    "disk": "what objects take up in the spill directory",
+    "pool": "memory of deleted objects that waits to be written again",
+    "pinned": "memory of deleted objects of which a process still has a view",
+    "budget": "memory that puts may fill",
+}
+
 
 class Counters:
     """Counts, by name. Thread-safe."""
@@ -70,30 +83,31 @@ class metered:
 
 
 def summarize(
-    objects: int, bytes: int, puts: int, host: str, processes: Iterable[dict[str, Any]]
+    puts: int, stores: Iterable[dict[str, Any]], processes: Iterable[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Add up what the processes of a cluster report.
+    """Add up what the hosts and processes of a cluster report.
 
     Parameters
     ----------
-    objects, bytes, puts
-        What the scheduler knows: alive now, and put since the start.
-    host
-        The host that has the objects.
+    puts
+        Since the start, as the scheduler knows.
+    stores
+        Reports, each with ``"place"``, ``"host"`` and :data:`STORED`; those of one
+        place, which may come several times, count once.
     processes
-        Reports, each with ``"process"``, ``"host"`` and :data:`COUNTERS`; those of one
-        process, which may come several times, count once.
+        Reports, each with ``"process"``, ``"host"`` and :data:`COUNTERS`; likewise.
     """
     hosts: dict[str, dict[str, int]] = {}
-    for report in {report["process"]: report for report in processes}.values():
-        counts = hosts.setdefault(
-            report["host"], {"objects": 0, "bytes": 0, **dict.fromkeys(COUNTERS, 0)}
-        )
-        for name in COUNTERS:
-            counts[name] += report[name]
-    hosts.setdefault(host, dict.fromkeys(COUNTERS, 0))
-    hosts[host] |= {"objects": objects, "bytes": bytes}
-    total = {name: sum(counts[name] for counts in hosts.values()) for name in COUNTERS}
+    nothing = dict.fromkeys([*STORED, *COUNTERS], 0)
+    for tells, names, reports in (
+        ("place", STORED, stores),
+        ("process", COUNTERS, processes),
+    ):
+        for report in {report[tells]: report for report in reports}.values():
+            counts = hosts.setdefault(report["host"], dict(nothing))
+            for name in names:
+                counts[name] += report[name]
+    total = {name: sum(counts[name] for counts in hosts.values()) for name in nothing}
     # A killed process took its counts with it; the scheduler has seen its puts.
     total["puts"] = max(puts, total["puts"])
-    return {"objects": objects, "bytes": bytes, **total, "hosts": hosts}
+    return {**total, "hosts": hosts}

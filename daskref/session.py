@@ -24,6 +24,7 @@ from daskref.config import Settings
 from daskref.connectors import ZmqConnector, open_connector
 from daskref.connectors.base import Connector, Key
 from daskref.connectors.credentials import remember
+from daskref.connectors.space import Space
 from daskref.exceptions import (
     ConnectorError,
     ConnectorUnavailableError,
@@ -427,6 +428,29 @@ class Session:
             "process": self._process,
             "host": socket.gethostname(),
             **counts,
+        }
+
+    def stored(self) -> dict[str, Any]:
+        """Return what the store has on this host, for :func:`summarize`. Blocks.
+
+        Raises
+        ------
+        NotImplementedError
+            If it cannot tell how many objects it has.
+        ConnectorError
+            If it does not answer.
+        """
+        assert self.store is not None
+        connector = self.store.connector
+        usage = connector.usage()
+        probes = len(self.info.probes)
+        space = getattr(connector, "space", Space)()
+        return {
+            "place": "" if self.across_hosts is None else self.across_hosts.host,
+            "host": socket.gethostname(),
+            "objects": usage.objects - probes,
+            "bytes": usage.nbytes - probes * len(PROBE),
+            **space._asdict(),
         }
 
     def _failed(self, exc: DaskrefError) -> None:

@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 from distributed.metrics import context_meter
 
-from daskref.metrics import COUNTERS, Counters, metered, summarize
+from daskref.metrics import COUNTERS, STORED, Counters, metered, summarize
 
 
 def report(process: str, host: str = "here", **counts: int) -> dict[str, Any]:
     return {"process": process, "host": host, **dict.fromkeys(COUNTERS, 0), **counts}
+
+
+def store(place: str, host: str = "here", **sizes: int) -> dict[str, Any]:
+    return {"place": place, "host": host, **dict.fromkeys(STORED, 0), **sizes}
+
+
+NOTHING = dict.fromkeys([*STORED, *COUNTERS], 0)
 
 
 def test_counters_start_at_zero_and_add_up() -> None:
@@ -53,37 +60,45 @@ def test_metered_reports_to_dask() -> None:
 class TestSummarize:
     def test_adds_up_by_host(self) -> None:
         found = summarize(
-            2,
-            50,
             3,
-            "here",
+            [
+                store("a", objects=2, bytes=50, memory=8192, budget=100),
+                store("b", "there", objects=1, bytes=5, pinned=4096),
+            ],
             [
                 report("a", puts=1, gets=5),
                 report("b", puts=2),
                 report("c", "there", gets=7, bytes_kept=10),
             ],
         )
-        assert (found["objects"], found["bytes"]) == (2, 50)
+        assert (found["objects"], found["bytes"]) == (3, 55)
+        assert (found["memory"], found["pinned"]) == (8192, 4096)
         assert (found["puts"], found["gets"], found["bytes_kept"]) == (3, 12, 10)
         assert set(found["hosts"]) == {"here", "there"}
         assert found["hosts"]["here"] == {
-            **dict.fromkeys(COUNTERS, 0), "puts": 3, "gets": 5, "objects": 2,
-            "bytes": 50,
+            **NOTHING, "puts": 3, "gets": 5, "objects": 2, "bytes": 50,
+            "memory": 8192, "budget": 100,
         }  # fmt: skip
-        assert found["hosts"]["there"]["objects"] == 0
+        assert found["hosts"]["there"] == {
+            **NOTHING, "gets": 7, "bytes_kept": 10, "objects": 1, "bytes": 5,
+            "pinned": 4096,
+        }  # fmt: skip
 
     def test_a_process_that_reports_twice_counts_once(self) -> None:
         # a client and the scheduler in one process share the session
-        found = summarize(0, 0, 0, "here", [report("a", gets=2), report("a", gets=3)])
+        found = summarize(0, [], [report("a", gets=2), report("a", gets=3)])
         assert found["gets"] == 3
 
+    def test_a_place_counts_once_and_hosts_of_one_name_add_up(self) -> None:
+        stores = [store("a", bytes=5), store("a", "alias", bytes=6), store("b")]
+        assert summarize(0, stores, [])["bytes"] == 6
+        stores = [store("a", bytes=5), store("b", bytes=6)]
+        assert summarize(0, stores, [])["hosts"]["here"]["bytes"] == 11
+
     def test_puts_of_killed_processes_count(self) -> None:
-        found = summarize(1, 10, 5, "here", [report("a", puts=2)])
+        found = summarize(5, [store("a")], [report("a", puts=2)])
         assert found["puts"] == 5
 
     def test_nobody_has_reported(self) -> None:
-        found = summarize(0, 0, 0, "here", [])
-        assert found["hosts"] == {
-            "here": {"objects": 0, "bytes": 0, **dict.fromkeys(COUNTERS, 0)}
-        }
-        assert found.keys() == {"objects", "bytes", "hosts", *COUNTERS}
+        found = summarize(0, [store("a")], [])
+        assert found == {**NOTHING, "hosts": {"here": NOTHING}}

@@ -320,7 +320,7 @@ class TestConnectors:
             config = connector.config()
             assert config["spill_directory"] == str(tmp_path)
             assert config["budget"] == 1 << 20
-            assert connector.space()["budget"] <= 1 << 20
+            assert connector.space().budget <= 1 << 20
 
     def test_any_other(self, tmp_path: Any) -> None:
         spec = f"file://{tmp_path}/store"

@@ -20,6 +20,7 @@ from daskref.connectors.policies import Policy as Policy
 from daskref.connectors.registry import open_connector as open_connector
 from daskref.connectors.shm import SharedMemoryConnector as SharedMemoryConnector
 from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
+from daskref.connectors.space import Space as Space
 from daskref.connectors.zmq import ZmqConnector as ZmqConnector
 from daskref.connectors.zmqobjectkey import ZmqKey as ZmqKey
 
@@ -43,6 +44,7 @@ __all__ = [
     "RedisKey",
     "SharedMemoryConnector",
     "SharedMemoryKey",
+    "Space",
     "Usage",
     "ZmqConnector",
     "ZmqKey",

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from daskref.connectors.space import Space
+
 #: Anything that supports the buffer protocol.
 Buffer: TypeAlias = Any
 
@@ -341,6 +343,16 @@ class Connector(ABC):
             If the store cannot tell.
         """
         raise NotImplementedError
+
+    def space(self) -> Space:
+        """Return what the store takes of this host's memory and disk.
+
+        Returns
+        -------
+        Space
+            Of all processes that share the store; all zero if it is elsewhere.
+        """
+        return Space()
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """Return what other processes need besides :meth:`config`, by place.

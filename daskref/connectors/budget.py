@@ -28,7 +28,7 @@ class Budget:
 
     path: str
     limit: int | float
-    _memory: float
+    _memory: int
     _lock: Lock
     _counted: int
     _counted_at: float
@@ -36,7 +36,7 @@ class Budget:
     def __init__(self, path: str, limit: int | float) -> None:
         self.path = path
         self.limit = limit
-        self._memory = SHARE * memory()[0]
+        self._memory = part_of(SHARE, memory()[0])
         self.forget()
         forget_in_child(self)
 
@@ -49,22 +49,25 @@ class Budget:
     def lacking(self, nbytes: int) -> int:
         """Return how many bytes must be freed before a file of *nbytes* may be made."""
         total, free = _space(self.path)
+        lacking = max(0, nbytes - free)
+        most, counts = self._most(total), True
         if isinstance(self.limit, float):
-            over = total - free + nbytes - int(self.limit * total)
-            if (most := self.share(1.0)) < int(self.limit * total):
-                over = max(over, self._used(nbytes, most) + nbytes - most)
-        else:
-            over = self._used(nbytes, self.limit) + nbytes - self.limit
-        return max(nbytes - free, over, 0)
+            fraction = part_of(self.limit, total)
+            lacking = max(lacking, total - free + nbytes - fraction)
+            counts = most < fraction  # else that says it all
+        if counts:
+            lacking = max(lacking, self._used(nbytes, most) + nbytes - most)
+        return lacking
 
     def share(self, part: int | float) -> int:
         """Return *part* in bytes: a fraction (float) of the budget, or bytes."""
-        limit = self.limit
-        if isinstance(limit, float):
-            whole = int(limit * min(_space(self.path)[0], self._memory))
-        else:
-            whole = limit
-        return int(part * whole) if isinstance(part, float) else min(part, whole)
+        return part_of(part, self._most(_space(self.path)[0]))
+
+    def _most(self, total: int) -> int:
+        """Return the budget in bytes, where the file system has *total*."""
+        if isinstance(self.limit, float):
+            total = min(total, self._memory)
+        return part_of(self.limit, total)
 
     def _used(self, nbytes: int, limit: int) -> int:
         """Count the files, or estimate from the last count when the limit is far."""
@@ -79,6 +82,12 @@ class Budget:
             used = self._counted
             self._counted += nbytes
             return used
+
+
+def part_of(part: int | float, whole: int) -> int:
+    """Return a fraction (float) of *whole*, or *part* as it is; never more than all."""
+    # 1.0 of a large number may be more than that: it is rounded to a float.
+    return min(int(part * whole) if isinstance(part, float) else part, whole)
 
 
 def _space(path: str) -> tuple[int, int]:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 #: Of the memory, what one session's objects are made for. The rest is the workers'.
 SHARE = 0.5
 #: Of the memory, what should stay available.
 _RESERVE = 0.1
 
-_V2 = "memory.max", "memory.current", "inactive_file"
-_V1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+
+class _Names(NamedTuple):
+    """What a version of control groups calls its files, and a field of its counts."""
+
+    #: Above ``memory.high`` the kernel slows processes down and takes memory away.
+    limits: tuple[str, ...]
+    used: str
+    droppable: str
+
+
+_V2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
+_V1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def memory(root: str = "/") -> tuple[int, int]:
@@ -38,7 +49,7 @@ def memory(root: str = "/") -> tuple[int, int]:
         )
     for limit, unused in _groups(root):
         total, left = min(total, limit), min(left, unused)
-    return total, left
+    return total, min(left, total)
 
 
 def is_low(total: int, left: int) -> bool:
@@ -65,11 +76,13 @@ def _groups(root: str) -> Iterator[tuple[int, int]]:
         parts = [part for part in path.split("/") if part]
         for depth in range(len(parts), -1, -1):
             folder = os.path.join(base, *parts[:depth])
-            limit, used = (_number(os.path.join(folder, name)) for name in names[:2])
-            if limit is not None:
+            numbers = (_number(os.path.join(folder, name)) for name in names.limits)
+            limits = [number for number in numbers if number is not None]
+            if limits:
+                used = _number(os.path.join(folder, names.used)) or 0
                 stat = _fields(os.path.join(folder, "memory.stat"))
-                held = (used or 0) - stat.get(names[2], 0)
-                yield limit, max(0, limit - held)
+                held = used - stat.get(names.droppable, 0)
+                yield min(limits), max(0, min(limits) - held)
 
 
 def _number(path: str) -> int | None:

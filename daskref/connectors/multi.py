@@ -17,6 +17,7 @@ from daskref.connectors.multichildren import Child, Children
 
 # ProxyStore has it in this module.
 from daskref.connectors.policies import Policy as Policy
+from daskref.connectors.space import Space
 from daskref.exceptions import ConnectorError, WireError
 
 logger = logging.getLogger(__name__)
@@ -332,6 +333,15 @@ class MultiConnector(Connector):
         children = self._children.by_name.values()
         usages = [self._children.open(child).usage() for child in children]
         return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
+
+    def space(self) -> Space:
+        """Return what all connectors within reach take of this host, added up."""
+        self._children.check_open()
+        spaces = [
+            getattr(connector, "space", Space)()
+            for _, connector in self._children.reached()
+        ]
+        return Space(*map(sum, zip(*spaces, strict=True)))
 
     # The connector itself
 

@@ -33,8 +33,8 @@ _COUNT = 256
 _LOOK = 1.0
 
 
-def discard(path: str) -> bool:
-    """Delete a file; give its pages back at once if nobody reads them.
+def reclaim(path: str) -> bool:
+    """Delete a file and give its pages back, unless somebody reads them.
 
     Returns
     -------
@@ -43,14 +43,26 @@ def discard(path: str) -> bool:
     """
     try:
         with exclusively(path) as fd:
-            if fd is not None and os.fstat(fd).st_nlink == 1:
+            if fd is None:
+                return False
+            if os.fstat(fd).st_nlink == 1:
                 # Its writer may have kept a mapping, and with it all pages.
                 os.ftruncate(fd, 0)
-                os.unlink(path)
-                return True
+            os.unlink(path)
+            return True
     except OSError:
-        pass  # no descriptor left, or not ours to write: the name is what counts
-    return unlink(path)
+        return False  # no descriptor left, or not ours to write
+
+
+def discard(path: str) -> bool:
+    """Delete a file whoever reads it; give its pages back at once if nobody does.
+
+    Returns
+    -------
+    bool
+        Whether this very call deleted it.
+    """
+    return reclaim(path) or unlink(path)
 
 
 def unlink(path: str) -> bool:
@@ -165,6 +177,8 @@ class Pool:
     def trim(self, nbytes: int) -> int:
         """Delete files, longest unused first, until *nbytes* are gained.
 
+        Those that somebody reads stay: deleting them gains nothing.
+
         Returns
         -------
         int
@@ -174,17 +188,20 @@ class Pool:
         for segment in self.segments():
             if gained >= nbytes:
                 break
-            discard(segment.path)
-            gained += segment.nbytes
+            if reclaim(segment.path):
+                gained += segment.nbytes
         return gained
 
     def give_back(self, before_ns: int) -> int:
-        """Delete files that came until then; return how many stay."""
-        there = self.segments()
-        idle = [segment for segment in there if segment.time_ns <= before_ns]
-        for segment in idle:
-            discard(segment.path)
-        return len(there) - len(idle)
+        """Delete files that came until then; return how many stay.
+
+        Those that somebody reads stay, for another look: their pages would stay in any
+        case, and without a name until the writer lets its mapping of them go.
+        """
+        return sum(
+            segment.time_ns > before_ns or not reclaim(segment.path)
+            for segment in self.segments()
+        )
 
     def claim(self, nbytes: int, path: str, preferred: set[int]) -> Claim | None:
         """Take a file for an object of *nbytes* and rename it to *path*.

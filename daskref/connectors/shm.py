@@ -32,6 +32,7 @@ from daskref.connectors.pieces import Pieces
 from daskref.connectors.presence import read_identity
 from daskref.connectors.segments import KeptMappings, Pool, discard
 from daskref.connectors.sizes import parse_duration, parse_limit
+from daskref.connectors.space import Space, left, of_deleted, of_objects
 from daskref.connectors.spill import find_spill, make_spill, sweep_spills
 from daskref.exceptions import (
     ConnectorClosedError,
@@ -352,10 +353,10 @@ class SharedMemoryConnector(Connector):
         path, root = self._session.path, self._spill_root
         disk = f"{root} cannot be used ({exc.strerror})"
         if exc.errno in FULL:
-            disk = f"{_free(root)} B free in {root}"
+            disk = f"{left(root)} B free in {root}"
         return ConnectorError(
             repr(self),
-            f"no room for an object of {nbytes} B: {_free(path)} B free in {path}, "
+            f"no room for an object of {nbytes} B: {left(path)} B free in {path}, "
             f"with daskref.shm.budget={self._options['budget']!r}, and {disk}. Set "
             "daskref.spill-directory to a directory on a larger disk, or raise "
             "daskref.shm.budget",
@@ -438,19 +439,21 @@ class SharedMemoryConnector(Connector):
         usages = [leases.usage(tier) for tier in self._tiers()]
         return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
 
-    def space(self) -> dict[str, int]:
-        """Return sizes in bytes by what they mean, for people to read."""
-        path = self._ready().path
-        there = os.statvfs(path)
-        sizes = {
-            "budget": self._budget.share(1.0),
-            "free": there.f_bavail * there.f_frsize,
-            "objects": self.usage().nbytes,
-            "recycled": sum(segment.nbytes for segment in self._pool.segments()),
-        }
-        disk = os.statvfs(self._spill_root)
-        sizes["free to spill to"] = disk.f_bavail * disk.f_frsize
-        return sizes
+    def space(self) -> Space:
+        """See :meth:`Connector.space`."""
+        memory, *disk = (of_objects(tier.path) for tier in self._tiers())
+        path = self._session.path
+        pool, pinned = of_deleted(path)
+        return Space(
+            memory=sum(memory.values()),
+            disk=sum(sum(sizes.values()) for sizes in disk),
+            # What was deleted between two looks has been counted.
+            pool=sum(pool[inode] for inode in pool.keys() - memory.keys()),
+            pinned=sum(pinned[inode] for inode in pinned.keys() - memory.keys()),
+            budget=self._budget.share(1.0),
+            free=left(path),
+            disk_free=left(self._spill_root),
+        )
 
     def config(self) -> dict[str, Any]:
         """See :meth:`Connector.config`."""
@@ -473,8 +476,3 @@ def _leave(session: SessionDirectory, parked: ParkedMappings, pool: Pool) -> Non
     pool.close()
     parked.close()
     session.leave()
-
-
-def _free(path: str) -> int:
-    there = os.statvfs(path)
-    return there.f_bavail * there.f_frsize

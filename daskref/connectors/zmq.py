@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from daskref.background import forget_in_child
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.shm import SharedMemoryConnector
+from daskref.connectors.space import Space
 from daskref.connectors.zmqhost import open_host, parse_place
 from daskref.connectors.zmqlimits import Limits
 from daskref.connectors.zmqobjectkey import ZmqKey, checked_key, short
@@ -382,8 +383,8 @@ class ZmqConnector(Connector):
         """Objects of this process that went to disk."""
         return self._local.overflows
 
-    def space(self) -> dict[str, int]:
-        """Return sizes of this host in bytes by what they mean, for people to read."""
+    def space(self) -> Space:
+        """See :meth:`Connector.space`; copies of other hosts' objects count."""
         return self._session.ready().space()
 
     def secrets(self) -> dict[str, dict[str, str]]:

@@ -263,21 +263,31 @@ class Server:
             if answers.keeps and not _is_readable(there, _KEPT_SECONDS):
                 answers.let_go()
             _is_readable(there, None)
-            request = unpack_request(receive(there, REQUEST_NBYTES))
-            if request is None:
-                with self._lock:
-                    self._malformed += 1
+            if not self._answer(there, answers):
                 return
-            data = receive(there, request.data_nbytes)
-            begun = bool(self._pushes)
-            status, body = answers.answer(request, memoryview(data))
-            if self._pushes and not begun:
-                self._rouse()  # it has something to look after
-            check = checksum(body)
+
+    def _answer(self, there: socket.socket, answers: Answers) -> bool:
+        """Answer a request; False if it is none.
+
+        What was sent goes with the frame: while nobody asks for more, a view of it
+        would keep its pages.
+        """
+        request = unpack_request(receive(there, REQUEST_NBYTES))
+        if request is None:
             with self._lock:
-                self._requests += 1
-                self._nbytes += body.nbytes
-            send(there, pack_reply(Reply(status, body.nbytes, check)), body)
+                self._malformed += 1
+            return False
+        data = receive(there, request.data_nbytes)
+        begun = bool(self._pushes)
+        status, body = answers.answer(request, memoryview(data))
+        if self._pushes and not begun:
+            self._rouse()  # it has something to look after
+        check = checksum(body)
+        with self._lock:
+            self._requests += 1
+            self._nbytes += body.nbytes
+        send(there, pack_reply(Reply(status, body.nbytes, check)), body)
+        return True
 
     def _rouse(self) -> None:
         with suppress(OSError, IndexError):  # there is enough in it; it is closed

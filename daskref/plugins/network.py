@@ -288,22 +288,13 @@ class Network:
         self._strays = unheld
         self.losses.tidy()
 
-    def total(
-        self, stored: Iterable[tuple[str, int, int]], here: tuple[int, int]
-    ) -> tuple[int, int]:
-        """Add up what hosts store; copies count, they take memory, too.
-
-        Parameters
-        ----------
-        stored
-            As workers tell: identity of the host, number of objects, bytes.
-        here
-            The same of the scheduler's host.
-        """
-        hosts = {self._connector.host: here}
-        hosts |= {host: (objects, nbytes) for host, objects, nbytes in stored}
-        objects, nbytes = zip(*hosts.values(), strict=True)
-        return sum(objects), sum(nbytes)
+    def workers_elsewhere(self) -> list[list[str]]:
+        """Return the workers of each host but the scheduler's."""
+        return [
+            [p for p in self.locations.processes(host) if p in self._scheduler.workers]
+            for host in self.locations.hosts()
+            if host != self._connector.host
+        ]
 
     def _send(self, host: str, message: dict[str, Any]) -> None:
         for process in self.locations.processes(host):

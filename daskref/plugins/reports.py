@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
+from daskref.metrics import STORED
 from daskref.plugins.holders import Holders
 from daskref.plugins.network import Network
-from daskref.session import PROBE, Session
+from daskref.session import Session
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -47,33 +50,44 @@ class Reports:
         self._reports[report["process"]] = report
 
     async def stats(self) -> dict[str, Any]:
-        """Ask the workers, and return all counts, and how much is stored."""
-        responses = await self._scheduler.broadcast(
-            msg={"op": "daskref_counters"}, on_error="ignore"
+        """Ask the workers, and return what :func:`summarize` takes."""
+        others = [] if self._network is None else self._network.workers_elsewhere()
+        counted, *stores = await asyncio.gather(
+            self._ask("daskref_counters", None),
+            self._session.run(self._stored),
+            *map(self._ask_first, others),
         )
-        for report in responses.values():
+        for report in counted.values():
             if "process" in report:  # not of a worker that is just leaving
                 self.add(report)
-        own = self._session.report()
-        usage = await self._session.run(self._usage)
-        if self._network is not None:
-            stored = [each["stored"] for each in responses.values() if "stored" in each]
-            usage = self._network.total(stored, usage)
-        objects, nbytes = usage
         return {
-            "objects": objects,
-            "bytes": nbytes,
-            "host": own["host"],
-            "processes": [*self._reports.values(), own],
+            "stores": [report for report in stores if report is not None],
+            "processes": [*self._reports.values(), self._session.report()],
         }
 
-    def _usage(self) -> tuple[int, int]:
-        """Return how many objects are in the store, and their bytes; not the probes."""
-        assert self._session.store is not None
-        connector = self._session.store.connector
+    async def _ask(self, op: str, workers: list[str] | None) -> dict[str, Any]:
+        """Return what workers answer, those that do, by their addresses."""
+        answers: dict[str, Any] = await self._scheduler.broadcast(
+            msg={"op": op}, workers=workers, on_error="ignore"
+        )
+        return answers
+
+    async def _ask_first(self, workers: list[str]) -> dict[str, Any] | None:
+        """Return what one host has stored: whoever of it answers looks."""
+        for worker in workers:
+            for report in (await self._ask("daskref_stored", [worker])).values():
+                if "place" in report:
+                    return dict(report)
+        return None
+
+    def _stored(self) -> dict[str, Any]:
         try:
-            usage = connector.usage()
+            return self._session.stored()
         except (AttributeError, NotImplementedError):  # it cannot tell: what is held
-            return len(self._holders), self._holders.nbytes
-        probes = len(self._session.info.probes)
-        return usage.objects - probes, usage.nbytes - probes * len(PROBE)
+            return {
+                **dict.fromkeys(STORED, 0),
+                "place": "",
+                "host": socket.gethostname(),
+                "objects": len(self._holders),
+                "bytes": self._holders.nbytes,
+            }

@@ -157,11 +157,6 @@ class Serving:
             }
         )
 
-    async def stored(self) -> tuple[str, int, int]:
-        """Return this host's identity, how many objects it stores, and their bytes."""
-        usage = await self._session.run(self._connector.usage)
-        return self._connector.host, usage.objects, usage.nbytes
-
     def stop(self) -> None:
         """Do nothing for the scheduler any more; the connector serves until closed.
 

@@ -155,8 +155,9 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         self._replace_handler("actor_attribute", self.actor_attribute)
         worker.handlers["daskref_fetch"] = self.fetch
         worker.handlers["daskref_counters"] = self.counters
-        self._undo.append(lambda: worker.handlers.pop("daskref_fetch"))
-        self._undo.append(lambda: worker.handlers.pop("daskref_counters"))
+        worker.handlers["daskref_stored"] = self.stored
+        for op in ("daskref_fetch", "daskref_counters", "daskref_stored"):
+            self._undo.append(partial(worker.handlers.pop, op))
         self._replace_stream_handler("compute-task", self.compute_task)
         self._replace(worker, "_get_client", self._get_client)
         self._replace(
@@ -563,8 +564,9 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         return await fetch(self.session, key)
 
     async def counters(self) -> dict[str, Any]:
-        """Return this process's counts, and what its host stores if hosts are apart."""
-        report = self.session.report()
-        if self._serving is not None:
-            report["stored"] = await self._serving.stored()
-        return report
+        """Return this process's counts."""
+        return self.session.report()
+
+    async def stored(self) -> dict[str, Any]:
+        """Return what the store has on this host."""
+        return await self.session.run(self.session.stored)

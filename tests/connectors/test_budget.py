@@ -46,6 +46,17 @@ def test_the_least_of_nested_groups(tmp_path: Path) -> None:
     assert memory(tree(tmp_path, files)) == (4 * GIB, 3 * GIB)
 
 
+def test_what_a_group_should_not_exceed(tmp_path: Path) -> None:
+    base = "sys/fs/cgroup"
+    files = MACHINE | {
+        "proc/self/cgroup": "0::/job",
+        f"{base}/job/memory.max": "max",
+        f"{base}/job/memory.high": 3 * GIB,
+        f"{base}/job/memory.current": 2 * GIB,
+    }
+    assert memory(tree(tmp_path, files)) == (3 * GIB, GIB)
+
+
 def test_a_container_that_sees_its_hosts_path(tmp_path: Path) -> None:
     files = MACHINE | {
         "proc/self/cgroup": "0::/kubepods/pod1",
@@ -83,7 +94,7 @@ def test_a_fraction_is_of_half_the_memory_and_bytes_are_bytes(
 
 
 def pooled(shm: SharedMemoryConnector) -> int:
-    return shm.space()["recycled"]
+    return shm.space().pool
 
 
 def test_idle_pages_are_given_back(tmp_path: Path) -> None:

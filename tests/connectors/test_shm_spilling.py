@@ -211,12 +211,3 @@ def test_a_tiny_tmpfs(tmp_path, child, lies, populate):
     )
     assert process.line() == "[]"
     process.wait()
-
-
-def test_space_for_people(shm):
-    shm.put(fill(5000))
-    space = shm.space()
-    assert space["objects"] == 5000
-    assert space["free"] > 0
-    assert space["budget"] > 0
-    assert space["recycled"] == 0

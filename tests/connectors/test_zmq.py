@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from daskref.connectors import zmqserver
 from daskref.connectors.arrivals import Arrival
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryKey
@@ -125,6 +126,19 @@ def test_pages_of_an_evicted_copy_are_written_again(pair):
         b.evict(key)
         assert len(b._local._pool.segments()) == 1
     assert not pooled
+
+
+def test_what_was_served_is_held_no_longer_than_the_next_request_may_take(
+    pair, monkeypatch
+):
+    monkeypatch.setattr(zmqserver, "_KEPT_SECONDS", 0.05)
+    a, b = pair
+    for nbytes in (3 * MIB + 1, 1000):
+        key = a.put(pattern(nbytes))
+        b.get(key)
+        a.evict(key)
+        wait_until(lambda: not a.space().pinned, "nobody holds what was sent")
+    assert a.space().memory == 0
 
 
 def test_a_copy_goes_to_disk_where_there_is_no_room(hosts, security):

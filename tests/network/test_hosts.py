@@ -107,9 +107,13 @@ class TestReconcile:
         site.stop("one")
         assert KEY not in site.network.locations
 
-    def test_total_counts_each_host_once(self, site: Site) -> None:
-        stored = [(A, 2, 20), (A, 2, 20), (B, 1, 5), (site.home, 9, 9)]
-        assert site.network.total(stored, (1, 3)) == (2 + 1 + 9, 20 + 5 + 9)
+    def test_one_worker_of_each_other_host_can_be_asked(self, site: Site) -> None:
+        site.worker("here", site.home)
+        site.worker("one", A)
+        site.worker("neighbour", A)
+        run(lambda: site.client("client", A))
+        site.worker("two", B, serves=False)
+        assert site.network.workers_elsewhere() == [["one", "neighbour"], ["two"]]
 
 
 class TestHosts:

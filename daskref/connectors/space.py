@@ -1,0 +1,141 @@
+"""What a store takes of its host's memory and disk, as the file systems say.
+
+Sizes are those of the blocks that files have, in whole pages. An object that was
+deleted while somebody reads it is in the pool, or is a file without a name: the kernel
+tells who has locked the one, and the maps of the session's processes show the other.
+
+Known limits: processes of another PID namespace (containers that share ``/dev/shm``)
+are not seen. What only they read counts as ``pool``, or not at all if it has no name;
+nor does a nameless file that only a forked child maps, or a process that takes no part.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+from daskref.connectors.objectnames import ARRIVING, NAME, PART, PUSHED
+
+#: Bytes of a block of ``stat``, whatever the file system has.
+_BLOCK = 512
+_HIDDEN = "|".join(map(re.escape, (PART, ARRIVING, PUSHED)))
+_OBJECT = re.compile(f"(?:{_HIDDEN})?{NAME.pattern}")
+_POOLED = re.compile(".*")
+#: A shared lock: process, device, inode.
+_LOCK = re.compile(
+    rb"^\d+: FLOCK +\S+ +READ +(\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ", re.MULTILINE
+)
+_RESIDENT = re.compile(rb"^Rss: +(\d+)", re.MULTILINE)
+
+
+class Space(NamedTuple):
+    """Sizes in bytes, of one host. No page counts twice."""
+
+    #: Of the objects in memory, and of those that are being written there.
+    memory: int = 0
+    #: Of the objects on disk, likewise.
+    disk: int = 0
+    #: Deleted from memory, to be written again or given back: nobody reads it.
+    pool: int = 0
+    #: Deleted from memory, but a process still has a view of it, or a mapping that
+    #: keeps its pages.
+    pinned: int = 0
+    #: What puts may fill of the memory.
+    budget: int = 0
+    #: What the file system of the memory has left, whoever takes it.
+    free: int = 0
+    #: What that of the disk has left.
+    disk_free: int = 0
+
+
+def of_objects(path: str) -> dict[int, int]:
+    """Return the sizes of objects, and of those being written, by inode."""
+    return _sizes(path, _OBJECT)
+
+
+def of_deleted(path: str) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the sizes of deleted objects, by inode.
+
+    Parameters
+    ----------
+    path
+        The session's directory.
+
+    Returns
+    -------
+    tuple of dict
+        Of those that nobody reads, and of those that are pinned.
+    """
+    pool = _sizes(os.path.join(path, "free"), _POOLED)
+    read, processes = _locks(path)
+    pinned = _nameless(path, read, processes)
+    pinned |= {inode: pool.pop(inode) for inode in pool.keys() & read}
+    return pool, pinned
+
+
+def left(path: str) -> int:
+    """Return what the file system has left, in bytes."""
+    there = os.statvfs(path)
+    return there.f_bavail * there.f_frsize
+
+
+def _sizes(path: str, pattern: re.Pattern[str]) -> dict[int, int]:
+    sizes = {}
+    with suppress(FileNotFoundError), os.scandir(path) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name):
+                with suppress(FileNotFoundError):
+                    there = entry.stat(follow_symlinks=False)
+                    sizes[there.st_ino] = there.st_blocks * _BLOCK
+    return sizes
+
+
+def _locks(path: str) -> tuple[set[int], set[int]]:
+    """Return the inodes of which somebody holds a shared lock, and who is there."""
+    try:
+        lock = os.stat(os.path.join(path, "lock"))
+        locks = _read("/proc/locks")
+    except OSError:  # the session is gone, or this is no Linux that tells
+        return set(), set()
+    device = os.major(lock.st_dev), os.minor(lock.st_dev)
+    read, processes = set(), set()
+    for pid, major, minor, inode in _LOCK.findall(locks):
+        if (int(major, 16), int(minor, 16)) == device:
+            read.add(int(inode))
+            if int(inode) == lock.st_ino:
+                processes.add(int(pid))
+    return read, processes
+
+
+def _nameless(path: str, read: set[int], processes: Iterable[int]) -> dict[int, int]:
+    """Return the sizes of files without a name that still have pages, by inode."""
+    mapping = re.compile(
+        rb"^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ (\d+) +"
+        + re.escape(os.fsencode(os.path.realpath(path)))
+        + rb"/[^\n]* \(deleted\)$",
+        re.MULTILINE,
+    )
+    sizes: dict[int, int] = {}
+    for pid in processes:
+        try:
+            if not mapping.search(_read(f"/proc/{pid}/maps")):
+                continue
+            smaps = _read(f"/proc/{pid}/smaps")
+        except OSError:  # it has ended
+            continue
+        for found in mapping.finditer(smaps):
+            start, stop, offset = (int(found[n], 16) for n in (1, 2, 3))
+            inode = int(found[4])
+            resident = _RESIDENT.search(smaps, found.end())
+            # Without either, the file was cut to nothing when it was deleted.
+            if inode in read or (resident is not None and int(resident[1])):
+                sizes[inode] = max(sizes.get(inode, 0), offset + stop - start)
+    return sizes
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
