@@ -8,6 +8,8 @@ name                                   what for
 ``Client._run_on_scheduler``           installing the scheduler plugin
 ``Client._send_to_scheduler``          messages in order with the graphs
 ``Client._stream_handlers``            what the scheduler says of keys and restarts
+``Client._serializers``                whether its messages may hold pickles
+``Client._deserializers``              whether those to it may
 =====================================  =============================================
 """
 
@@ -83,8 +85,11 @@ class Attachment:
             ours |= self._visit.handlers
         self._before = {op: self._handlers.get(op) for op in ours}
         self._handlers.update(ours)
+        families = (client._serializers, client._deserializers)
+        #: Whether the user lets values be pickled that do not belong to a graph.
+        self.takes_pickles = all("pickle" in names for names in families if names)
         self._connections = None
-        if session.reachable:
+        if session.reachable and self.takes_pickles:
             self._connections = Connections(client.rpc, client.scheduler, session)
 
     async def visit(self) -> None:

@@ -18,10 +18,10 @@ name                                        what for
 ``Client._run``                             results of functions run on workers
 ``Client._run_on_scheduler``                results of functions run on the scheduler
 ``Client._replicate``                       scattered values on many workers
-``Client._serializers``                     whether its messages may hold pickles
 ``Client._send_to_scheduler``               messages in order with the graphs
 ``Client._timeout``                         how long a scatter waits for workers
 ``Client.futures[key].lose``                a key's value is about to change
+``Scheduler.get_ncores_running``            whether there are workers
 ``versions.scheduler_relevant_packages``    what a scheduler must have alike
 ==========================================  ============================================
 """
@@ -229,7 +229,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         }
         if state is not None:
             refuse_scattered(data)
-        if state is None or not state.session.reachable:
+        if state is None or not (state.session.reachable and state.takes_pickles):
             return await super()._scatter(data, workers=workers, **options)
         scattered = await state.session.run(take_apart, data, hash)
         submission = state.holdings.open()
@@ -241,10 +241,8 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 state.holdings,
                 submission,
             )
-            # inside one process, or where users do not want pickles
-            as_they_are = str(self.scheduler.address).startswith("inproc://") or (
-                "pickle" not in (self._serializers or ("pickle",))
-            )
+            # inside one process
+            as_they_are = str(self.scheduler.address).startswith("inproc://")
             scattered, nodes, others = await state.session.run(
                 divide, scattered, references, as_they_are
             )
@@ -310,10 +308,17 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 SpanMetadata(collections=[{"type": "Future"}]),
                 internal_priority=dict.fromkeys(new, 0),
             )
-        seconds = self._timeout if timeout is no_default else timeout
+        # Dask waits for the first worker; here a user does who gives a timeout
+        patient = timeout is not no_default and timeout is not self._timeout
         placed = await state.placing.wait(
-            {key: self.futures[key] for key in futures}, parse_timedelta(seconds)
+            {key: self.futures[key] for key in futures},
+            parse_timedelta(self._timeout if timeout is no_default else timeout),
+            patient,
         )
+        if patient and not placed and not await self.scheduler.ncores_running():
+            for future in futures.values():
+                future.release()
+            raise TimeoutError("No valid workers found")
         if placed and broadcast:
             n = None if broadcast is True else broadcast
             await self._replicate(list(futures.values()), workers=workers, n=n)

@@ -16,12 +16,15 @@ class Placing:
     Not thread-safe: it belongs to the client's event loop.
     """
 
+    #: Those that do not wait for the first worker: task -> what they wait for.
     _waiting: dict[asyncio.Task[None], Mapping[Any, Any]]
 
     def __init__(self) -> None:
         self._waiting = {}
 
-    async def wait(self, states: Mapping[Any, Any], timeout: float | None) -> bool:
+    async def wait(
+        self, states: Mapping[Any, Any], timeout: float | None, patient: bool
+    ) -> bool:
         """Wait until workers have values, or until none can be expected to.
 
         Parameters
@@ -31,6 +34,8 @@ class Placing:
         timeout
             Seconds. A worker that the scheduler still trusts may not answer; another
             one gets the values once that is known.
+        patient
+            Whether to wait where there is no worker.
 
         Returns
         -------
@@ -38,11 +43,12 @@ class Placing:
             Whether workers have them all; what is left comes later by itself.
         """
         task = asyncio.create_task(self._wait(states))
-        self._waiting[task] = states
+        if not patient:
+            self._waiting[task] = states
         try:
             await asyncio.wait([task], timeout=timeout)
         finally:
-            del self._waiting[task]
+            self._waiting.pop(task, None)
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

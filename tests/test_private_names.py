@@ -156,6 +156,11 @@ def _(running: Any) -> None:
     assert not state.done()
 
 
+@checks("Scheduler.get_ncores_running")
+def _(running: Any) -> None:
+    assert running.scheduler.handlers["ncores_running"]()
+
+
 @checks("Worker.update_data")
 def _(running: Any) -> None:
     takes(Worker.update_data, "data")
@@ -210,9 +215,9 @@ def _(running: Any) -> None:
     takes(Client._run_on_scheduler, first=("self", "function", "args"))
 
 
-@checks("Client._serializers")
+@checks("Client._serializers", "Client._deserializers")
 def _(running: Any) -> None:
-    assert running.client._serializers is None
+    assert running.client._serializers is running.client._deserializers is None
 
 
 @checks("Client._send_to_scheduler")

@@ -7,6 +7,7 @@ import gc
 import os
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import dask
@@ -345,13 +346,31 @@ def test_any_order_at_length(seed: int) -> None:
     any_order(seed, steps=300)
 
 
-def test_clients_without_pickles(cluster: Any) -> None:
-    """Small values are left to Dask, with its own error for what needs a pickle."""
-    families = ["dask", "msgpack"]
-    with daskref.Client(cluster, serializers=families, set_as_default=False) as client:
+@pytest.mark.parametrize("threshold", ["1 MiB", 1])
+def test_clients_without_pickles(cluster: Any, threshold: Any) -> None:
+    """What is no graph is left to Dask, with its own error for what needs a pickle."""
+    with daskref.Client(
+        cluster,
+        threshold=threshold,
+        serializers=["dask", "msgpack"],
+        set_as_default=False,
+    ) as client:
         assert client.gather(client.scatter([1, "a"])) == [1, "a"]
-        with pytest.raises(TypeError):
-            client.scatter(total)
+        assert client.gather(client.scatter(large()))[0] == 1
+        assert client.submit(total, large(2)).result() == 2 * SUM
+        made = client.submit(np.ones, LARGE)
+        assert made.result()[0] == 1
+        for value in (total, partial(total, large())):
+            with pytest.raises(TypeError):
+                client.scatter(value)
+            future = client.submit(lambda x: x, value)
+            wait_until(future.done)
+            with pytest.raises(TypeError):
+                future.result()
+            with pytest.raises(TypeError):
+                client.gather(future, direct=True)
+            with pytest.raises(TypeError):
+                client.run(lambda: value)
 
 
 def test_tasks_are_made_again_here_at_a_tiny_threshold(cluster: Any) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,23 @@ class TestNoWorkers:
                 assert client.gather(sums) == [SUM, 3]
                 assert client.gather([x, z])[0][0] == 1
                 assert z.result() == "small"
+
+    def test_a_timeout_is_for_the_first_one(self) -> None:
+        with (
+            processes(0) as (scheduler, _),
+            daskref.Client(scheduler.address) as client,
+        ):
+            for values in (large(), [3, "small"], {"x": large()}):
+                with pytest.raises(TimeoutError, match="No valid workers"):
+                    client.scatter(values, timeout=0.1)
+            del values
+            assert not client.futures
+            wait_until(lambda: not daskref.stats(client)["objects"])
+            with ThreadPoolExecutor(1) as pool:
+                scattered = pool.submit(client.scatter, large(), timeout=60)
+                wait_until(lambda: client.futures)
+                with one_more(scheduler, client):
+                    assert client.submit(total, scattered.result()).result() == SUM
 
     def test_adaptive_down_to_none(self) -> None:
         with (
