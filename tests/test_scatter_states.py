@@ -370,7 +370,7 @@ def test_clients_without_pickles(cluster: Any, threshold: Any) -> None:
             with pytest.raises(TypeError):
                 client.gather(future, direct=True)
             with pytest.raises(TypeError):
-                client.run(lambda: value)
+                client.run(lambda x=value: x)
 
 
 def test_tasks_are_made_again_here_at_a_tiny_threshold(cluster: Any) -> None:

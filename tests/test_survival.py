@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -178,6 +179,7 @@ class TestNoWorkers:
                 with pytest.raises(TimeoutError, match="No valid workers"):
                     client.scatter(values, timeout=0.1)
             del values
+            gc.collect()  # tracebacks keep their frames
             assert not client.futures
             wait_until(lambda: not daskref.stats(client)["objects"])
             with ThreadPoolExecutor(1) as pool:
