@@ -173,11 +173,15 @@ class Packer:
         ----------
         node
             Returned as it is where nothing large is in it, or where it does not pickle:
-            Dask has other ways, and its own error.
+            Dask has other ways, and its own error. So is a task of a type that is not
+            of Dask's core: something on the scheduler knows it by its type, as P2P
+            shuffles know their barriers.
         """
         if isinstance(node, DataNode):
             return self._data(node)
-        if not isinstance(node, Task) or self._is_small_task(node):
+        if not isinstance(node, Task) or type(node).__module__ != Task.__module__:
+            return node
+        if self._is_small_task(node):
             return node
         try:
             packed = self.pack(node)

@@ -620,6 +620,25 @@ class TestMap:
             assert node.dependencies == {"x"}
 
 
+class Watched(Task):
+    """A task that a scheduler's plugin knows by its type, as that of a P2P shuffle."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, *args: Any, spec: Any, **kwargs: Any) -> None:
+        self.spec = spec
+        super().__init__(*args, **kwargs)
+
+
+def test_tasks_of_other_types_are_left_alone(put: Putter) -> None:
+    watched = Watched("w", total, large(), [large(2)] * 2, spec=large(3))
+    graph = arrive(pack(llg(w=watched, t=Task("t", total, large())), put))
+    assert type(graph["w"]) is Watched
+    assert graph["w"].spec[0] == 3
+    assert graph["w"]() == watched()
+    assert type(graph["t"]) is PackedNode
+
+
 class Counted:
     """Counts how often it is pickled."""
 

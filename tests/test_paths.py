@@ -182,6 +182,15 @@ class TestLiterals:
         pd.testing.assert_frame_equal(result, frame, check_dtype=False)
         assert puts() >= 2
 
+    def test_shuffle(self, client: Any) -> None:
+        frame = pd.DataFrame({"a": range(100), "b": 1.0})
+        ddf = dd.from_pandas(frame, npartitions=4)
+        with dask.config.set(
+            {"daskref.threshold": 1, "dataframe.shuffle.method": "p2p"}
+        ):
+            found = ddf.shuffle("a").compute()
+        pd.testing.assert_frame_equal(found.sort_index(), frame)
+
     def test_bag(self, client: Any, puts: Any) -> None:
         bag = db.from_sequence([large(1), large(2)], npartitions=2)
         assert bag.map(total).compute() == [262144.0, 524288.0]
