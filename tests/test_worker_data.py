@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster, get_worker
+from distributed.spill import SpillBuffer
 
 import daskref
 from daskref.plugins.peek import peek
@@ -149,3 +150,10 @@ def test_the_users_own_mapping() -> None:
         worker = cluster.workers[0]
         assert isinstance(worker.data, Mine)
         assert seen(worker.data[future.key]) == seen(large())
+
+
+def test_its_type_is_what_it_is_for_dask(cluster: Any, client: Any) -> None:
+    with Client(cluster, set_as_default=False) as plain:
+        for each in (client, plain):
+            (cls,) = each.run(lambda dask_worker: type(dask_worker.data)).values()
+            assert cls in (dict, SpillBuffer)

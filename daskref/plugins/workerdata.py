@@ -11,11 +11,12 @@ name                        what for
 
 from __future__ import annotations
 
+import copyreg
 import sys
 from collections.abc import Callable, ItemsView, Iterator, ValuesView
 from functools import cache
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from daskref.proxy import extract
 from daskref.transparency import is_transparent
@@ -80,7 +81,7 @@ def showing(cls: Any) -> Any:
         new class, if it is no built-in.
     """
 
-    class Showing(cls):  # type: ignore[misc]
+    class Showing(cls, metaclass=_sent_as(cls)):  # type: ignore[misc,metaclass]
         daskref_exchange: Exchange
 
         def __setitem__(self, key: Any, obj: Any) -> None:
@@ -109,6 +110,14 @@ def showing(cls: Any) -> Any:
     Showing.__name__ = Showing.__qualname__ = cls.__name__
     Showing.__module__ = cls.__module__
     return Showing
+
+
+def _sent_as(cls: type) -> type:
+    """Return a metaclass whose classes arrive as another class, wherever they go."""
+    meta = type("_SentAs", (type(cls),), {})
+    # nothing of ours, which a plain client might lack: `cast` returns its argument
+    copyreg.pickle(meta, lambda ours: (cast, (None, cls)))
+    return meta
 
 
 def show_values(worker: Worker, exchange: Exchange) -> Callable[[], None]:
