@@ -190,9 +190,13 @@ class PackedNode(StoredNode):
         How it is shown.
     subs
         What was substituted in the task since, in order.
+    data_producer
+        Whether it loads data: the scheduler lets such tasks wait for a free thread.
     """
 
-    __slots__ = ("_is_coro", "data", "inside", "places", "subs", "title")
+    __slots__ = (
+        *("_data_producer", "_is_coro", "data", "inside", "places", "subs", "title"),
+    )
 
     data: bytes | Reference
     places: tuple[Place, ...]
@@ -210,6 +214,7 @@ class PackedNode(StoredNode):
         is_coro: bool = False,
         title: str = "",
         subs: tuple[dict[Any, Any], ...] = (),
+        data_producer: bool = False,
     ) -> None:
         self.key = key
         self.data = data
@@ -219,6 +224,7 @@ class PackedNode(StoredNode):
         self._is_coro = is_coro
         self.title = title
         self.subs = subs
+        self._data_producer = data_producer
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -228,7 +234,7 @@ class PackedNode(StoredNode):
 
     @property
     def data_producer(self) -> bool:
-        return False
+        return self._data_producer
 
     @property
     def is_coro(self) -> bool:
@@ -284,7 +290,7 @@ class PackedNode(StoredNode):
     def _state(self) -> tuple[Any, ...]:
         return (
             *(self.key, self.data, self.places, self.inside, self._dependencies),
-            *(self._is_coro, self.title, self.subs),
+            *(self._is_coro, self.title, self.subs, self._data_producer),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -199,6 +199,7 @@ class Packer:
         return PackedNode(
             *(node.key, *packed, node.dependencies, bool(node.is_coro)),
             f"<Task {node.key!r} {funcname(node.func)}(...)>",
+            data_producer=node.data_producer,
         )
 
     def _data(self, node: DataNode) -> GraphNode:

@@ -639,6 +639,15 @@ def test_tasks_of_other_types_are_left_alone(put: Putter) -> None:
     assert type(graph["t"]) is PackedNode
 
 
+@pytest.mark.parametrize("produces", [False, True])
+def test_tasks_that_load_data_stay_such(put: Putter, produces: bool) -> None:
+    task = Task("t", total, large(), TaskRef("x"), _data_producer=produces)
+    node = arrive(pack(llg(t=task), put))["t"]
+    assert type(node) is PackedNode
+    for each in (node, node.copy(), node.substitute({"x": "y"})):
+        assert each.data_producer is produces
+
+
 class Counted:
     """Counts how often it is pickled."""
 
