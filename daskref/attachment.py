@@ -189,8 +189,19 @@ async def attach(client: Any) -> None:
     register_family()
     await detach(client)
     notices.tell_unknown()
-    interval = Settings.read().retry_interval
-    if (away := await _attach(client)) is not None:
+    settings = Settings.read()
+    try:
+        away = await _attach(client)
+    except ValueError as exc:
+        if "'run_function'" not in str(exc) or settings.on_failure == "raise":
+            raise
+        logger.warning(
+            "The scheduler runs no functions for clients (its setting "
+            "distributed.scheduler.blocked-handlers names run_function), so values "
+            "travel in-band, as plain Dask sends them."
+        )
+        return
+    if away is not None:
         logger.warning(
             "The store cannot be opened, so values travel in-band, as plain Dask "
             "sends them; it is tried again from time to time. Set daskref.connector "
@@ -200,7 +211,7 @@ async def attach(client: Any) -> None:
         )
     state = client._daskref
     if state is None or state.session.store is None:
-        trying = _try_again(client, interval)
+        trying = _try_again(client, settings.retry_interval)
         client._daskref_trying = asyncio.create_task(trying)
 
 

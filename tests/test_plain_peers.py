@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import dask
 import distributed
 import numpy as np
 import pytest
@@ -389,3 +390,44 @@ class TestInProcess:
             assert plain.submit(total, large()).result() == SUM
             daskref.disable(enabled)
             assert enabled.submit(total, large()).result() == SUM
+
+
+class TestBlockedHandlers:
+    """Administrators may forbid schedulers and workers to run functions of clients."""
+
+    @pytest.mark.parametrize("where", ["scheduler", "worker"])
+    def test_a_client_goes_on_as_plain_dask_does(
+        self, where: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        blocked = {"scheduler": ["run_function"], "worker": ["run"]}[where]
+        with (
+            dask.config.set({f"distributed.{where}.blocked-handlers": blocked}),
+            LocalCluster(
+                processes=False,
+                protocol="tcp",
+                n_workers=1,
+                dashboard_address=":0",
+            ) as cluster,
+            daskref.Client(cluster) as client,
+        ):
+            assert client.submit(total, large()).result() == SUM
+            assert client.submit(total, client.scatter(large(2))).result() == 2 * SUM
+            assert total(client.submit(make).result()) == SUM
+        warned = [r for r in caplog.records if r.name.startswith("daskref")]
+        assert len(warned) <= 1
+
+    def test_unless_a_failure_is_to_be_an_error(self) -> None:
+        with (
+            dask.config.set(
+                {"distributed.scheduler.blocked-handlers": ["run_function"]}
+            ),
+            LocalCluster(
+                processes=False,
+                protocol="tcp",
+                n_workers=0,
+                dashboard_address=":0",
+            ) as cluster,
+            dask.config.set({"daskref.on-failure": "raise"}),
+            pytest.raises(ValueError, match="disallowed"),
+        ):
+            daskref.Client(cluster)
