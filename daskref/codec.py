@@ -7,9 +7,18 @@
     frames    each at a multiple of 64 bytes
 
 The frames are a pickle and its buffers (:mod:`daskref.pickling`), in the form of Dask's
-family ``pickle``; what does not pickle is left to Dask's other families. Writing joins
-nothing: :func:`encode` returns the buffers of the object itself, with small ones
-between them. Reading copies nothing: :func:`decode` hands slices of the buffer to Dask.
+family ``pickle``; what does not pickle is left to Dask's other families, and so is what
+a user has registered with them. Writing joins nothing: :func:`encode` returns the
+buffers of the object itself, with small ones between them. Reading copies nothing:
+:func:`decode` hands slices of the buffer to Dask.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+==========================================  ============================================
+name                                        what for
+==========================================  ============================================
+``protocol.serialize.dask_serialize``       its ``_lookup``: class -> how it serializes
+==========================================  ============================================
 """
 
 from __future__ import annotations
@@ -18,12 +27,14 @@ import operator
 import pickle
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgpack
 import xxhash
 from distributed.protocol.serialize import (
     Serialized,
+    dask_serialize,
     deserialize,
     msgpack_decode_default,
     msgpack_encode_default,
@@ -138,6 +149,9 @@ def encode(obj: Any) -> Encoded:
     NotProxiableError
         If the object cannot be serialized; the reason is chained.
     """
+    if _is_users(type(obj)):
+        with suppress(Exception):  # Dask asks its next family, then
+            return _encode_by_dask(obj)
     try:
         made = pickled(obj)
     except Exception as exc:
@@ -146,11 +160,26 @@ def encode(obj: Any) -> Encoded:
     return _laid_out(_header(views), [made.pieces, *([view] for view in views)], made)
 
 
+def _is_users(cls: type) -> bool:
+    """Tell whether a user has registered with Dask how a class is serialized.
+
+    The class itself: by a function that is meant for a base, it would arrive as that.
+    """
+    function = dask_serialize._lookup.get(cls)
+    return function is not None and not str(function.__module__).startswith(
+        ("dask.", "distributed.")
+    )
+
+
+def _encode_by_dask(obj: Any) -> Encoded:
+    header, frames = serialize(obj, serializers=("dask",), on_error="raise")
+    return _laid_out(header, [[_raw(frame)] for frame in frames])
+
+
 def _encode_otherwise(obj: Any, reason: Exception) -> Encoded:
     """Let Dask try its families on what does not pickle."""
     try:
-        header, frames = serialize(obj, serializers=("dask",), on_error="raise")
-        return _laid_out(header, [[_raw(frame)] for frame in frames])
+        return _encode_by_dask(obj)
     except Exception:
         cls = type(obj)
         raise NotProxiableError(

@@ -11,6 +11,8 @@ import msgpack
 import numpy as np
 import pandas as pd
 import pytest
+from distributed.protocol import register_serialization
+from distributed.protocol.serialize import dask_deserialize, dask_serialize
 
 from daskref.codec import ALIGNMENT, MAGIC, VERSION, decode, encode
 from daskref.exceptions import NotProxiableError, WireError
@@ -121,6 +123,32 @@ def test_frames_are_aligned_and_sizes_add_up() -> None:
 def test_a_longer_buffer_is_fine() -> None:
     # a segment that was written again may be longer than what is in it
     assert decode(stored([1, 2]) + bytes(100)) == [1, 2]
+
+
+class Registered:
+    """A class that a user has registered with Dask."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+
+class Derived(Registered):
+    pass
+
+
+def test_what_users_have_registered_is_serialized_that_way() -> None:
+    register_serialization(
+        Registered,
+        lambda obj: ({}, [obj.way.encode()]),
+        lambda header, frames: Registered(f"{bytes(frames[0]).decode()}, registered"),
+    )
+    try:
+        assert encode(Registered("a")).pickle is None
+        assert decode(stored(Registered("a"))).way == "a, registered"
+        assert decode(stored(Derived("a"))).way == "a"
+        assert type(decode(stored(Derived("a")))) is Derived
+    finally:
+        del dask_serialize._lookup[Registered], dask_deserialize._lookup[Registered]
 
 
 class Refuses:

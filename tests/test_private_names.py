@@ -23,6 +23,7 @@ from distributed import Client, LocalCluster, Nanny, Scheduler, Worker
 from distributed.batched import BatchedSend
 from distributed.client import FutureState
 from distributed.core import ConnectionPool, PooledRPCCall
+from distributed.protocol.serialize import dask_serialize
 from distributed.system_monitor import SystemMonitor
 from distributed.worker_memory import NannyMemoryManager
 from tornado.ioloop import PeriodicCallback
@@ -154,6 +155,11 @@ def _(running: Any) -> None:
     state.finish()
     state.lose()
     assert not state.done()
+
+
+@checks("protocol.serialize.dask_serialize")
+def _(running: Any) -> None:
+    assert callable(dask_serialize._lookup[bytes])
 
 
 @checks("Scheduler.get_ncores_running")
