@@ -110,13 +110,14 @@ class Pool:
     idle: float
     _background: Background
     _asleep: bool
+    _closed: bool
 
     def __init__(self, path: str, limit: Callable[[], int], idle: float = 5.0) -> None:
         self.path = path
         self.limit = limit
         self.idle = idle
         self._background = Background(self._look, "daskref-pool")
-        self._asleep = False
+        self._asleep = self._closed = False
 
     def segments(self) -> list[Segment]:
         """Return what is there, longest unused first."""
@@ -156,9 +157,10 @@ class Pool:
             surplus -= 1
         name = f"{time_ns:x}-{nbytes:x}-{os.urandom(4).hex()}"
         os.rename(path, os.path.join(self.path, name))
-        self._background.start(_LOOK)
-        if self._asleep:
-            self._background.wake()
+        if not self._closed:  # an object that another thread was just deleting
+            self._background.start(_LOOK)
+            if self._asleep:
+                self._background.wake()
         return True
 
     def _look(self) -> float:
@@ -172,6 +174,7 @@ class Pool:
 
     def close(self) -> None:
         """Look at it no more; the files stay. A second call is silent."""
+        self._closed = True
         self._background.stop()
 
     def trim(self, nbytes: int) -> int:

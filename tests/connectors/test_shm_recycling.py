@@ -196,3 +196,19 @@ def test_a_writer_does_not_keep_pages_of_deleted_files(shm):
     kept.prune(shm._pool, interval=0)
     assert not kept.inodes()
     assert shm.directory not in Path("/proc/self/maps").read_text()
+
+
+def test_a_file_that_comes_late_starts_no_thread(tmp_path):
+    """Another thread may be deleting an object while its connector is closed."""
+
+    def threads():
+        return [t for t in threading.enumerate() if t.name == "daskref-pool"]
+
+    before = threads()
+    pool = segments_module.Pool(str(tmp_path), lambda: 8 * MIB, idle=3600)
+    pool.close()
+    path = tmp_path.parent / f"{tmp_path.name}-evicted"
+    path.write_bytes(bytes(MIB))
+    assert pool.add(str(path), MIB, 1)
+    assert [segment.nbytes for segment in pool.segments()] == [MIB]
+    assert threads() == before
