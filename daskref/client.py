@@ -34,6 +34,7 @@ import pickle
 import socket
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -252,7 +253,10 @@ class ByReference(distributed.Client):  # type: ignore[misc]
                 futures |= await super()._scatter(others, workers=workers, **options)
             if nodes:
                 named = type(data) is dict  # the keys are the user's
-                futures |= await self._scatter_nodes(nodes, named, workers, **options)
+                async with state.placing.naming if named else nullcontext():
+                    futures |= await self._scatter_nodes(
+                        nodes, named, workers, **options
+                    )
             submission.keys |= {key: references_in(nodes[key]) for key in nodes}
             for key, value in scattered.values.items():
                 if (future := self.futures.get(key)) is not None:

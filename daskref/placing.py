@@ -17,9 +17,12 @@ class Placing:
     """
 
     #: Those that do not wait for the first worker: task -> what they wait for.
+    #: Held while values get keys of the user's: each is there before the next one.
+    naming: asyncio.Lock
     _waiting: dict[asyncio.Task[None], Mapping[Any, Any]]
 
     def __init__(self) -> None:
+        self.naming = asyncio.Lock()
         self._waiting = {}
 
     async def wait(

@@ -402,6 +402,13 @@ def _(running: Any) -> None:
     )
 
 
+@checks("TaskState.run_id")
+def _(running: Any) -> None:
+    source = inspect.getsource(Scheduler.stimulus_task_finished)
+    assert "ts.run_id != run_id" in source
+    assert "ts.processing_on.address" in source
+
+
 @checks("Scheduler.transitions")
 def _(running: Any) -> None:
     takes(Scheduler.transitions, "stimulus_id", first=("self", "recommendations"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -151,6 +152,44 @@ class TestNamedKeys:
             Event("go").set()
             assert {future.result(timeout=30) for future in futures} <= {1.0, 2.0}
             assert np.max(second.result()) == 2
+            check(client, cluster)
+
+    @pytest.mark.parametrize("make", [large, float], ids=["large", "small"])
+    def test_several_at_a_time(self, make: Any) -> None:
+        with validated() as cluster, daskref.Client(cluster) as client:
+
+            async def scatter() -> list[Any]:
+                asked = (client._scatter({"x": make(i)}) for i in range(8))
+                return await asyncio.wait_for(asyncio.gather(*asked), 20)
+
+            futures = [each["x"] for each in client.sync(scatter)]
+            values = {float(np.max(future.result(timeout=20))) for future in futures}
+            assert len(values) == 1
+            check(client, cluster)
+            last = client.scatter({"x": make(9)})["x"]
+            assert np.max(last.result(timeout=20)) == 9
+            # nothing goes round
+            count = len(cluster.scheduler.story("x"))
+            assert client.submit(np.max, last).result() == 9
+            assert len(cluster.scheduler.story("x")) == count
+
+    def test_released_before_it_is_there(self) -> None:
+        with validated() as cluster, daskref.Client(cluster) as client:
+
+            async def begin_and_drop() -> None:
+                for i in range(10):
+                    asked = asyncio.ensure_future(client._scatter({"x": large(i)}))
+                    await asyncio.sleep(0.002 * i)
+                    asked.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asked
+
+            client.sync(begin_and_drop)
+            last = client.scatter({"x": large(11)})["x"]
+            assert np.max(last.result(timeout=20)) == 11
+            count = len(cluster.scheduler.story("x"))
+            assert client.submit(np.max, last).result() == 11
+            assert len(cluster.scheduler.story("x")) == count
             check(client, cluster)
 
 

@@ -9,6 +9,8 @@ Private Dask names used here, checked by ``tests/test_private_names.py``:
 name                                what for
 ==================================  ================================================
 ``Scheduler._add_to_processing``    its check that a task's input fits into a worker
+``Scheduler.stream_handlers``       what workers have done
+``TaskState.run_id``                which run of a task its state is of
 ==================================  ================================================
 """
 
@@ -55,10 +57,13 @@ class Values:
         self._turns = itertools.count()
         # an attribute of the instance hides the method of its class
         scheduler._add_to_processing = self._add_to_processing
+        self._finish = scheduler.stream_handlers["task-finished"]
+        scheduler.stream_handlers["task-finished"] = self._finished
 
     def close(self) -> None:
-        """Give the scheduler its own method back. A second call is silent."""
+        """Give the scheduler its own methods back. A second call is silent."""
         vars(self._scheduler).pop("_add_to_processing", None)
+        self._scheduler.stream_handlers["task-finished"] = self._finish
 
     def add(self, ts: Any) -> None:
         """Take note of a task that was submitted; silent if it is none of ours."""
@@ -112,6 +117,24 @@ class Values:
     def clear(self) -> None:
         """Take note that there are no keys any more."""
         self.keys.clear()
+
+    def _finished(self, key: Any, worker: str, **rest: Any) -> None:
+        """Take note of what a worker has done, if it is still asked for.
+
+        Dask has a task done again if its worker answers for an earlier run. Where a
+        worker answers at once, each of two runs would be answered after the next one
+        has begun, without end. Of our keys, each run is answered: the last one counts.
+        """
+        if key in self.keys:
+            ts = self._scheduler.tasks.get(key)
+            if (
+                ts is not None
+                and ts.processing_on is not None
+                and ts.processing_on.address == worker
+                and ts.run_id != rest["run_id"]
+            ):
+                return
+        self._finish(key=key, worker=worker, **rest)
 
     def _place(self, ts: Any) -> None:
         """Let workers have values in turn, as Dask's scatter does.
