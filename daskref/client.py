@@ -18,9 +18,7 @@ name                                        what for
 ``Client._run``                             results of functions run on workers
 ``Client._run_on_scheduler``                results of functions run on the scheduler
 ``Client._replicate``                       scattered values on many workers
-``Client._send_to_scheduler``               messages in order with the graphs
 ``Client._timeout``                         how long a scatter waits for workers
-``Client.futures[key].lose``                a key's value is about to change
 ``Scheduler.get_ncores_running``            whether there are workers
 ``versions.scheduler_relevant_packages``    what a scheduler must have alike
 ==========================================  ============================================
@@ -287,19 +285,21 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             workers = [local_worker.address]
         elif isinstance(workers, str | int | float):
             workers = [workers]
+        if workers:
+            await self.scheduler.daskref_workers(workers=list(workers))
         # A key that this client has already would be done before the scheduler hears of
         # it again. Released then, it would be released before, and never afterwards.
-        known = {key for key in nodes if key in self.futures}
-        if named and known:
-            changed = {key: nodes[key] for key in known}
-            for key in known:
-                self.futures[key].lose()  # until the new value is there
+        futures: dict[Any, Any] = {
+            key: Future(key, self)
+            for key in nodes
+            if key in self.futures and self.futures[key].status in _UNDER_WAY
+        }
+        known = set(futures)
+        if named and (there := await self.scheduler.daskref_has(keys=list(nodes))):
+            changed = pickle.dumps({key: nodes[key] for key in there})
+            known &= set(await self.scheduler.daskref_values(nodes=changed))
+            for key in futures:
                 state.holdings.release_key(key)
-            message = {"op": "daskref-values", "nodes": pickle.dumps(changed)}
-            self._send_to_scheduler(message)
-            known = set()
-        known = {key for key in known if self.futures[key].status in _UNDER_WAY}
-        futures: dict[Any, Any] = {key: Future(key, self) for key in known}
         new = {key: node for key, node in nodes.items() if key not in known}
         annotations: dict[str, Any] = {}
         if workers:

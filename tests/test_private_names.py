@@ -21,7 +21,6 @@ import pytest
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from distributed import Client, LocalCluster, Nanny, Scheduler, Worker
 from distributed.batched import BatchedSend
-from distributed.client import FutureState
 from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.protocol.serialize import dask_serialize
 from distributed.system_monitor import SystemMonitor
@@ -147,14 +146,6 @@ def _(running: Any) -> None:
 @checks("Client._timeout")
 def _(running: Any) -> None:
     assert isinstance(running.client._timeout, int | float)
-
-
-@checks("Client.futures[key].lose")
-def _(running: Any) -> None:
-    state = FutureState("x")
-    state.finish()
-    state.lose()
-    assert not state.done()
 
 
 @checks("protocol.serialize.dask_serialize")

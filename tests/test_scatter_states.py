@@ -14,7 +14,14 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
-from distributed import Client, Event, LocalCluster, get_worker, wait
+from distributed import (
+    Client,
+    Event,
+    LocalCluster,
+    get_worker,
+    wait,
+    worker_client,
+)
 
 import daskref
 from tests.utils import LARGE, large, wait_until
@@ -132,26 +139,52 @@ class TestNamedKeys:
                 assert np.max(future.result()) == i
                 assert client.submit(np.max, future, pure=False).result() == i
                 check(client, cluster)
-            objects = daskref.stats(client)["objects"]
-            assert objects == (make is large)  # the others are gone
+            # the others are gone
+            wait_until(lambda: daskref.stats(client)["objects"] == (make is large))
             assert np.max(client.scatter({"x": make(i)})["x"].result()) == i
-            assert daskref.stats(client)["objects"] == objects
+            assert daskref.stats(client)["objects"] == (make is large)
             del future
             wait_until(lambda: not cluster.scheduler.tasks)
 
-    def test_while_tasks_read_it(self) -> None:
-        def wait_and_add(x: Any) -> float:
+    def test_tasks_that_run_go_on(self) -> None:
+        """They run once, with what they were given."""
+
+        def count(x: Any, i: int) -> float:
+            Event(f"began {i}").set()
             Event("go").wait(30)
+            get_worker()._get_client().log_event("runs", float(np.max(x)))
             return float(np.max(x))
 
         with validated() as cluster, daskref.Client(cluster) as client:
-            first = client.scatter({"x": large(1)})["x"]
-            futures = [client.submit(wait_and_add, first, pure=False) for _ in range(4)]
-            wait_until(lambda: any(ws.executing for ws in workers(cluster)))
+            first = client.scatter({"x": large(1)}, broadcast=True)["x"]
+            futures = [client.submit(count, first, i, pure=False) for i in range(2)]
+            for i in range(2):
+                Event(f"began {i}").wait(30)
             second = client.scatter({"x": large(2)})["x"]
             Event("go").set()
-            assert {future.result(timeout=30) for future in futures} <= {1.0, 2.0}
+            assert client.gather(futures) == [1, 1]
+            assert [value for _, value in client.get_events("runs")] == [1, 1]
             assert np.max(second.result()) == 2
+            check(client, cluster)
+
+    def test_other_clients_and_tasks(self) -> None:
+        def scatter(i: int) -> float:
+            with worker_client() as client:
+                future = client.scatter({"x": large(i)})["x"]
+                return float(np.max(future.result(timeout=20)))
+
+        with (
+            validated() as cluster,
+            daskref.Client(cluster) as client,
+            daskref.Client(cluster, set_as_default=False) as other,
+        ):
+            futures = []
+            for i in range(6):
+                for each in (client, other):
+                    futures.append(each.scatter({"x": large(i)})["x"])
+                    assert np.max(futures[-1].result(timeout=20)) == i
+            seen = client.gather(client.map(scatter, range(8)))
+            assert set(seen) <= set(range(8))
             check(client, cluster)
 
     @pytest.mark.parametrize("make", [large, float], ids=["large", "small"])
@@ -213,6 +246,15 @@ class TestKnownKeys:
                 future = client.scatter(x, workers=[address])
                 assert address in client.who_has(future)[future.key]
             check(client, cluster)
+
+
+def test_a_worker_that_is_not_there() -> None:
+    with validated() as cluster, daskref.Client(cluster) as client:
+        for x in (5, large()):
+            with pytest.raises(KeyError, match=r"1\.2\.3\.4"):
+                client.scatter(x, workers=["tcp://1.2.3.4:5"])
+        address = next(iter(cluster.workers.values())).address
+        assert client.scatter(5, workers=address).result() == 5
 
 
 class TestAtOnce:

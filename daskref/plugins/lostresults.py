@@ -1,4 +1,4 @@
-"""Results whose only worker is gone, while they are computed again."""
+"""What stays in the store for a while: results that are computed again, old values."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from daskref.plugins.holders import Holder, Holders
 #: Seconds for which a lost result stays in the store while it is computed again: who
 #: was sent its reference just before may still be about to read it.
 LOST = 10.0
+#: Seconds for which a value stays that was scattered before under the same key: who was
+#: just sent its reference may be about to read it.
+REPLACED = 1.0
 
 
 class LostResults:
@@ -36,23 +39,30 @@ class LostResults:
         self._evict = evict
         self._timers = {}
 
-    def keep(self, key: Any, kind: str = "result") -> None:
-        """Keep what a Dask key holds; anew if there is something already.
+    def keep(self, key: Any) -> None:
+        """Keep what a Dask key's result holds; anew if there is something already."""
+        self._keep(key, self._holders.held(Holder("result", key)), LOST)
+
+    def keep_replaced(self, key: Any, is_read: bool) -> None:
+        """Keep what a Dask key stood for, which stands for something else now.
 
         Parameters
         ----------
         key
             Dask's.
-        kind
-            That of the holder.
+        is_read
+            Whether tasks may be about to read it.
         """
-        objects = self._holders.held(Holder(kind, key))
+        for name, nbytes in self._holders.held(Holder("key", key)).items():
+            self._keep(name, {name: nbytes}, LOST if is_read else REPLACED)
+
+    def _keep(self, key: Any, objects: dict[Key, int], seconds: float) -> None:
         for name, nbytes in objects.items():
             self._holders.hold(Holder("lost", key), name, nbytes)
         if objects:
             loop = asyncio.get_running_loop()
             self._cancel(key)
-            self._timers[key] = loop.call_later(LOST, self._let_go, key)
+            self._timers[key] = loop.call_later(seconds, self._let_go, key)
 
     def forget(self, key: Any) -> None:
         """Let go of what is kept for a key. Silent if there is nothing."""

@@ -133,6 +133,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         scheduler.handlers["daskref_reachable"] = self.reachable
         scheduler.handlers["daskref_stats"] = self.stats
         scheduler.handlers["daskref_leave"] = self.leave
+        scheduler.handlers["daskref_has"] = self._values.in_memory
+        scheduler.handlers["daskref_values"] = self.values
+        scheduler.handlers["daskref_workers"] = self.workers
         scheduler.stream_handlers.update(
             {
                 "daskref-put": self.on_put,
@@ -142,7 +145,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-unreachable": self.on_unreachable,
                 "daskref-reachable": self.on_reachable,
                 "daskref-read": self.on_read,
-                "daskref-values": self.on_values,
                 "daskref-keys": self.on_keys,
                 "daskref-bind": self.bindings.bind,
                 "daskref-unbind": self.bindings.unbind,
@@ -359,13 +361,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if (key := tuple(object)) not in self.holders:
             self._evict([key])
 
-    def on_values(self, client: str, nodes: bytes) -> None:
-        """Take note of other values for keys that there are."""
-        for key, is_read in self._values.replace(nodes).items():
-            if is_read:
-                self._lost.keep(key, "key")
-            self._evict(self.holders.release(Holder("key", key)))
-
     def _task(self, key: Any) -> Any:
         return self.scheduler.tasks.get(key)
 
@@ -455,6 +450,27 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def fetch(self, key: Key) -> dict[str, Any]:
         """Send a stored object's bytes in-band, to a process out of reach."""
         return await fetch(self.session, key)
+
+    async def values(self, nodes: bytes) -> list[Any]:
+        """Let keys stand for other values; return those that workers have."""
+        found = pickle.loads(nodes)
+        for key, is_read in (await self._values.replace(found)).items():
+            self._lost.keep_replaced(key, is_read)
+            self._evict(self.holders.release(Holder("key", key)))
+            for reference in found[key].references:
+                self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+        return self._values.in_memory(found)
+
+    def workers(self, workers: list[Any]) -> list[str]:
+        """Return the addresses of workers, as Dask's scatter does.
+
+        Raises
+        ------
+        KeyError
+            For a worker that there is not.
+        """
+        addresses = [self.scheduler.coerce_address(each) for each in workers]
+        return [self.scheduler.workers[each].address for each in addresses]
 
     async def stats(self) -> dict[str, Any]:
         """Return what all processes have counted; see :class:`Reports`."""

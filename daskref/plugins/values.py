@@ -16,15 +16,15 @@ name                                what for
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import pickle
-from collections.abc import Callable
-from time import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dask.tokenize import tokenize
 
-from daskref.nodes import VALUES, ReferenceNode
+from daskref.nodes import VALUES, ReferenceNode, StoredNode
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -74,31 +74,50 @@ class Values:
             elif ts.state == "released":
                 self._place(ts)
 
-    def replace(self, nodes: bytes) -> dict[Any, bool]:
-        """Let keys that there are stand for other values: a user scatters them again.
+    async def replace(self, nodes: Mapping[Any, StoredNode]) -> dict[Any, bool]:
+        """Let keys that workers have stand for other values: they are scattered again.
+
+        Tasks that run go on with what they have been given.
 
         Parameters
         ----------
         nodes
-            Key -> node, pickled; the graph that comes next has the same.
+            Key -> what it shall stand for.
 
         Returns
         -------
         dict
-            Key whose value changed -> whether a task may still read what it was.
+            Key whose value has changed -> whether a task may still read what it was.
         """
         changed = {}
-        recommendations = {}
-        for key, node in pickle.loads(nodes).items():
-            ts = self._scheduler.tasks.get(key)
-            if ts is None or ts.dependencies or _same(ts.run_spec, node):
+        places: dict[str, dict[Any, StoredNode]] = {}
+        for key in self.in_memory(nodes):
+            ts = self._scheduler.tasks[key]
+            if ts.dependencies or _same(ts.run_spec, node := nodes[key]):
                 continue
             changed[key] = any(each.state == "processing" for each in ts.waiters or ())
             ts.run_spec = node
-            if ts.state in ("memory", "processing", "erred"):
-                recommendations[key] = "released"  # and done again, as it is wanted
-        self._scheduler.transitions(recommendations, f"daskref-values-{time()}")
+            if ts.priority is None:  # it was placed by Dask, and was no task
+                ts.priority = (0, self._scheduler.generation, 0)
+            self.keys.add(key)
+            self._measure(ts)
+            for ws in ts.who_has:
+                places.setdefault(ws.address, {})[key] = node
+        told = (
+            self._scheduler.broadcast(
+                msg={"op": "daskref_values", "nodes": pickle.dumps(found)},
+                workers=[address],
+                on_error="ignore",  # it is leaving: another one will have it
+            )
+            for address, found in places.items()
+        )
+        await asyncio.gather(*told)
         return changed
+
+    def in_memory(self, keys: Iterable[Any]) -> list[Any]:
+        """Return those of some keys that workers have."""
+        tasks = self._scheduler.tasks
+        return [key for key in keys if key in tasks and tasks[key].state == "memory"]
 
     def transition(self, key: Any, finish: str) -> None:
         """Take note of what becomes of one of our keys."""

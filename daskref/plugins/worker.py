@@ -155,6 +155,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         self._replace_handler("actor_attribute", self.actor_attribute)
         worker.handlers["daskref_fetch"] = self.fetch
         worker.handlers["daskref_counters"] = self.counters
+        worker.handlers["daskref_values"] = self.values
         worker.handlers["daskref_stored"] = self.stored
         for op in ("daskref_fetch", "daskref_counters", "daskref_stored"):
             self._undo.append(partial(worker.handlers.pop, op))
@@ -280,6 +281,13 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
                     with suppress(LookupError):
                         ts.type = imported_type(name)
         compute(key=key, run_spec=run_spec, **kwargs)
+
+    def values(self, nodes: bytes) -> None:
+        """Let keys stand for other values."""
+        for key, node in pickle.loads(nodes).items():
+            if key in self.worker.data:
+                self._spares.forget(key)
+                self.worker.data[key] = node()
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Put the boundary around a task that is about to run."""
