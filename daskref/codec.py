@@ -130,13 +130,16 @@ def _padding(position: int) -> int:
     return -position % ALIGNMENT
 
 
-def encode(obj: Any) -> Encoded:
+def encode(obj: Any, *, result: bool = False) -> Encoded:
     """Turn an object into the buffers of the stored layout.
 
     Parameters
     ----------
     obj
         Anything that Dask can serialize.
+    result
+        Whether to make its arrays contiguous, as Dask does with results: those are
+        copied.
 
     Returns
     -------
@@ -153,7 +156,7 @@ def encode(obj: Any) -> Encoded:
         with suppress(Exception):  # Dask asks its next family, then
             return _encode_by_dask(obj)
     try:
-        made = pickled(obj)
+        made = pickled(obj, result=result)
     except Exception as exc:
         return _encode_otherwise(obj, exc)
     views = [buffer.raw() for buffer in made.buffers]

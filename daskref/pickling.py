@@ -11,13 +11,13 @@ import copyreg
 import pickle
 import sys
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
 
-from daskref.reducers import reducers
+from daskref.reducers import reducers, reducers_of_results
 
 #: Buffers of at most so many bytes are copied into the pickle.
 IN_BAND = 1024
@@ -137,22 +137,40 @@ is_value_type: Callable[[type], bool] = lru_cache(maxsize=4096)(_is_value_type)
 _VALUES = sys.stdlib_module_names | {"builtins", "numpy", "pandas", "polars", "pyarrow"}
 
 
-def pickled(obj: Any) -> Pickle:
+def pickled(obj: Any, *, result: bool = False) -> Pickle:
     """Pickle an object as Dask does: by name what has one elsewhere, or by value.
+
+    Parameters
+    ----------
+    obj
+        The object.
+    result
+        Whether to make its arrays contiguous, as Dask does with results.
 
     Raises
     ------
     Exception
         Whatever pickling it raises.
     """
+
+    def pickler(kind: Any) -> Callable[..., pickle.Pickler]:
+        return partial(_pickler_of_result, kind) if result else kind
+
     if not cloudpickle.list_registry_pickle_by_value():
         try:
-            found = Pickle(_pickler_by_name, obj)
+            found = Pickle(pickler(_pickler_by_name), obj)
             if not found.names(_MAIN):
                 return found
         except Exception:  # there may be another way
             pass
-    return Pickle(ByValuePickler, obj)
+    return Pickle(pickler(ByValuePickler), obj)
+
+
+def _pickler_of_result(kind: Any, file: Any, buffer_callback: Any) -> pickle.Pickler:
+    pickler: pickle.Pickler = kind(file, buffer_callback)
+    table: Any = pickler.dispatch_table  # a new one each time
+    table.update(reducers_of_results())
+    return pickler
 
 
 class _ByName(pickle.Pickler):

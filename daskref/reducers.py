@@ -100,6 +100,15 @@ def _reducers(
     return found
 
 
+def reducers_of_results() -> Mapping[type, Reducer]:
+    """Return the reducers that differ for results: their arrays become contiguous."""
+    if not _is_imported(("numpy", "ndarray")):
+        return {}
+    import numpy as np
+
+    return {np.ndarray: _reduce_result}
+
+
 def buffer_of(memory: Any) -> pickle.PickleBuffer:
     """Return contiguous memory as a buffer that goes out of band."""
     return pickle.PickleBuffer(memory)
@@ -149,6 +158,13 @@ def _reduce_array(array: Any) -> Any:
     if array.dtype.kind in "mMV":  # NumPy copies these into the pickle
         return _reduce_memory(array)
     return array.__reduce_ex__(5)
+
+
+def _reduce_result(array: Any) -> Any:
+    # Arrays without memory for each element stay so.
+    if not (array.flags.forc or array.dtype.hasobject or 0 in array.strides):
+        array = array.copy(order="C")
+    return _reduce_array(array)
 
 
 def _reduce_memory(array: Any) -> Any:

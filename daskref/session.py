@@ -279,7 +279,7 @@ class Session:
     def refer(
         self, obj: Any, threshold: int
     ) -> tuple[Reference | Encoded | None, bool]:
-        """Put an object if it is large, by what it serializes to. Blocks.
+        """Put a result if it is large, by what it serializes to. Blocks.
 
         Parameters
         ----------
@@ -305,7 +305,7 @@ class Session:
         if (relinked := self.relink(obj)) is not None:
             return relinked, False
         try:
-            encoded = encode(obj)
+            encoded = encode(obj, result=True)
         except NotProxiableError:  # Dask has its own error for that
             return None, False
         if encoded.nbytes <= threshold:

@@ -9,7 +9,9 @@ some.
 Only memory that the task has not written to is the stored object's; the kernel tells
 (:mod:`daskref.connectors.pagemap`). And a task may keep an object of a user's class for
 its identity: of what is not the whole stored object, only Python's own containers and
-the arrays and frames of known packages go by recipe.
+the arrays and frames of known packages go by recipe. Nor do arrays that are not
+contiguous: Dask sends contiguous copies of those, and one that all readers map serves
+them better than one that each makes of its own.
 """
 
 from __future__ import annotations
@@ -395,7 +397,8 @@ class _Look:
             low += min(0, (length - 1) * stride)
             high += max(0, (length - 1) * stride)
         nbytes = high + array.itemsize - low
-        found = self._find(low, nbytes)
+        # What is not contiguous is sent as a copy that is, as Dask sends results.
+        found = self._find(low, nbytes) if array.flags.forc else None
         if found is None:
             if not array.flags.forc and array.nbytes > IN_BAND:
                 raise _TooMuchError  # it would be copied

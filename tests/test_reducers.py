@@ -393,3 +393,16 @@ def test_the_table_is_of_exact_types() -> None:
     assert reducers()[np.ndarray]
     assert Quantity not in reducers()
     assert reducers() is reducers()
+
+
+def test_arrays_of_results_are_contiguous() -> None:
+    x = np.arange(6000.0).reshape(10, 20, 30)
+    broadcast = np.broadcast_to(x, (5, *x.shape))
+    sent = [x.transpose(0, 2, 1), x[::-1], x.T, broadcast]
+    again = decode(bytearray(b"".join(encode(sent, result=True).frames)))
+    assert all(map(np.array_equal, again, sent))
+    assert [a.flags.c_contiguous for a in again] == [True, True, False, False]
+    assert again[2].flags.f_contiguous
+    assert again[3].strides[0] == 0
+    swapped = decode(bytearray(b"".join(encode(sent[0]).frames)))  # an argument
+    assert not swapped.flags.forc

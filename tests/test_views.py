@@ -54,6 +54,28 @@ def same(a: Any, b: Any) -> bool:
     return bool(a.equals(b)) if hasattr(a, "equals") else bool(a == b)
 
 
+def flags(value: Any) -> Any:
+    """Return the shapes and flags of the arrays in a value."""
+    if isinstance(value, np.ndarray):
+        each = value.flags
+        return value.shape, each.c_contiguous, each.f_contiguous, each.writeable
+    if isinstance(value, pd.DataFrame):
+        value = [value[name].to_numpy() for name in value.select_dtypes("number")]
+    if isinstance(value, dict):
+        value = [*value.values()]
+    return [flags(x) for x in value] if isinstance(value, tuple | list) else None
+
+
+def plainly(value: Any) -> Any:
+    """Return what plain Dask makes of a result on its way."""
+    header, frames = serialize(value, serializers=("dask", "pickle", "error"))
+    return deserialize(header, [bytearray(frame) for frame in frames])
+
+
+def swapped(x: Any) -> Any:
+    return x.transpose(0, 2, 1)
+
+
 def fixed(x: Any) -> Any:
     x.flags.writeable = False
     return x
@@ -87,9 +109,17 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], int | None]] = {
     "reshaped": (square, lambda x: x.reshape(-1, 8), 0),
     "as bytes": (square, lambda x: x.view("u1"), 0),
     "as dates": (square, lambda x: x.view("M8[s]"), 0),
-    "steps": (square, lambda x: x[::2, 3:], 0),
-    "backwards": (square, lambda x: x[::-1, ::-1], 0),
-    "imaginary": (lambda: square() + 1j, lambda x: x.imag, 0),
+    "steps": (square, lambda x: x[::2, 3:], None),
+    "backwards": (square, lambda x: x[::-1, ::-1], None),
+    "imaginary": (lambda: square() + 1j, lambda x: x.imag, None),
+    "columns": (square, lambda x: x[:, 3:], None),
+    "field": (lambda: square().view("f8,i8"), lambda x: x["f1"], None),
+    "axes swapped": (lambda: square().reshape(64, 64, -1), swapped, None),
+    "broadcast": (square, lambda x: np.broadcast_to(x, (2, *x.shape)), None),
+    "columns of Fortran's": (lambda: square().T, lambda x: x[:, 3:], 0),
+    "in a dict": (square, lambda x: {"x": x[::2], "y": [x.T, x[::-1]]}, None),
+    "part small": (square, lambda x: (x, x[:4, ::128]), 0),
+    "frame's rows": (frame, lambda d: d[["a"]][::2], None),
     "read-only": (square, fixed, 0),
     "tuple": (square, lambda x: (x, 1, "a"), 0),
     "dict": (square, lambda x: {"x": x, "y": [x[100:], None]}, 0),
@@ -232,11 +262,19 @@ def test_results_of_tasks(client: Any, name: str, how: str) -> None:
         assert own <= nbytes <= own + 10_000
     expected = function(make())
     assert dask.sizeof.sizeof(expected) * 0.9 < client.nbytes(summary=False)[future.key]
+    [home] = client.who_has(future)[future.key]
     # somewhere else, and where it was made
     for worker in client.scheduler_info()["workers"]:
-        again = client.submit(lambda x: x, future, workers=[worker], pure=False)
-        assert same(again.result(), expected)
-    assert same(future.result(), expected)
+        again = client.submit(
+            lambda x: (x, flags(x)), future, workers=[worker], pure=False
+        )
+        value, arrived = again.result()
+        assert same(value, expected)
+        if worker != home:
+            assert arrived == flags(plainly(expected))
+    result = future.result()
+    assert same(result, expected)
+    assert flags(result) == flags(plainly(expected))
 
 
 def test_written_before_and_after(client: Any) -> None:

@@ -19,7 +19,8 @@ TEXT = """\
 Each kind of value of the tests' zoo is sent as each client sends it, and compared with
 what was sent: value, exact type, data type and its metadata, shape, order, flags,
 attributes, and which of its parts are one object. *same* if nothing differs; else what
-does. daskref treats a value alike wherever it goes by reference; plain Dask pickles
+does. daskref treats a value alike wherever it goes by reference, but for arrays whose
+axes were swapped: in results they arrive contiguous, as with Dask. Plain Dask pickles
 arguments, and has another way for results and scattered values. Both may change one
 thing: what is not contiguous arrives contiguous, a memmap without its file.
 """
