@@ -28,7 +28,9 @@ from daskref.ports import parse_advertised, parse_ports
 Share: TypeAlias = int | float
 
 _SIZE = 'a size such as "1 MiB" or 1048576, not negative'
-_SHARE = 'a fraction from 0 to 1, or a size such as "8 GiB"'
+_SHARE = 'a fraction from 0 to 1, or a size such as "8 GiB", of 1 MiB or more'
+#: Numbers below it are no sizes: 1.5 is not meant to be one byte.
+_LEAST_SHARE = 2**20
 _COUNT = "a whole number above 0"
 _LATENCY = '"dask", or a duration such as "1ms" or 0.001, not negative'
 _SECONDS = 'a positive duration such as "30s" or 30'
@@ -112,9 +114,15 @@ def parse_share(setting: str, value: object) -> Share:
     if number is not None and 0 <= number <= 1:
         return float(number)
     try:
-        return parse_size(setting, value)
+        size = parse_size(setting, value)
     except ConfigError as exc:
         raise ConfigError(setting, value, _SHARE) from exc
+    bare = number is not None or (
+        isinstance(value, str) and value.strip()[-1].isdigit()
+    )
+    if bare and 0 < size < _LEAST_SHARE:
+        raise ConfigError(setting, value, _SHARE)
+    return size
 
 
 def parse_seconds(setting: str, value: object) -> float:

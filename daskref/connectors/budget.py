@@ -7,7 +7,7 @@ import time
 from threading import Lock
 
 from daskref.background import forget_in_child
-from daskref.connectors.machine import SHARE, memory
+from daskref.connectors.machine import SHARE, Reserve, memory
 
 #: Seconds for which a count of the session's files is believed.
 _BELIEVED = 0.5
@@ -24,11 +24,16 @@ class Budget:
         A fraction (float): of the file system, whoever fills it, and of half of the
         memory of container or machine. Bytes (int): of what the directory's files take
         up.
+
+    Notes
+    -----
+    Whatever the limit, a part of the memory stays available, see :class:`Reserve`.
     """
 
     path: str
     limit: int | float
     _memory: int
+    _reserve: Reserve
     _lock: Lock
     _counted: int
     _counted_at: float
@@ -37,6 +42,7 @@ class Budget:
         self.path = path
         self.limit = limit
         self._memory = part_of(SHARE, memory()[0])
+        self._reserve = Reserve()
         self.forget()
         forget_in_child(self)
 
@@ -57,7 +63,7 @@ class Budget:
             counts = most < fraction  # else that says it all
         if counts:
             lacking = max(lacking, self._used(nbytes, most) + nbytes - most)
-        return lacking
+        return max(lacking, self._reserve.lacking(nbytes))
 
     def share(self, part: int | float) -> int:
         """Return *part* in bytes: a fraction (float) of the budget, or bytes."""

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Iterator
+from threading import Lock
 from typing import NamedTuple
 
+from daskref.background import forget_in_child
+
+#: Of the fields that are used: each is on a line of its own.
+_FIELD = re.compile(
+    rb"^(MemTotal:|MemFree:|MemAvailable:|inactive_file|total_inactive_file) +(\d+)",
+    re.MULTILINE,
+)
+#: The kernel writes such a file in one piece, and none is as long.
+_LONGEST = 2**16
 #: Of the memory, what one session's objects are made for. The rest is the workers'.
 SHARE = 0.5
-#: Of the memory, what should stay available.
-_RESERVE = 0.1
+#: Of the memory, what should stay available: for tasks, Dask and interpreters.
+RESERVE = 0.2
+#: Seconds for which a look at the memory is believed, if it has found enough.
+_BELIEVED = 0.05
+#: Of the memory that may be taken, what is taken without a look: it costs some 100 us.
+_UNSEEN = 1 / 256
 
 
 class _Names(NamedTuple):
@@ -18,11 +34,13 @@ class _Names(NamedTuple):
     #: Above ``memory.high`` the kernel slows processes down and takes memory away.
     limits: tuple[str, ...]
     used: str
-    droppable: str
+    droppable: bytes
 
 
-_V2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
-_V1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Names(("memory.max", "memory.high"), "memory.current", b"inactive_file")
+_V1 = _Names(
+    ("memory.limit_in_bytes",), "memory.usage_in_bytes", b"total_inactive_file"
+)
 
 
 def memory(root: str = "/") -> tuple[int, int]:
@@ -40,31 +58,80 @@ def memory(root: str = "/") -> tuple[int, int]:
         process's. Files that the kernel can drop count as left.
     """
     meminfo = _fields(os.path.join(root, "proc/meminfo"))
-    total = meminfo.get("MemTotal:", 0) * 1024
-    left = meminfo.get("MemAvailable:", meminfo.get("MemFree:", 0)) * 1024
+    total = meminfo.get(b"MemTotal:", 0) * 1024
+    left = meminfo.get(b"MemAvailable:", meminfo.get(b"MemFree:", 0)) * 1024
     if not total:
         page = os.sysconf("SC_PAGE_SIZE")
         total, left = (
             os.sysconf(name) * page for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
         )
-    for limit, unused in _groups(root):
+    for limit, unused in _groups(root, total):
         total, left = min(total, limit), min(left, unused)
     return total, min(left, total)
 
 
 def is_low(total: int, left: int) -> bool:
     """Tell whether memory should be given back."""
-    return left < _RESERVE * total
+    return left < RESERVE * total
 
 
-def _groups(root: str) -> Iterator[tuple[int, int]]:
-    """Yield limit and rest of each control group that has a limit."""
+class Reserve:
+    """What new files may take of the memory, so that :data:`RESERVE` stays available.
+
+    Notes
+    -----
+    Memory that other processes take within some tens of milliseconds is not seen: the
+    reserve is there for that, too.
+    """
+
+    _spare: int
+    _seen: float
+    _taken: int
+    _lock: Lock
+
+    def __init__(self) -> None:
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Look anew, in a forked child."""
+        self._spare = self._taken = 0  # the first one looks
+        self._seen = 0.0
+        self._lock = Lock()
+
+    def lacking(self, nbytes: int) -> int:
+        """Return how many bytes must be freed before *nbytes* may be taken.
+
+        If none must, they count as taken.
+        """
+        with self._lock:
+            taken = self._taken + nbytes
+            # What has been freed meanwhile is not in what is believed.
+            if taken > self._spare or (
+                taken > self._spare * _UNSEEN
+                and time.monotonic() > self._seen + _BELIEVED
+            ):
+                self._look()
+                taken = nbytes
+            if taken > self._spare:
+                return taken - self._spare
+            self._taken = taken
+            return 0
+
+    def _look(self) -> None:
+        total, left = memory()
+        self._spare = left - int(RESERVE * total)
+        self._seen = time.monotonic()
+        self._taken = 0
+
+
+def _groups(root: str, total: int) -> Iterator[tuple[int, int]]:
+    """Yield limit and rest of each control group whose limit is below *total*."""
     try:
-        with open(os.path.join(root, "proc/self/cgroup"), encoding="utf-8") as file:
-            lines = file.read().splitlines()
+        text = os.fsdecode(_read(os.path.join(root, "proc/self/cgroup")))
     except OSError:
         return
-    for line in lines:
+    for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             base, names = os.path.join(root, "sys/fs/cgroup"), _V2
@@ -78,7 +145,8 @@ def _groups(root: str) -> Iterator[tuple[int, int]]:
             folder = os.path.join(base, *parts[:depth])
             numbers = (_number(os.path.join(folder, name)) for name in names.limits)
             limits = [number for number in numbers if number is not None]
-            if limits:
+            # A group without one may have many below it, whose sums take long to tell.
+            if limits and min(limits) < total:
                 used = _number(os.path.join(folder, names.used)) or 0
                 stat = _fields(os.path.join(folder, "memory.stat"))
                 held = used - stat.get(names.droppable, 0)
@@ -87,19 +155,22 @@ def _groups(root: str) -> Iterator[tuple[int, int]]:
 
 def _number(path: str) -> int | None:
     try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read())
+        return int(_read(path))
     except (OSError, ValueError):  # "max"
         return None
 
 
-def _fields(path: str) -> dict[str, int]:
-    fields = {}
+def _fields(path: str) -> dict[bytes, int]:
     try:
-        with open(path, encoding="ascii") as file:
-            for line in file:
-                name, value, *_ = line.split()
-                fields[name] = int(value)
-    except (OSError, ValueError):
-        pass
-    return fields
+        return {name: int(value) for name, value in _FIELD.findall(_read(path))}
+    except OSError:
+        return {}
+
+
+def _read(path: str) -> bytes:
+    # A third of the time that `open` takes.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _LONGEST)
+    finally:
+        os.close(fd)

@@ -69,7 +69,8 @@ class SharedMemoryConnector(Connector):
     budget
         What may be filled: a fraction (0.8, "80%") of the tmpfs, whoever fills it, and
         of half of the memory of the container or machine; or the bytes ("4 GiB") that
-        this session may take. Objects past that go to disk.
+        this session may take. Objects past that go to disk, and so do those that
+        would leave less than a fifth of the memory available.
     recycle
         How much of evicted objects is kept to be written again, at several times the
         speed of new memory: a fraction of the budget or a size; 0 for nothing. Given up
@@ -322,8 +323,9 @@ class SharedMemoryConnector(Connector):
             first = self.overflows == 1
         if first:
             logger.warning(
-                "%r has no room for %d bytes within daskref.shm.budget: from now on "
-                "what does not fit goes to disk, in %s, which is slower. Give shared "
+                "%r has no room for %d bytes within daskref.shm.budget and the memory "
+                "that is left: from now on what does not fit goes to disk, in %s, "
+                "which is slower. Give the host or container more memory, or shared "
                 "memory more room (in a container: --shm-size), or raise the budget",
                 self,
                 sum(view.nbytes for view in views),

@@ -21,6 +21,8 @@ _SECONDS: dict[str, float] = {
     **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
 }
 _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
+#: Smaller numbers with a point are fractions.
+_LEAST = 2**20
 _BYTES = 'a size such as "64 MiB", "1e9" or 67108864'
 
 
@@ -93,11 +95,13 @@ def parse_limit(value: object, setting: str) -> int | float:
             number = float(text.removesuffix("%")) / (100 if percent else 1)
         except ValueError:
             return parse_size(value, setting, expected)
-        if percent or ("." in text and 0 <= number <= 1):
+        if percent or ("." in text and number < _LEAST):
             value = number
-            if not 0 <= number <= 1:
+            if percent and not 0 <= number <= 1:
                 raise ConfigError(setting, f"{text}", expected)
-    if isinstance(value, float) and 0 <= value <= 1:
+    if isinstance(value, float) and value < _LEAST:
+        if not 0 <= value <= 1:  # 1.5 is not meant to be one byte
+            raise ConfigError(setting, value, expected)
         return value
     return parse_size(value, setting, expected)
 

@@ -10,9 +10,10 @@ import pytest
 
 from daskref.connectors import SharedMemoryConnector
 from daskref.connectors.budget import Budget
-from daskref.connectors.machine import is_low, memory
+from daskref.connectors.machine import Reserve, is_low, memory
 from tests.utils import wait_until
 
+MIB = 2**20
 GIB = 2**30
 
 
@@ -117,3 +118,89 @@ def test_pages_are_given_back_when_memory_is_low(
         assert pooled(shm)
         left.nbytes = 50
         wait_until(lambda: not pooled(shm), "the pool to be given back")
+
+
+class Memory:
+    """Of a machine that has 1000 MiB, as daskref sees it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 1000 * MIB
+        self.looks = 0
+        self.now = 0.0
+        monkeypatch.setattr("daskref.connectors.machine.memory", self._look)
+        monkeypatch.setattr(
+            "daskref.connectors.machine.time",
+            SimpleNamespace(monotonic=lambda: self.now),
+        )
+
+    def _look(self) -> tuple[int, int]:
+        self.looks += 1
+        return 1000 * MIB, self.left
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    return Memory(monkeypatch)
+
+
+def test_memory_is_looked_at_only_once_in_a_while(machine: Memory) -> None:
+    reserve = Reserve()
+    for _ in range(100):
+        assert not reserve.lacking(4 * MIB)
+    assert machine.looks == 1
+    machine.now += 1
+    machine.left = 600 * MIB
+    assert not reserve.lacking(MIB)
+    assert machine.looks == 2
+    machine.now += 1
+    assert not reserve.lacking(MIB // 2)  # so little is not worth it
+    assert machine.looks == 2
+    assert not reserve.lacking(MIB)
+    assert machine.looks == 3
+
+
+def test_a_machine_that_is_full_is_looked_at_each_time(machine: Memory) -> None:
+    reserve = Reserve()
+    machine.left = 203 * MIB
+    assert reserve.lacking(4 * MIB) == MIB
+    machine.left = 204 * MIB
+    assert not reserve.lacking(4 * MIB)
+
+
+def test_what_would_leave_too_little_memory_goes_to_disk(machine: Memory) -> None:
+    data = np.ones(4 * MIB, "u1")
+    with SharedMemoryConnector(recycle_idle=3600) as shm:
+        recycled, kept = shm.put(data), shm.put(data)
+        assert shm.space().disk == 0
+        shm.evict(recycled)
+        machine.left, machine.now = 150 * MIB, 1.0
+        shm.put(data)  # into pages that exist
+        assert shm.space().disk == 0
+        on_disk = shm.put(data)
+        assert shm.space().disk >= data.nbytes
+        assert bytes(shm.get(on_disk)) == bytes(shm.get(kept)) == bytes(data)
+        machine.left = 300 * MIB
+        before = shm.space()
+        shm.put(data)
+        assert shm.space().disk == before.disk
+        assert shm.space().memory > before.memory
+
+
+def test_the_pool_goes_before_objects_go_to_disk(
+    machine: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SharedMemoryConnector(recycle_idle=3600) as shm:
+        trim = shm._pool.trim
+
+        def trimmed(nbytes: int) -> int:
+            gained = trim(nbytes)
+            machine.left += gained
+            return gained
+
+        monkeypatch.setattr(shm._pool, "trim", trimmed)
+        shm.evict(shm.put(np.ones(2 * MIB, "u1")))
+        assert pooled(shm)
+        machine.left, machine.now = 206 * MIB, 1.0
+        shm.put(np.ones(8 * MIB, "u1"))
+        assert not pooled(shm)
+        assert shm.space().disk == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -12,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskref.connectors import budget as module
+from daskref.connectors import machine
 from daskref.connectors.budget import Budget
-from daskref.connectors.machine import SHARE, memory
+from daskref.connectors.machine import RESERVE, SHARE, Reserve, memory
 
 #: The largest that a file in ``/proc`` or ``/sys`` says: no limit, in version 1.
 MOST = 2**63 - 1
 sizes = st.integers(0, MOST)
+puts = st.integers(1, MOST)
 fractions = st.floats(0, 1)
 several = settings(max_examples=200, deadline=None)
 files = settings(max_examples=25, deadline=None)
@@ -140,6 +143,7 @@ class Room:
     def _budget(self, function: Any) -> int:
         with (
             mock.patch.object(module, "memory", return_value=(self.memory, 0)),
+            mock.patch.object(machine, "memory", return_value=(0, 2**80)),
             mock.patch.object(module, "_space", return_value=(self.total, self.free)),
             # of the directory, and of the pool in it
             mock.patch.object(module, "_count", side_effect=[self.used, 0]),
@@ -210,3 +214,25 @@ def test_what_lacks_makes_room_when_it_is_freed(
     if lacking <= room.used:
         freed = replace(room, used=room.used - lacking, free=room.free + lacking)
         assert freed.lacking(nbytes) == 0
+
+
+@several
+@given(sizes, fractions, st.lists(st.tuples(puts, st.booleans()), max_size=8))
+def test_no_puts_take_the_reserve(
+    total: int, part: float, asked: list[tuple[int, bool]]
+) -> None:
+    left = int(part * total)
+    now = 100.0
+    with (
+        mock.patch.object(machine, "memory", side_effect=lambda: (total, left)),
+        mock.patch.object(machine, "time", SimpleNamespace(monotonic=lambda: now)),
+    ):
+        reserve = Reserve()
+        for nbytes, later in asked:
+            lacking = reserve.lacking(nbytes)
+            if lacking:
+                assert left - nbytes + lacking == int(RESERVE * total)
+            else:
+                left -= nbytes
+                assert left >= int(RESERVE * total)
+            now += later

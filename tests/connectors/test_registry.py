@@ -152,7 +152,9 @@ def test_limits(value, limit):
     assert type(parse_limit(value, "x")) is type(limit)
 
 
-@pytest.mark.parametrize("value", ["120%", "-5%", "much", True, -0.5, ()])
+@pytest.mark.parametrize(
+    "value", ["120%", "-5%", "much", True, -0.5, (), 1.5, "1.5", 80.0]
+)
 def test_malformed_limits(value):
     with pytest.raises(ConfigError, match="expected a fraction from 0 to 1"):
         parse_limit(value, "daskref.x")
