@@ -5,7 +5,6 @@ Private Dask names used here, checked by ``tests/test_private_names.py``:
 =====================================  =============================================
 name                                   what for
 =====================================  =============================================
-``Client._run_on_scheduler``           installing the scheduler plugin
 ``Client._send_to_scheduler``          messages in order with the graphs
 ``Client._stream_handlers``            what the scheduler says of keys and restarts
 ``Client._serializers``                whether its messages may hold pickles
@@ -24,6 +23,8 @@ from functools import partial
 from typing import Any
 
 import distributed
+from distributed.core import clean_exception
+from distributed.protocol.pickle import dumps
 
 from daskref import config, notices
 from daskref.background import run_apart
@@ -87,7 +88,9 @@ class Attachment:
         self._handlers.update(ours)
         families = (client._serializers, client._deserializers)
         #: Whether the user lets values be pickled that do not belong to a graph.
-        self.takes_pickles = all("pickle" in names for names in families if names)
+        self.takes_pickles = all(
+            "pickle" in names for names in families if names is not None
+        )
         self._connections = None
         if session.reachable and self.takes_pickles:
             self._connections = Connections(client.rpc, client.scheduler, session)
@@ -260,7 +263,7 @@ async def _attach(client: Any) -> ConnectorError | None:
 
 async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo | ConnectorError:
     ours = identify()
-    ask = partial(distributed.Client._run_on_scheduler, client)
+    ask = partial(_run_on_scheduler, client)
     sent: Any = settings
     if "connector" in settings:  # it may name a password, and Dask logs what is sent
         pad = await ask(bootstrap.give_pad)
@@ -279,6 +282,22 @@ async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo | Connecto
         raise answer
     info: SessionInfo = answer
     return info
+
+
+async def _run_on_scheduler(client: Any, function: Any, *args: Any) -> Any:
+    """Do as Dask's method of this name does, whatever serializers the client has."""
+    response = await client.scheduler.run_function(
+        function=dumps(function),
+        args=dumps(args),
+        kwargs=dumps({}),
+        wait=True,
+        serializers=["dask", "pickle"],
+        deserializers=["dask", "pickle", "error"],
+    )
+    if response["status"] == "error":
+        _, exc, traceback = clean_exception(**response)
+        raise exc.with_traceback(traceback)
+    return response["result"]
 
 
 async def detach(client: Any) -> None:

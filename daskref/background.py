@@ -7,6 +7,9 @@ All that daskref runs in threads is started here, so that two rules hold everywh
 - While the interpreter ends, no thread can be started any more; atexit handlers, Dask's
   own among them, run all the same. What would run in a new thread runs in its caller
   then. No thread of ours keeps the interpreter from ending.
+
+What must come after Dask's handlers, and after the child processes, is called by
+:func:`call_at_end`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import weakref
 from asyncio import wrap_future
 from collections.abc import Callable
 from concurrent.futures import Future
+from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -35,6 +39,7 @@ class Forgetful(Protocol):
 _known: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 _functions: list[Callable[[], None]] = []
+_called_at_end: set[tuple[int, Callable[[], None]]] = set()
 
 
 def _in_child() -> None:
@@ -58,6 +63,27 @@ def run_in_child(function: Callable[[], None]) -> Callable[[], None]:
     """Call a function in every forked child: for a module's state. A decorator."""
     _functions.append(function)
     return function
+
+
+def call_at_end(function: Callable[[], None]) -> None:
+    """Call a function at the end of this process, once.
+
+    Dask closes clusters and clients in atexit handlers. A handler of ours would be
+    called before them, since it would be registered later, and so before the worker
+    processes have ended. ``multiprocessing`` has a handler from before Dask's: it ends
+    the child processes that are left, waits for them, and then calls finalizers of a
+    negative priority. It does so at the end of its forked children, too, where no
+    atexit handler is called.
+
+    Parameters
+    ----------
+    function
+        It sees to its own errors.
+    """
+    this = os.getpid(), function
+    if this not in _called_at_end:
+        _called_at_end.add(this)
+        Finalize(None, function, exitpriority=-1000)
 
 
 def make_lock() -> threading.Lock:

@@ -96,3 +96,7 @@ def _bench(rest: list[str]) -> int:
     from daskref.bench import main as bench
 
     return bench(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

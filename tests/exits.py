@@ -8,6 +8,12 @@ PROGRAMS = {
         client = Client(n_workers=1, dashboard_address=":0")
         print(client.submit(len, b"x" * 5_000_000).result())
     """,
+    "neither client nor cluster is closed": """
+        cluster = distributed.LocalCluster(n_workers=2, dashboard_address=":0")
+        client, other = Client(cluster), distributed.Client(cluster)
+        future = client.submit(np.multiply, np.ones(2_000_000), 3)
+        print(future.result().sum())
+    """,
     "the cluster is not closed": """
         cluster = distributed.LocalCluster(n_workers=1, dashboard_address=":0")
         with Client(cluster) as client:
@@ -83,6 +89,16 @@ PROGRAMS = {
 
         asyncio.run(main())
     """,
+    "asynchronous, processes, nothing is closed": """
+        async def main():
+            client = await Client(
+                n_workers=2, asynchronous=True, dashboard_address=":0"
+            )
+            print(await client.submit(np.sum, np.ones(500_000)))
+            await client.scatter(np.ones(500_000))
+
+        asyncio.run(main())
+    """,
     "a thread goes on": """
         client = Client(n_workers=1, dashboard_address=":0")
         begun = threading.Event()
@@ -98,4 +114,11 @@ PROGRAMS = {
 }
 
 #: Those that are tried each time.
-FREQUENT = ["nothing is closed", "threads", "two clients", "Ctrl-C"]
+FREQUENT = [
+    "nothing is closed",
+    "neither client nor cluster is closed",
+    "asynchronous, processes, nothing is closed",
+    "threads",
+    "two clients",
+    "Ctrl-C",
+]

@@ -112,10 +112,16 @@ def test_bench_lists_its_rows(capsys: Any) -> None:
 
 
 @pytest.mark.slow
-def test_as_a_program() -> None:
-    command = [sys.executable, "-c", "import sys; from daskref.cli import main; "
-               "sys.exit(main())"]  # fmt: skip
-    done = subprocess.run([*command, "info"], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "start",
+    [
+        ["-c", "import sys; from daskref.cli import main; sys.exit(main())"],
+        ["-m", "daskref.cli"],
+    ],
+)
+def test_as_a_program(start: list[str]) -> None:
+    command = [sys.executable, *start, "info"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "works" in done.stdout
     assert not done.stderr

@@ -134,7 +134,7 @@ class TestPlugin:
 
     def test_asks_the_nannys_own_check_only_above_the_limit(self) -> None:
         nanny = self.nanny()
-        plugin = ReferenceNannyPlugin(None, None)
+        plugin = ReferenceNannyPlugin(None)
         before = nanny.periodic_callbacks["memory_monitor"].callback
         plugin.setup(nanny)
         check = nanny.periodic_callbacks["memory_monitor"].callback
@@ -148,7 +148,7 @@ class TestPlugin:
 
     def test_a_worker_that_is_not_there(self) -> None:
         nanny = self.nanny()
-        ReferenceNannyPlugin(None, None).setup(nanny)
+        ReferenceNannyPlugin(None).setup(nanny)
         check = nanny.periodic_callbacks["memory_monitor"].callback
         for process in (
             None,
@@ -162,13 +162,13 @@ class TestPlugin:
 
     def test_a_nanny_without_a_limit(self) -> None:
         nanny = SimpleNamespace(periodic_callbacks={})
-        plugin = ReferenceNannyPlugin(None, None)
+        plugin = ReferenceNannyPlugin(None)
         plugin.setup(nanny)  # type: ignore[arg-type]
         plugin.teardown(nanny)  # type: ignore[arg-type]
         assert not nanny.periodic_callbacks
 
     def test_travels_as_a_question(self) -> None:
-        session = {"root": None, "spill-directory": None}
+        session = {"root": None}
         plugin = pickle.loads(nanny_plugin_bytes(session))
         assert plugin.name == "daskref"
         assert not getattr(plugin, "restart", False)

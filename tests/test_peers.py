@@ -341,7 +341,7 @@ class TestQuestions:
             pickle.dumps(bootstrap.identify),
             pickle.dumps(bootstrap.join),
             bootstrap.worker_plugin_bytes(identify(), b""),
-            bootstrap.nanny_plugin_bytes({"root": None, "spill-directory": None}),
+            bootstrap.nanny_plugin_bytes({"root": None}),
         ],
     )
     def test_needs_nothing_but_text_and_dask(self, question: bytes) -> None:

@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 import shutil
 import time
+import weakref
 from contextlib import suppress
 from threading import Lock
 
-from daskref.background import forget_in_child
+from daskref.background import call_at_end, forget_in_child, make_rlock
 from daskref.connectors.locks import (
     EXCLUSIVE,
     SHARED,
@@ -47,6 +49,14 @@ from daskref.connectors.presence import (
     swept,
 )
 from daskref.exceptions import ConnectorUnavailableError
+
+logger = logging.getLogger(__name__)
+
+#: Those that this process takes part in, and where sessions are that it has seen.
+_taken_part: weakref.WeakSet[SessionDirectory] = weakref.WeakSet()
+_roots: set[str] = set()
+#: Held while a session is removed. Reentrant: the collector may end another one there.
+_removing = make_rlock()
 
 #: Seconds after which a directory without a lock file was abandoned half-made.
 _HALF_MADE = 60.0
@@ -247,6 +257,8 @@ class SessionDirectory:
         self._presence_fd = make_presence(self.path, self.writer)
         self._lock_fd = lock_fd
         forget_in_child(self)
+        _taken_part.add(self)
+        sweep_at_end(os.path.dirname(self.path))
 
     def forget(self) -> None:
         """Have no part any more, in a forked child; the parent keeps its own."""
@@ -301,6 +313,30 @@ class SessionDirectory:
         return f"<SessionDirectory {self.path}>"
 
 
+def sweep_at_end(root: str) -> None:
+    """Remove the sessions in *root* that nobody takes part in, when this process ends.
+
+    Whichever process ends last removes a session. One that is killed cannot, as most
+    workers are: then it is the process that has started it. Nor can a thread that is
+    just removing one when its process ends: it is waited for, or another process
+    goes on with what is left.
+    """
+    _roots.add(root)
+    call_at_end(_end)
+
+
+def _end() -> None:
+    try:
+        with _removing:
+            pass  # in another thread, which would not live to finish it
+        for session in list(_taken_part):
+            session.leave()
+        for root in list(_roots):
+            SessionDirectory.sweep(root)
+    except Exception:  # whoever starts next sweeps
+        logger.debug("Could not sweep %s", _roots, exc_info=True)
+
+
 def _sweep(path: str) -> bool:
     try:
         fd = open_plain(os.path.join(path, "lock"), os.O_RDWR)
@@ -336,15 +372,16 @@ def _remove_abandoned(path: str) -> None:
 
 def _remove(path: str) -> None:
     """Remove a session whose exclusive lock is held, what it has on disk first."""
-    nonce = read_identity(path).get("nonce")
-    with suppress(OSError, ValueError):  # what is on disk is swept on its own, too
-        remove_spill(read_own(os.path.join(path, "spill")).decode(), nonce)
-    root, name = os.path.split(path)
-    hidden = path
-    if not name.startswith("."):
-        hidden = os.path.join(root, f".{name}-{secrets.token_hex(4)}")
-        try:
-            os.rename(path, hidden)
-        except FileNotFoundError:
-            return
-    remove_whole(hidden, "lock")
+    with _removing:
+        nonce = read_identity(path).get("nonce")
+        with suppress(OSError, ValueError):  # what is on disk is swept on its own, too
+            remove_spill(read_own(os.path.join(path, "spill")).decode(), nonce)
+        root, name = os.path.split(path)
+        hidden = path
+        if not name.startswith("."):
+            hidden = os.path.join(root, f".{name}-{secrets.token_hex(4)}")
+            try:
+                os.rename(path, hidden)
+            except FileNotFoundError:
+                return
+        remove_whole(hidden, "lock")

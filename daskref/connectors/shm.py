@@ -23,7 +23,7 @@ from daskref.background import forget_in_child
 from daskref.connectors import leases
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.budget import Budget
-from daskref.connectors.directory import SessionDirectory
+from daskref.connectors.directory import SessionDirectory, sweep_at_end
 from daskref.connectors.memory import raw
 from daskref.connectors.objectnames import UNKNOWN_SIZE, checked, new_name
 from daskref.connectors.objects import FULL, ObjectDirectory
@@ -200,6 +200,14 @@ class SharedMemoryConnector(Connector):
         return removed + sweep_spills(
             os.fspath(spill_directory or tempfile.gettempdir())
         )
+
+    @staticmethod
+    def sweep_at_end(root: str | os.PathLike[str] | None = None) -> None:
+        """Do the same for a root when this process ends, after its children.
+
+        Who takes part in a session need not ask for it.
+        """
+        sweep_at_end(os.fspath(root or _ROOT))
 
     @classmethod
     def options_from_url(cls, url: SplitResult) -> dict[str, Any]:

@@ -115,12 +115,12 @@ def nanny_plugin(session: dict[str, Any]) -> NannyPlugin:
     Parameters
     ----------
     session
-        ``"root"`` and ``"spill-directory"``: where its shared memory is, as
-        :class:`~daskref.connectors.SharedMemoryConnector` has them.
+        ``"root"``: where its shared memory is, as
+        :class:`~daskref.connectors.SharedMemoryConnector` has it.
     """
     from daskref.plugins.nanny import ReferenceNannyPlugin
 
-    return ReferenceNannyPlugin(session["root"], session["spill-directory"])
+    return ReferenceNannyPlugin(session["root"])
 
 
 async def start(

@@ -20,9 +20,7 @@ name                                        what for
 
 from __future__ import annotations
 
-import atexit
 import functools
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -34,27 +32,6 @@ from daskref.plugins.ownmemory import OwnMemory
 
 if TYPE_CHECKING:
     from distributed.nanny import Nanny
-
-
-logger = logging.getLogger(__name__)
-
-#: Root and spill directory of the sessions that this process's nannies have seen.
-_places: set[tuple[str | None, str | None]] = set()
-
-
-def sweep_at_exit(root: str | None, spill_directory: str | None) -> None:
-    """Remove sessions that nobody takes part in any more, when this process ends."""
-    if not _places:
-        atexit.register(_sweep)
-    _places.add((root, spill_directory))
-
-
-def _sweep() -> None:
-    for place in _places:
-        try:
-            SharedMemoryConnector.sweep_sessions(*place)
-        except Exception:  # whoever starts next sweeps
-            logger.debug("Could not sweep %s", place, exc_info=True)
 
 
 def own_memory(resident: Callable[[], int]) -> Callable[[], int]:
@@ -73,22 +50,22 @@ class ReferenceNannyPlugin(NannyPlugin):  # type: ignore[misc]
 
     Parameters
     ----------
-    root, spill_directory
+    root
         Where the session's shared memory is.
     """
 
     name = "daskref"
-    _place: tuple[str | None, str | None]
+    _root: str | None
     _check: Callable[[], Any] | None = None
     #: Of the worker with this process id.
     _memory: tuple[int, OwnMemory] | None = None
 
-    def __init__(self, root: str | None, spill_directory: str | None) -> None:
-        self._place = root, spill_directory
+    def __init__(self, root: str | None) -> None:
+        self._root = root
 
     def setup(self, nanny: Nanny) -> None:
         """Put our check before the nanny's."""
-        sweep_at_exit(*self._place)
+        SharedMemoryConnector.sweep_at_end(self._root)
         callback = nanny.periodic_callbacks.get("memory_monitor")
         if callback is None:
             return

@@ -214,10 +214,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._leave_network = connector.attend(network.locator(scheduler.loop))
 
     async def _start_nannies(self) -> None:
-        session = {
-            "root": self.settings.shm_root,
-            "spill-directory": self.settings.spill_directory,
-        }
+        session = {"root": self.settings.shm_root}
         try:
             await self.scheduler.register_nanny_plugin(
                 None,
