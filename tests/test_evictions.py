@@ -45,6 +45,21 @@ def test_in_batches_and_all_of_them_before_it_ends(session: Session) -> None:
     assert batches == [[("a", 1), ("b", 1)], [("c", 1)]]
 
 
+def test_nothing_is_begun_after_the_end(session: Session) -> None:
+    batches: list[list[Any]] = []
+
+    async def test() -> None:
+        evictions = Evictions(session, lambda keys: batches.append(keys) or [])
+        evictions.add([("a", 1)])
+        await evictions.close()
+        evictions.add([("b", 1)])  # of a client that goes after the scheduler
+        assert not list(evictions)
+        await evictions.finish()
+
+    asyncio.run(test())
+    assert batches == [[("a", 1)]]
+
+
 def test_a_failure_does_not_keep_others(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -66,6 +66,7 @@ class Evictions:
         self._queue = []
         self._failed = []
         self._task = None
+        self._closed = False
 
     def __iter__(self) -> Iterator[Key]:
         """Iterate over what has not been begun with."""
@@ -73,6 +74,8 @@ class Evictions:
 
     def add(self, keys: list[Key]) -> None:
         """Delete objects, soon."""
+        if self._closed:
+            return
         self._queue += keys
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -115,5 +118,10 @@ class Evictions:
 
     async def finish(self) -> None:
         """Wait until all is deleted."""
-        if self._task is not None:
+        while self._task is not None:
             await self._task
+
+    async def close(self) -> None:
+        """Finish, before the session is left; what comes later goes with it."""
+        await self.finish()
+        self._closed = True

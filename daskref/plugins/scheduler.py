@@ -238,7 +238,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self._values.close()
         if hasattr(self, "session"):
             session = self.session
-            await self._evictions.finish()
+            await self._evictions.close()
             await self.bindings.close()
             if self.network is not None:
                 self._leave_network()
