@@ -286,7 +286,8 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         elif isinstance(workers, str | int | float):
             workers = [workers]
         if workers:
-            await self.scheduler.daskref_workers(workers=list(workers))
+            asked = list(workers)
+            workers = await self.scheduler.daskref_workers(workers=asked)
         # A key that this client has already would be done before the scheduler hears of
         # it again. Released then, it would be released before, and never afterwards.
         futures: dict[Any, Any] = {
@@ -328,7 +329,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             await self._replicate(list(futures.values()), workers=workers, n=n)
         elif placed and workers and known:
             there = [futures[key] for key in known]
-            await self._replicate(there, workers=workers, n=1)
+            await self._replicate(there, workers=workers)
         return futures
 
     # Values in

@@ -128,9 +128,9 @@ def test_says_where_it_serves(worker: FakeWorker, session: Session) -> None:
         await handle(serving, worker, "serve")
         assert worker.sent[-1]["endpoint"] == connector.endpoints[0]
         assert worker.sent[-1]["names"] == []
-        assert await serving.stored() == (connector.host, 1, 10)
+        assert connector.usage() == (1, 10)
         await handle(serving, worker, "evict", objects=[list(key)])
-        assert await serving.stored() == (connector.host, 0, 0)
+        assert connector.usage() == (0, 0)
         await handle(serving, worker, "sweep", known=[], grace=0.0)
         serving.stop()
 
