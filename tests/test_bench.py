@@ -95,7 +95,7 @@ def test_objects_of_many_kinds(name: str, make: Any) -> None:
             assert daskref.stats(client)["objects"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.stress  # four clusters, for a row of the benchmark
 @pytest.mark.usefixtures("small_objects")
 def test_the_rival_of_objects_takes_turns(capsys: Any) -> None:
     require_module("proxystore")

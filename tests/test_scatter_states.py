@@ -418,7 +418,7 @@ def any_order(seed: int, steps: int) -> None:
 
 
 def test_any_order() -> None:
-    any_order(seed=7, steps=60)
+    any_order(seed=7, steps=30)
 
 
 @pytest.mark.stress

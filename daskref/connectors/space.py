@@ -77,8 +77,11 @@ def of_deleted(path: str) -> tuple[dict[int, int], dict[int, int]]:
 
 
 def left(path: str) -> int:
-    """Return what the file system has left, in bytes."""
-    there = os.statvfs(path)
+    """Return what the file system has left, in bytes; 0 if there is none."""
+    try:
+        there = os.statvfs(path)
+    except OSError:
+        return 0
     return there.f_bavail * there.f_frsize
 
 
