@@ -283,11 +283,9 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         assert state is not None
         if local_worker:
             workers = [local_worker.address]
-        elif isinstance(workers, str | int | float):
-            workers = [workers]
-        if workers:
-            asked = list(workers)
-            workers = await self.scheduler.daskref_workers(workers=asked)
+        elif workers:
+            asked = [workers] if isinstance(workers, str | int | float) else workers
+            workers = await self.scheduler.daskref_workers(workers=list(asked))
         # A key that this client has already would be done before the scheduler hears of
         # it again. Released then, it would be released before, and never afterwards.
         futures: dict[Any, Any] = {

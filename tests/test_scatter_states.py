@@ -206,6 +206,24 @@ class TestNamedKeys:
             assert client.submit(np.max, last).result() == 9
             assert len(cluster.scheduler.story("x")) == count
 
+    def test_forgotten_while_workers_are_told(self) -> None:
+        with validated() as cluster, daskref.Client(cluster) as client:
+            values = cluster.scheduler.plugins["daskref"]._values
+            tell_workers = values.tell_workers
+
+            async def forget_and_tell(places: Any) -> None:
+                cluster.scheduler.client_releases_keys(["x"], client.id)
+                assert not cluster.scheduler.tasks
+                await tell_workers(places)
+
+            values.tell_workers = forget_and_tell
+            first = client.scatter({"x": large(1)})["x"]
+            second = client.scatter({"x": large(2)})["x"]
+            values.tell_workers = tell_workers
+            assert np.max(client.scatter({"x": large(3)})["x"].result()) == 3
+            del first, second
+            wait_until(lambda: not daskref.stats(client)["objects"], "all freed")
+
     def test_released_before_it_is_there(self) -> None:
         with validated() as cluster, daskref.Client(cluster) as client:
 

@@ -55,6 +55,10 @@ class Holders:
         """Tell whether the holder holds anything."""
         return holder in self._held
 
+    def size(self, key: Key) -> int | None:
+        """Return the size of a held object in bytes; ``None`` if nobody holds it."""
+        return self._nbytes.get(key)
+
     def who_hold(self, key: Key) -> set[Holder]:
         """Return who holds an object."""
         return set(self._holders.get(key, ()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from daskref.connectors.base import Key
@@ -43,18 +43,20 @@ class LostResults:
         """Keep what a Dask key's result holds; anew if there is something already."""
         self._keep(key, self._holders.held(Holder("result", key)), LOST)
 
-    def keep_replaced(self, key: Any, is_read: bool) -> None:
+    def keep_replaced(self, objects: Iterable[Key], is_read: bool) -> None:
         """Keep what a Dask key stood for, which stands for something else now.
 
         Parameters
         ----------
-        key
-            Dask's.
+        objects
+            Silent about those that nobody holds any more: they are gone.
         is_read
-            Whether tasks may be about to read it.
+            Whether tasks may be about to read them.
         """
-        for name, nbytes in self._holders.held(Holder("key", key)).items():
-            self._keep(name, {name: nbytes}, LOST if is_read else REPLACED)
+        for name in objects:
+            nbytes = self._holders.size(name)
+            if nbytes is not None:
+                self._keep(name, {name: nbytes}, LOST if is_read else REPLACED)
 
     def _keep(self, key: Any, objects: dict[Key, int], seconds: float) -> None:
         for name, nbytes in objects.items():

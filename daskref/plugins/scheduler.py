@@ -451,11 +451,18 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def values(self, nodes: bytes) -> list[Any]:
         """Let keys stand for other values; return those that workers have."""
         found = pickle.loads(nodes)
-        for key, is_read in (await self._values.replace(found)).items():
-            self._lost.keep_replaced(key, is_read)
-            self._evict(self.holders.release(Holder("key", key)))
+        changed, places = self._values.replace(found)
+        before = {key: self.holders.held(Holder("key", key)) for key in changed}
+        # Held before anybody is waited for: a key may be forgotten meanwhile.
+        for key in changed:
             for reference in found[key].references:
                 self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+        await self._values.tell_workers(places)
+        for key, is_read in changed.items():
+            new = {reference.key for reference in found[key].references}
+            old = [name for name in before[key] if name not in new]
+            self._lost.keep_replaced(old, is_read)
+            self._evict(self.holders.release(Holder("key", key), old))
         return self._values.in_memory(found)
 
     def workers(self, workers: list[Any]) -> list[str]:

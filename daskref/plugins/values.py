@@ -74,7 +74,9 @@ class Values:
             elif ts.state == "released":
                 self._place(ts)
 
-    async def replace(self, nodes: Mapping[Any, StoredNode]) -> dict[Any, bool]:
+    def replace(
+        self, nodes: Mapping[Any, StoredNode]
+    ) -> tuple[dict[Any, bool], dict[str, dict[Any, StoredNode]]]:
         """Let keys that workers have stand for other values: they are scattered again.
 
         Tasks that run go on with what they have been given.
@@ -86,8 +88,9 @@ class Values:
 
         Returns
         -------
-        dict
-            Key whose value has changed -> whether a task may still read what it was.
+        tuple
+            Key whose value has changed -> whether a task may still read what it was;
+            address of a worker -> what it has to be told, by :meth:`tell_workers`.
         """
         changed = {}
         places: dict[str, dict[Any, StoredNode]] = {}
@@ -103,16 +106,21 @@ class Values:
             self._measure(ts)
             for ws in ts.who_has:
                 places.setdefault(ws.address, {})[key] = node
+        return changed, places
+
+    async def tell_workers(
+        self, places: Mapping[str, Mapping[Any, StoredNode]]
+    ) -> None:
+        """Have workers replace what they have of some keys."""
         told = (
             self._scheduler.broadcast(
-                msg={"op": "daskref_values", "nodes": pickle.dumps(found)},
+                msg={"op": "daskref_values", "nodes": pickle.dumps(nodes)},
                 workers=[address],
                 on_error="ignore",  # it is leaving: another one will have it
             )
-            for address, found in places.items()
+            for address, nodes in places.items()
         )
         await asyncio.gather(*told)
-        return changed
 
     def in_memory(self, keys: Iterable[Any]) -> list[Any]:
         """Return those of some keys that workers have."""

@@ -157,8 +157,8 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         worker.handlers["daskref_counters"] = self.counters
         worker.handlers["daskref_values"] = self.values
         worker.handlers["daskref_stored"] = self.stored
-        for op in ("daskref_fetch", "daskref_counters", "daskref_stored"):
-            self._undo.append(partial(worker.handlers.pop, op))
+        for op in ("fetch", "counters", "values", "stored"):
+            self._undo.append(partial(worker.handlers.pop, f"daskref_{op}"))
         self._replace_stream_handler("compute-task", self.compute_task)
         self._replace(worker, "_get_client", self._get_client)
         self._replace(
