@@ -14,10 +14,11 @@ import pytest
 from daskref.config import Settings
 from daskref.connectors import LocalConnector, MultiConnector
 from daskref.exceptions import ConnectorError
-from daskref.plugins.evictions import Evictions, evict_each
+from daskref.plugins.evictions import Evictions, Outage, evict_each
 from daskref.plugins.scheduler import ReferenceSchedulerPlugin
 from daskref.session import Session
 from daskref.store import Store
+from tests.connectors.redisservers import SECRET, RedisServer
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def test_in_batches_and_all_of_them_before_it_ends(session: Session) -> None:
     batches: list[list[Any]] = []
 
     async def test() -> None:
-        evictions = Evictions(session, lambda keys: batches.append(keys) or [])
+        evictions = Evictions(
+            session, lambda keys: batches.append(keys) or [], Outage()
+        )
         await evictions.finish()  # nothing to do
         evictions.add([("a", 1)])
         evictions.add([("b", 1)])
@@ -49,7 +52,9 @@ def test_nothing_is_begun_after_the_end(session: Session) -> None:
     batches: list[list[Any]] = []
 
     async def test() -> None:
-        evictions = Evictions(session, lambda keys: batches.append(keys) or [])
+        evictions = Evictions(
+            session, lambda keys: batches.append(keys) or [], Outage()
+        )
         evictions.add([("a", 1)])
         await evictions.close()
         evictions.add([("b", 1)])  # of a client that goes after the scheduler
@@ -73,7 +78,7 @@ def test_a_failure_does_not_keep_others(
         return [("stays", 1)] if evicted == ["failed", ("b", 1)] else []
 
     async def test() -> None:
-        evictions = Evictions(session, evict)
+        evictions = Evictions(session, evict, Outage())
         with caplog.at_level(logging.ERROR):
             evictions.add([("a", 1)])
             await evictions.finish()
@@ -102,7 +107,7 @@ def test_sweeps_neither_what_is_held_nor_what_is_to_be_deleted(
     monkeypatch.setattr(session.store.connector, "sweep", sweep)
 
     async def test() -> None:
-        evictions = Evictions(session, lambda keys: [])
+        evictions = Evictions(session, lambda keys: [], Outage())
         evictions.add([("going", 1)])
         await evictions.sweep([("held", 1)], 7.0)
         await evictions.finish()
@@ -123,7 +128,7 @@ def test_an_object_that_cannot_be_deleted_does_not_keep_those_after_it(
 
     with Store("failing", Failing()) as store:
         keys = [store.put(i) for i in range(3)]
-        assert evict_each(store, keys) == [keys[1]]
+        assert evict_each(store, keys, Outage()) == [keys[1]]
         assert [store.exists(key) for key in keys] == [False, True, False]
     assert "the server is gone" in caplog.text
 
@@ -162,3 +167,54 @@ def test_a_connector_that_cannot_be_swept_does_not_keep_the_others() -> None:
         {"failing": (Failing(), None), "working": (Working(), None)}
     ) as multi:
         assert multi.sweep([]) == [("working", ("swept",))]
+
+
+@pytest.mark.slow
+def test_a_store_that_hangs_is_told_in_one_line_until_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = RedisServer(requirepass=SECRET)
+    quick = "timeout=0.3&connect_timeout=0.3"
+    url = f"redis://:{SECRET}@127.0.0.1:{server.port}/0?{quick}"
+    session = Session.create(Settings.read(connector=url))
+    assert session.store is not None
+    store, outage = session.store, Outage()
+
+    async def hang(evictions: Evictions, key: Any) -> None:
+        caplog.clear()
+        with server.stopped():
+            evictions.add([key])
+            await evictions.finish()
+            for _ in range(2):
+                await evictions.sweep([], 60.0)
+                await evictions.finish()
+        assert caplog.text.count("\n") == 1, caplog.text
+        assert caplog.records[0].levelno == logging.WARNING
+        assert "out of reach" in caplog.text
+        assert "did not answer in time" in caplog.text
+        assert SECRET not in caplog.text
+        await evictions.sweep([], 60.0)
+        await evictions.finish()
+        assert not store.exists(key)
+
+    async def test() -> None:
+        evictions = Evictions(
+            session, lambda keys: evict_each(store, keys, outage), outage
+        )
+        for value in b"first", b"second":  # it is back in between, so told again
+            await hang(evictions, store.put(value))
+
+    try:
+        asyncio.run(test())
+    finally:
+        session.leave()
+        server.close()
+
+
+def test_what_is_no_outage_is_told_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage()
+    for _ in range(2):
+        outage.tell("It failed", ConnectorError("<Store>", "the store is full"))
+        outage.tell("It failed", ZeroDivisionError("ours"))
+    assert caplog.text.count("It failed: <Store>: the store is full") == 2
+    assert caplog.text.count("ZeroDivisionError: ours") == 2

@@ -7,13 +7,56 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from daskref.connectors.base import Key
+from daskref.exceptions import ConnectorUnavailableError, DaskrefError
 from daskref.objectstore import ObjectStore
 from daskref.session import Session
 
 logger = logging.getLogger(__name__)
 
 
-def evict_each(store: ObjectStore, keys: Iterable[Key]) -> list[Key]:
+class Outage:
+    """Whether the store is out of reach: said once, until it is back.
+
+    Notes
+    -----
+    Thread-safe; at worst, two threads that fail at once both say it.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def tell(self, what: str, failure: Exception) -> None:
+        """Log that something failed: our errors say why, others need a traceback.
+
+        Parameters
+        ----------
+        what
+            What failed, a sentence without its end, and what is done about it.
+        failure
+            Why.
+        """
+        if isinstance(failure, ConnectorUnavailableError):
+            if not self._told:
+                self._told = True
+                logger.warning(
+                    "The store is out of reach, so what nobody holds is not deleted. "
+                    "It is tried again from time to time, and not told again until "
+                    "the store is back: %s",
+                    failure,
+                )
+        elif isinstance(failure, DaskrefError):
+            logger.warning("%s: %s", what, failure)
+        else:
+            logger.error(what, exc_info=failure)
+
+    def is_over(self) -> None:
+        """Take note that the store has just done something."""
+        if self._told:
+            self._told = False
+            logger.info("The store is back.")
+
+
+def evict_each(store: ObjectStore, keys: Iterable[Key], outage: Outage) -> list[Key]:
     """Delete objects; blocks. One that cannot be deleted does not keep the others.
 
     Returns
@@ -29,10 +72,12 @@ def evict_each(store: ObjectStore, keys: Iterable[Key]) -> list[Key]:
         except Exception as exc:
             failed.append(key)
             failure = exc
-    if failed:
-        logger.warning(
-            "%d objects could not be deleted; the next reconciliation tries again: %r",
-            len(failed),
+        else:
+            outage.is_over()
+    if failure is not None:
+        outage.tell(
+            f"{len(failed)} objects could not be deleted; the next reconciliation "
+            "tries again",
             failure,
         )
     return failed
@@ -47,6 +92,8 @@ class Evictions:
         That of the scheduler; it has a store.
     evict
         ``(keys) -> keys``: delete them, and return what could not be; blocks.
+    outage
+        Says what fails.
 
     Notes
     -----
@@ -59,10 +106,14 @@ class Evictions:
     _task: asyncio.Task[None] | None
 
     def __init__(
-        self, session: Session, evict: Callable[[list[Key]], list[Key]]
+        self,
+        session: Session,
+        evict: Callable[[list[Key]], list[Key]],
+        outage: Outage,
     ) -> None:
         self._session = session
         self._evict = evict
+        self._outage = outage
         self._queue = []
         self._failed = []
         self._task = None
@@ -85,8 +136,9 @@ class Evictions:
             keys, self._queue = self._queue, []
             try:
                 self._failed += await self._session.run(self._evict, keys)
-            except Exception:
-                logger.exception("Eviction failed; the next reconciliation tries again")
+            except Exception as exc:
+                what = "Eviction failed; the next reconciliation tries again"
+                self._outage.tell(what, exc)
                 self._failed += keys
         self._task = None
 
@@ -109,9 +161,10 @@ class Evictions:
             return
         try:
             swept = await self._session.run(sweep, [*known, *self._queue], grace)
-        except Exception:
-            logger.exception("Reconciliation failed; it is tried again")
+        except Exception as exc:
+            self._outage.tell("Reconciliation failed; it is tried again", exc)
             return
+        self._outage.is_over()
         if swept:
             self._session.counters.add("evictions", len(swept))
             logger.info("Swept %d objects that nobody held", len(swept))

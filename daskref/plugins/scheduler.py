@@ -43,7 +43,7 @@ from daskref.nodes import references_in
 from daskref.plugins import bootstrap
 from daskref.plugins.bindings import Bindings
 from daskref.plugins.bootstrap import nanny_plugin_bytes, worker_plugin_bytes
-from daskref.plugins.evictions import Evictions, evict_each
+from daskref.plugins.evictions import Evictions, Outage, evict_each
 from daskref.plugins.holders import Holder, Holders
 from daskref.plugins.joining import identify, lacking
 from daskref.plugins.lender import Lender
@@ -100,6 +100,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._puts = 0
         self._keys: dict[str, dict[str, dict[str, str]]] = {}
         self._lost = LostResults(self.holders, self._evict)
+        self._outage = Outage()
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
 
@@ -123,7 +124,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.session = await run_apart(Session.create, self.settings, transport)
         assert self.session.store is not None
         connector = self.session.store.connector
-        self._evictions = Evictions(self.session, self._evict_now)
+        self._evictions = Evictions(self.session, self._evict_now, self._outage)
         check_transport(connector, is_encryption_required(scheduler.security))
         if (across := self.session.across_hosts) is not None:
             self._open_network(scheduler, across)
@@ -389,7 +390,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         store = self.session.store
         assert store is not None
         if self.network is None:
-            return evict_each(store, keys)
+            return evict_each(store, keys, self._outage)
         self.network.evict_now(keys)
         return []
 
