@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dask.utils import format_bytes
 
 from daskref._version import __version__
 from daskref.config import Settings, setting_name
-from daskref.connectors import SharedMemoryConnector
+from daskref.connectors import MultiConnector, SharedMemoryConnector, ZmqConnector
 from daskref.connectors.space import Space
 from daskref.exceptions import DaskrefError
 from daskref.notices import setting_text, tell_unknown
@@ -71,7 +73,47 @@ def _info(rest: list[str]) -> int:
         value = bytes(range(256)) * 4096
         works = store.get(store.put(value)) == value
     print("works: a value of 1 MiB came back" + (" as it was" if works else " changed"))
-    return 0 if works else 1
+    unusable = list(_unusable_spills(connector))
+    for path, reason in dict(unusable).items():
+        print(
+            "does not work: what shared memory has no room for cannot go to disk, as "
+            f"{path} cannot be used ({reason}). "
+            f"{_where_set(settings, path)} to a directory that exists and that this "
+            "user may write to"
+        )
+    return 0 if works and not unusable else 1
+
+
+def _unusable_spills(connector: Any) -> Iterator[tuple[str, str]]:
+    """Yield each directory for objects on disk in which none can be made, and why."""
+    if isinstance(connector, SharedMemoryConnector | ZmqConnector | MultiConnector):
+        for root in _spill_roots(connector.config()):
+            try:  # permissions do not tell: whoever is root has them all
+                os.rmdir(tempfile.mkdtemp(prefix=".daskref-info-", dir=root))
+            except OSError as exc:
+                yield root, exc.strerror or repr(exc)
+
+
+def _spill_roots(config: Any) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if name == "spill_directory":
+                yield os.path.abspath(value or tempfile.gettempdir())
+            else:
+                yield from _spill_roots(value)
+    elif isinstance(config, list | tuple):
+        for each in config:
+            yield from _spill_roots(each)
+
+
+def _where_set(settings: Settings, path: str) -> str:
+    """Return how to name another directory, as the begin of an advice."""
+    name, ours = setting_name("spill_directory"), settings.spill_directory
+    if ours is not None and os.path.abspath(ours) == path:
+        return f"Set {name}"
+    if path == os.path.abspath(tempfile.gettempdir()):
+        return f"Set {name}, which is null, or TMPDIR"
+    return f"Set the option spill_directory of {setting_name('connector')}"
 
 
 def _print_space(connector: Any) -> None:

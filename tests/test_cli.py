@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,70 @@ def test_bad_settings_are_one_line(
     assert err.startswith("error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+def unusable(kind: str, tmp_path: Path) -> str:
+    """Return a directory that objects cannot go to."""
+    if kind == "missing":
+        return str(tmp_path / "missing")
+    if kind == "a file":
+        (tmp_path / "file").touch()
+        return str(tmp_path / "file")
+    return "/proc"  # on which not even root makes anything
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing", "No such file or directory"),
+        ("a file", "Not a directory"),
+        ("read-only", "No such file or directory"),
+    ],
+)
+@pytest.mark.parametrize("connector", ["auto", "shm://", "zmq://", "option", "multi"])
+def test_info_tells_a_spill_directory_that_cannot_be_used(
+    capsys: Any, tmp_path: Path, kind: str, reason: str, connector: Any
+) -> None:
+    path, advice = unusable(kind, tmp_path), "Set daskref.spill-directory to"
+    options: dict[str, Any] = {"daskref.spill-directory": path}
+    if connector in ("option", "multi"):
+        advice = "Set the option spill_directory of daskref.connector"
+        connector, options = f"shm://?spill_directory={path}", {}
+        if connector == "multi":
+            children = {"a": [connector, None]}
+            connector = {
+                "class": "daskref.connectors:MultiConnector",
+                "connectors": children,
+            }
+    with dask.config.set({**options, "daskref.connector": connector}):
+        assert main(["info"]) == 1
+    out = capsys.readouterr().out
+    assert "works: a value of 1 MiB came back as it was" in out
+    assert "does not work: what shared memory has no room for cannot go to disk" in out
+    assert f"{path} cannot be used ({reason})" in out
+    assert advice in out
+    assert len(list(tmp_path.iterdir())) == (kind == "a file")
+
+
+def test_info_tells_where_an_unusable_directory_for_temporary_files_is_from(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    assert main(["info"]) == 1
+    told = "Set daskref.spill-directory, which is null, or TMPDIR to"
+    assert told in capsys.readouterr().out
+
+
+def test_info_asks_no_spill_directory_of_a_store_without(
+    capsys: Any, tmp_path: Path
+) -> None:
+    options = {
+        "daskref.spill-directory": "/no/such",
+        "daskref.connector": f"file://{tmp_path}/store",
+    }
+    with dask.config.set(options):
+        assert main(["info"]) == 0
+    assert "does not work" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
