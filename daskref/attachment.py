@@ -237,7 +237,11 @@ async def _try_again(client: Any, interval: float) -> None:
 async def _attach(client: Any) -> ConnectorError | None:
     """Attach a client, or return why it is to go on without a store."""
     options = client._daskref_options
-    settings = config.changed(**options)
+    hidden = options.get("connector")
+    settings = config.changed(
+        threshold=options.get("threshold"),
+        connector=None if hidden is None else hidden.value,
+    )
     info = await _join(client, settings)
     if isinstance(info, ConnectorError):
         return info

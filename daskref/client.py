@@ -46,6 +46,7 @@ from distributed.spans import SpanMetadata
 
 from daskref import config
 from daskref.attachment import Attachment, attach, detach
+from daskref.connectors.credentials import Hidden
 from daskref.connectors.registry import describe_connector
 from daskref.exceptions import DaskrefError, ResolveError
 from daskref.factory import is_recomputed
@@ -60,6 +61,7 @@ from daskref.graph import (
 from daskref.lending import refuse_scattered
 from daskref.metrics import STORED, summarize
 from daskref.nodes import StoredNode, references_in
+from daskref.notices import setting_text
 from daskref.ownership.factories import collecting
 from daskref.packing import Packer, small_call
 from daskref.proxy import is_proxy
@@ -485,10 +487,16 @@ def _reveal_values(
 
 
 def options_of(threshold: Any, connector: Any) -> dict[str, Any]:
-    """Check a client's own settings; raises ConfigError if they are malformed."""
+    """Check a client's own settings; raises ConfigError if they are malformed.
+
+    The connector, which may name a password, is hidden: whoever looks for something
+    in a client prints ``vars(client)``.
+    """
     if not (connector is None or isinstance(connector, str | Mapping)):
         connector = describe_connector(connector)
     config.Settings.read(threshold=threshold, connector=connector)
+    if connector is not None:
+        connector = Hidden(connector, setting_text("connector", connector))
     return {"threshold": threshold, "connector": connector}
 
 

@@ -166,7 +166,8 @@ def test_info_prints_names_and_values_that_can_be_set(capsys, tmp_path):
 
 def test_info_shows_no_password(capsys):
     secret = {"class": "no.such:Class", "password": "hidden", "access-key": "hidden"}
-    for spec in (secret, "redis://user:hidden@127.0.0.1:1/0?retries=0"):
+    nested = {"class": "no.such:Class", "connectors": {"far": [secret, None]}}
+    for spec in (secret, nested, "redis://user:hidden@127.0.0.1:1/0?retries=0"):
         with dask.config.set({"daskref.connector": spec}):
             main(["info"])
         assert "hidden" not in capsys.readouterr().out

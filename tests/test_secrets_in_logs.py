@@ -13,12 +13,15 @@ from typing import Any
 from urllib.parse import quote
 
 import dask
+import distributed
 import pytest
 
 import daskref
+from daskref.config import Settings
 from daskref.connectors import FileConnector, LocalConnector
 from daskref.exceptions import DaskrefError
 from daskref.plugins.sealing import give_pad, seal, unseal
+from daskref.session import SessionInfo
 from daskref.store import Store
 from tests.connectors.redisservers import SECRET, RedisServer
 from tests.utils import large, processes, start_scheduler, start_worker
@@ -103,6 +106,47 @@ def test_a_session_that_does_not_start_tells_no_credentials(cluster, kind):
         texts["the error"] = "".join(traceback.format_exception(caught.value))
         texts["the pickled error"] = repr(pickle.dumps(caught.value))
     check(texts)
+
+
+def seen(obj: Any, name: str, depth: int = 6) -> dict[str, str]:
+    """Return what `print` and `vars` show of an object, and of ours in it."""
+    texts = {name: repr(obj), f"vars({name})": repr(getattr(obj, "__dict__", ""))}
+    if depth:
+        for attribute, value in getattr(obj, "__dict__", {}).items():
+            # its settings and secrets are there to be read; who prints it shows none
+            if type(value).__module__.startswith("daskref") and not isinstance(
+                value, SessionInfo | Settings
+            ):
+                texts |= seen(value, f"{name}.{attribute}", depth - 1)
+    return texts
+
+
+@pytest.mark.parametrize("how", ["url", "mapping", "enable"])
+def test_a_client_that_is_printed_shows_no_credentials(how):
+    server = RedisServer(requirepass=SECRET, user=f"{USER} on >{SECRET} ~* +@all")
+    url = f"redis://{USER}:{SECRET}@127.0.0.1:{server.port}/0"
+    connector: Any = url
+    if how == "mapping":
+        place = "daskref.connectors:RedisConnector"
+        url = f"redis://127.0.0.1:{server.port}/0"
+        connector = {"class": place, "url": url, "password": SECRET}
+    try:
+        with distributed.Client(processes=False, dashboard_address=":0") as plain:
+            if how == "enable":
+                client = daskref.enable(plain, connector=connector)
+            else:
+                client = daskref.Client(plain.cluster, connector=connector)
+            assert client.submit(len, bytes(2_000_000)).result() == 2_000_000
+            assert "daskref_options" in repr(vars(client))
+            check(seen(client, "client"))
+            plugin = plain.cluster.scheduler.plugins["daskref"]
+            check(seen(plugin.session, "session"))
+            check(seen(plugin, "plugin"))
+            store = plugin.session.store
+            check(seen(store, "store") | seen(store.connector, "connector"))
+            client.close()
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD if kind != "user"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from daskref.background import make_lock
 
@@ -19,6 +19,8 @@ _SECRET_OPTION = re.compile(
     r"([?&;](?:password|passwd|secret|token|key|access_key|secret_key)=)[^&#\s]*",
     re.IGNORECASE,
 )
+
+T = TypeVar("T")
 
 _known: dict[str, dict[str, str]] = {}
 _lock = make_lock()
@@ -45,6 +47,27 @@ def recall(place: str) -> dict[str, str]:
         return dict(_known.get(place, {}))
 
 
+class Hidden(Generic[T]):
+    """What is or names a credential: not seen where an attribute is printed.
+
+    Parameters
+    ----------
+    value
+        What is hidden.
+    shown
+        What its ``repr`` is.
+    """
+
+    __slots__ = ("_shown", "value")
+
+    def __init__(self, value: T, shown: str = "***") -> None:
+        self.value = value
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
 def mask_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a connector's options with the values of those that are secret masked.
 
@@ -52,11 +75,23 @@ def mask_options(options: Mapping[str, Any]) -> dict[str, Any]:
     --------
     >>> mask_options({"host": "localhost", "password": "secret"})
     {'host': 'localhost', 'password': '***'}
+    >>> mask_options({"connectors": {"far": [{"token": "secret"}, None]}})
+    {'connectors': {'far': [{'token': '***'}, None]}}
     """
     return {
-        name: "***" if _SECRET_OPTION.match(f"?{name.replace('-', '_')}=") else value
+        name: "***"
+        if _SECRET_OPTION.match(f"?{str(name).replace('-', '_')}=")
+        else _masked(value)
         for name, value in options.items()
     }
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return mask_options(value)
+    if isinstance(value, list | tuple):
+        return [_masked(each) for each in value]
+    return value
 
 
 def forget(place: str) -> None:

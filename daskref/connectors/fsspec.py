@@ -20,7 +20,7 @@ from daskref.connectors import bloblease, opening, storageoptions
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.blobs import Blobs
 from daskref.connectors.blobsession import CLAIM, LEASE, NAME, BlobSession, new_name
-from daskref.connectors.credentials import recall, remember
+from daskref.connectors.credentials import Hidden, recall, remember
 from daskref.connectors.memory import raw
 from daskref.connectors.storefaults import translate
 from daskref.exceptions import (
@@ -104,7 +104,7 @@ class FsspecConnector(Connector):
 
     _url: str
     _public: dict[str, Any]
-    _secret: dict[str, Any]
+    _secret: Hidden[dict[str, Any]]
     _limits: dict[str, Any]
     _blobs: Blobs
     _session: BlobSession
@@ -127,7 +127,7 @@ class FsspecConnector(Connector):
         location = storageoptions.read_url(url)
         self._protocol, self._url = location.protocol, location.url
         options = storageoptions.checked({**location.options, **storage_options})
-        self._public, self._secret = storageoptions.split(options)
+        self._public, secret = storageoptions.split(options)
         given = {
             "part_size": part_size,
             "concurrency": concurrency,
@@ -137,14 +137,15 @@ class FsspecConnector(Connector):
             "lease": lease,
         }
         self._limits = opening.read_limits(self._protocol, given)
-        if self._secret:
-            remember(self._place, {"options": json.dumps(self._secret)})
+        if secret:
+            remember(self._place, {"options": json.dumps(secret)})
         else:
-            self._secret = json.loads(recall(self._place).get("options", "{}"))
-        self._hidden = storageoptions.hide(self._secret)
+            secret = json.loads(recall(self._place).get("options", "{}"))
+        self._secret = Hidden(secret)
+        self._hidden = storageoptions.hide(secret)
         self._closed = False
         with self._edge("the store could not be opened", unavailable=True):
-            options = storageoptions.merge(self._public, self._secret)
+            options = storageoptions.merge(self._public, secret)
             self._blobs = opening.open_blobs(
                 self._protocol, self._url, options, self._limits
             )
@@ -414,9 +415,9 @@ class FsspecConnector(Connector):
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """See :meth:`Connector.secrets`."""
-        if not self._secret:
+        if not self._secret.value:
             return {}
-        return {self._place: {"options": json.dumps(self._secret)}}
+        return {self._place: {"options": json.dumps(self._secret.value)}}
 
     @property
     def _place(self) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import redis
 
-from daskref.connectors.credentials import mask, recall, remember
+from daskref.connectors.credentials import Hidden, mask, recall, remember
 from daskref.exceptions import ConfigError
 
 _SETTING = "daskref.connector"
@@ -45,8 +45,9 @@ class Place:
 
     #: Without credentials; the same for the same database.
     url: str
-    _username: str | None
-    _password: str | None
+    #: What was given here, and what holds.
+    _told: Hidden[dict[str, str]]
+    _login: Hidden[dict[str, str]]
 
     def __init__(
         self,
@@ -85,33 +86,38 @@ class Place:
 
     def _log_in(self, username: str, password: str) -> None:
         told = {"username": username, "password": password}
-        self._told = {name: value for name, value in told.items() if value}
-        known = self._told or recall(self.url)
+        self._told = Hidden({name: value for name, value in told.items() if value})
+        known = self._told.value or recall(self.url)
         if not known:
             known = {
                 name: value
                 for name in ("username", "password")
                 if (value := _from_environment(name.upper())) is not None
             }
-        self._username, self._password = known.get("username"), known.get("password")
+        self._login = Hidden(
+            {
+                name: known[name]
+                for name in ("username", "password")
+                if known.get(name) is not None
+            }
+        )
 
     def remember(self) -> None:
         """Keep user and password, which have proved right, for this process."""
-        remember(self.url, self._told)
+        remember(self.url, self._told.value)
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """Return user and password by place; see :meth:`Connector.secrets`."""
-        found = {"username": self._username, "password": self._password}
-        known = {name: value for name, value in found.items() if value is not None}
-        return {self.url: known} if known else {}
+        known = self._login.value
+        return {self.url: dict(known)} if known else {}
 
     def connection(self, connect_timeout: float) -> Any:
         """Return a new connection of the driver's, not connected."""
         return self._class(
             **self._arguments,
             db=self._database,
-            username=self._username,
-            password=self._password,
+            username=self._login.value.get("username"),
+            password=self._login.value.get("password"),
             socket_timeout=connect_timeout,
             socket_connect_timeout=connect_timeout,
             protocol=2,

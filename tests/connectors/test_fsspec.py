@@ -304,6 +304,7 @@ def test_credentials_are_in_no_reference(s3, bucket):
         shown = [pickle.dumps(connector), pickle.dumps(reference)]
         for each in (connector, connector.config(), key, reference, store):
             shown.append(repr(each).encode())
+        shown.append(repr(vars(connector)).encode())
         for text in shown:
             for secret in (b"AKIASECRETKEY", SECRET.encode(), b"tok-5up3r"):
                 assert secret not in text
