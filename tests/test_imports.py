@@ -82,8 +82,6 @@ KNOW_DISTRIBUTED = {
 }
 #: Drivers: connector -> the one that it may import.
 DRIVERS = {"zmqkeys": "cryptography", "redis": "redis", "fsspec": "fsspec"}
-#: `zmqwire` checks what has crossed the network: XXH3 is 13 times as fast as CRC-32.
-DRIVERS |= {"zmqwire": "xxhash"}
 DRIVERS |= dict.fromkeys(["rediserrors", "redisplace", "redispool"], "redis")
 DRIVERS |= {"rediswire": "redis", "opening": "fsspec"}
 #: Never needed to import daskref; only by programs that bring their own data.

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 from daskref.connectors.zmqfetch import UnansweredError
 from daskref.connectors.zmqlimits import Limits
 from daskref.connectors.zmqlines import BrokenError, ClosedError, Line, Lines
 from daskref.connectors.zmqsources import Candidates, Source
-from daskref.connectors.zmqwire import (
-    PUSH_CHUNK,
-    Op,
-    Request,
-    Status,
-    checksum,
-)
+from daskref.connectors.zmqwire import PUSH_CHUNK, Op, Request, Status
 
 
 def ask(lines: Lines, source: Source, request: Request, data: bytes = b"") -> Status:
@@ -77,20 +70,25 @@ def _unanswered(lines: Lines, line: Line, exc: BrokenError) -> Exception:
     return ClosedError() if lines.closed else UnansweredError(str(exc))
 
 
-def chunks(views: Sequence[memoryview]) -> Iterator[tuple[int, bytes]]:
-    """Return offsets and chunks of buffers that lie one after another."""
+def chunks(views: Sequence[memoryview]) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Return offsets and chunks of buffers that lie one after another.
+
+    A chunk that is part of one buffer is not copied.
+    """
     offset = 0
     chunk = bytearray()
     for view in views:
         start = 0
         while start < view.nbytes:
             piece = view[start : start + PUSH_CHUNK - len(chunk)]
-            chunk += piece
             start += piece.nbytes
-            if len(chunk) == PUSH_CHUNK:
-                yield offset, bytes(chunk)
-                offset += PUSH_CHUNK
-                chunk.clear()
+            if piece.nbytes < PUSH_CHUNK:
+                chunk += piece
+                if len(chunk) < PUSH_CHUNK:
+                    continue
+                piece, chunk = memoryview(chunk), bytearray()
+            yield offset, piece
+            offset += PUSH_CHUNK
     if chunk or not offset:
         yield offset, bytes(chunk)
 
@@ -146,26 +144,17 @@ def _push(
 ) -> tuple[Status, bool]:
     """Return the last status, and whether every request was answered."""
     nbytes = sum(view.nbytes for view in views)
-    sent: deque[tuple[int, bytes]] = deque()
+    awaited = 0
     todo = chunks(views)
-    damaged = False
     status = Status.OK
     while True:
-        while len(sent) < window and (each := next(todo, None)) is not None:
-            _send(line, name, nbytes, *each)
-            sent.append(each)
-        if not sent:  # it lost there what came before
+        while awaited < window and (each := next(todo, None)) is not None:
+            offset, chunk = each
+            line.send([Request(Op.PUT, name, nbytes, offset, len(chunk))], chunk)
+            awaited += 1
+        if not awaited:  # it lost there what came before
             return status, True
         status = line.reply().status
-        offset, chunk = sent.popleft()
-        if status is Status.DAMAGED and not damaged:
-            damaged = True
-            _send(line, name, nbytes, offset, chunk)
-            sent.append((offset, chunk))
-        elif status is not Status.OK:
-            return status, not sent
-
-
-def _send(line: Line, name: str, nbytes: int, offset: int, chunk: bytes) -> None:
-    request = Request(Op.PUT, name, nbytes, offset, len(chunk), checksum(chunk))
-    line.send([request], chunk)
+        awaited -= 1
+        if status is not Status.OK:
+            return status, not awaited

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Condition, Thread, current_thread
 
@@ -12,8 +12,7 @@ from daskref.connectors.arrivals import Arrival
 from daskref.connectors.zmqlimits import Limits
 from daskref.connectors.zmqlines import BrokenError, ClosedError, Line, Lines
 from daskref.connectors.zmqsources import Candidates, Source
-from daskref.connectors.zmqwire import Op, Reply, Request, Status, checksum
-from daskref.exceptions import WireError
+from daskref.connectors.zmqwire import Op, Request, Status
 
 #: Seconds between looks at whether the connector was closed, and between two questions
 #: where the object is.
@@ -45,9 +44,8 @@ class Transfer:
     Notes
     -----
     Each connection has a thread, the first one that of the caller, and up to *window*
-    requests in flight. If it ends, or stalls, or gives damaged bytes, its chunks are
-    asked for elsewhere, or there again after a pause, until *timeout* seconds pass
-    without a chunk.
+    requests in flight. If it ends, or stalls, its chunks are asked for elsewhere, or
+    there again after a pause, until *timeout* seconds pass without a chunk.
     """
 
     #: The connections in use, the endpoints that were picked for one, and the threads
@@ -72,7 +70,6 @@ class Transfer:
         self._failed = failed
         self._limits = limits
         self._todo = deque(arrival.missing)
-        self._damaged: Counter[int] = Counter()
         self._candidates = Candidates(sources)
         self._located = time.monotonic()
         self._deadline = 0.0
@@ -102,8 +99,6 @@ class Transfer:
         ------
         UnansweredError
             If it could not be had.
-        WireError
-            If a chunk came damaged twice.
         ClosedError
             If the connections were closed.
         OSError
@@ -254,29 +249,12 @@ class Transfer:
             self._leave(line.endpoint, f"answered {reply.status.name}", final=True)
             return False
         place = self._arrival.place(index)
-        view = memoryview(bytearray(length)) if place is None else place
+        view = line.scratch(length) if place is None else place
         line.data(view)
-        if not self._is_whole(line, reply, index, view):
-            return False
         self._arrival.write(index, view if place is None else None)
         with self._changed:
             self._deadline = time.monotonic() + self._limits.timeout
         return True
-
-    def _is_whole(self, line: Line, reply: Reply, index: int, view: memoryview) -> bool:
-        offset, length = self._arrival.span(index)
-        if checksum(view) == reply.checksum:
-            return True
-        with self._changed:
-            self._damaged[index] += 1
-            damaged = self._damaged[index]
-        if damaged > 1:
-            raise WireError(
-                f"{self._arrival.key.name}: bytes {offset} to {offset + length} "
-                f"came damaged twice, last from {line.endpoint}"
-            )
-        self._leave(line.endpoint, "sent damaged bytes")
-        return False
 
     def _leave(self, endpoint: str, why: str, final: bool = False) -> None:
         with self._changed:

@@ -17,7 +17,8 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from daskref.connectors.zmqwire import VERSION, EndedError, receive
+from daskref.connectors.zmqtls import TlsClient
+from daskref.connectors.zmqwire import VERSION, Channel, EndedError, receive
 
 #: Bytes of the session's token, and of a random number.
 _TOKEN, _NONCE = 32, 32
@@ -114,21 +115,25 @@ class Handshake:
         if encrypted:
             self._contexts = _context(keys, False), _context(keys, True)
 
-    def wrap(self, raw: socket.socket, server: bool = False) -> socket.socket:
-        """Return the socket to use in place of a connected one; nothing is sent yet."""
+    def wrap_client(self, raw: socket.socket) -> Channel:
+        """Return what a client uses to speak over a socket; nothing is sent yet."""
+        return raw if self._contexts is None else TlsClient(raw, self._contexts[False])
+
+    def wrap_server(self, raw: socket.socket) -> socket.socket:
+        """Return the socket to use in a server in place of one; nothing is sent yet."""
         if self._contexts is None:
             return raw
-        return self._contexts[server].wrap_socket(
-            raw, server_side=server, do_handshake_on_connect=False
+        return self._contexts[True].wrap_socket(
+            raw, server_side=True, do_handshake_on_connect=False
         )
 
-    def accept(self, there: socket.socket) -> None:
+    def accept(self, there: Channel) -> None:
         """Let a client in that proves to be of the session.
 
         Parameters
         ----------
         there
-            From :meth:`wrap`.
+            From :meth:`wrap_server`.
 
         Raises
         ------
@@ -150,12 +155,12 @@ class Handshake:
                 raise RefusedError
         there.sendall(_WELCOME)
 
-    def connect(self, there: socket.socket) -> None:
+    def connect(self, there: Channel) -> None:
         """Be let in by a server that proves to be of the session.
 
         Raises as :meth:`accept` does.
         """
-        if isinstance(there, ssl.SSLSocket):
+        if isinstance(there, TlsClient):
             _shake(there)
         else:
             mine = secrets.token_bytes(_NONCE)
@@ -177,7 +182,7 @@ class Handshake:
         return hmac.digest(self._token, role + _HELLO + nonces, _DIGEST)
 
 
-def _shake(there: ssl.SSLSocket) -> None:
+def _shake(there: ssl.SSLSocket | TlsClient) -> None:
     try:
         there.do_handshake()
     except ssl.SSLEOFError as exc:

@@ -80,15 +80,16 @@ class Line:
         self.idle_since = 0.0
         self._handshake = handshake
         self._stall = stall
+        self._scratch = bytearray()
         try:
-            self._socket = socket.create_connection(split_endpoint(endpoint), stall)
+            self._raw = socket.create_connection(split_endpoint(endpoint), stall)
         except OSError as exc:
             refused = isinstance(exc, ConnectionRefusedError)
             why = f"could not be reached ({exc.strerror or 'no answer'})"
             raise BrokenError(why, refused) from exc
         try:
-            prepare(self._socket)
-            self._socket = handshake.wrap(self._socket)
+            prepare(self._raw)
+            self._channel = handshake.wrap_client(self._raw)
         except OSError as exc:
             self.close()
             raise self._broken(exc) from exc
@@ -97,7 +98,7 @@ class Line:
         """Prove that we are of the session, and see that the server is."""
         began = time.monotonic()
         try:
-            self._handshake.connect(self._socket)
+            self._handshake.connect(self._channel)
         except (RefusedError, EndedError) as exc:
             at_once = time.monotonic() < began + _AT_ONCE
             raise BrokenError(
@@ -118,17 +119,17 @@ class Line:
             return BrokenError(f"answered nonsense ({exc})", True)
         return BrokenError("broke off the connection")
 
-    def send(self, requests: Sequence[Request], data: bytes = b"") -> None:
+    def send(self, requests: Sequence[Request], data: bytes | memoryview = b"") -> None:
         """Send requests; *data* goes with the last one."""
         try:
-            send(self._socket, b"".join(map(pack_request, requests)), data)
+            send(self._channel, b"".join(map(pack_request, requests)), data)
         except OSError as exc:
             raise self._broken(exc) from exc
 
     def reply(self, expected: int = 0) -> Reply:
         """Return the next reply; if it is ``OK``, *expected* bytes of data follow."""
         try:
-            reply = unpack_reply(receive(self._socket, REPLY_NBYTES))
+            reply = unpack_reply(receive(self._channel, REPLY_NBYTES))
             if reply.length != (expected if reply.status is Status.OK else 0):
                 raise WireError(f"{reply.length} bytes in place of {expected}")
         except (EndedError, OSError, WireError) as exc:
@@ -138,24 +139,35 @@ class Line:
     def data(self, view: memoryview) -> None:
         """Fill a buffer with the data of a reply."""
         try:
-            receive_into(self._socket, view)
+            receive_into(self._channel, view)
         except (EndedError, OSError) as exc:
             raise self._broken(exc) from exc
+
+    def scratch(self, nbytes: int) -> memoryview:
+        """Return so many bytes to put data into; the next call may return the same."""
+        if len(self._scratch) < nbytes:
+            self._scratch = bytearray(nbytes)
+        return memoryview(self._scratch)[:nbytes]
 
     def is_usable(self) -> bool:
         """Tell whether an idle connection still stands."""
         # Unasked, a server says nothing: what can be read is the end.
         poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
+        poller.register(self._raw, select.POLLIN)
         return not poller.poll(0)
+
+    def rest(self) -> None:
+        """Wait for the next one who uses it, with as little memory as may be."""
+        self.idle_since = time.monotonic()
+        self._scratch = bytearray()
 
     def shut(self) -> None:
         """Wake the thread that uses it, with an error."""
-        shut(self._socket)
+        shut(self._raw)
 
     def close(self) -> None:
         """End the connection."""
-        self._socket.close()
+        self._raw.close()
 
 
 class Lines:
@@ -237,7 +249,7 @@ class Lines:
             there = sum(each.endpoint == line.endpoint for each in self._idle)
             keep = not self.closed and there < _IDLE_EACH and len(self._idle) < _IDLE
             if keep:
-                line.idle_since = time.monotonic()
+                line.rest()
                 self._idle.append(line)
                 self._used.discard(line)
         if not keep:

@@ -11,7 +11,7 @@ from daskref.connectors.objectnames import PUSHED
 from daskref.connectors.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmqlimits import Limits
-from daskref.connectors.zmqwire import PUSH_CHUNK, Request, Status, checksum
+from daskref.connectors.zmqwire import PUSH_CHUNK, Request, Status
 from daskref.exceptions import ConnectorError
 
 
@@ -61,12 +61,10 @@ class Pushes:
             return self._take(request, data)
 
     def _take(self, request: Request, data: memoryview) -> Status:
-        _, name, nbytes, offset, length, check = request
+        _, name, nbytes, offset, length = request
         expected = min(PUSH_CHUNK, nbytes - offset)
         if offset % PUSH_CHUNK or length != expected or (length == 0 and nbytes):
             return Status.REFUSED
-        if data.nbytes != length or checksum(data) != check:
-            return Status.DAMAGED
         push = self._pushes.get(name)
         if push is None:
             if self._local.exists(SharedMemoryKey(name, nbytes)):

@@ -28,7 +28,6 @@ from daskref.connectors.zmqwire import (
     REQUEST_NBYTES,
     EndedError,
     Reply,
-    checksum,
     pack_reply,
     receive,
     send,
@@ -209,7 +208,7 @@ class Server:
         try:
             raw.settimeout(self._limits.handshake)
             prepare(raw, self._limits.heartbeat)
-            connection = _Connection(self._handshake.wrap(raw, server=True))
+            connection = _Connection(self._handshake.wrap_server(raw))
         except OSError:  # it is gone already
             raw.close()
             return
@@ -282,11 +281,10 @@ class Server:
         status, body = answers.answer(request, memoryview(data))
         if self._pushes and not begun:
             self._rouse()  # it has something to look after
-        check = checksum(body)
         with self._lock:
             self._requests += 1
             self._nbytes += body.nbytes
-        send(there, pack_reply(Reply(status, body.nbytes, check)), body)
+        send(there, pack_reply(Reply(status, body.nbytes)), body)
         return True
 
     def _rouse(self) -> None:

@@ -3,21 +3,21 @@
 A request is a header and, for some operations, data; so is a reply. Replies come in the
 order of the requests. The server keeps nothing between two requests but pushes that are
 not complete: every chunk can be asked for again, of any server, in any order.
+
+There are no checksums beside those of TCP, or TLS: to read an object once more before
+it is sent takes nearly as long as to send it (512 MiB: 0.14 s without, 0.25 with).
 """
 
 from __future__ import annotations
 
-import socket
 import struct
 from enum import IntEnum
-from typing import Any, NamedTuple
-
-from xxhash import xxh3_64_intdigest
+from typing import NamedTuple, Protocol
 
 from daskref.connectors.objectnames import NAME
 from daskref.exceptions import WireError
 
-VERSION = 2
+VERSION = 3
 MAGIC = b"DR"
 #: Names in one :attr:`Op.EVICT`.
 NAMES = 1000
@@ -28,10 +28,10 @@ PUSH_CHUNK = 2**20
 #: Bytes of a name.
 _NAME = 33
 
-#: magic, version, op, name, size of the object, offset, length, checksum of the data
-_REQUEST = struct.Struct(f"<2sBB{_NAME}sQQQQ")
-#: magic, version, status, length and checksum of the data
-_REPLY = struct.Struct("<2sBBQQ")
+#: magic, version, op, name, size of the object, offset, length
+_REQUEST = struct.Struct(f"<2sBB{_NAME}sQQQ")
+#: magic, version, status, length of the data
+_REPLY = struct.Struct("<2sBBQ")
 #: What TLS sends at once.
 _RECORD = 2**14
 REQUEST_NBYTES, REPLY_NBYTES = _REQUEST.size, _REPLY.size
@@ -39,6 +39,16 @@ REQUEST_NBYTES, REPLY_NBYTES = _REQUEST.size, _REPLY.size
 
 class EndedError(Exception):
     """The other end has ended the connection."""
+
+
+class Channel(Protocol):
+    """What is used of a connected socket, encrypted or not."""
+
+    def sendall(self, data: bytes | memoryview, /) -> None:
+        """Send everything."""
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Put what comes into a buffer; 0 if the other end has ended."""
 
 
 class Op(IntEnum):
@@ -74,12 +84,10 @@ class Status(IntEnum):
     BUSY = 4
     #: No room for the object.
     FULL = 5
-    #: The bytes of a push are not those that were sent.
-    DAMAGED = 6
     #: The request makes no sense for this object.
-    REFUSED = 7
+    REFUSED = 6
     #: The server failed; its log says why.
-    FAILED = 8
+    FAILED = 7
 
 
 class Request(NamedTuple):
@@ -90,7 +98,6 @@ class Request(NamedTuple):
     nbytes: int = 0
     offset: int = 0
     length: int = 0
-    checksum: int = 0
 
     @property
     def data_nbytes(self) -> int:
@@ -103,12 +110,6 @@ class Reply(NamedTuple):
 
     status: Status
     length: int = 0
-    checksum: int = 0
-
-
-def checksum(data: Any) -> int:
-    """Return what tells damaged bytes: XXH3, at 45 GB/s (CRC-32: 3.5, measured)."""
-    return xxh3_64_intdigest(data)
 
 
 def pack_request(request: Request) -> bytes:
@@ -159,7 +160,7 @@ def unpack_reply(header: bytes) -> Reply:
         raise WireError(f"a reply has the unknown status {status}") from exc
 
 
-def send(there: socket.socket, header: bytes, data: bytes | memoryview = b"") -> None:
+def send(there: Channel, header: bytes, data: bytes | memoryview = b"") -> None:
     """Send a header and what belongs to it.
 
     Raises
@@ -175,7 +176,7 @@ def send(there: socket.socket, header: bytes, data: bytes | memoryview = b"") ->
         there.sendall(data[start:])
 
 
-def receive_into(there: socket.socket, view: memoryview) -> None:
+def receive_into(there: Channel, view: memoryview) -> None:
     """Fill a buffer.
 
     Raises
@@ -193,7 +194,7 @@ def receive_into(there: socket.socket, view: memoryview) -> None:
         start += count
 
 
-def receive(there: socket.socket, nbytes: int) -> bytes:
+def receive(there: Channel, nbytes: int) -> bytes:
     """Return so many bytes; raises as :func:`receive_into` does."""
     found = bytearray(nbytes)
     receive_into(there, memoryview(found))

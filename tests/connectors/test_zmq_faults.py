@@ -15,7 +15,6 @@ from daskref.connectors.zmqsources import Source
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorUnavailableError,
-    WireError,
 )
 from tests.connectors.zmqhosts import (
     LONG,
@@ -178,29 +177,6 @@ connector.get(key)
     b = made.open("b", peers=peers(a))
     with pytest.raises(ConnectorUnavailableError, match="no progress for 1 s"):
         b.get(key)
-
-
-def test_damaged_bytes_are_asked_for_again(pair, monkeypatch):
-    a, b = pair
-    key = a.put(pattern(3 * MIB))
-    real, wrong = zmqserver.checksum, [True]
-    monkeypatch.setattr(
-        zmqserver, "checksum", lambda data: real(data) ^ (bool(wrong) and wrong.pop())
-    )
-    assert b.get(key) == pattern(3 * MIB)
-    assert not wrong
-
-
-def test_bytes_that_stay_damaged_are_an_error(pair, monkeypatch):
-    a, b = pair
-    key = a.put(pattern(3 * MIB))
-    real = zmqserver.checksum
-    monkeypatch.setattr(zmqserver, "checksum", lambda data: real(data) ^ 1)
-    with pytest.raises(WireError, match="damaged twice"):
-        b.get(key)
-    assert not parts_left(b)
-    monkeypatch.setattr(zmqserver, "checksum", real)
-    assert b.get(key) == pattern(3 * MIB)
 
 
 def test_an_object_that_is_evicted_while_it_is_served_arrives_whole(pair, monkeypatch):

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from daskref.connectors import zmqpushes
 from daskref.connectors.zmq import ZmqConnector
 from daskref.connectors.zmqpushes import _Push
 from daskref.connectors.zmqsources import Source
@@ -75,21 +74,6 @@ def test_another_host_takes_what_the_first_does_not(hosts):
     assert "FULL" in str(caught.value)
     assert "Connection refused" in str(caught.value)
     assert not parts_left(a)
-
-
-def test_damaged_pushes_are_sent_again(hosts, monkeypatch):
-    made = hosts()
-    a = made.open("a", serve=True)
-    outside = made.open("outside", peers=peers(a))
-    real, wrong = zmqpushes.checksum, [True]
-    monkeypatch.setattr(
-        zmqpushes, "checksum", lambda data: real(data) ^ (bool(wrong) and wrong.pop())
-    )
-    key = outside.put(pattern(5 * MIB))
-    assert a.get(key) == pattern(5 * MIB)
-    monkeypatch.setattr(zmqpushes, "checksum", lambda data: 0)
-    with pytest.raises(ConnectorUnavailableError, match="DAMAGED"):
-        outside.put(pattern(5 * MIB))
 
 
 def test_abandoned_pushes_are_removed_and_their_number_is_bounded(hosts):

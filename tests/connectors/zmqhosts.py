@@ -125,6 +125,8 @@ class Relay:
         self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.sent = bytearray()
         self.received = bytearray()
+        #: Where a bit of what the server says is turned, once.
+        self.changes_at: int | None = None
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -144,6 +146,10 @@ class Relay:
         with suppress(OSError):
             while data := source.recv(65536):
                 kept += data
+                at = self.changes_at
+                if kept is self.received and at is not None and at < len(kept):
+                    self.changes_at = None
+                    data = data[:-1] + bytes([data[-1] ^ 1])
                 target.sendall(data)
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)
