@@ -20,6 +20,7 @@ import weakref
 from asyncio import wrap_future
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
@@ -27,6 +28,8 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 _IDLE = 2.0
+#: Seconds: the longest wait for a thread that has done its work.
+_ENDING = 0.2
 
 
 class Forgetful(Protocol):
@@ -213,6 +216,16 @@ def _wait(calls: SimpleQueue[None], seconds: float) -> None:
         pass
 
 
+def _call(future: Future[T], function: Callable[..., T], args: tuple[Any, ...]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            result = function(*args)
+        except BaseException as exc:
+            future.set_exception(exc)
+        else:
+            future.set_result(result)
+
+
 class Executor:
     """Threads for what blocks: as many as there is work for, up to a limit.
 
@@ -296,13 +309,7 @@ class Executor:
         self, future: Future[T], function: Callable[..., T], args: tuple[Any, ...]
     ) -> None:
         try:
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = function(*args)
-                except BaseException as exc:
-                    future.set_exception(exc)
-                else:
-                    future.set_result(result)
+            _call(future, function, args)
         finally:
             with self._lock:  # in a forked child it was none of this executor's
                 self._unfinished = max(0, self._unfinished - 1)
@@ -325,9 +332,22 @@ class Executor:
                 self._queue.put(None)
 
 
-_apart = Executor(8, "daskref-apart")
-
-
 async def run_apart(function: Callable[..., T], *args: Any) -> T:
-    """Call a function off the event loop that belongs to no session's executor."""
-    return await _apart.run(function, *args)
+    """Call a function off the event loop that belongs to no session's executor.
+
+    It has a thread of its own, which has ended when this returns: whoever looks for
+    threads that a client has left behind, as Dask's own tests do, finds none. And a
+    store that hangs holds up nobody else.
+    """
+    future: Future[T] = Future()
+    call = partial(_call, future, function, args)
+    thread = start_thread(call, "daskref-apart")
+    if thread is None:
+        call()
+    try:
+        return await wrap_future(future)
+    finally:
+        # it has set the result, so that only its last steps are to come
+        if thread is not None and future.done() and not future.cancelled():
+            thread.join(_ENDING)
+        del future, call  # an error would be in a cycle with this frame

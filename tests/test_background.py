@@ -13,10 +13,17 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+import distributed
 import pytest
 
 import daskref
-from daskref.background import Background, Executor, make_lock, make_rlock
+from daskref.background import (
+    Background,
+    Executor,
+    make_lock,
+    make_rlock,
+    run_apart,
+)
 from tests.utils import wait_until
 
 
@@ -221,3 +228,58 @@ def test_no_lock_of_python_is_held_over_a_fork() -> None:
     package = Path(daskref.__file__).parent
     sources = [path.read_text() for path in package.rglob("*.py")]
     assert not any("cached_property" in source for source in sources)
+
+
+class TestApart:
+    def test_its_thread_has_ended_when_it_returns(self) -> None:
+        def name() -> str:
+            return threading.current_thread().name
+
+        async def test() -> None:
+            for _ in range(100):
+                assert await run_apart(name) == "daskref-apart"
+                assert "daskref-apart" not in [t.name for t in threading.enumerate()]
+            with pytest.raises(ZeroDivisionError):
+                await run_apart(lambda: 1 / 0)
+            assert "daskref-apart" not in [t.name for t in threading.enumerate()]
+
+        asyncio.run(test())
+
+    def test_what_hangs_holds_up_nobody_else(self) -> None:
+        release = threading.Event()
+
+        async def test() -> None:
+            many = [run_apart(release.wait) for _ in range(20)]
+            hanging = [asyncio.ensure_future(each) for each in many]
+            await asyncio.sleep(0)  # now they hang
+            await run_apart(release.set)
+            assert all(await asyncio.gather(*hanging))
+
+        asyncio.run(test())
+
+    def test_who_no_longer_waits_does_not_wait_for_the_thread(self) -> None:
+        release = threading.Event()
+
+        async def test() -> None:
+            waiting = asyncio.ensure_future(run_apart(release.wait))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            release.set()
+
+        asyncio.run(test())
+        wait_until(
+            lambda: "daskref-apart" not in [t.name for t in threading.enumerate()]
+        )
+
+    def test_a_client_that_is_closed_leaves_no_thread(self) -> None:
+        with distributed.Client(processes=False, dashboard_address=":0") as plain:
+            plain.submit(len, b"warm").result()
+            for _ in range(3):
+                before = set(threading.enumerate())
+                with daskref.Client(plain.cluster) as client:
+                    size = client.submit(len, bytes(2_000_000)).result()
+                    assert size == 2_000_000
+                left = set(threading.enumerate()) - before
+                assert not [t for t in left if t.name == "daskref-apart"]
