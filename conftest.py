@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import dask.config
@@ -16,6 +17,9 @@ import pytest
 
 SHM = Path("/dev/shm")
 PREFIX = "daskref"
+#: Where stores, sessions and owners of a process are known; not imported for that.
+STORES, SESSIONS = "daskref.stores", "daskref.session"
+OWNERS = "daskref.ownership.borrows"
 #: Seconds for what a test has ended (processes, finalizers) to be gone.
 PATIENCE = 5.0
 
@@ -36,6 +40,8 @@ def configuration_is_restored() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def nothing_stays_behind_at_the_end() -> Iterator[None]:
     """Fail at the end if anything is left open, or in shared memory, held or not."""
+    # or the guards would see nothing, and say so of nothing
+    assert all(map(find_spec, (STORES, SESSIONS, OWNERS)))
     before = _entries()
     yield
     if left := _wait(_stores, 2 * PATIENCE):
@@ -65,7 +71,7 @@ def nothing_stays_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _owners() -> set[str]:
     """Return the owned objects of this process that somebody still owns."""
-    borrows = sys.modules.get("daskref.ownership.borrows")
+    borrows = sys.modules.get(OWNERS)
     if borrows is None or not borrows.owned:
         return set()
     gc.collect()  # an error that was caught may hold one, in its frames
@@ -126,8 +132,8 @@ def _stores() -> set[str]:
     """Return the names of registered stores, and of sessions, of this process."""
     found: set[str] = set()
     # not imported for the guard's sake: most tests need neither
-    if stores := sys.modules.get("daskref.stores"):
+    if stores := sys.modules.get(STORES):
         found.update(stores._registry, stores._made)
-    if session := sys.modules.get("daskref.session"):
+    if session := sys.modules.get(SESSIONS):
         found.update(map(repr, session.sessions()))
     return found
