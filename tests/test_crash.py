@@ -32,7 +32,7 @@ from tests.utils import DASK, Process, start_scheduler, start_worker, wait_until
 pytestmark = pytest.mark.slow
 
 #: Rounds; more of them in `make stress`.
-ROUNDS = [7, pytest.param(20, marks=pytest.mark.stress)]
+ROUNDS = [4, pytest.param(20, marks=pytest.mark.stress)]
 
 
 @pytest.fixture

@@ -514,16 +514,14 @@ class TestClient:
             assert daskref.stats(client)["puts"] >= 1
 
 
-def test_what_is_fetched_in_band_is_freed(cluster: Cluster) -> None:
-    cluster.add("--no-nanny", "--name", "here")
-    cluster.add_apart("--no-nanny", "--name", "apart")
-    with daskref.Client(cluster.address, connector="shm://") as client:
-        x = large()
-        made = client.submit(make, 2.0, workers=["here"])
-        seen = [client.submit(total, v, workers=["apart"]) for v in (x, made)]
-        assert client.gather(seen) == [SUM, 2 * SUM]
-        del x, made, seen
-        wait_until(lambda: not daskref.stats(client)["objects"], "all evicted")
+def test_what_is_fetched_in_band_is_freed(mixed: tuple[Any, str, str]) -> None:
+    client, here, apart = mixed
+    x = large()
+    made = client.submit(make, 2.0, workers=[here])
+    seen = [client.submit(total, v, workers=[apart]) for v in (x, made)]
+    assert client.gather(seen) == [SUM, 2 * SUM]
+    del x, made, seen
+    wait_until(lambda: not daskref.stats(client)["objects"], "all evicted")
 
 
 def test_the_worker_knows(mixed: tuple[Any, str, str]) -> None:

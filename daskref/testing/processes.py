@@ -126,6 +126,22 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+def spawn(
+    command: tuple[str, ...], env: dict[str, str], stdin: int | None
+) -> subprocess.Popen[str]:
+    """Start a process whose output, errors included, can be read."""
+    return subprocess.Popen(
+        command,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        # a run that is killed leaves no cluster behind
+        preexec_fn=die_with_parent,
+    )
+
+
 def start(
     *command: str,
     pattern: str,
@@ -153,16 +169,7 @@ def start(
     AssertionError
         If it ends, or does not say so in time; with what it wrote.
     """
-    popen = subprocess.Popen(
-        command,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **(env or {})},
-        # a run that is killed leaves no cluster behind
-        preexec_fn=die_with_parent,
-    )
+    popen = spawn(command, {**os.environ, **(env or {})}, stdin)
     found: queue.Queue[str | None] = queue.Queue()
     lines: list[str] = []
 
