@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from daskref.testing.hosts import capabilities
 from daskref.testing.processes import environment
@@ -37,7 +43,69 @@ def require_namespaces() -> None:
     require(_permitted(), "mount namespaces (unshare -m): run the tests as root")
 
 
-def run_case(module: str, case: str, *args: Any, size: str = "50%") -> Any:
+class MemoryGroup:
+    """A control group with a limit on memory, as containers have it; a context.
+
+    Parameters
+    ----------
+    nbytes
+        The limit.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._root = Path("/sys/fs/cgroup/memory")
+        names = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+        self._events = "memory.oom_control"
+        if not self._root.is_dir():
+            self._root = Path("/sys/fs/cgroup")
+            names = ["memory.max", "memory.swap.max"]
+            self._events = "memory.events"
+        self._path = self._root / f"daskref-test-{os.urandom(4).hex()}"
+        try:
+            self._path.mkdir()
+        except OSError as exc:
+            pytest.skip(f"a control group with a limit cannot be made: {exc}")
+        try:
+            (self._path / names[0]).write_text(str(nbytes))
+            if (swap := self._path / names[1]).exists():
+                swap.write_text("0" if "swap" in names[1] else str(nbytes))
+        except OSError as exc:
+            self._path.rmdir()
+            pytest.skip(f"a control group cannot have a limit: {exc}")
+
+    def __enter__(self) -> MemoryGroup:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        begin = time.monotonic()
+        while left := (self._path / "cgroup.procs").read_text().split():
+            if time.monotonic() > begin + 5.0:  # they do not end by themselves
+                for process in left:
+                    with suppress(ProcessLookupError):
+                        os.kill(int(process), signal.SIGKILL)
+            time.sleep(0.05)
+        self._path.rmdir()
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What to put before a command, so that it is inside and sees it as its own."""
+        enter = f"echo $$ >{self._path}/cgroup.procs"
+        mount = f"mount --bind {self._path} {self._root}"
+        return ("unshare", "-m", "sh", "-c", f'{enter} && {mount} && exec "$@"', "sh")
+
+    def kills(self) -> int:
+        """Return how many processes the kernel has ended for lack of memory."""
+        words = (self._path / self._events).read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+
+
+def run_case(
+    module: str,
+    case: str,
+    *args: Any,
+    size: str = "50%",
+    within: tuple[str, ...] = (),
+) -> Any:
     """Run ``module.case(*args)`` in a process with its own ``/dev/shm``.
 
     Parameters
@@ -48,6 +116,8 @@ def run_case(module: str, case: str, *args: Any, size: str = "50%") -> Any:
         As JSON has them.
     size
         Of the file system.
+    within
+        What to put before the command.
 
     Returns
     -------
@@ -57,7 +127,7 @@ def run_case(module: str, case: str, *args: Any, size: str = "50%") -> Any:
     call = f"{module}.{case}(*json.loads({json.dumps(args)!r}))"
     code = f"import json, {module}; print('returned', json.dumps({call}))"
     done = subprocess.run(
-        [*own_shm(size), sys.executable, "-X", "faulthandler", "-c", code],
+        [*within, *own_shm(size), sys.executable, "-X", "faulthandler", "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -11,6 +11,7 @@
         f-<name>                 how far an object has come that is being fetched
         spill                    where the session has objects on disk, if it has
         free/                    files to write again
+        moving                   locked by who moves objects to disk
         <8 digits>-<24 digits>   objects; the first digits are the participant's
 """
 

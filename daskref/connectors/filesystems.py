@@ -20,6 +20,16 @@ def is_local(path: str) -> bool:
     On a network file system a file may be deleted under a mapping, by another host,
     and who then touches the mapping is killed by SIGBUS.
     """
+    return kind_of(path) in _LOCAL
+
+
+def is_memory(path: str) -> bool:
+    """Tell whether what a directory has takes memory."""
+    return kind_of(path) in ("ramfs", "tmpfs")
+
+
+def kind_of(path: str) -> str:
+    """Return the kind of file system that a directory is on; empty: not known."""
     target = os.path.realpath(path)
     best, kind = "", ""
     try:
@@ -32,5 +42,5 @@ def is_local(path: str) -> bool:
                 if inside and len(point) >= len(best):
                     best, kind = point, found
     except OSError:
-        return False
-    return kind in _LOCAL
+        return ""
+    return kind

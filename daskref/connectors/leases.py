@@ -41,6 +41,29 @@ def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
     return False
 
 
+def hand_over(
+    objects: ObjectDirectory, new: ObjectDirectory, name: str, delete: bool = False
+) -> None:
+    """Let an object have its lease in another directory, too; the later one counts.
+
+    Parameters
+    ----------
+    objects, new
+        Where it was, and where it is.
+    name
+        Of the object.
+    delete
+        Whether the lease goes where it was.
+    """
+    expiry = _expiry(objects, name)
+    if expiry is None:
+        return
+    if expiry > (_expiry(new, name) or 0.0):
+        write_whole(new.at(LEASE + name), repr(expiry).encode())
+    if delete:
+        unlink(objects.at(LEASE + name))
+
+
 def names(objects: ObjectDirectory) -> list[str]:
     """Return the names of all objects."""
     return [name for name, _ in _entries(objects) if NAME.fullmatch(name)]

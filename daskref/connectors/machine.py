@@ -22,6 +22,9 @@ _LONGEST = 2**16
 SHARE = 0.5
 #: Of the memory, what should stay available: for tasks, Dask and interpreters.
 RESERVE = 0.2
+#: What tasks may take beyond that, while objects are moved to disk: of the memory, or
+#: bytes for each processor. The lesser counts.
+AHEAD, AHEAD_EACH = 0.15, 128 * 2**20
 #: Seconds for which a look at the memory is believed, if it has found enough.
 _BELIEVED = 0.05
 #: Of the memory that may be taken, what is taken without a look: it costs some 100 us.
@@ -75,8 +78,14 @@ def is_low(total: int, left: int) -> bool:
     return left < RESERVE * total
 
 
+def least(total: int) -> int:
+    """Return how much memory objects should leave available."""
+    ahead = AHEAD_EACH * len(os.sched_getaffinity(0))
+    return int(RESERVE * total) + min(int(AHEAD * total), ahead)
+
+
 class Reserve:
-    """What new files may take of the memory, so that :data:`RESERVE` stays available.
+    """What new files may take of the memory, so that :func:`least` stays available.
 
     Notes
     -----
@@ -120,7 +129,7 @@ class Reserve:
 
     def _look(self) -> None:
         total, left = memory()
-        self._spare = left - int(RESERVE * total)
+        self._spare = left - least(total)
         self._seen = time.monotonic()
         self._taken = 0
 

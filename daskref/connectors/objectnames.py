@@ -14,6 +14,8 @@ LEASE, PART = "l-", ".w-"
 #: While it is fetched from another host, and of the file that says how far it is;
 #: while another host sends it.
 ARRIVING, ARRIVAL, PUSHED = ".f-", "f-", ".u-"
+#: While it is moved from memory to disk: a second name in memory.
+MOVING = ".m-"
 #: What stands after the name, in an empty file, where ProxyStore may read the object.
 READY = ".ready"
 #: In keys of objects that were not there yet when the key was made.

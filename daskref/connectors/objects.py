@@ -27,7 +27,7 @@ from daskref.exceptions import WireError
 #: Smaller files are read: to map one costs more, unless it may be written again.
 _WORTH_MAPPING = 64 * 2**10
 #: Seconds after which a lock that should be held for microseconds is an error.
-_STUCK = 30.0
+STUCK = 30.0
 #: What a full disk says, or a process that may not have more memory.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 
@@ -64,6 +64,8 @@ class ObjectDirectory:
     parked: ParkedMappings | None
     mapped: bool
     fsync: str
+    #: (name) -> None: called when :meth:`evict` has deleted an object, if given.
+    deleted: Callable[[str], None] | None
     #: Of objects that are being written.
     parts: Parts
 
@@ -77,6 +79,7 @@ class ObjectDirectory:
         mapped: bool = True,
         fsync: str = "never",
     ) -> None:
+        self.deleted = None
         self.fsync = fsync
         self.path = path
         self.pool = pool
@@ -181,7 +184,7 @@ class ObjectDirectory:
                     unlock(fd)
                 elif names(path, fd):
                     # Someone is deleting it at this moment.
-                    deadline = deadline or time.monotonic() + _STUCK
+                    deadline = deadline or time.monotonic() + STUCK
                     if time.monotonic() > deadline:
                         raise OSError(errno.EDEADLK, "a stopped process has it locked")
                     time.sleep(0.0005)
@@ -246,6 +249,8 @@ class ObjectDirectory:
         evicted = self._evict(self.at(name))
         if evicted:
             unlink(self.at(LEASE + name))
+            if self.deleted is not None:
+                self.deleted(name)
         return evicted
 
     def _evict(self, path: str) -> bool:

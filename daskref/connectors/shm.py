@@ -25,6 +25,7 @@ from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.budget import Budget
 from daskref.connectors.directory import SessionDirectory, sweep_at_end
 from daskref.connectors.memory import raw
+from daskref.connectors.moving import Mover
 from daskref.connectors.objectnames import UNKNOWN_SIZE, checked, new_name
 from daskref.connectors.objects import FULL, ObjectDirectory
 from daskref.connectors.parked import ParkedMappings
@@ -33,7 +34,7 @@ from daskref.connectors.presence import read_identity
 from daskref.connectors.segments import KeptMappings, Pool, discard
 from daskref.connectors.sizes import parse_duration, parse_limit
 from daskref.connectors.space import Space, left, of_deleted, of_objects
-from daskref.connectors.spill import find_spill, make_spill, sweep_spills
+from daskref.connectors.spill import Spill, sweep_spills
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorError,
@@ -70,7 +71,8 @@ class SharedMemoryConnector(Connector):
         What may be filled: a fraction (0.8, "80%") of the tmpfs, whoever fills it, and
         of half of the memory of the container or machine; or the bytes ("4 GiB") that
         this session may take. Objects past that go to disk, and so do those that
-        would leave less than a fifth of the memory available.
+        would leave little more than a fifth of the memory available; once there is
+        less, those that are in memory go there, too, longest unused first.
     recycle
         How much of evicted objects is kept to be written again, at several times the
         speed of new memory: a fraction of the budget or a size; 0 for nothing. Given up
@@ -109,7 +111,8 @@ class SharedMemoryConnector(Connector):
 
     _session: SessionDirectory
     _memory: ObjectDirectory
-    _disk: ObjectDirectory | None
+    _spill: Spill
+    _mover: Mover
     _budget: Budget
     _pool: Pool
     _spill_root: str
@@ -155,14 +158,16 @@ class SharedMemoryConnector(Connector):
         share = partial(self._budget.share, recycled)
         parked = ParkedMappings(share)
         self._pool = Pool(os.path.join(path, "free"), share, idle)
-        self._finalizer = weakref.finalize(
-            self, _leave, self._session, parked, self._pool
-        )
-        forget_in_child(self)
         self._memory = ObjectDirectory(
             path, pool=self._pool, kept=KeptMappings(share), parked=parked
         )
-        self._disk = None
+        self._spill = Spill(self._session, self._spill_root)
+        self._mover = Mover(self._memory, self._pool, self._spill)
+        self._memory.deleted = self._mover.settle
+        self._finalizer = weakref.finalize(
+            self, _leave, self._session, parked, self._pool, self._mover
+        )
+        forget_in_child(self)
 
     def _enter(
         self, directory: str | None, nonce: str | None, root: str, create: bool
@@ -238,10 +243,8 @@ class SharedMemoryConnector(Connector):
         self._ready()
         yield self._memory
         # Looked for only by who did not find it in memory.
-        if self._disk is None and (path := find_spill(self._session)):
-            self._disk = ObjectDirectory(path)
-        if self._disk is not None:
-            yield self._disk
+        if (disk := self._spill.find()) is not None:
+            yield disk
 
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         """See :meth:`Connector.put_frames`."""
@@ -272,11 +275,13 @@ class SharedMemoryConnector(Connector):
             raise ConnectorError(
                 repr(self), f"an object of {nbytes} B could not be written: {exc}"
             ) from exc
-        if not in_memory:
-            try:
-                self._put_on_disk(name, views, publish)
-            except OSError as exc:
-                raise self._no_room(exc, nbytes) from exc
+        if in_memory:
+            self._mover.watch()
+            return nbytes
+        try:
+            self._put_on_disk(name, views, publish)
+        except OSError as exc:
+            raise self._no_room(exc, nbytes) from exc
         return nbytes
 
     def start(self, name: str, nbytes: int, mark: str) -> Pieces:
@@ -300,9 +305,10 @@ class SharedMemoryConnector(Connector):
         try:
             part = tier.parts.start(name, nbytes, self._room, mark)
             if part is None:
-                tier = self._spill()
+                tier = self._spill.make()
                 part = tier.parts.start(name, nbytes, mark=mark)
                 assert part is not None  # a disk has room until it says otherwise
+            self._mover.watch()
             return Pieces(tier.parts, part)
         except OSError as exc:
             raise self._no_room(exc, nbytes) from exc
@@ -314,17 +320,10 @@ class SharedMemoryConnector(Connector):
                 return Pieces(tier.parts, part)
         return None
 
-    def _spill(self) -> ObjectDirectory:
-        if self._disk is None:
-            with self._lock:
-                path = make_spill(self._session, self._spill_root)
-                self._disk = ObjectDirectory(path)
-        return self._disk
-
     def _put_on_disk(
         self, name: str, views: Sequence[memoryview], publish: str | None
     ) -> None:
-        disk = self._spill()
+        disk = self._spill.make()
         disk.put(name, views, publish=publish)
         with self._lock:
             self.overflows += 1
@@ -357,6 +356,8 @@ class SharedMemoryConnector(Connector):
         lacking = self._budget.lacking(nbytes)
         if lacking and self._pool.trim(lacking):
             lacking = self._budget.lacking(nbytes)
+        if lacking:
+            self._mover.hurry()
         return not lacking
 
     def _no_room(self, exc: OSError, nbytes: int) -> ConnectorError:
@@ -405,7 +406,8 @@ class SharedMemoryConnector(Connector):
     def evict(self, key: Key) -> None:
         """See :meth:`Connector.evict`."""
         name, _ = checked(key, SharedMemoryKey)
-        any(tier.evict(name) for tier in self._tiers())
+        for tier in self._tiers():  # it may have been moved once, and put again
+            tier.evict(name)
 
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`."""
@@ -482,7 +484,10 @@ class SharedMemoryConnector(Connector):
         return f"<SharedMemoryConnector {self._session.path}>"
 
 
-def _leave(session: SessionDirectory, parked: ParkedMappings, pool: Pool) -> None:
+def _leave(
+    session: SessionDirectory, parked: ParkedMappings, pool: Pool, mover: Mover
+) -> None:
+    mover.close()
     pool.close()
     parked.close()
     session.leave()

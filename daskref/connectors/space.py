@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from daskref.connectors.objectnames import ARRIVING, NAME, PART, PUSHED
+from daskref.connectors.objectnames import ARRIVING, MOVING, NAME, PART, PUSHED
 
 #: Bytes of a block of ``stat``, whatever the file system has.
 _BLOCK = 512
-_HIDDEN = "|".join(map(re.escape, (PART, ARRIVING, PUSHED)))
+_HIDDEN = "|".join(map(re.escape, (PART, ARRIVING, PUSHED, MOVING)))
 _OBJECT = re.compile(f"(?:{_HIDDEN})?{NAME.pattern}")
 _POOLED = re.compile(".*")
 #: A shared lock: process, device, inode.

@@ -14,10 +14,13 @@ import secrets
 import shutil
 import socket
 import time
-from functools import cache
+from functools import cache, cached_property
 
+from daskref.background import make_lock
 from daskref.connectors.directory import SessionDirectory
+from daskref.connectors.filesystems import is_memory
 from daskref.connectors.locks import write_whole
+from daskref.connectors.objects import ObjectDirectory
 from daskref.connectors.presence import (
     check_private,
     hidden_spill,
@@ -31,6 +34,46 @@ from daskref.exceptions import ConnectorUnavailableError
 
 #: Seconds after which a directory without an identity was abandoned half-made.
 _HALF_MADE = 60.0
+
+
+class Spill:
+    """The objects that a session has on disk, once it has some.
+
+    Parameters
+    ----------
+    session
+        The session.
+    root
+        Where it would put them; another process may have chosen another place first.
+    """
+
+    session: SessionDirectory
+    root: str
+    _objects: ObjectDirectory | None
+
+    def __init__(self, session: SessionDirectory, root: str) -> None:
+        self.session = session
+        self.root = root
+        self._objects = None
+        self._lock = make_lock()
+
+    @cached_property
+    def is_memory(self) -> bool:
+        """Whether it would take memory, too: then nothing is gained by moving."""
+        return is_memory(self.root)
+
+    def find(self) -> ObjectDirectory | None:
+        """Return them; ``None`` if there are none. Raises as :func:`find_spill`."""
+        if self._objects is None and (path := find_spill(self.session)):
+            self._objects = ObjectDirectory(path)
+        return self._objects
+
+    def make(self) -> ObjectDirectory:
+        """Return them, or a new directory for them; raises as :func:`make_spill`."""
+        if self._objects is None:
+            with self._lock:
+                self._objects = ObjectDirectory(make_spill(self.session, self.root))
+        return self._objects
 
 
 @cache

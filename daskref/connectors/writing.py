@@ -14,6 +14,8 @@ times that of ``pwrite``.
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from daskref.background import start_thread
+from daskref.connectors.locks import open_plain
 from daskref.connectors.memory import HUGE, SharedMapping, address, can_collapse
 
 #: From here on objects are written through a mapping.
@@ -33,6 +36,8 @@ _CHUNK = HUGE
 #: Buffers per system call, and bytes of each.
 _VECTOR = 512
 _LARGEST = 2**26
+#: Bytes that are copied at a time to a disk.
+_BUFFER = 4 * 2**20
 
 
 def is_mapped(nbytes: int, existing: int) -> bool:
@@ -204,3 +209,68 @@ def write_mapped(
         raise exc
     finally:
         del exc  # or the error would keep itself alive, and the buffers with it
+
+
+def copy_past_cache(
+    source: int, nbytes: int, path: str, stops: Callable[[], bool]
+) -> bool:
+    """Copy a file to a new one on a disk; no pages stay in the kernel's cache.
+
+    Parameters
+    ----------
+    source, nbytes
+        Open for reading; its size.
+    path
+        Of the new file.
+    stops
+        Whether to stop, asked from time to time.
+
+    Returns
+    -------
+    bool
+        False if it was stopped.
+
+    Raises
+    ------
+    OSError
+        ENOSPC when the disk is full. As with a stop, the file stays.
+    """
+    fd = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        direct = _set_direct(fd, True)
+        # Anonymous memory begins at a page, as the disk demands.
+        view = memoryview(mmap.mmap(-1, _BUFFER))
+        offset = 0
+        while offset < nbytes:
+            if stops():
+                return False
+            read = os.preadv(source, [view[: nbytes - offset]], offset)
+            if not read:
+                raise OSError(errno.EIO, "a file was cut short")
+            # Whole pages; the file is cut to its length in the end.
+            whole = -(-read // mmap.PAGESIZE) * mmap.PAGESIZE
+            try:
+                write_file(fd, [view[:whole]], offset)
+            except OSError as exc:
+                if not direct or exc.errno != errno.EINVAL:
+                    raise
+                direct = _set_direct(fd, False)
+                continue
+            if not direct:
+                os.fdatasync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            offset += read
+        os.ftruncate(fd, nbytes)
+        return True
+    finally:
+        os.close(fd)
+
+
+def _set_direct(fd: int, direct: bool) -> bool:
+    """Let writes go past the kernel's cache, or not; whether they do."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if direct else 0))
+    except OSError:  # not on this file system
+        return False
+    return direct

@@ -10,7 +10,7 @@ import pytest
 
 from daskref.connectors import SharedMemoryConnector
 from daskref.connectors.budget import Budget
-from daskref.connectors.machine import Reserve, is_low, memory
+from daskref.connectors.machine import Reserve, is_low, least, memory
 from tests.utils import wait_until
 
 MIB = 2**20
@@ -125,6 +125,7 @@ class Memory:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 1000 * MIB
+        self.least = least(self.left)
         self.looks = 0
         self.now = 0.0
         monkeypatch.setattr("daskref.connectors.machine.memory", self._look)
@@ -149,7 +150,7 @@ def test_memory_is_looked_at_only_once_in_a_while(machine: Memory) -> None:
         assert not reserve.lacking(4 * MIB)
     assert machine.looks == 1
     machine.now += 1
-    machine.left = 600 * MIB
+    machine.left = 800 * MIB
     assert not reserve.lacking(MIB)
     assert machine.looks == 2
     machine.now += 1
@@ -161,9 +162,9 @@ def test_memory_is_looked_at_only_once_in_a_while(machine: Memory) -> None:
 
 def test_a_machine_that_is_full_is_looked_at_each_time(machine: Memory) -> None:
     reserve = Reserve()
-    machine.left = 203 * MIB
+    machine.left = machine.least + 3 * MIB
     assert reserve.lacking(4 * MIB) == MIB
-    machine.left = 204 * MIB
+    machine.left = machine.least + 4 * MIB
     assert not reserve.lacking(4 * MIB)
 
 
@@ -173,13 +174,13 @@ def test_what_would_leave_too_little_memory_goes_to_disk(machine: Memory) -> Non
         recycled, kept = shm.put(data), shm.put(data)
         assert shm.space().disk == 0
         shm.evict(recycled)
-        machine.left, machine.now = 150 * MIB, 1.0
+        machine.left, machine.now = machine.least - 50 * MIB, 1.0
         shm.put(data)  # into pages that exist
         assert shm.space().disk == 0
         on_disk = shm.put(data)
         assert shm.space().disk >= data.nbytes
         assert bytes(shm.get(on_disk)) == bytes(shm.get(kept)) == bytes(data)
-        machine.left = 300 * MIB
+        machine.left = machine.least + 100 * MIB
         before = shm.space()
         shm.put(data)
         assert shm.space().disk == before.disk
@@ -200,7 +201,7 @@ def test_the_pool_goes_before_objects_go_to_disk(
         monkeypatch.setattr(shm._pool, "trim", trimmed)
         shm.evict(shm.put(np.ones(2 * MIB, "u1")))
         assert pooled(shm)
-        machine.left, machine.now = 206 * MIB, 1.0
+        machine.left, machine.now = machine.least + 6 * MIB, 1.0
         shm.put(np.ones(8 * MIB, "u1"))
         assert not pooled(shm)
         assert shm.space().disk == 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from daskref.connectors import budget as module
 from daskref.connectors import machine
 from daskref.connectors.budget import Budget
-from daskref.connectors.machine import RESERVE, SHARE, Reserve, memory
+from daskref.connectors.machine import SHARE, Reserve, least, memory
 
 #: The largest that a file in ``/proc`` or ``/sys`` says: no limit, in version 1.
 MOST = 2**63 - 1
@@ -231,8 +231,8 @@ def test_no_puts_take_the_reserve(
         for nbytes, later in asked:
             lacking = reserve.lacking(nbytes)
             if lacking:
-                assert left - nbytes + lacking == int(RESERVE * total)
+                assert left - nbytes + lacking == least(total)
             else:
                 left -= nbytes
-                assert left >= int(RESERVE * total)
+                assert left >= least(total)
             now += later

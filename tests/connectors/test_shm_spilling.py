@@ -175,7 +175,7 @@ with shm.SharedMemoryConnector(root=root, spill_directory=spill, budget=1.0) as 
     big = c.put(bytes(70 * MIB))
     say(c.get(big)[-1], os.path.exists(os.path.join(c.directory, big.name)))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", spill], check=True)
-    c._disk = None
+    c._spill._objects = None
     try:
         c.put(bytes(70 * MIB))
     except Exception as exc:
