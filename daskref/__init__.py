@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daskref import connectors as connectors
     from daskref._version import __version__ as __version__
-    from daskref.client import Client as Client
-    from daskref.client import stats as stats
-    from daskref.enabling import disable as disable
-    from daskref.enabling import enable as enable
+    from daskref.client.client import Client as Client
+    from daskref.client.client import stats as stats
+    from daskref.client.enabling import disable as disable
+    from daskref.client.enabling import enable as enable
+    from daskref.graph.nodes import lazy as lazy
     from daskref.lifetimes import ContextLifetime as ContextLifetime
     from daskref.lifetimes import LeaseLifetime as LeaseLifetime
     from daskref.lifetimes import StaticLifetime as StaticLifetime
     from daskref.lifetimes import TaskLifetime as TaskLifetime
-    from daskref.locker import ProxyLocker as ProxyLocker
-    from daskref.nodes import lazy as lazy
+    from daskref.objects.reference import StoreConfig as StoreConfig
     from daskref.ownership import OwnedProxy as OwnedProxy
     from daskref.ownership import borrow as borrow
     from daskref.ownership import clone as clone
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from daskref.ownership import into_owned as into_owned
     from daskref.ownership import mut_borrow as mut_borrow
     from daskref.ownership import update as update
-    from daskref.prefetch import resolve_async as resolve_async
     from daskref.preload import dask_setup as dask_setup
-    from daskref.proxy import Proxy as Proxy
-    from daskref.proxy import extract as extract
-    from daskref.proxy import get_factory as get_factory
-    from daskref.proxy import is_resolved as is_resolved
-    from daskref.proxy import resolve as resolve
-    from daskref.reference import StoreConfig as StoreConfig
-    from daskref.store import Store as Store
-    from daskref.stores import get_key as get_key
-    from daskref.stores import get_or_create_store as get_or_create_store
-    from daskref.stores import get_store as get_store
-    from daskref.stores import register_store as register_store
-    from daskref.stores import store_registration as store_registration
-    from daskref.stores import unregister_store as unregister_store
+    from daskref.proxy._locker import ProxyLocker as ProxyLocker
+    from daskref.proxy._prefetch import resolve_async as resolve_async
+    from daskref.proxy.proxy import Proxy as Proxy
+    from daskref.proxy.proxy import extract as extract
+    from daskref.proxy.proxy import get_factory as get_factory
+    from daskref.proxy.proxy import is_resolved as is_resolved
+    from daskref.proxy.proxy import resolve as resolve
+    from daskref.store.registry import get_key as get_key
+    from daskref.store.registry import get_or_create_store as get_or_create_store
+    from daskref.store.registry import get_store as get_store
+    from daskref.store.registry import register_store as register_store
+    from daskref.store.registry import store_registration as store_registration
+    from daskref.store.registry import unregister_store as unregister_store
+    from daskref.store.store import Store as Store
 
 _HOMES = {
     "Client": "daskref.client",
@@ -51,34 +51,34 @@ _HOMES = {
     "LeaseLifetime": "daskref.lifetimes",
     "OwnedProxy": "daskref.ownership",
     "Proxy": "daskref.proxy",
-    "ProxyLocker": "daskref.locker",
+    "ProxyLocker": "daskref.proxy._locker",
     "StaticLifetime": "daskref.lifetimes",
     "Store": "daskref.store",
-    "StoreConfig": "daskref.reference",
+    "StoreConfig": "daskref.objects.reference",
     "TaskLifetime": "daskref.lifetimes",
     "__version__": "daskref._version",
     "borrow": "daskref.ownership",
     "clone": "daskref.ownership",
     "connectors": "daskref.connectors",
     "dask_setup": "daskref.preload",
-    "disable": "daskref.enabling",
+    "disable": "daskref.client.enabling",
     "drop": "daskref.ownership",
-    "enable": "daskref.enabling",
+    "enable": "daskref.client.enabling",
     "extract": "daskref.proxy",
     "get_factory": "daskref.proxy",
-    "get_key": "daskref.stores",
-    "get_or_create_store": "daskref.stores",
-    "get_store": "daskref.stores",
+    "get_key": "daskref.store.registry",
+    "get_or_create_store": "daskref.store.registry",
+    "get_store": "daskref.store.registry",
     "into_owned": "daskref.ownership",
     "is_resolved": "daskref.proxy",
-    "lazy": "daskref.nodes",
+    "lazy": "daskref.graph.nodes",
     "mut_borrow": "daskref.ownership",
-    "register_store": "daskref.stores",
+    "register_store": "daskref.store.registry",
     "resolve": "daskref.proxy",
-    "resolve_async": "daskref.prefetch",
+    "resolve_async": "daskref.proxy",
     "stats": "daskref.client",
-    "store_registration": "daskref.stores",
-    "unregister_store": "daskref.stores",
+    "store_registration": "daskref.store.registry",
+    "unregister_store": "daskref.store.registry",
     "update": "daskref.ownership",
 }
 

@@ -12,13 +12,13 @@ from typing import Any
 from dask.utils import format_bytes
 
 from daskref._version import __version__
+from daskref.cluster.notices import setting_text, tell_unknown
+from daskref.cluster.session import open_session_connector
 from daskref.config import Settings, setting_name
 from daskref.connectors import MultiConnector, SharedMemoryConnector, ZmqConnector
 from daskref.connectors.space import Space
 from daskref.exceptions import DaskrefError
-from daskref.notices import setting_text, tell_unknown
-from daskref.session import open_session_connector
-from daskref.store import Store
+from daskref.store.store import Store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +135,7 @@ def _sweep(rest: list[str]) -> int:
 
 
 def _bench(rest: list[str]) -> int:
-    from daskref.bench import main as bench
+    from daskref.bench.program import main as bench
 
     return bench(rest)
 

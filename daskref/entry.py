@@ -29,7 +29,7 @@ def register_sizeof(sizeof: Any) -> None:
     """
 
     def load() -> None:
-        from daskref.family import register_sizeof
+        from daskref.cluster.family import register_sizeof
 
         register_sizeof(sizeof)
 
@@ -74,7 +74,7 @@ def _announce(serialize: Any) -> None:
 
 
 def _load_family() -> Any:
-    from daskref import family
+    from daskref.cluster import family
 
     family.register_family()  # in the place of these stubs
     return family

@@ -20,10 +20,10 @@ async def dask_setup(server: Any) -> None:
     """
     from distributed.scheduler import Scheduler
 
+    from daskref.cluster.family import register_family
+    from daskref.cluster.joining import start
     from daskref.config import Settings
     from daskref.exceptions import ConnectorError
-    from daskref.family import register_family
-    from daskref.plugins.joining import start
 
     register_family()
     if isinstance(server, Scheduler):

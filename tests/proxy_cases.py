@@ -13,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
-from daskref.reference import describe
+from daskref.objects.reference import describe
 
 
 class Factory:

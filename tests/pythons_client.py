@@ -17,7 +17,7 @@ import numpy as np
 import daskref
 from daskref import OwnedProxy, Store, borrow, mut_borrow, update
 from daskref.connectors import FileConnector
-from daskref.factory import StoreFactory
+from daskref.store.factory import StoreFactory
 from daskref.testing.processes import wait_until
 
 SIZE = 1 << 18

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from daskref.exceptions import ConnectorUnavailableError
-from daskref.plugins import ahead as module
-from daskref.plugins.ahead import Ahead
+from daskref.worker import _prefetch as module
+from daskref.worker._prefetch import Ahead
 from tests.utils import wait_until
 
 HOST = "a" * 32

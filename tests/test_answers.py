@@ -11,10 +11,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from daskref.answers import ANSWERED, MAX_COLUMNS, ROOM, learn, recall
-from daskref.codec import decode, encode
+from daskref.objects.attributes import ANSWERED, MAX_COLUMNS, ROOM, learn, recall
+from daskref.objects.codec import decode, encode
+from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
 from daskref.proxy import Proxy, extract, is_resolved, resolve
-from daskref.reference import Metadata, Reference, StoreConfig, describe
 from tests.proxy_cases import TARGETS, Factory
 from tests.proxy_operations import same
 from tests.proxy_quiet import METADATA, ask

@@ -23,7 +23,6 @@ from distributed import LocalCluster
 from distributed.protocol import deserialize
 
 import daskref
-from daskref import codec
 from daskref.config import Settings
 from daskref.connectors import SharedMemoryConnector
 from daskref.connectors.shm import SharedMemoryKey
@@ -35,9 +34,10 @@ from daskref.exceptions import (
     ResolveError,
     WireError,
 )
-from daskref.factory import StoreFactory
+from daskref.objects import codec
 from daskref.proxy import Proxy, resolve
 from daskref.store import Store
+from daskref.store.factory import StoreFactory
 from tests.utils import large, wait_until
 
 SUM = 262144.0
@@ -360,7 +360,7 @@ class TestFiles:
 
 
 def test_a_family_header_of_a_newer_version() -> None:
-    from daskref.family import VERSION
+    from daskref.cluster.family import VERSION
 
     header = {"serializer": "daskref", "version": VERSION + 1, "something": "new"}
     with pytest.raises(WireError, match="use the same daskref on all processes"):

@@ -9,7 +9,9 @@ import distributed
 import pytest
 
 import daskref
-from daskref import bench, bench_connectors, bench_objects
+from daskref.bench import connectors as bench_connectors
+from daskref.bench import objects as bench_objects
+from daskref.bench import program as bench
 from daskref.cli import main
 from tests.parts import require_module
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from daskref import bench_clusters, bench_hosts
-from daskref.bench_bytes import Stores, Turn, take
-from daskref.bench_clusters import Side, hosts_for_sides
-from daskref.bench_hosts import Row, Site, Taken, format_row
-from daskref.bench_rivals import ProxyStore, Sockets
+from daskref.bench import clusters as bench_clusters
+from daskref.bench import hosts as bench_hosts
+from daskref.bench.bytes import Stores, Turn, take
+from daskref.bench.clusters import Side, hosts_for_sides
+from daskref.bench.hosts import Row, Site, Taken, format_row
+from daskref.bench.rivals import ProxyStore, Sockets
 from daskref.cli import main
 from daskref.testing.agents import Agent
 from daskref.testing.hosts import Network

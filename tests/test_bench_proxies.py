@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from daskref import bench_proxies
-from daskref.bench_proxies import LIBRARIES, ROWS, makers, prepare, report, run_row
+from daskref.bench import proxies as bench_proxies
+from daskref.bench.proxies import LIBRARIES, ROWS, makers, prepare, report, run_row
 from daskref.cli import main
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from daskref import bench_simulate
-from daskref.bench_bytes import Stores
-from daskref.bench_clusters import hosts_for_sides
-from daskref.bench_links import Broadcast, broadcast, measure_links, watch
-from daskref.bench_simulate import format_line, growth, read_links
+from daskref.bench import simulate as bench_simulate
+from daskref.bench.bytes import Stores
+from daskref.bench.clusters import hosts_for_sides
+from daskref.bench.links import Broadcast, broadcast, measure_links, watch
+from daskref.bench.model import Spread
+from daskref.bench.simulate import format_line, growth, read_links
 from daskref.cli import main
-from daskref.simulation import Spread
 from tests.spaces import require_hosts
 
 MIB = 1 << 20

@@ -24,7 +24,6 @@ import daskref
 from daskref import OwnedProxy, Store, borrow, drop, is_resolved, mut_borrow, update
 from daskref.connectors import FileConnector
 from daskref.exceptions import OwnershipError, ResolveError
-from daskref.factory import StoreFactory
 from daskref.ownership.rules import (
     ENDS,
     ONE_OWNER,
@@ -32,6 +31,7 @@ from daskref.ownership.rules import (
     SHARED_OR_MUTABLE,
     VALID,
 )
+from daskref.store.factory import StoreFactory
 from tests.utils import large, processes, start_worker, wait_until
 
 

@@ -14,14 +14,14 @@ from dask.sizeof import sizeof
 from dask.tokenize import tokenize
 from distributed import Reschedule
 
-from daskref.boundary import Boundary, needs_boundary
 from daskref.connectors import LocalConnector
 from daskref.exceptions import ObjectLostError, ResolveError
-from daskref.factory import StoreFactory
-from daskref.nodes import PackedNode
-from daskref.packing import Packer
+from daskref.graph.nodes import PackedNode
+from daskref.graph.packing import Packer
 from daskref.proxy import Proxy
 from daskref.store import Store
+from daskref.store.factory import StoreFactory
+from daskref.worker._boundary import Boundary, needs_boundary
 
 
 @pytest.fixture

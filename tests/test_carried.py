@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from daskref.carried import Carried, carry
+from daskref.objects.functions import Carried, carry
 
 
 def test_here_it_is_the_very_function() -> None:
@@ -28,7 +28,7 @@ def test_elsewhere_it_is_loaded_by_the_first_call(monkeypatch: Any) -> None:
         loaded.append(data)
         return original(data)
 
-    monkeypatch.setattr("daskref.carried.cloudpickle.loads", loads)
+    monkeypatch.setattr("daskref.objects.functions.cloudpickle.loads", loads)
     again = pickle.loads(pickle.dumps(copy))  # passed on, not loaded
     assert not loaded
     assert [again(2), again(3)] == [6, 9]

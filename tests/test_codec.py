@@ -14,8 +14,8 @@ import pytest
 from distributed.protocol import register_serialization
 from distributed.protocol.serialize import dask_deserialize, dask_serialize
 
-from daskref.codec import ALIGNMENT, MAGIC, VERSION, decode, encode
 from daskref.exceptions import NotProxiableError, WireError
+from daskref.objects.codec import ALIGNMENT, MAGIC, VERSION, decode, encode
 
 PRELUDE = struct.Struct("<8sHHIQQ")
 

@@ -417,7 +417,8 @@ def test_a_half_written_object_of_a_killed_worker_is_removed(
 
 
 def die_in_the_middle_of_a_put() -> None:
-    from daskref.connectors import objects, parts
+    from daskref.connectors.files import directory as objects
+    from daskref.connectors.files import parts
 
     def die(*args: Any, **kwargs: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from daskref import demo
+from daskref.demo import program as demo
 from tests.parts import require_module
 
 REPORT = demo.Report(

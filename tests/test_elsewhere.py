@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from daskref.connectors import FileConnector, LocalConnector
-from daskref.places import config_of, tell
-from daskref.plugins.elsewhere import ATTEMPTS, Elsewhere, ElsewhereObjects
-from daskref.reference import StoreConfig
+from daskref.objects.reference import StoreConfig
+from daskref.scheduler._elsewhere import ATTEMPTS, Elsewhere, ElsewhereObjects
 from daskref.store import Store
+from daskref.store.places import config_of, tell
 
 SESSION = StoreConfig("session", "none", ())
 

@@ -16,12 +16,12 @@ from distributed import Security
 import daskref
 from daskref.connectors import MultiConnector, Policy, open_connector
 from daskref.connectors.base import Connector
-from daskref.encryption import (
+from daskref.exceptions import ConfigError
+from daskref.scheduler._encryption import (
     check_transport,
     choose_transport,
     is_encryption_required,
 )
-from daskref.exceptions import ConfigError
 from tests.utils import large
 
 

@@ -50,7 +50,7 @@ def python(tmp_path):
         "distributed.protocol",
         "distributed.protocol.serialize",
         "daskref",
-        "daskref.family",
+        "daskref.cluster.family",
         "daskref.config",
     ],
 )

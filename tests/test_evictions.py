@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from daskref.cluster.session import Session
 from daskref.config import Settings
 from daskref.connectors import LocalConnector, MultiConnector
 from daskref.exceptions import ConnectorError
-from daskref.plugins.evictions import Evictions, Outage, evict_each
-from daskref.plugins.scheduler import ReferenceSchedulerPlugin
-from daskref.session import Session
+from daskref.scheduler._evictions import Evictions, Outage, evict_each
+from daskref.scheduler._plugin import ReferenceSchedulerPlugin
 from daskref.store import Store
 from tests.connectors.redisservers import SECRET, RedisServer
 

@@ -101,7 +101,8 @@ def test_other_ends(name: str, tmp_path: Path) -> None:
 #: A connector, and how slowly it is removed; `begun` once that has begun.
 _SLOWLY = """
 import multiprocessing, os, sys, threading, time
-from daskref.connectors import SharedMemoryConnector, directory
+from daskref.connectors import SharedMemoryConnector
+from daskref.connectors.shm import session as directory
 
 remove_whole = directory.remove_whole
 begun = threading.Event()

@@ -22,7 +22,9 @@ from distributed import Client
 from distributed.protocol import deserialize, serialize
 
 import daskref
-from daskref import Store, family, get_key, get_store, leases
+from daskref import Store, get_key, get_store
+from daskref.cluster import _leases as leases
+from daskref.cluster import family
 from daskref.connectors import FileConnector
 from daskref.proxy import Proxy, extract, is_proxy, is_resolved
 from tests.proxy_cases import fail

@@ -22,15 +22,16 @@ from distributed.protocol.serialize import (
     serialize_bytes,
 )
 
-from daskref import family, session, stores
+from daskref.cluster import family, session
+from daskref.cluster.family import VERSION, dumps, loads, register_family
+from daskref.cluster.session import Session
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, WireError
-from daskref.factory import StoreFactory
-from daskref.family import VERSION, dumps, loads, register_family
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
-from daskref.session import Session
 from daskref.store import Store
-from daskref.stores import get_or_create_store
+from daskref.store import registry as stores
+from daskref.store.factory import StoreFactory
+from daskref.store.registry import get_or_create_store
 from tests.utils import large, wait_until
 
 FAMILIES = ["daskref", "dask", "pickle"]
@@ -291,7 +292,7 @@ class TestLeases:
     def test_renewed_while_the_receiver_holds_the_proxy(
         self, local: Any, monkeypatch: Any
     ) -> None:
-        from daskref import leases
+        from daskref.cluster import _leases as leases
 
         monkeypatch.setattr(leases, "_keeper", None)
         with dask.config.set({"daskref.lease": "90ms"}):
@@ -364,7 +365,7 @@ def _look(x: Any) -> Any:
 
 
 def _moved(client: Any) -> int:
-    from daskref.wire import traffic
+    from daskref.demo.traffic import traffic
 
     def read(dask_scheduler: Any) -> int:
         return traffic().received

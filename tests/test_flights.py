@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from daskref import flights
+from daskref.bench import flights
 from tests.parts import require_module
 
 

@@ -12,10 +12,10 @@ import pytest
 from distributed import LocalCluster
 
 import daskref
-from daskref.connectors.blobsession import NAME
+from daskref.cluster.session import sessions
+from daskref.connectors.fsspec._session import NAME
 from daskref.exceptions import ConnectorUnavailableError
-from daskref.nodes import references_in
-from daskref.session import sessions
+from daskref.graph.nodes import references_in
 from tests import s3 as s3_server
 from tests.utils import large, wait_until
 

@@ -24,7 +24,7 @@ from daskref.exceptions import (
     ResolveTimeoutError,
     WireError,
 )
-from daskref.futures import Future, Polling
+from daskref.store._future import Future, Polling
 from tests.test_store import ProxyStoreConnector
 
 

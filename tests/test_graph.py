@@ -32,16 +32,16 @@ from dask.base import collections_to_expr
 from distributed.client import _MapExpr
 
 import daskref
-from daskref.codec import Encoded
 from daskref.connectors import LocalConnector
 from daskref.exceptions import ConnectorError
-from daskref.graph import SHARED, GraphExpr, Prepickled, pack_expr
-from daskref.leaves import is_small
-from daskref.nodes import PackedNode, ReferenceNode, references_in
-from daskref.packing import Packer
+from daskref.graph.expressions import SHARED, GraphExpr, Prepickled, pack_expr
+from daskref.graph.literals import is_small
+from daskref.graph.nodes import PackedNode, ReferenceNode, references_in
+from daskref.graph.packing import Packer
+from daskref.objects.codec import Encoded
 from daskref.proxy import Proxy
 from daskref.store import Store
-from daskref.transparency import reveal
+from daskref.store.transparency import reveal
 
 THRESHOLD = 1000
 LARGE = 500  # elements of 8 bytes

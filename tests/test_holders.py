@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daskref.plugins.holders import Holder, Holders
+from daskref.scheduler._holders import Holder, Holders
 
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
 TASK, RESULT, CLIENT = Holder("key", "t"), Holder("result", "t"), Holder("client", "x")

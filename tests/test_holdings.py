@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskref.codec import encode
+from daskref.client._holdings import Holdings
 from daskref.exceptions import ConnectorError
-from daskref.holdings import Holdings
 from daskref.metrics import Counters
-from daskref.reference import Metadata, Reference, StoreConfig
+from daskref.objects.codec import encode
+from daskref.objects.reference import Metadata, Reference, StoreConfig
 
 STORE = StoreConfig("fake", "no:where", ())
 
@@ -381,7 +381,7 @@ class TestRaces:
     def test_an_id_that_is_used_again(
         self, holdings, session, scheduler, monkeypatch, told
     ):
-        monkeypatch.setattr("daskref.holdings.id", lambda obj: 7, raising=False)
+        monkeypatch.setattr("daskref.client._holdings.id", lambda obj: 7, raising=False)
         x = array(1)
         submit(holdings, x)
         del x

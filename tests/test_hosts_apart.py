@@ -18,7 +18,7 @@ import pytest
 from distributed import wait
 
 import daskref
-from daskref.connectors.objectnames import NAME
+from daskref.connectors.files.names import NAME
 from daskref.exceptions import ResolveError
 from daskref.testing.clusters import HostCluster
 from daskref.testing.host import Host, HostProcess

@@ -16,77 +16,39 @@ PACKAGE = Path(__file__).parents[1] / "daskref"
 
 #: From the bottom up. A module imports from its own layer or lower ones.
 LAYERS = [
-    # shared by all, and programs' helpers that know nothing of daskref
-    [
-        "_version",
-        "exceptions",
-        "ports",
-        "background",
-        "config",
-        "metrics",
-        "wire",
-        "flights",
-    ],
+    ["_version", "exceptions", "ports", "units", "background", "config", "metrics"],
     ["connectors"],
-    ["answers", "turns", "walkers", "notices"],
-    ["reducers", "pickling", "leaves"],
-    ["functions"],
-    ["codec", "carried", "foreign", "reference", "tokens", "signing"],
-    # a store makes proxies; a proxy finds its store through its factory
-    [
-        *["interfaces", "resolution", "locker", "proxy", "prefetch", "origins"],
-        *["stores", "factory", "failures", "futures", "storemetrics", "objectio"],
-        *["objectcache", "objectstore", "store", "places", "ownership", "transparency"],
-        *["mapped", "views"],
-    ],
-    ["lifetimes", "lending", "encryption"],
-    [
-        "session",
-        "frames",
-        "streams",
-        "leases",
-        "nodes",
-        "spares",
-        "boundary",
-        "holdings",
-        "rpc",
-        "scatter",
-        "placing",
-        "locating",
-        "errands",
-    ],
-    [
-        "scanning",
-        "packing",
-        "graph",
-        "family",
-        "attachment",
-        "visiting",
-        "client",
-        "enabling",
-        "plugins",
-        "entry",
-    ],
+    ["objects"],
+    ["proxy"],
+    # a method of the store makes owned proxies
+    ["store", "ownership"],
+    ["lifetimes"],
+    ["graph"],
+    # both name what runs elsewhere
+    ["cluster", "client", "scheduler", "worker", "entry"],
     ["preload", "", "testing"],
-    ["bench_bytes", "bench_rivals", "bench_objects", "simulation"],
-    ["bench", "bench_connectors", "bench_proxies"],
-    ["bench_clusters", "bench_links", "bench_hosts", "bench_simulate"],
-    ["cli", "demo", "demo_cluster"],
+    ["bench"],
+    ["cli", "demo"],
 ]
-SHARED = {"exceptions", "ports", "background"}
+SHARED = {"exceptions", "ports", "units", "background"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
-    *["boundary", "codec", "metrics", "tokens", "session", "rpc", "ownership"],
-    *["graph", "family", "attachment", "client", "enabling", "plugins", "preload"],
-    *["cli", "demo", "demo_cluster", "bench", "bench_connectors", "bench_clusters"],
+    *["metrics", "objects", "ownership", "graph", "cluster", "client", "scheduler"],
+    *["worker", "preload", "cli", "demo", "bench"],
 }
 #: Drivers: connector -> the one that it may import.
-DRIVERS = {"zmqkeys": "cryptography", "redis": "redis", "fsspec": "fsspec"}
-DRIVERS |= dict.fromkeys(["rediserrors", "redisplace", "redispool"], "redis")
-DRIVERS |= {"rediswire": "redis", "opening": "fsspec"}
+DRIVERS = {"zmq._keys": "cryptography"}
+DRIVERS |= dict.fromkeys(["fsspec._connector", "fsspec._opening"], "fsspec")
+DRIVERS |= dict.fromkeys(
+    [
+        f"redis.{name}"
+        for name in ("_connector", "_errors", "_options", "_pool", "_wire")
+    ],
+    "redis",
+)
 #: Never needed to import daskref; only by programs that bring their own data.
 HEAVY = {"numpy", "pandas", "pyarrow", "polars", "bokeh"}
-BRINGS_DATA = {"flights", "demo", "bench", "bench_connectors"}
+BRINGS_DATA = {"demo", "bench"}
 
 
 class Import(NamedTuple):

@@ -9,12 +9,12 @@ from typing import Any
 import dask
 import pytest
 
-from daskref import leases
+from daskref.cluster import _leases as leases
+from daskref.cluster._leases import LeaseKeeper, keep_alive
 from daskref.connectors import LocalConnector
-from daskref.factory import StoreFactory
-from daskref.leases import LeaseKeeper, keep_alive
 from daskref.proxy import Proxy, get_factory
 from daskref.store import Store
+from daskref.store.factory import StoreFactory
 from tests.utils import wait_until
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from daskref.leaves import exact_nbytes, is_small, is_whole, on_gpu
+from daskref.graph.literals import exact_nbytes, is_small, is_whole, on_gpu
 from daskref.proxy import Proxy
 
 Pair = namedtuple("Pair", "a b")

@@ -360,7 +360,7 @@ def lease_in_session(address: str) -> None:
     """Put into the store of a cluster, lease, and be killed."""
     client = daskref.Client(address)
     name = client._daskref.session.info.store.name
-    store = daskref.stores.get_store(name)
+    store = daskref.store.registry.get_store(name)
     assert store is not None
     lifetime = LeaseLifetime(store, LONG)
     lifetime.add_key(store.put(np.ones(1000)))

@@ -33,9 +33,9 @@ from distributed import (
 
 import daskref
 from daskref.exceptions import ResolveError
-from daskref.factory import resolve_reference
-from daskref.plugins.peek import peek
 from daskref.proxy import get_factory
+from daskref.store.factory import resolve_reference
+from daskref.worker._peek import peek
 from tests.utils import LARGE, large, processes, start, start_worker, wait_until
 
 #: Sum of what ``large()`` returns.

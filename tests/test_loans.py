@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daskref.plugins.loans import Loans, Update
+from daskref.scheduler._loans import Loans, Update
 
 
 @pytest.fixture

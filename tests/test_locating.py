@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from daskref import locating
-from daskref.connectors.zmqsources import Source, Sources
+from daskref.cluster import locating
+from daskref.cluster.locating import Locator, ask
+from daskref.connectors.zmq.sources import Source, Sources
 from daskref.exceptions import ObjectLostError
-from daskref.locating import Locator, ask
 from tests.utils import wait_until
 
 A, B = "a" * 32, "b" * 32

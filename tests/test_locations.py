@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daskref.plugins.locations import Locations
+from daskref.scheduler._locations import Locations
 
 KEY = ("name", 8, "a")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from daskref.plugins import lostresults as module
-from daskref.plugins.holders import Holder, Holders
-from daskref.plugins.lostresults import LostResults
+from daskref.scheduler import _lostresults as module
+from daskref.scheduler._holders import Holder, Holders
+from daskref.scheduler._lostresults import LostResults
 
 KEY, OTHER = ("name", 10), ("other", 20)
 

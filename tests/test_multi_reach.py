@@ -12,9 +12,9 @@ import pytest
 from distributed import LocalCluster
 
 import daskref
+from daskref.cluster.session import Session
 from daskref.connectors import MultiConnector, SharedMemoryConnector
 from daskref.exceptions import ConnectorUnavailableError
-from daskref.session import Session
 from tests.spaces import ENVIRONMENT, own_shm, require_namespaces
 from tests.utils import large, start_scheduler, start_worker, wait_until
 

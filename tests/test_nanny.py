@@ -18,10 +18,10 @@ from distributed import LocalCluster
 from tornado.ioloop import PeriodicCallback
 
 import daskref
+from daskref.cluster.by_value import nanny_plugin_bytes
 from daskref.connectors import FileConnector, SharedMemoryConnector
-from daskref.plugins.bootstrap import nanny_plugin_bytes
-from daskref.plugins.nanny import ReferenceNannyPlugin
-from daskref.plugins.ownmemory import OwnMemory
+from daskref.worker._memory import OwnMemory
+from daskref.worker.nanny import ReferenceNannyPlugin
 from tests.utils import status_kib, wait_until
 
 MIB = 2**20
@@ -96,7 +96,7 @@ def test_counts_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
         now += 1
         return now
 
-    monkeypatch.setattr("daskref.plugins.ownmemory.time.monotonic", monotonic)
+    monkeypatch.setattr("daskref.worker._memory.time.monotonic", monotonic)
     memory = OwnMemory()
     assert memory.of(4096 * 1024) == (4096 - 1000) * 1024
     for _ in range(100):

@@ -145,7 +145,9 @@ def test_a_worker_that_cannot_serve_works_in_band(
         assert client.submit(total, large(3)).result(TIMEOUT) == 3 * SUM
         np.testing.assert_array_equal(client.submit(make, 2).result(TIMEOUT), large(2))
         assert not daskref.stats(client)["puts"]
-        (record,) = (r for r in caplog.records if r.name.startswith("daskref.session"))
+        (record,) = (
+            r for r in caplog.records if r.name.startswith("daskref.cluster.session")
+        )
         assert "no-such-interface" in record.getMessage()
     caplog.clear()
 

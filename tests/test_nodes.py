@@ -17,7 +17,7 @@ from dask.tokenize import tokenize
 import daskref
 from daskref.connectors import LocalConnector
 from daskref.exceptions import ResolveError
-from daskref.nodes import (
+from daskref.graph.nodes import (
     Constant,
     Lazy,
     PackedNode,
@@ -29,7 +29,7 @@ from daskref.nodes import (
 )
 from daskref.proxy import Proxy, extract, get_factory, is_resolved
 from daskref.store import Store
-from daskref.transparency import is_transparent, reveal
+from daskref.store.transparency import is_transparent, reveal
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from distributed import LocalCluster
 from distributed.client import ClosedClientError
 
 import daskref
-from daskref import config, notices
+from daskref import config
 from daskref.cli import main
+from daskref.cluster import notices
 from daskref.config import Settings
 from daskref.connectors import FileConnector
 from daskref.exceptions import ConfigError, ConnectorError, StoreExistsError

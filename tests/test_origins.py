@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from daskref.connectors import SharedMemoryConnector
+from daskref.objects.identity import content_token
 from daskref.store import Store
-from daskref.tokens import content_token
 
 
 def test_a_frame_whose_text_lay_in_chunks_goes_on(tmp_path: Path) -> None:

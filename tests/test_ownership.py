@@ -34,10 +34,9 @@ from daskref import (
     mut_borrow,
     update,
 )
+from daskref.cluster.family import register_family
 from daskref.connectors import LocalConnector
 from daskref.exceptions import OwnershipError, ResolveError
-from daskref.factory import StoreFactory
-from daskref.family import register_family
 from daskref.ownership import RefMutProxy, RefProxy
 from daskref.ownership.borrows import owned, reaper
 from daskref.ownership.rules import (
@@ -50,6 +49,7 @@ from daskref.ownership.rules import (
     VALID,
 )
 from daskref.proxy import get_factory
+from daskref.store.factory import StoreFactory
 from tests.spaces import ENVIRONMENT
 from tests.utils import wait_until
 

@@ -23,11 +23,11 @@ from distributed import LocalCluster, Nanny, Worker
 import daskref
 from daskref import OwnedProxy, Store, borrow, mut_borrow, update
 from daskref._version import PROTOCOL, __version__
+from daskref.cluster import by_value as bootstrap
+from daskref.cluster.joining import identify, lacking
 from daskref.connectors import FileConnector
 from daskref.exceptions import IncompatibleError
-from daskref.factory import StoreFactory
-from daskref.plugins import bootstrap
-from daskref.plugins.joining import identify, lacking
+from daskref.store.factory import StoreFactory
 from tests.utils import large, processes, start_scheduler, start_worker, wait_until
 
 SUM = 262144.0
@@ -360,6 +360,6 @@ class TestQuestions:
         assert ask() == {"protocol": PROTOCOL, "version": __version__}
 
     def test_a_broken_installation(self, monkeypatch: Any) -> None:
-        monkeypatch.setitem(sys.modules, "daskref.plugins.joining", None)
+        monkeypatch.setitem(sys.modules, "daskref.cluster.joining", None)
         ask = pickle.loads(pickle.dumps(bootstrap.identify))
         assert lacking("worker one", ask()).startswith("worker one (import of daskref")

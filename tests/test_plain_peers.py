@@ -255,7 +255,7 @@ def test_plain_client_in_another_process(
             seen = [[type(x).__name__, float(x.sum())] for x in found]
             seen.append(client.submit(total, np.ones(1 << 18)).result())
             seen.append(client.submit(total, share("made")).result())
-            print(json.dumps(seen), "daskref.client" in sys.modules)
+            print(json.dumps(seen), "daskref.client.client" in sys.modules)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), cluster.scheduler_address],

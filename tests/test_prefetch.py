@@ -13,7 +13,7 @@ from daskref import Proxy, Store, is_resolved, resolve_async
 from daskref.background import Executor
 from daskref.connectors import LocalConnector
 from daskref.exceptions import ResolveError
-from daskref.prefetch import fetch
+from daskref.proxy._prefetch import fetch
 from tests.utils import wait_until
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from daskref.exceptions import ResolveError
-from daskref.proxy import (
+from daskref.proxy.proxy import (
     Proxy,
     extract,
     get_factory,
@@ -321,7 +321,7 @@ def test_subclass_keeps_its_class(cls, known):
     assert len(p) == 1
     assert isinstance(copy.copy(cls(Factory([1], known))), cls)
     assert isinstance(copy.deepcopy(cls(Factory([1], known))), cls)
-    assert (cls.__module__, Proxy.__module__) == (__name__, "daskref.proxy")
+    assert (cls.__module__, Proxy.__module__) == (__name__, "daskref.proxy.proxy")
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -364,7 +364,7 @@ def test_classes_are_shared():
     assert type(a) is not before
     resolve(b)
     assert type(a) is type(b)
-    assert repr(type(a)) == "<class 'daskref.proxy.Proxy'>"
+    assert repr(type(a)) == "<class 'daskref.proxy.proxy.Proxy'>"
     assert Proxy.__doc__.startswith("Stand for")
 
 

@@ -31,7 +31,7 @@ from daskref.connectors import (
     SharedMemoryConnector,
     open_connector,
 )
-from daskref.connectors.adapted import AdaptedConnector, adapt
+from daskref.connectors.adapter import AdaptedConnector, adapt
 from daskref.connectors.base import DeferrableConnector
 from daskref.connectors.proxystore import _CHUNK, LocalObjects, to_proxystore
 from daskref.connectors.registry import connector_path, load_connector
@@ -491,7 +491,7 @@ class TestKeysOfRedis:
         their.close()
 
     def test_they_agree_on_what_is_one_string(self) -> None:
-        from daskref.connectors.redisoptions import DEFAULTS
+        from daskref.connectors.redis._checks import DEFAULTS
 
         assert DEFAULTS["chunk"] == _CHUNK
 

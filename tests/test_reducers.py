@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from daskref.codec import decode, encode
-from daskref.pickling import IN_BAND, Pickle, pickled
-from daskref.reducers import _reducers, reducers
+from daskref.objects.codec import decode, encode
+from daskref.objects.pickling import IN_BAND, Pickle, pickled
+from daskref.objects.reducers import _reducers, reducers
 
 
 def arrive(obj: Any) -> Any:

@@ -16,8 +16,8 @@ import pytest
 from dask.sizeof import sizeof
 from dask.tokenize import tokenize
 
-from daskref import reference as module
-from daskref.reference import Metadata, Reference, StoreConfig, describe
+from daskref.objects import reference as module
+from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
 
 NOWHERE = StoreConfig("nowhere", "no.such.module:Connector", (("path", "/nowhere"),))
 
@@ -113,7 +113,7 @@ def test_a_hash_of_another_salt_is_not_used(monkeypatch: Any) -> None:
 
 @pytest.mark.slow
 def test_processes_with_other_salts_tell() -> None:
-    code = "from daskref.reference import hash_salt; print(hash_salt())"
+    code = "from daskref.objects.reference import hash_salt; print(hash_salt())"
     salts = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -133,7 +133,7 @@ class TestInert:
         def forbidden(*args: Any, **kwargs: Any) -> Any:
             raise AssertionError("a reference touched the outside")
 
-        monkeypatch.setattr("daskref.factory.get_or_create_store", forbidden)
+        monkeypatch.setattr("daskref.store.factory.get_or_create_store", forbidden)
         monkeypatch.setattr("daskref.connectors.registry.load_class", forbidden)
         monkeypatch.setattr(builtins, "open", forbidden)
         monkeypatch.setattr(Metadata, "type", forbidden)

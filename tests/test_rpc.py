@@ -11,12 +11,12 @@ import pytest
 from distributed.core import ConnectionPool, PooledRPCCall, Server
 from distributed.protocol.serialize import Serialize, to_serialize
 
+from daskref.cluster.connections import FAMILY, Connections, without_family
+from daskref.cluster.family import register_family
+from daskref.cluster.session import Session
 from daskref.config import Settings
-from daskref.family import register_family
 from daskref.proxy import is_proxy
-from daskref.rpc import FAMILY, Connections, without_family
-from daskref.session import Session
-from daskref.transparency import is_transparent, reveal
+from daskref.store.transparency import is_transparent, reveal
 from tests.utils import large
 
 

@@ -17,11 +17,11 @@ import distributed
 import pytest
 
 import daskref
+from daskref.cluster.sealing import give_pad, seal, unseal
+from daskref.cluster.session import SessionInfo
 from daskref.config import Settings
 from daskref.connectors import FileConnector, LocalConnector
 from daskref.exceptions import DaskrefError
-from daskref.plugins.sealing import give_pad, seal, unseal
-from daskref.session import SessionInfo
 from daskref.store import Store
 from tests.connectors.redisservers import SECRET, RedisServer
 from tests.utils import large, processes, start_scheduler, start_worker

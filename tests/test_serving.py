@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from dask._task_spec import Task
 
+from daskref.cluster.session import Session
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector
-from daskref.factory import StoreFactory
-from daskref.nodes import ReferenceNode
-from daskref.plugins import serving as module
-from daskref.plugins.serving import Serving, place_of
+from daskref.graph.nodes import ReferenceNode
 from daskref.proxy import Proxy
-from daskref.session import Session
+from daskref.store.factory import StoreFactory
+from daskref.worker import _serving as module
+from daskref.worker._serving import Serving, place_of
 
 
 class FakeWorker:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daskref.cluster.session import Session, open_session_connector, sessions
 from daskref.config import Settings
 from daskref.connectors import (
     LocalConnector,
@@ -26,11 +27,10 @@ from daskref.exceptions import (
     ConnectorError,
     NotProxiableError,
 )
+from daskref.objects.reference import StoreConfig
 from daskref.proxy import get_factory, is_proxy
-from daskref.reference import StoreConfig
-from daskref.session import Session, open_session_connector, sessions
-from daskref.stores import get_store
-from daskref.transparency import is_transparent, reveal
+from daskref.store.registry import get_store
+from daskref.store.transparency import is_transparent, reveal
 
 LARGE = np.ones(1 << 18)
 

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 
 import daskref
-from daskref import signing
-from daskref.codec import encode
+from daskref.cluster.session import Session
 from daskref.config import Settings
 from daskref.connectors import FileConnector, LocalConnector, credentials
 from daskref.connectors.file import FileKey
 from daskref.connectors.fsspec import FsspecConnector
 from daskref.exceptions import ResolveError, SignatureError, WireError
-from daskref.failures import dump_failure
-from daskref.reference import Reference
-from daskref.session import Session
-from daskref.signing import is_signed
+from daskref.objects import signing
+from daskref.objects.codec import encode
+from daskref.objects.failure import dump_failure
+from daskref.objects.reference import Reference
+from daskref.objects.signing import is_signed
 from daskref.store import Store
-from daskref.stores import reference_of
+from daskref.store.registry import reference_of
 from tests.utils import large
 
 KEY = bytes(range(32))

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from daskref import simulation
-from daskref.plugins.locations import FAN_OUT, Locations
-from daskref.simulation import Grant, Links, Tree, simulate
+from daskref.bench import model as simulation
+from daskref.bench.model import Grant, Links, Tree, simulate
+from daskref.scheduler._locations import FAN_OUT, Locations
 
 MB = 1_000_000
 #: The link is the bound: two at a time take twice as long.

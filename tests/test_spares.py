@@ -13,11 +13,11 @@ import pytest
 
 import daskref
 from daskref import Store
-from daskref import spares as module
-from daskref.codec import decode, encode
 from daskref.connectors import LocalConnector
-from daskref.objectio import seconds_in_connectors
-from daskref.spares import Spare, Spares
+from daskref.objects.codec import decode, encode
+from daskref.store._io import seconds_in_connectors
+from daskref.worker import _spares as module
+from daskref.worker._spares import Spare, Spares
 
 
 class Node:

@@ -22,17 +22,17 @@ from daskref.exceptions import (
     NotProxiableError,
     ResolveError,
 )
-from daskref.factory import StoreFactory, resolve_reference
+from daskref.objects.reference import StoreConfig
 from daskref.proxy import Proxy, extract, get_factory, is_resolved, resolve
-from daskref.reference import StoreConfig
 from daskref.store import Store
-from daskref.stores import (
+from daskref.store.factory import StoreFactory, resolve_reference
+from daskref.store.registry import (
     get_or_create_store,
     get_store,
     register_store,
     unregister_store,
 )
-from daskref.transparency import FailedFactory, is_transparent, reveal
+from daskref.store.transparency import FailedFactory, is_transparent, reveal
 
 
 @pytest.fixture(params=["local", "shm", "file"])
@@ -241,7 +241,7 @@ class TestReferences:
     @pytest.mark.parametrize("token", [None, "known"])
     def test_relink(self, store: Store, token: Any) -> None:
         x = np.arange(1000.0)
-        from daskref.tokens import content_token
+        from daskref.objects.identity import content_token
 
         reference = store.put_reference(x, content_token(x) if token else None)
         found = store.get_reference(reference)

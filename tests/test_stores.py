@@ -21,12 +21,12 @@ from daskref import (
     is_resolved,
     register_store,
     store_registration,
-    stores,
     unregister_store,
 )
 from daskref.connectors import FileConnector, LocalConnector
 from daskref.exceptions import ConnectorUnavailableError, ResolveError, StoreExistsError
-from daskref.reference import StoreConfig
+from daskref.objects.reference import StoreConfig
+from daskref.store import registry as stores
 
 MISSING = StoreConfig(
     "gone", "daskref.connectors.local:LocalConnector", (("id", "no"),)

@@ -24,7 +24,7 @@ from distributed import wait
 
 import daskref
 from daskref.exceptions import ConnectorError, ResolveError
-from daskref.factory import resolve_reference
+from daskref.store.factory import resolve_reference
 from tests import s3 as s3_server
 from tests.connectors.redisservers import RedisServer
 from tests.spaces import ENVIRONMENT

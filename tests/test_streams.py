@@ -11,7 +11,7 @@ import pytest
 from distributed import LocalCluster, Worker
 
 import daskref
-from daskref.streams import Streams
+from daskref.cluster.streams import Streams
 
 
 class Stream:

@@ -68,7 +68,9 @@ class TestTask:
             lifetime.add_key(kept, store=explicit)
 
     def test_objects_of_the_sessions_own_store(self, client: Any) -> None:
-        store = daskref.stores.get_store(client._daskref.session.info.store.name)
+        store = daskref.store.registry.get_store(
+            client._daskref.session.info.store.name
+        )
         assert store is not None
         key = store.put("something")
         future = client.submit(int, 2, pure=False)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from daskref.tokens import content_token
+from daskref.objects.identity import content_token
 
 
 def read_only(x: Any) -> Any:
@@ -113,7 +113,7 @@ def test_the_same_in_every_process() -> None:
     out = subprocess.run(
         [
             *[sys.executable, "-c"],
-            "import numpy as np; from daskref.tokens import content_token\n"
+            "import numpy as np; from daskref.objects.identity import content_token\n"
             "print(content_token(np.arange(1000.)), content_token({'a': [1, 'x']}))",
         ],
         capture_output=True,

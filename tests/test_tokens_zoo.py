@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from daskref.tokens import content_token
+from daskref.objects.identity import content_token
 from tests.arrivals import trees
 from tests.zoo import FEW, KINDS, build, differences, fingerprint
 

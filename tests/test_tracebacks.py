@@ -19,9 +19,9 @@ import pytest
 from dask import delayed
 
 import daskref
-from daskref.boundary import Boundary
-from daskref.client import ByReference
-from daskref.nodes import PackedNode
+from daskref.client.client import ByReference
+from daskref.graph.nodes import PackedNode
+from daskref.worker._boundary import Boundary
 from tests.utils import large
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from daskref.bench_proxies import ROWS
+from daskref.bench.proxies import ROWS
 from tests.proxy_libraries import LIBRARIES
 from tests.proxy_operations import BEFORE_312, SINCE_312, expected_deviations
 from tests.proxy_quiet import LEGITIMATE

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from daskref import turns
-from daskref.turns import end_turn, take_turn, try_turn
+from daskref.proxy import _locking as turns
+from daskref.proxy._locking import end_turn, take_turn, try_turn
 from tests.utils import wait_until
 
 KEY = 1

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 import daskref
 from daskref import Store
-from daskref.family import register_family
-from daskref.mapped import noting
-from daskref.plugins.peek import peek
+from daskref.cluster.family import register_family
+from daskref.cluster.views import ViewFactory, lend
 from daskref.proxy import get_factory, is_proxy
-from daskref.transparency import reveal
-from daskref.views import ViewFactory, lend
+from daskref.store.mapped import noting
+from daskref.store.transparency import reveal
+from daskref.worker._peek import peek
 from tests.utils import wait_until
 
 NBYTES = 4 * 2**20

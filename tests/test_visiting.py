@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskref.codec import encode
+from daskref.client._hosts import Visit
+from daskref.cluster.session import Session
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector
-from daskref.connectors.objectnames import new_name
-from daskref.connectors.zmqsources import Source
-from daskref.session import Session
-from daskref.tokens import content_token
-from daskref.visiting import Visit
+from daskref.connectors.files.names import new_name
+from daskref.connectors.zmq.sources import Source
+from daskref.objects.codec import encode
+from daskref.objects.identity import content_token
 from tests.utils import wait_until
 
 ELSEWHERE = "e" * 32

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daskref import wire
+from daskref.demo import traffic as wire
 from tests.utils import wait_until
 
 

@@ -11,8 +11,8 @@ from distributed import Client, LocalCluster, get_worker
 from distributed.spill import SpillBuffer
 
 import daskref
-from daskref.plugins.peek import peek
 from daskref.proxy import is_proxy, is_resolved
+from daskref.worker._peek import peek
 from tests.utils import large
 
 READS: list[Callable[..., Any]] = [

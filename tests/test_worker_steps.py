@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from daskref.exceptions import ConnectorError
-from daskref.plugins.worker import ReferenceWorkerPlugin
 from daskref.proxy import Proxy
-from daskref.transparency import FailedFactory
+from daskref.store.transparency import FailedFactory
+from daskref.worker.plugin import ReferenceWorkerPlugin
 
 
 class Site:

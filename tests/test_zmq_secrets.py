@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import daskref
-from daskref.connectors.zmqkeys import Keys
+from daskref.connectors.zmq._keys import Keys
 from daskref.proxy import get_factory
 from tests.utils import Process, children, large, processes
 

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from daskref.bench_proxies import format_table
+from daskref.bench.proxies import format_table
 from tests.proxy_cases import TARGETS, Factory
 from tests.proxy_libraries import LIBRARIES, Library
 from tests.proxy_operations import BEFORE_312, CASES, SINCE_312, outcome, same

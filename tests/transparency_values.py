@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 from distributed.protocol import deserialize, serialize
 
-from daskref.codec import decode, encode
+from daskref.objects.codec import decode, encode
 from tests.zoo import FEW, KINDS, fingerprint
 
 TEXT = """\

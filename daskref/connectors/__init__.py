@@ -8,25 +8,27 @@ from typing import TYPE_CHECKING, Any
 from daskref.connectors.base import Connector as Connector
 from daskref.connectors.base import DeferrableConnector as DeferrableConnector
 from daskref.connectors.base import Usage as Usage
-from daskref.connectors.file import FileConnector as FileConnector
-from daskref.connectors.file import FileKey as FileKey
-from daskref.connectors.fsspec import FsspecConnector as FsspecConnector
-from daskref.connectors.fsspec import FsspecKey as FsspecKey
+from daskref.connectors.file.connector import FileConnector as FileConnector
+from daskref.connectors.file.connector import FileKey as FileKey
+from daskref.connectors.fsspec._connector import FsspecConnector as FsspecConnector
+from daskref.connectors.fsspec._connector import FsspecKey as FsspecKey
 from daskref.connectors.local import LocalConnector as LocalConnector
 from daskref.connectors.local import LocalKey as LocalKey
-from daskref.connectors.multi import MultiConnector as MultiConnector
-from daskref.connectors.multi import MultiKey as MultiKey
-from daskref.connectors.policies import Policy as Policy
+from daskref.connectors.multi._connector import MultiConnector as MultiConnector
+from daskref.connectors.multi._connector import MultiKey as MultiKey
+from daskref.connectors.multi._policy import Policy as Policy
 from daskref.connectors.registry import open_connector as open_connector
-from daskref.connectors.shm import SharedMemoryConnector as SharedMemoryConnector
-from daskref.connectors.shm import SharedMemoryKey as SharedMemoryKey
+from daskref.connectors.shm.connector import (
+    SharedMemoryConnector as SharedMemoryConnector,
+)
+from daskref.connectors.shm.connector import SharedMemoryKey as SharedMemoryKey
 from daskref.connectors.space import Space as Space
-from daskref.connectors.zmq import ZmqConnector as ZmqConnector
-from daskref.connectors.zmqobjectkey import ZmqKey as ZmqKey
+from daskref.connectors.zmq._objectkey import ZmqKey as ZmqKey
+from daskref.connectors.zmq.connector import ZmqConnector as ZmqConnector
 
 if TYPE_CHECKING:
-    from daskref.connectors.redis import RedisConnector as RedisConnector
-    from daskref.connectors.redisobjects import RedisKey as RedisKey
+    from daskref.connectors.redis._connector import RedisConnector as RedisConnector
+    from daskref.connectors.redis._objects import RedisKey as RedisKey
 
 __all__ = [
     "Connector",
@@ -55,7 +57,7 @@ __all__ = [
 #: module, and the extra that brings the driver.
 _LAZY = {
     "RedisConnector": ("daskref.connectors.redis", "redis"),
-    "RedisKey": ("daskref.connectors.redisobjects", "redis"),
+    "RedisKey": ("daskref.connectors.redis._objects", "redis"),
 }
 
 

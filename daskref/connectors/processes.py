@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 
-from daskref.connectors.spill import host
+from daskref.connectors.shm._room import host
 
 
 def this_process() -> dict[str, str]:

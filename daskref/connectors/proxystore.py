@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from daskref.connectors.adapted import class_of
+from daskref.connectors.adapter import class_of
 from daskref.connectors.base import Connector, Key
-from daskref.connectors.file import FileConnector
+from daskref.connectors.file.connector import FileConnector
 from daskref.connectors.local import LocalConnector
 from daskref.connectors.registry import load_class
 from daskref.exceptions import ConfigError, ConnectorError, MissingKeyError

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from daskref.connectors.adapted import adapt, adapted_class, class_of
+from daskref.connectors.adapter import adapt, adapted_class, class_of
 from daskref.connectors.base import Connector
 from daskref.connectors.credentials import mask, remember
 from daskref.exceptions import ConfigError

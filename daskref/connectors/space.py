@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from daskref.connectors.objectnames import ARRIVING, MOVING, NAME, PART, PUSHED
+from daskref.connectors.files.names import ARRIVING, MOVING, NAME, PART, PUSHED
 
 #: Bytes of a block of ``stat``, whatever the file system has.
 _BLOCK = 512

@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError
-from daskref.factory import StoreFactory
-from daskref.proxy import Proxy, get_factory
-from daskref.reference import Reference
-from daskref.store import Store
+from daskref.objects.reference import Reference
+from daskref.proxy.proxy import Proxy, get_factory
+from daskref.store.factory import StoreFactory
+from daskref.store.store import Store
 
 
 @runtime_checkable

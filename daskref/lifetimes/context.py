@@ -11,10 +11,10 @@ from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import LifetimeError
 from daskref.lifetimes.base import evict_all, reference_of
-from daskref.places import config_of, same_place
-from daskref.proxy import Proxy
-from daskref.reference import StoreConfig
-from daskref.store import Store
+from daskref.objects.reference import StoreConfig
+from daskref.proxy.proxy import Proxy
+from daskref.store.places import config_of, same_place
+from daskref.store.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from daskref.background import Background, make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError, LifetimeError
 from daskref.lifetimes.context import ContextLifetime
-from daskref.store import Store
+from daskref.store.store import Store
 
 logger = logging.getLogger(__name__)
 

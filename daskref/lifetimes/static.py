@@ -13,9 +13,9 @@ from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError, LifetimeError
 from daskref.lifetimes.base import Lifetime, evict_all, reference_of
-from daskref.proxy import Proxy
-from daskref.store import Store
-from daskref.stores import get_or_create_store
+from daskref.proxy.proxy import Proxy
+from daskref.store.registry import get_or_create_store
+from daskref.store.store import Store
 
 logger = logging.getLogger(__name__)
 

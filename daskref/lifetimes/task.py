@@ -9,10 +9,10 @@ from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import LifetimeError
 from daskref.lifetimes.base import reference_of
-from daskref.places import config_of, registered, secrets_of, tell
-from daskref.proxy import Proxy
-from daskref.reference import StoreConfig
-from daskref.store import Store
+from daskref.objects.reference import StoreConfig
+from daskref.proxy.proxy import Proxy
+from daskref.store.places import config_of, registered, secrets_of, tell
+from daskref.store.store import Store
 
 
 class TaskLifetime:

@@ -22,14 +22,14 @@ from typing import Any, NoReturn
 
 from daskref.background import make_rlock
 from daskref.exceptions import DaskrefError, OwnershipError
-from daskref.factory import StoreFactory
+from daskref.objects.reference import Reference
 from daskref.ownership.factories import factory_of
 from daskref.ownership.reaper import Reaper
 from daskref.ownership.rules import ENDS, ONE_OWNER, SHARED_OR_MUTABLE, VALID
-from daskref.places import evict_from
-from daskref.proxy import extract, is_resolved
-from daskref.reference import Reference
-from daskref.resolution import forget
+from daskref.proxy.proxy import extract, is_resolved
+from daskref.proxy.states import forget
+from daskref.store.factory import StoreFactory
+from daskref.store.places import evict_from
 
 logger = logging.getLogger(__name__)
 

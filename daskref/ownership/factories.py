@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from daskref.factory import StoreFactory
+from daskref.objects.reference import Metadata, Reference
 from daskref.ownership.rules import ONE_OWNER
-from daskref.reference import Metadata, Reference
+from daskref.store.factory import StoreFactory
 
 if TYPE_CHECKING:
     from daskref.ownership.borrows import Borrow, Ownership

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from daskref.exceptions import MissingKeyError, ResolveError
-from daskref.factory import StoreFactory
+from daskref.objects.reference import Reference, describe
 from daskref.ownership.borrows import Borrow, Ownership
 from daskref.ownership.factories import BorrowFactory, OwnedFactory, factory_of
 from daskref.ownership.proxies import OwnedProxy, RefMutProxy, RefProxy, refuse
@@ -19,10 +19,17 @@ from daskref.ownership.rules import (
     SHARED_OR_MUTABLE,
     VALID,
 )
-from daskref.places import opened
-from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved, populate
-from daskref.reference import Reference, describe
-from daskref.resolution import forget
+from daskref.proxy.proxy import (
+    Proxy,
+    extract,
+    get_factory,
+    is_proxy,
+    is_resolved,
+    populate,
+)
+from daskref.proxy.states import forget
+from daskref.store.factory import StoreFactory
+from daskref.store.places import opened
 
 T = TypeVar("T")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NoReturn, TypeVar, cast
 
 from daskref.exceptions import OwnershipError
-from daskref.factory import StoreFactory
 from daskref.ownership.borrows import Ownership
 from daskref.ownership.factories import BorrowFactory, OwnedFactory
 from daskref.ownership.rules import ONE_OWNER
-from daskref.proxy import Proxy, get_factory, is_proxy
+from daskref.proxy.proxy import Proxy, get_factory, is_proxy
+from daskref.store.factory import StoreFactory
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@
 of Linux namespaces, :mod:`daskref.testing.clusters` runs Dask on them.
 """
 
-from daskref.testing.connectors import RULES as RULES
-from daskref.testing.connectors import check_connector as check_connector
+from daskref.testing.contract.check import RULES as RULES
+from daskref.testing.contract.check import check_connector as check_connector
 
 __all__ = ["RULES", "check_connector"]

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from daskref.connectors import FsspecConnector
-from daskref.connectors.blobsession import NAME, SESSION, new_name, timestamp
+from daskref.connectors.fsspec._session import NAME, SESSION, new_name, timestamp
 from daskref.connectors.processes import this_process
 from daskref.exceptions import ConnectorUnavailableError
 from tests.utils import wait_until

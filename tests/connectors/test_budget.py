@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from daskref.connectors import SharedMemoryConnector
-from daskref.connectors.budget import Budget
 from daskref.connectors.machine import Reserve, is_low, least, memory
+from daskref.connectors.shm._budget import Budget
 from tests.utils import wait_until
 
 MIB = 2**20
@@ -85,7 +85,7 @@ def test_version_1(tmp_path: Path) -> None:
 def test_a_fraction_is_of_half_the_memory_and_bytes_are_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskref.connectors.budget.memory", lambda: (1000, 500))
+    monkeypatch.setattr("daskref.connectors.shm._budget.memory", lambda: (1000, 500))
     (tmp_path / "object").write_bytes(bytes(300))
     budget = Budget(str(tmp_path), 0.8)
     assert budget.share(1.0) == 400
@@ -111,7 +111,7 @@ def test_pages_are_given_back_when_memory_is_low(
 ) -> None:
     left = SimpleNamespace(nbytes=1000)
     monkeypatch.setattr(
-        "daskref.connectors.segments.memory", lambda: (1000, left.nbytes)
+        "daskref.connectors.files.recycling.memory", lambda: (1000, left.nbytes)
     )
     with SharedMemoryConnector(recycle_idle=3600) as shm:
         shm.evict(shm.put(np.ones(2**20, "u1")))

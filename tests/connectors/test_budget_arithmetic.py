@@ -12,10 +12,10 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daskref.connectors import budget as module
 from daskref.connectors import machine
-from daskref.connectors.budget import Budget
 from daskref.connectors.machine import SHARE, Reserve, least, memory
+from daskref.connectors.shm import _budget as module
+from daskref.connectors.shm._budget import Budget
 
 #: The largest that a file in ``/proc`` or ``/sys`` says: no limit, in version 1.
 MOST = 2**63 - 1

@@ -37,7 +37,7 @@ def test_shared_memory_keeps_the_contract_under_limits(rule, options, tmp_path):
 
 @pytest.mark.slow
 def test_shared_memory_keeps_the_contract_without_populate(tmp_path, monkeypatch):
-    monkeypatch.setattr("daskref.connectors.parts.can_populate", lambda: False)
+    monkeypatch.setattr("daskref.connectors.files.parts.can_populate", lambda: False)
     check_connector(
         lambda: SharedMemoryConnector(spill_directory=tmp_path), relax={"processes"}
     )

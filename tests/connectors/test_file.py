@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from daskref.connectors import FileConnector, FileKey
-from daskref.connectors.filesystems import is_local
+from daskref.connectors.file._network import is_local
 from daskref.connectors.processes import this_process
 from daskref.exceptions import (
     ConfigError,
@@ -88,7 +88,7 @@ sys.stdin.readline()
 
 def test_a_participant_on_another_host_counts_as_alive(tmp_path, monkeypatch):
     there = {"host": "elsewhere", "boot": "another"}
-    monkeypatch.setattr("daskref.connectors.filesession.host", lambda: there)
+    monkeypatch.setattr("daskref.connectors.file._session.host", lambda: there)
     elsewhere = FileConnector(tmp_path)
     key = elsewhere.put(b"bytes")
     # As if its lock could not be seen here.
@@ -133,8 +133,10 @@ def test_a_file_of_another_size_is_an_error(tmp_path):
 def test_network_file_systems_are_read_not_mapped(tmp_path, monkeypatch):
     assert is_local("/dev/shm")
     assert not is_local("/proc")
-    monkeypatch.setattr("daskref.connectors.file.is_local", lambda path: False)
-    monkeypatch.setattr("daskref.connectors.objects.private_view", None)
+    monkeypatch.setattr(
+        "daskref.connectors.file.connector.is_local", lambda path: False
+    )
+    monkeypatch.setattr("daskref.connectors.files.directory.private_view", None)
     with FileConnector(tmp_path) as connector:
         view = connector.get(connector.put(b"bytes"))
         assert view == b"bytes"
@@ -155,7 +157,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
     def full(fd, views):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("daskref.connectors.objects.write_file", full)
+    monkeypatch.setattr("daskref.connectors.files.directory.write_file", full)
     with FileConnector(tmp_path) as connector:
         with pytest.raises(ConnectorError, match="it is full"):
             connector.put(b"bytes")
@@ -166,8 +168,10 @@ def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
 @pytest.fixture
 def network(monkeypatch):
     """Let all file systems be network file systems."""
-    for module in ("file", "filesession"):
-        monkeypatch.setattr(f"daskref.connectors.{module}.is_local", lambda _: False)
+    for module in ("connector", "_session"):
+        monkeypatch.setattr(
+            f"daskref.connectors.file.{module}.is_local", lambda _: False
+        )
 
 
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP]
@@ -243,17 +247,17 @@ def test_who_died_is_told_without_locks(tmp_path, child, network, monkeypatch):
 def test_a_host_of_the_same_name_is_another(tmp_path, monkeypatch, ids):
     real, (there, here) = this_process(), ids
     monkeypatch.setattr(
-        "daskref.connectors.filesession.this_process",
+        "daskref.connectors.file._session.this_process",
         lambda: {**real, "machine": there},
     )
-    monkeypatch.setattr("daskref.connectors.filesession.machine", lambda: here)
+    monkeypatch.setattr("daskref.connectors.file._session.machine", lambda: here)
     monkeypatch.setattr(
-        "daskref.connectors.filesession.host",
+        "daskref.connectors.file._session.host",
         lambda: {"host": "localhost", "boot": "another"},
     )
     elsewhere = FileConnector(tmp_path)
     monkeypatch.setattr(
-        "daskref.connectors.filesession.host",
+        "daskref.connectors.file._session.host",
         lambda: {"host": "localhost", "boot": "this"},
     )
     with FileConnector(tmp_path):
@@ -381,7 +385,7 @@ class TestLate:
 
     @pytest.mark.parametrize("at", ["open_within", "read_whole"])
     def test_a_stale_handle_is_opened_again(self, at, connector, monkeypatch):
-        real = getattr(sys.modules["daskref.connectors.objects"], at)
+        real = getattr(sys.modules["daskref.connectors.files.directory"], at)
         stale = []
 
         def fail(*args):
@@ -391,7 +395,7 @@ class TestLate:
             return real(*args)
 
         key = connector.put(b"bytes")
-        monkeypatch.setattr(f"daskref.connectors.objects.{at}", fail)
+        monkeypatch.setattr(f"daskref.connectors.files.directory.{at}", fail)
         assert connector.get(key) == b"bytes"
         assert len(stale) == 3
 
@@ -401,7 +405,7 @@ class TestLate:
 
         with FileConnector(tmp_path, patience="20ms") as connector:
             key = connector.put(b"bytes")
-            monkeypatch.setattr("daskref.connectors.objects.open_within", fail)
+            monkeypatch.setattr("daskref.connectors.files.directory.open_within", fail)
             with pytest.raises(ConnectorError, match="Stale file handle"):
                 connector.get(key)
 

@@ -18,9 +18,9 @@ from contextlib import suppress
 import pytest
 
 from daskref.connectors import FsspecConnector, FsspecKey, open_connector
-from daskref.connectors.blobs import pieces
-from daskref.connectors.bucket import Bucket
-from daskref.connectors.s3 import S3Bucket
+from daskref.connectors.fsspec._blobs import pieces
+from daskref.connectors.fsspec._bucket import Bucket
+from daskref.connectors.fsspec._s3 import S3Bucket
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,
@@ -28,7 +28,7 @@ from daskref.exceptions import (
     ConnectorUnavailableError,
     WireError,
 )
-from daskref.reference import Reference, describe
+from daskref.objects.reference import Reference, describe
 from daskref.store import Store
 from daskref.testing import RULES, check_connector
 from tests import s3 as s3_server
@@ -180,7 +180,7 @@ def test_an_object_of_another_size_is_refused(open_s3, s3, bucket, nbytes, chang
 
 @SLOW
 def test_a_large_link_is_copied_in_parts(open_s3, monkeypatch, calls):
-    monkeypatch.setattr("daskref.connectors.s3._COPIED_AT_ONCE", PART)
+    monkeypatch.setattr("daskref.connectors.fsspec._s3._COPIED_AT_ONCE", PART)
     connector = open_s3(part_size=PART)
     value = _pattern(2 * PART + 5)
     key = connector.put(value)
@@ -238,7 +238,7 @@ def test_of_a_batch_that_fails_nothing_remains(open_s3, monkeypatch):
 
 @pytest.fixture
 def open_other(open_s3, monkeypatch):
-    monkeypatch.setattr("daskref.connectors.opening.S3Bucket", Bucket)
+    monkeypatch.setattr("daskref.connectors.fsspec._opening.S3Bucket", Bucket)
     return open_s3
 
 

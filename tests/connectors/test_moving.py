@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daskref.connectors import SharedMemoryConnector, writing
-from daskref.connectors import moving as module
-from daskref.connectors.locks import exclusively
+from daskref.connectors import SharedMemoryConnector
+from daskref.connectors.files import _writing as writing
+from daskref.connectors.files.locks import exclusively
+from daskref.connectors.shm import _moving as module
 from daskref.exceptions import ConnectorUnavailableError
 from tests.connectors.processes import Child
 from tests.connectors.shmfiles import files, fill, pooled
@@ -29,7 +30,7 @@ SIZE = MIB + 1000
 @pytest.fixture(autouse=True)
 def disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the directory for temporary files for a disk, as it is on most machines."""
-    monkeypatch.setattr("daskref.connectors.spill.is_memory", lambda path: False)
+    monkeypatch.setattr("daskref.connectors.shm._room.is_memory", lambda path: False)
 
 
 @pytest.fixture
@@ -358,7 +359,7 @@ class TestDeletion:
 
 
 MOVER = """
-from daskref.connectors import moving
+from daskref.connectors.shm import _moving as moving
 from daskref.connectors.shm import *
 def die(*args, **kwargs):
     say("dies")
@@ -435,7 +436,7 @@ class TestMakeRoom:
     def test_a_disk_that_is_memory_gains_nothing(
         self, shm: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("daskref.connectors.spill.is_memory", lambda path: True)
+        monkeypatch.setattr("daskref.connectors.shm._room.is_memory", lambda path: True)
         shm.put(fill(SIZE))
         assert shm._mover.make_room(SIZE) == 0
 
@@ -529,7 +530,7 @@ def test_any_order_of_events(steps: list[tuple[str, int]]) -> None:
         SharedMemoryConnector(recycle="1 MiB") as shm,
         SharedMemoryConnector(**shm.config()) as other,
     ):
-        patch.setattr("daskref.connectors.spill.is_memory", lambda path: False)
+        patch.setattr("daskref.connectors.shm._room.is_memory", lambda path: False)
         values: dict[Any, bytes] = {}
         deleted: list[Any] = []
         held: list[Any] = []

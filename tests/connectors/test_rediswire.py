@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError, InvalidResponse
 
-from daskref.connectors.rediserrors import Refusal
-from daskref.connectors.rediswire import Request, Wire, writable
+from daskref.connectors.redis._errors import Refusal
+from daskref.connectors.redis._wire import Request, Wire, writable
 
 
 class FakeConnection:

@@ -11,8 +11,8 @@ from daskref.connectors.registry import (
     open_connector,
     registered,
 )
-from daskref.connectors.sizes import parse_limit, parse_size
 from daskref.exceptions import ConfigError, ConnectorUnavailableError
+from daskref.units import parse_limit, parse_size
 
 
 def test_every_class_is_registered_under_its_scheme():

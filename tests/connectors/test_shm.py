@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from daskref.connectors import SharedMemoryConnector, SharedMemoryKey
-from daskref.connectors.locks import EXCLUSIVE, exclusively, try_lock
+from daskref.connectors.files.locks import EXCLUSIVE, exclusively, try_lock
 from daskref.exceptions import (
     ConfigError,
     ConnectorError,
@@ -132,7 +132,7 @@ def test_too_many_mappings_fall_back_to_a_copy(shm, monkeypatch):
         raise OSError(errno.ENOMEM, "too many mappings")
 
     key = shm.put(fill(100_000))
-    monkeypatch.setattr("daskref.connectors.memory._map", fail)
+    monkeypatch.setattr("daskref.connectors.files._mapping._map", fail)
     view = shm.get(key)
     assert view == fill(100_000)
     assert not view.readonly

@@ -104,7 +104,7 @@ connector.close()
 def test_a_writer_killed_in_the_middle_leaves_nothing_to_read(shm, child):
     process = child(
         """
-from daskref.connectors import parts
+from daskref.connectors.files import parts
 from daskref.connectors.shm import *
 connector = SharedMemoryConnector(**config)
 connector.evict(connector.put(bytes(2**22)))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from daskref.connectors import SharedMemoryConnector
-from daskref.connectors import segments as segments_module
-from daskref.connectors.locks import exclusively, open_within
-from daskref.connectors.memory import SharedMapping
+from daskref.connectors.files import recycling as segments_module
+from daskref.connectors.files._mapping import SharedMapping
+from daskref.connectors.files.locks import exclusively, open_within
 from tests.connectors.shmfiles import files, fill, inode, pooled
 
 MIB = 2**20
@@ -92,13 +92,15 @@ def test_a_reader_that_locks_too_late_gets_nothing(shm, monkeypatch):
 
     def open_then_recycle(path, *args):
         fd = real(path, *args)
-        monkeypatch.setattr("daskref.connectors.objects.open_within", real)
+        monkeypatch.setattr("daskref.connectors.files.directory.open_within", real)
         shm.evict(first)
         second.append(shm.put(fill(100_000, 2)))
         return fd
 
     number = inode(shm, first)
-    monkeypatch.setattr("daskref.connectors.objects.open_within", open_then_recycle)
+    monkeypatch.setattr(
+        "daskref.connectors.files.directory.open_within", open_then_recycle
+    )
     assert shm.get(first) is None
     assert inode(shm, second[0]) == number
     assert shm.get(second[0]) == fill(100_000, 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from daskref.connectors import SharedMemoryConnector, SharedMemoryKey
-from daskref.connectors.locks import exclusively
+from daskref.connectors.files.locks import exclusively
 from daskref.exceptions import ConnectorError
 from tests.connectors.shmfiles import fill, pooled
 
@@ -134,7 +134,7 @@ def test_a_full_tmpfs_spills_and_a_full_disk_is_a_clear_error(shm, monkeypatch):
     key = shm.put(value)
     assert shm.get(key) == value
     assert not Path(shm.directory, key.name).exists()
-    monkeypatch.setattr("daskref.connectors.objects.write_file", full)
+    monkeypatch.setattr("daskref.connectors.files.directory.write_file", full)
     with pytest.raises(ConnectorError) as caught:
         shm.put(fill(1000))
     for part in ("SharedMemoryConnector", "1000 B", "B free in", "daskref.shm.budget"):
@@ -156,7 +156,8 @@ def test_a_spill_directory_that_is_not_there_is_a_clear_error(tmp_path):
 
 TINY = """
 import errno, os, subprocess
-from daskref.connectors import parts, shm
+from daskref.connectors.files import parts
+from daskref.connectors.shm import connector as shm
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", root], check=True)
 MIB = 2**20
 parts.can_populate = lambda: populate

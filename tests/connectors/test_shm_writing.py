@@ -13,16 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from daskref.connectors import SharedMemoryKey, memory, writing
-from daskref.connectors import pieces as pieces_module
-from daskref.connectors.memory import (
+from daskref.connectors import SharedMemoryKey
+from daskref.connectors.files import _mapping as memory
+from daskref.connectors.files import _writing as writing
+from daskref.connectors.files import pieces as pieces_module
+from daskref.connectors.files._mapping import (
     HUGE,
     SharedMapping,
     can_collapse,
     can_populate,
     private_view,
 )
-from daskref.connectors.objectnames import new_name
+from daskref.connectors.files.names import new_name
 from daskref.exceptions import ConnectorError
 from tests.connectors.shmfiles import files, fill, inode
 
@@ -38,7 +40,7 @@ def test_an_object_is_hidden_until_it_is_whole(shm, monkeypatch):
         assert shm.usage().objects == 0
         os.pwritev(fd, views, 0)
 
-    monkeypatch.setattr("daskref.connectors.objects.write_file", write)
+    monkeypatch.setattr("daskref.connectors.files.directory.write_file", write)
     key = shm.put(b"bytes")
     assert seen == [f".w-{key.name}"]
     assert [path.name for path in files(shm, "????????-*")] == [key.name]
@@ -51,8 +53,8 @@ def test_nothing_remains_of_a_put_that_fails(shm, monkeypatch, nbytes):
     def fail(*args):
         raise OSError(errno.EIO, "broken")
 
-    for where in ("objects.write_file", "parts.write_file", "parts.write_mapped"):
-        monkeypatch.setattr(f"daskref.connectors.{where}", fail)
+    for where in ("directory.write_file", "parts.write_file", "parts.write_mapped"):
+        monkeypatch.setattr(f"daskref.connectors.files.{where}", fail)
     with pytest.raises(ConnectorError, match="could not be written"):
         shm.put(fill(nbytes))
     assert shm.usage() == (0, 0)

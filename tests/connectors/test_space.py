@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from daskref.connectors import SharedMemoryConnector, open_connector
-from daskref.connectors import segments as segments_module
+from daskref.connectors.files import recycling as segments_module
 from daskref.connectors.space import Space, of_deleted
 from tests.connectors.processes import Child
 from tests.spaces import require_namespaces, run_case

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from daskref.connectors.storageoptions import (
+from daskref.connectors.fsspec._options import (
     check_names,
     checked,
     for_driver,

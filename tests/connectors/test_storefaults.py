@@ -13,7 +13,7 @@ import requests.exceptions as requests
 import s3fs.errors as s3fs_errors
 from fsspec.exceptions import FSTimeoutError
 
-from daskref.connectors.storefaults import UNIDENTIFIED, UNREACHABLE, translate
+from daskref.connectors.fsspec._errors import UNIDENTIFIED, UNREACHABLE, translate
 from daskref.exceptions import (
     ConnectorError,
     ConnectorUnavailableError,

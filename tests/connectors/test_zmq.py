@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from daskref.connectors import zmqserver
-from daskref.connectors.arrivals import Arrival
-from daskref.connectors.pieces import Pieces
+from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryKey
 from daskref.connectors.zmq import ZmqConnector
-from daskref.connectors.zmqobjectkey import ZmqKey
-from daskref.connectors.zmqsources import Source
-from daskref.connectors.zmqwire import Op, Status
+from daskref.connectors.zmq import _server as zmqserver
+from daskref.connectors.zmq._arrivals import Arrival
+from daskref.connectors.zmq._objectkey import ZmqKey
+from daskref.connectors.zmq._wire import Op, Status
+from daskref.connectors.zmq.sources import Source
 from daskref.exceptions import ConnectorError
 from tests.connectors.zmqhosts import Told, parts_left, pattern, peers
 from tests.utils import wait_until
@@ -173,7 +173,7 @@ def test_a_copy_for_which_there_is_no_room_at_all_is_an_error(pair, monkeypatch)
 
 
 def test_fetching_needs_no_populate(pair, monkeypatch):
-    monkeypatch.setattr("daskref.connectors.parts.can_populate", lambda: False)
+    monkeypatch.setattr("daskref.connectors.files.parts.can_populate", lambda: False)
     a, b = pair
     key = a.put(pattern(3 * MIB + 1))
     assert b.get(key) == pattern(3 * MIB + 1)
@@ -185,7 +185,7 @@ def test_fetching_takes_no_memory_beside_the_object(hosts):
     a = made.open("a", serve=True)
     key = a.put(pattern(160 * MIB))
     code = """
-from daskref.connectors.arrivals import Arrival
+from daskref.connectors.zmq._arrivals import Arrival
 real, seen = Arrival.write, []
 def anonymous():
     with open("/proc/self/status") as file:

@@ -8,10 +8,11 @@ import threading
 
 import pytest
 
-from daskref.connectors import arrivals, zmqserver
-from daskref.connectors.arrivals import Arrival
-from daskref.connectors.zmqfetch import Transfer
-from daskref.connectors.zmqsources import Source
+from daskref.connectors.zmq import _arrivals as arrivals
+from daskref.connectors.zmq import _server as zmqserver
+from daskref.connectors.zmq._arrivals import Arrival
+from daskref.connectors.zmq._fetching import Transfer
+from daskref.connectors.zmq.sources import Source
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorUnavailableError,
@@ -54,7 +55,7 @@ def test_the_next_process_resumes_what_a_killed_one_began(hosts, monkeypatch):
     nbytes, chunks = 12 * MIB + 5, 13
     key = a.put(pattern(nbytes))
     code = """
-from daskref.connectors.arrivals import Arrival
+from daskref.connectors.zmq._arrivals import Arrival
 real, seen = Arrival.write, []
 def write(self, *args):
     real(self, *args)
@@ -167,7 +168,7 @@ def test_a_reader_does_not_wait_for_ever_for_a_stopped_neighbour(hosts):
     a = made.open("a", serve=True)
     key = a.put(pattern(3 * MIB))
     code = """
-from daskref.connectors.arrivals import Arrival
+from daskref.connectors.zmq._arrivals import Arrival
 Arrival.write = lambda self, *args: (say("first"), sys.stdin.read())
 connector.get(key)
 """

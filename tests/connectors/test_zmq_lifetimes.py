@@ -176,7 +176,7 @@ def test_what_killed_processes_left_is_swept(hosts):
     a = made.open("a", serve=True)
     key = a.put(pattern(3 * MIB))
     code = """
-from daskref.connectors.arrivals import Arrival
+from daskref.connectors.zmq._arrivals import Arrival
 Arrival.write = lambda self, *args: (say("first"), sys.stdin.read())
 connector.get(key)
 """
@@ -234,7 +234,7 @@ def test_a_child_that_is_forked_during_a_fetch_does_not_keep_its_lock(hosts):
     key = a.put(pattern(3 * MIB))
     code = """
 import os
-from daskref.connectors.arrivals import Arrival
+from daskref.connectors.zmq._arrivals import Arrival
 def write(self, *args):
     child = os.fork()
     if child:

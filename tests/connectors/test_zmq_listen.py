@@ -9,7 +9,7 @@ import pytest
 
 from daskref.connectors.registry import open_connector
 from daskref.connectors.zmq import ZmqConnector
-from daskref.connectors.zmqserver import Served
+from daskref.connectors.zmq._server import Served
 from daskref.exceptions import ConfigError, ConnectorUnavailableError
 from tests.connectors.zmqhosts import pattern, peers, server_of
 from tests.parts import require

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from daskref.connectors.zmq import ZmqConnector
-from daskref.connectors.zmqpushes import _Push
-from daskref.connectors.zmqsources import Source
+from daskref.connectors.zmq._pushes import _Push
+from daskref.connectors.zmq.sources import Source
 from daskref.exceptions import ConnectorUnavailableError
 from tests.connectors.zmqhosts import (
     LONG,
@@ -83,7 +83,7 @@ def test_abandoned_pushes_are_removed_and_their_number_is_bounded(hosts):
     begun = made.child(
         "x",
         """
-from daskref.connectors.zmqlines import Line
+from daskref.connectors.zmq._connections import Line
 real = Line.reply
 def wait(*args):
     reply = real(*args)

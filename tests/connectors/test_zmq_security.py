@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from daskref.connectors import zmqserver
 from daskref.connectors.zmq import ZmqConnector
-from daskref.connectors.zmqkeys import Handshake, Keys, RefusedError
-from daskref.connectors.zmqwire import (
+from daskref.connectors.zmq import _server as zmqserver
+from daskref.connectors.zmq._keys import Handshake, Keys, RefusedError
+from daskref.connectors.zmq._wire import (
     LARGEST_CHUNK,
     NAMES,
     PUSH_CHUNK,

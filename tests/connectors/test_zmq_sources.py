@@ -9,7 +9,7 @@ import pytest
 
 from daskref.connectors import credentials
 from daskref.connectors.zmq import ZmqConnector
-from daskref.connectors.zmqsources import Source
+from daskref.connectors.zmq.sources import Source
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 from tests.connectors.zmqhosts import (
     LONG,
@@ -66,7 +66,7 @@ def test_who_was_asked_hears_of_what_cannot_be_published(hosts, monkeypatch):
     def fail(self):
         raise PermissionError(errno.EACCES, "no leave to write")
 
-    monkeypatch.setattr("daskref.connectors.pieces.Pieces.publish", fail)
+    monkeypatch.setattr("daskref.connectors.files.pieces.Pieces.publish", fail)
     with pytest.raises(ConnectorError, match="stored here: no leave to write"):
         b.get(key)
     assert told.log == ["sources", ("ended", key, False)]

@@ -16,8 +16,8 @@ from typing import Any
 
 from daskref.connectors.credentials import remember
 from daskref.connectors.zmq import ZmqConnector
-from daskref.connectors.zmqserver import Server
-from daskref.connectors.zmqsources import Source, Sources
+from daskref.connectors.zmq._server import Server
+from daskref.connectors.zmq.sources import Source, Sources
 from tests.connectors.processes import Child
 
 #: In a child: ``connector``, made of the options that it is told on standard input.

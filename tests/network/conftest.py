@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from daskref.connectors import ZmqConnector
-from daskref.plugins import network as module
+from daskref.scheduler import _network as module
 from tests.network.sites import Site
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from daskref.connectors import ZmqConnector
-from daskref.plugins.holders import Holder, Holders
-from daskref.plugins.network import Network
+from daskref.scheduler._holders import Holder, Holders
+from daskref.scheduler._network import Network
 
 HOSTS = {name: name * 32 for name in "abcdef"}
 A, B, C = HOSTS["a"], HOSTS["b"], HOSTS["c"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from daskref.plugins import network as module
-from daskref.plugins.holders import Holder
-from daskref.plugins.network import SCHEDULER
+from daskref.scheduler import _network as module
+from daskref.scheduler._holders import Holder
+from daskref.scheduler._network import SCHEDULER
 from tests.network.sites import KEY, OTHER, A, B, C, Site, bookkeeping, run
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from daskref.plugins import losses
-from daskref.plugins.holders import Holder
+from daskref.scheduler import _losses as losses
+from daskref.scheduler._holders import Holder
 from tests.network.sites import HOSTS, KEY, A, B, C, Site, bookkeeping, run
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from daskref.connectors.redis import RedisConnector
-from daskref.connectors.redisobjects import write
+from daskref.connectors.redis._objects import write
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 from tests.connectors.redisservers import (
     SECRET,
@@ -30,7 +30,7 @@ class TestFailures:
     def test_every_exception_of_the_driver_is_translated(self) -> None:
         from redis import exceptions
 
-        from daskref.connectors.rediserrors import ADVICE, CODES, translated
+        from daskref.connectors.redis._errors import ADVICE, CODES, translated
 
         theirs = {
             found

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from daskref.connectors.redis import RedisConnector
-from daskref.connectors.redisobjects import RedisKey, checked, write
-from daskref.connectors.rediswire import writable
+from daskref.connectors.redis._objects import RedisKey, checked, write
+from daskref.connectors.redis._wire import writable
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError, WireError
 from daskref.testing import RULES, check_connector
 from tests.connectors.redisservers import RedisServer, objects, pattern
@@ -189,7 +189,7 @@ class TestObjects:
             raise ConnectionResetError("just now")
 
         with monkeypatch.context() as patched:
-            patched.setattr("daskref.connectors.redisobjects.read", fail)
+            patched.setattr("daskref.connectors.redis._objects.read", fail)
             patched.setattr(connector._wires, "_retries", 0)
             with pytest.raises(ConnectorUnavailableError, match="just now"):
                 connector.take(key)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from daskref.connectors.redis import RedisConnector
-from daskref.connectors.redisobjects import write
+from daskref.connectors.redis._objects import write
 from daskref.exceptions import ConnectorUnavailableError
 from tests.connectors.processes import Child
 from tests.connectors.redisservers import RedisServer, objects, pattern

@@ -1,0 +1,1 @@
+"""The benchmark: plain Dask and daskref side by side."""

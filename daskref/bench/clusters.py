@@ -1,0 +1,238 @@
+"""Dask on many hosts, and what its clients measure there.
+
+A side is a cluster with a client of its own; sides share the hosts. What is called
+``measure`` runs in the client's process: ``(client, size, *args) -> turn``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import distributed
+from distributed import wait
+
+import daskref
+from daskref.bench.bytes import Turn
+from daskref.bench.program import array, nbytes, settle
+from daskref.testing.agents import Agent
+from daskref.testing.clusters import HostCluster
+from daskref.testing.hosts import Network
+
+_TIMEOUT = 60.0
+#: Values of the row of small ones, and remote inputs of the row of prefetching.
+_MANY, _INPUTS = 1000, 6
+#: Values of this size must go by reference.
+_LARGE = 8 << 20
+#: Bytes per second of the work that prefetching is to be hidden behind.
+_WORK = 400e6
+
+
+@contextmanager
+def hosts_for_sides(count: int, *shared: Path) -> Iterator[Network]:
+    """Make the hosts that a :class:`Side` needs.
+
+    Parameters
+    ----------
+    count
+        Of hosts for workers.
+    *shared
+        Directories that all of them see.
+    """
+    with Network() as network:
+        names = [f"host-{number}" for number in range(count)]
+        for name in ("scheduler", "client", *names):
+            network.add(name, shared=shared)
+        yield network
+
+
+def cpu_seconds(network: Network) -> float:
+    """Return what the processes that are alive on the hosts took of the cores."""
+    spaces = {host.namespace for host in network}
+    ticks = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it has ended
+            if os.stat(f"/proc/{pid}/ns/net").st_ino in spaces:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+                # after the name, in parentheses: of the user, and of the system
+                ticks += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def worker(host: int, number: int = 0) -> str:
+    """Return the name of a worker."""
+    return f"host-{host}-{number}"
+
+
+class Side:
+    """A cluster, and its client.
+
+    Parameters
+    ----------
+    network
+        Made by :func:`hosts_for_sides`.
+    workers
+        Number of a host -> of workers there, of one thread each.
+    connector
+        Of daskref's client; ``None`` for plain Dask.
+    certificates
+        Directory that all hosts see, for Dask's TLS.
+    env
+        Of all processes.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        workers: Mapping[int, int],
+        *,
+        connector: str | None = None,
+        certificates: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self._stack = ExitStack()
+        try:
+            cluster = HostCluster(
+                network["scheduler"], certificates=certificates, env=env
+            )
+            self._stack.callback(cluster.stop)
+            for host, count in workers.items():
+                for number in range(count):
+                    cluster.add_worker(
+                        network[f"host-{host}"], name=worker(host, number)
+                    )
+            self._agent = self._stack.enter_context(
+                Agent(network["client"], env=cluster.env)
+            )
+            self._agent.call(
+                _connect, cluster.address, connector, sum(workers.values())
+            )
+            self._stack.callback(self._agent.call, _disconnect)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def turn(self, measure: Callable[..., Turn], size: int, *args: Any) -> Turn:
+        """Go through ``measure(client, size, *args)`` in the client's process."""
+        yield self._agent.call(_prepare, measure, size, *args)
+        yield self._agent.call(_measure, size)
+        self._agent.call(_settle)
+
+
+def _connect(
+    state: dict[str, Any], address: str, connector: str | None, workers: int
+) -> None:
+    warnings.simplefilter("ignore")
+    if connector is None:
+        client = distributed.Client(address, timeout=_TIMEOUT)
+    else:
+        client = daskref.Client(address, connector=connector, timeout=_TIMEOUT)
+    state["client"] = client
+    client.wait_for_workers(workers, timeout=_TIMEOUT)
+
+
+def _prepare(
+    state: dict[str, Any], measure: Callable[..., Turn], size: int, *args: Any
+) -> float:
+    client = state["client"]
+    state["turn"] = measure(client, size, *args)
+    if size >= _LARGE:  # small ones would take longer by it
+        state["puts"] = _puts(client)
+    prepared: float = next(state["turn"])
+    return prepared
+
+
+def _measure(state: dict[str, Any], size: int) -> float:
+    seconds: float = next(state["turn"])
+    before = state.pop("puts", None)
+    if before is not None and _puts(state["client"]) == before:
+        raise RuntimeError("the values went in-band: this would not be daskref's time")
+    return seconds
+
+
+def _settle(state: dict[str, Any]) -> None:
+    for _ in state.pop("turn"):
+        raise RuntimeError("a turn has three parts")
+    settle(state["client"])
+
+
+def _puts(client: Any) -> int | None:
+    """Return how many objects the cluster has put; ``None`` for plain Dask."""
+    if not isinstance(client, daskref.Client):
+        return None
+    puts: int = daskref.stats(client)["puts"]
+    return puts
+
+
+def _disconnect(state: dict[str, Any]) -> None:
+    state.pop("client").close()
+
+
+def _read(client: Any, size: int, workers: list[str]) -> Turn:
+    made = client.submit(array, size, workers=[worker(0)], pure=False)
+    wait(made)
+    yield 0.0
+    begin = time.perf_counter()
+    readers = [
+        client.submit(nbytes, made, workers=[name], pure=False) for name in workers
+    ]
+    client.gather(readers)
+    yield time.perf_counter() - begin
+
+
+def transfer(client: Any, size: int) -> Turn:
+    """Have a worker read what a task on another host has made."""
+    return _read(client, size, [worker(1)])
+
+
+def read_by(client: Any, size: int, count: int) -> Turn:
+    """Have several workers of one host read what was made on another one."""
+    return _read(client, size, [worker(1, number) for number in range(count)])
+
+
+def broadcast(client: Any, size: int, hosts: int) -> Turn:
+    """Have a worker of each of several hosts read what was made on another one."""
+    return _read(client, size, [worker(number) for number in range(1, hosts + 1)])
+
+
+def small(client: Any, size: int) -> Turn:
+    """Have a worker read many small values of another host; yield seconds for each."""
+    sizes = [size] * _MANY
+    made = client.map(array, sizes, workers=[worker(0)], pure=False)
+    wait(made)
+    yield 0.0
+    begin = time.perf_counter()
+    client.gather(client.map(nbytes, made, workers=[worker(1)], pure=False))
+    yield (time.perf_counter() - begin) / _MANY
+
+
+def work(x: Any, seconds: float) -> int:
+    """Hold a thread for a while, as work does that needs no core here."""
+    time.sleep(seconds)
+    return nbytes(x)
+
+
+def overlap(client: Any, size: int) -> Turn:
+    """Have one thread work through tasks, each of which has an input on another host.
+
+    The inputs have *size* together; each task works as long as its transfer may take.
+    """
+    each = size // _INPUTS
+    made = client.map(array, [each] * _INPUTS, workers=[worker(0)], pure=False)
+    wait(made)
+    yield 0.0
+    begin = time.perf_counter()
+    done = client.map(work, made, seconds=each / _WORK, workers=[worker(1)], pure=False)
+    client.gather(done)
+    yield time.perf_counter() - begin

@@ -1,0 +1,317 @@
+"""What a client has while it passes values by reference: coming, and going.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=====================================  =============================================
+name                                   what for
+=====================================  =============================================
+``Client._send_to_scheduler``          messages in order with the graphs
+``Client._stream_handlers``            what the scheduler says of keys and restarts
+``Client._serializers``                whether its messages may hold pickles
+``Client._deserializers``              whether those to it may
+=====================================  =============================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import distributed
+from distributed.core import clean_exception
+from distributed.protocol.pickle import dumps
+
+from daskref import config
+from daskref.background import run_apart
+from daskref.client._holdings import Holdings
+from daskref.client._hosts import Visit
+from daskref.client._loans import Lending
+from daskref.client._placing import Placing
+from daskref.cluster import by_value as bootstrap
+from daskref.cluster import notices
+from daskref.cluster.connections import Connections
+from daskref.cluster.family import register_family
+from daskref.cluster.joining import identify, lacking
+from daskref.cluster.sealing import seal
+from daskref.cluster.session import Session, SessionInfo, pauses
+from daskref.cluster.streams import Streams
+from daskref.config import Settings
+from daskref.exceptions import ConnectorError, IncompatibleError, NotInstalledError
+from daskref.graph.packing import Packer
+from daskref.lifetimes.task import BoundLifetimes
+from daskref.objects.signing import secret_of, told_here
+
+logger = logging.getLogger(__name__)
+
+
+class Attachment:
+    """What a client has while it passes values by reference."""
+
+    def __init__(
+        self, client: Any, session: Session, threshold: int | str | None
+    ) -> None:
+        self.session = session
+        self.holdings = Holdings(session, self.send, self._call_soon)
+        self.lending = Lending(self.send)
+        self.lifetimes = BoundLifetimes()
+        self._told_keys: set[str] = set()
+        self.placing = Placing()
+        self._client = client
+        self._threshold = (
+            None
+            if threshold is None
+            else config.parse_size("daskref.threshold", threshold)
+        )
+        self._streams = Streams(session.info.settings.latency)
+        self._streams.shorten(client.scheduler_comm)
+        # Dask drops all futures at a restart, without telling one by one
+        self._handlers = client._stream_handlers
+        ours = {
+            "restart": self._handle_restart,
+            "task-erred": self._handle_task_erred,
+            "cancelled-keys": self._handle_cancelled_keys,
+            "daskref-returned": self._handle_returned,
+            "daskref-unbound": self._handle_unbound,
+            "daskref-no-worker": self.placing.give_up,
+        }
+        self._visit: Visit | None = None
+        if (connector := session.across_hosts) is not None:
+            self._visit = Visit(
+                client, session, connector, self.holdings, self.send, self._retreat
+            )
+            ours |= self._visit.handlers
+        self._before = {op: self._handlers.get(op) for op in ours}
+        self._handlers.update(ours)
+        families = (client._serializers, client._deserializers)
+        #: Whether the user lets values be pickled that do not belong to a graph.
+        self.takes_pickles = all(
+            "pickle" in names for names in families if names is not None
+        )
+        self._connections = None
+        if session.reachable and self.takes_pickles:
+            self._connections = Connections(client.rpc, client.scheduler, session)
+
+    async def visit(self) -> None:
+        """Look for the hosts of the cluster, if they are apart."""
+        if self._visit is not None:
+            await self._visit.begin()
+
+    def _retreat(self) -> None:
+        self._call_soon(self._restore_connections)
+
+    def _restore_connections(self) -> None:
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.restore()
+
+    def threshold(self) -> int:
+        """Bytes: what the client was made with, else as configured now."""
+        notices.look()
+        return config.threshold() if self._threshold is None else self._threshold
+
+    def packer(self) -> Packer:
+        """Return what packs the values of the call that this thread is in."""
+        threshold = self.threshold() if self.session.reachable else sys.maxsize
+        return Packer(threshold, self.holdings.put, self.holdings.current.looked)
+
+    def say_goodbye(self) -> None:
+        """Leave this process's counts with the scheduler."""
+        self.send({"op": "daskref-counters", "report": self.session.report()})
+
+    # What the scheduler says
+
+    def _handle_restart(self) -> None:
+        self._before["restart"]()
+        self.holdings.release_keys()
+        self.lending.clear()
+
+    def _handle_task_erred(self, key: Any, **kwargs: Any) -> Any:
+        # The plugin has spoken first, unless the key's graph never came to be.
+        self.lending.withdraw([key])
+        return self._before["task-erred"](key=key, **kwargs)
+
+    def _handle_cancelled_keys(self, keys: Any, **kwargs: Any) -> Any:
+        self.lending.withdraw(keys)
+        return self._before["cancelled-keys"](keys=keys, **kwargs)
+
+    def _handle_returned(self, id: str, factory: bytes | None) -> None:
+        updated = None if factory is None else pickle.loads(factory)
+        self.lending.come_back(id, updated)
+
+    def _handle_unbound(self, task: Any) -> None:
+        self.lifetimes.end(task)
+
+    def detach(self) -> None:
+        """Give the client's connections back."""
+        for op, handler in self._before.items():
+            if handler is None:
+                self._handlers.pop(op, None)
+            else:  # others may have added theirs meanwhile: those stay
+                self._handlers[op] = handler
+        self._restore_connections()
+        self._streams.restore_all()
+        if self._visit is not None:
+            self._visit.end()
+        self.holdings.clear()
+        self.lending.clear()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message to the scheduler, in order with the client's graphs."""
+        client = self._client
+        if client._daskref is self:
+            with suppress(distributed.client.ClosedClientError, RuntimeError):
+                client._send_to_scheduler(message)
+
+    def tell_keys(self) -> None:
+        """Hand the signing keys of the user's own stores to the cluster, each once."""
+        if told_here.keys() <= self._told_keys:
+            return
+        names = told_here.keys() - self._told_keys
+        self._told_keys |= names
+        keys: dict[str, Any] = {}
+        for name in names - {self.session.info.store.name}:
+            keys |= secret_of(name, told_here[name])
+        if keys:
+            self.send({"op": "daskref-keys", "keys": keys})
+
+    def keep(self, value: Any) -> None:
+        """Keep a gathered value in the store while it lives: it may be sent again."""
+        self.session.keep(value, self._call_soon)
+
+    def _call_soon(self, callback: Any, *args: Any) -> None:
+        with suppress(RuntimeError, AttributeError):  # the loop has ended
+            self._client.loop.add_callback(callback, *args)
+
+
+async def attach(client: Any) -> None:
+    """Let a connected client pass values by reference: set up what is not yet."""
+    register_family()
+    await detach(client)
+    notices.tell_unknown()
+    settings = Settings.read()
+    try:
+        away = await _attach(client)
+    except ValueError as exc:
+        if "'run_function'" not in str(exc) or settings.on_failure == "raise":
+            raise
+        logger.warning(
+            "The scheduler runs no functions for clients (its setting "
+            "distributed.scheduler.blocked-handlers names run_function), so values "
+            "travel in-band, as plain Dask sends them."
+        )
+        return
+    if away is not None:
+        logger.warning(
+            "The store cannot be opened, so values travel in-band, as plain Dask "
+            "sends them; it is tried again from time to time. Set daskref.connector "
+            "for another store, or daskref.on-failure: raise to make this an error. "
+            "The reason: %s",
+            away,
+        )
+    state = client._daskref
+    if state is None or state.session.store is None:
+        trying = _try_again(client, settings.retry_interval)
+        client._daskref_trying = asyncio.create_task(trying)
+
+
+async def _try_again(client: Any, interval: float) -> None:
+    """Attach a client as soon as it can have a store."""
+    for pause in pauses(interval):
+        await asyncio.sleep(pause)
+        try:
+            await _attach(client)
+        except Exception:  # the connection has ended, or a worker lacks daskref
+            logger.debug("The store was not tried again", exc_info=True)
+        state = client._daskref
+        if state is not None and state.session.store is not None:
+            logger.warning(
+                "The store can be opened now: large values go by reference again."
+            )
+            return
+
+
+async def _attach(client: Any) -> ConnectorError | None:
+    """Attach a client, or return why it is to go on without a store."""
+    options = client._daskref_options
+    hidden = options.get("connector")
+    settings = config.changed(
+        threshold=options.get("threshold"),
+        connector=None if hidden is None else hidden.value,
+    )
+    info = await _join(client, settings)
+    if isinstance(info, ConnectorError):
+        return info
+    session = await run_apart(Session.join, info)
+    if (before := client._daskref) is not None:  # it had no store
+        if session is before.session:
+            await run_apart(session.leave)
+            return None
+        client._daskref = None
+        before.detach()
+        await run_apart(before.session.leave)
+    state = Attachment(client, session, options.get("threshold"))
+    try:
+        await state.visit()
+    except BaseException:
+        state.detach()
+        await run_apart(session.leave)
+        raise
+    client._daskref = state
+    notices.tell_overridden(settings, info.settings)
+    return None
+
+
+async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo | ConnectorError:
+    ours = identify()
+    ask = partial(_run_on_scheduler, client)
+    sent: Any = settings
+    if "connector" in settings:  # it may name a password, and Dask logs what is sent
+        pad = await ask(bootstrap.give_pad)
+        # a text says why `join` will fail
+        sent = {} if isinstance(pad, str) else seal(settings, *pad)
+    told = await ask(bootstrap.join, ours, client.id, sent)
+    scheduler = f"the scheduler {client.scheduler.address}"
+    if isinstance(told, str):
+        raise NotInstalledError([lacking(scheduler, told)])
+    if told["protocol"] != ours["protocol"]:
+        raise IncompatibleError(scheduler, told, {"this client": ours})
+    answer = pickle.loads(told["answer"])
+    if isinstance(answer, ConnectorError) and told.get("in-band"):
+        return answer
+    if isinstance(answer, Exception):
+        raise answer
+    info: SessionInfo = answer
+    return info
+
+
+async def _run_on_scheduler(client: Any, function: Any, *args: Any) -> Any:
+    """Do as Dask's method of this name does, whatever serializers the client has."""
+    response = await client.scheduler.run_function(
+        function=dumps(function),
+        args=dumps(args),
+        kwargs=dumps({}),
+        wait=True,
+        serializers=["dask", "pickle"],
+        deserializers=["dask", "pickle", "error"],
+    )
+    if response["status"] == "error":
+        _, exc, traceback = clean_exception(**response)
+        raise exc.with_traceback(traceback)
+    return response["result"]
+
+
+async def detach(client: Any) -> None:
+    """Undo :func:`attach` in this process."""
+    trying, client._daskref_trying = client._daskref_trying, None
+    if trying is not None:
+        trying.cancel()
+    state = client._daskref
+    if state is not None:
+        client._daskref = None
+        state.detach()
+        await run_apart(state.session.leave)

@@ -1,0 +1,286 @@
+"""What one client holds: the objects it put, for as long as it may send them again.
+
+A client holds a stored object while an original with that content lives in the client
+(weak references), and while a future lives whose graph used it. Sameness is by
+content, so the same value in forty submits is put once, and a changed one again.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from daskref.background import make_rlock
+from daskref.cluster.session import Session
+from daskref.connectors.base import Key
+from daskref.objects.codec import Encoded, encode
+from daskref.objects.reference import Reference
+
+
+class _Held:
+    """One stored object, and what it is held by."""
+
+    __slots__ = ("keys", "originals", "reference", "token", "uses")
+
+    def __init__(self, token: str, reference: Reference) -> None:
+        self.token = token
+        self.reference = reference
+        #: id of an original -> weak reference to it
+        self.originals: dict[int, weakref.ref[Any]] = {}
+        #: Dask keys of living futures
+        self.keys: set[Any] = set()
+        #: submissions under way
+        self.uses = 0
+
+
+class Submission:
+    """The objects that one call to the client uses, until its futures hold them."""
+
+    def __init__(self) -> None:
+        self.held: set[_Held] = set()
+        #: key of a future -> what its computation needs of that
+        self.keys: dict[Any, set[Reference]] = {}
+        #: content that the store did not take: not tried again in the same call
+        self.failed: set[str] = set()
+        #: what the call has found out of objects, by ``id``
+        self.looked: dict[int, Any] = {}
+
+    @property
+    def references(self) -> set[Reference]:
+        """What the call uses."""
+        return {held.reference for held in self.held}
+
+
+class Holdings:
+    """The stored objects that one client holds.
+
+    Parameters
+    ----------
+    session
+        Where they are put.
+    send
+        ``(message) -> None``: to the scheduler, in order with the client's graphs.
+        Thread-safe.
+    call_soon
+        ``(callable) -> None``: run on the event loop. Thread-safe, takes no locks.
+
+    Notes
+    -----
+    Thread-safe. The lock guards bookkeeping only, never a put.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        send: Callable[[dict[str, Any]], None],
+        call_soon: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._session = session
+        self._send = send
+        self._call_soon = call_soon
+        self._lock = make_rlock()
+        self._by_token: dict[str, _Held] = {}
+        self._by_original: dict[int, _Held] = {}
+        self._by_key: dict[Any, set[_Held]] = {}
+        self._dead: deque[tuple[int, weakref.ref[Any]]] = deque()
+        self._local = threading.local()
+
+    def put(
+        self,
+        obj: Any,
+        encoded: Encoded | None = None,
+        submission: Submission | None = None,
+    ) -> Reference | None:
+        """Return a reference to an object's content, put at most once. Blocks.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        encoded
+            What is stored of it; default: made here.
+        submission
+            What keeps the object until futures do; default: the one that this thread
+            is in.
+
+        Returns
+        -------
+        Reference or None
+            ``None``: send the value in-band.
+
+        See Also
+        --------
+        Session.put : the errors that this raises
+        """
+        if encoded is None:
+            encoded = encode(obj)
+        token = encoded.token
+        if submission is None:
+            submission = self.current
+        if token in submission.failed:
+            return None
+        held = self._use(token, submission)
+        if held is None:
+            relinked = self._session.relink(obj, token)
+            reference = relinked or self._session.put(obj, encoded, token)
+            if reference is None:
+                submission.failed.add(token)
+                return None
+            held = self._add(token, reference, submission, put=relinked is None)
+        self._watch(obj, held)
+        self._session.counters.add("bytes_kept", held.reference.nbytes)
+        return held.reference
+
+    @property
+    def current(self) -> Submission:
+        """The submission that this thread is in."""
+        submission: Submission = self._local.submission
+        return submission
+
+    @contextmanager
+    def submission(self) -> Iterator[Submission]:
+        """Keep what this thread puts inside the block until futures hold it.
+
+        Nested blocks of one thread are one. Add the futures' keys, and what they need,
+        to the :class:`Submission` before the outermost block ends.
+        """
+        outer: Submission | None = getattr(self._local, "submission", None)
+        if outer is not None:
+            yield outer
+            return
+        submission = self._local.submission = self.open()
+        try:
+            yield submission
+        finally:
+            self._local.submission = None
+            self.close(submission)
+
+    def open(self) -> Submission:
+        """Begin a submission without a thread of its own; :meth:`close` ends it."""
+        return Submission()
+
+    def close(self, submission: Submission) -> None:
+        """Let the submission's futures hold what it put."""
+        by_reference = {held.reference: held for held in submission.held}
+        with self._lock:
+            for key, references in submission.keys.items():
+                for reference in references & by_reference.keys():
+                    held = by_reference[reference]
+                    held.keys.add(key)
+                    self._by_key.setdefault(key, set()).add(held)
+            for held in submission.held:
+                held.uses -= 1
+                self._release_unused(held)
+
+    def release_key(self, key: Any) -> None:
+        """Tell that the client's last future of a key is gone."""
+        if key not in self._by_key:
+            return
+        with self._lock:
+            for held in self._by_key.pop(key, ()):
+                held.keys.discard(key)
+                self._release_unused(held)
+
+    def release_keys(self) -> None:
+        """Tell that all the client's futures are gone."""
+        for key in list(self._by_key):
+            self.release_key(key)
+
+    def clear(self) -> None:
+        """Forget everything, without telling the scheduler: it knows, or is gone."""
+        with self._lock:
+            self._by_token.clear()
+            self._by_original.clear()
+            self._by_key.clear()
+
+    def release_all(self) -> None:
+        """Give up everything, as a client does that goes back to plain Dask."""
+        with self._lock:
+            keys = [held.reference.key for held in self._by_token.values()]
+            self.clear()
+        if keys:
+            self._send({"op": "daskref-release", "objects": keys})
+
+    def originals(self, key: Key) -> tuple[str, list[Any]]:
+        """Return the content hash of a held object, and what is alive that had it."""
+        with self._lock:
+            for held in self._by_token.values():
+                if held.reference.key == key:
+                    alive = [ref() for ref in held.originals.values()]
+                    return held.token, [obj for obj in alive if obj is not None]
+        return "", []
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def _use(self, token: str, submission: Submission) -> _Held | None:
+        with self._lock:
+            held = self._by_token.get(token)
+            if held is not None and held not in submission.held:
+                submission.held.add(held)
+                held.uses += 1
+            return held
+
+    def _add(
+        self, token: str, reference: Reference, submission: Submission, put: bool
+    ) -> _Held:
+        with self._lock:
+            if (held := self._use(token, submission)) is None:
+                held = self._by_token[token] = _Held(token, reference)
+                self._use(token, submission)
+                self._send(
+                    {
+                        "op": "daskref-put",
+                        "object": (reference.key, reference.nbytes),
+                        "put": put,
+                    }
+                )
+                return held
+        # Another thread put the same content meanwhile. Nobody knows of ours.
+        assert self._session.store is not None
+        self._session.store.evict(reference.key)
+        return held
+
+    def _watch(self, obj: Any, held: _Held) -> None:
+        number = id(obj)
+        with self._lock:
+            before = self._by_original.get(number)
+            if before is held and held.originals[number]() is obj:
+                return
+            if before is not None:  # its content has changed since, or the id is new
+                before.originals.pop(number, None)
+                self._release_unused(before)
+            try:
+                ref = weakref.ref(obj, lambda ref: self._died(number, ref))
+            except TypeError:  # list, bytes, str, …: held by futures alone
+                self._by_original.pop(number, None)
+                return
+            held.originals[number] = ref
+            self._by_original[number] = held
+
+    def _died(self, number: int, ref: weakref.ref[Any]) -> None:
+        # Called by the garbage collector, in any thread, perhaps in the middle of one
+        # of our own methods: note it, look at it later.
+        self._dead.append((number, ref))
+        self._call_soon(self._reap)
+
+    def _reap(self) -> None:
+        with self._lock:
+            while self._dead:
+                number, ref = self._dead.popleft()
+                held = self._by_original.get(number)
+                if held is None or held.originals.get(number) is not ref:
+                    continue  # the id belongs to a new object already
+                del self._by_original[number], held.originals[number]
+                self._release_unused(held)
+
+    def _release_unused(self, held: _Held) -> None:
+        if held.uses or held.originals or held.keys:
+            return
+        if self._by_token.get(held.token) is held:
+            del self._by_token[held.token]
+            self._send({"op": "daskref-release", "objects": [held.reference.key]})

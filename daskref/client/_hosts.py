@@ -1,0 +1,188 @@
+"""A client's part in a session whose hosts are apart."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from daskref.background import Executor
+from daskref.client._holdings import Holdings
+from daskref.cluster.errands import Errands
+from daskref.cluster.locating import Locator, ask
+from daskref.cluster.session import Session
+from daskref.connectors.base import Key
+from daskref.connectors.zmq.connector import ZmqConnector
+from daskref.connectors.zmq.sources import Source
+from daskref.exceptions import ConnectorUnavailableError, DaskrefError
+from daskref.objects.codec import encode
+from daskref.scheduler._network import evict, sweep
+
+logger = logging.getLogger(__name__)
+
+#: Hosts that are tried before a client takes it that it reaches none.
+_TRIED = 3
+
+
+class Visit:
+    """Put on hosts of workers what a client puts, and get from there.
+
+    Parameters
+    ----------
+    client
+        The client.
+    session, connector
+        Of a store in reach.
+    holdings
+        What the client holds.
+    send
+        ``(message) -> None``: to the scheduler. Thread-safe.
+    retreat
+        () -> None: called, in any thread, if no host lets this client in.
+    """
+
+    _home: str
+    _beside: bool
+    _locator: Locator
+    _undo: list[Callable[[], None]]
+    _errands: Errands
+
+    def __init__(
+        self,
+        client: Any,
+        session: Session,
+        connector: ZmqConnector,
+        holdings: Holdings,
+        send: Callable[[dict[str, Any]], None],
+        retreat: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._session = session
+        self._connector = connector
+        self._holdings = holdings
+        self._send = send
+        self._retreat = retreat
+        self._checked = False
+        self._home = ""
+        self._beside = False
+        # Hosts may be told of before the scheduler has answered the first question.
+        self._locator = Locator(repr(connector), client.id, self._ask, send)
+        self._undo = []
+        self._errands = Errands()
+
+    @property
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """Return what the scheduler says."""
+        return {
+            "daskref-hosts": self._handle_hosts,
+            "daskref-wanted": self._handle_wanted,
+            "daskref-evict": partial(self._handle, evict),
+            "daskref-sweep": partial(self._handle, sweep),
+        }
+
+    async def begin(self) -> None:
+        """Tell the scheduler of this host, hear of others, see whether one answers.
+
+        The session is out of reach afterwards if there are some and none does.
+        """
+        answer = await self._client.scheduler.daskref_visit(
+            process=self._client.id,
+            host=self._connector.host,
+            hostname=socket.gethostname(),
+        )
+        self._home = answer["home"]
+        self._beside |= answer["beside"]
+        for host, endpoints in answer["hosts"].items():
+            self._locator.hosts.setdefault(host, endpoints)
+        self._undo.append(self._connector.attend(self._locator))
+        self._undo.append(self._session.ask_before_put(self.takes))
+        await self._session.run(self._check)
+
+    def end(self) -> None:
+        """Have no part any more; also where :meth:`begin` was not called, or failed."""
+        self._errands.stop()
+        while self._undo:
+            self._undo.pop()()
+
+    def _ask(self, op: str, message: dict[str, Any]) -> Any:
+        scheduler = self._client.scheduler
+        if scheduler is None:
+            raise OSError("the client is closed")
+        return ask(self._client.loop, getattr(scheduler, op), message)
+
+    def takes(self) -> bool:
+        """Tell whether there is a host for what this client puts.
+
+        Without any that serves, it stays on this one if there are workers here, or the
+        scheduler: who reaches the scheduler reaches it.
+        """
+        hosts = self._locator.hosts
+        return bool(hosts) or self._beside or self._home == self._connector.host
+
+    def _check(self) -> None:
+        """See whether a host answers, once there are any. Blocks."""
+        hosts = self._locator.targets(0)
+        if self._checked or not hosts:
+            return
+        self._checked = True
+        if any(source.host == self._connector.host for source in hosts):
+            return
+        tried = [Source(host, each[:1]) for host, each in hosts[:_TRIED]]
+        executor = Executor(_TRIED, "daskref-visit")
+        asked = [executor.submit(self._reaches, source) for source in tried]
+        reached = any(future.result() for future in asked)
+        executor.close()
+        if not reached:
+            places = ", ".join(place for source in tried for place in source.endpoints)
+            self._session.lose_sight(
+                ConnectorUnavailableError(
+                    repr(self._connector),
+                    f"no host of workers lets this client in; it tried {places}",
+                )
+            )
+            self._retreat()
+
+    def _reaches(self, source: Source) -> bool:
+        try:
+            return self._connector.reaches(source)
+        except DaskrefError:
+            return False
+
+    # What the scheduler says
+
+    def _handle_hosts(self, host: str, endpoints: list[str], workers: bool) -> None:
+        self._locator.update(host, endpoints)
+        if host == self._connector.host:
+            self._beside = workers
+        if not self._checked:
+            self._errands.run(self._run(self._check))
+
+    def _handle_wanted(self, object: Key) -> None:
+        self._errands.run(self._supply_wanted(tuple(object)))
+
+    async def _supply_wanted(self, key: Key) -> None:
+        host = await self._run(self._supply, key)
+        self._send({"op": "daskref-supplied", "object": key, "host": host})
+
+    def _handle(self, do: Callable[..., Any], **message: Any) -> None:
+        self._errands.run(self._run(partial(do, self._connector, **message)))
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return await self._session.run(function, *args)
+        except DaskrefError as exc:
+            logger.warning("This client could not do as the scheduler said: %s", exc)
+        except Exception:
+            logger.exception("This client could not do as the scheduler said")
+        return None
+
+    def _supply(self, key: Key) -> str | None:
+        """Send an object again; None if this client has not got it. Blocks."""
+        token, originals = self._holdings.originals(key)
+        for obj in originals:
+            encoded = encode(obj)
+            if encoded.token == token:  # or it was changed since
+                return self._connector.supply(key, encoded.frames)
+        return self._connector.supply(key)

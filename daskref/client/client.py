@@ -1,0 +1,572 @@
+"""Clients that pass large values by reference.
+
+:class:`Client` is Dask's client and :class:`ByReference`; :func:`enable` puts the same
+mixin on a client that somebody else made.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+==========================================  ============================================
+name                                        what for
+==========================================  ============================================
+``Client._graph_to_futures``                every graph leaves through it
+``Client._scatter``                         scattered values become graph nodes
+``Client._gather``                          results of a task's own worker
+``Client._gather_remote``                   results come back through it
+``Client._ensure_connected``                connecting, and connecting again
+``Client._close``                           leaving
+``Client._release_key``                     the last future of a key is gone
+``Client._run``                             results of functions run on workers
+``Client._run_on_scheduler``                results of functions run on the scheduler
+``Client._replicate``                       scattered values on many workers
+``Client._timeout``                         how long a scatter waits for workers
+``Scheduler.get_ncores_running``            whether there are workers
+``versions.scheduler_relevant_packages``    what a scheduler must have alike
+==========================================  ============================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import pickle
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import distributed
+from dask.typing import no_default
+from dask.utils import funcname, parse_timedelta
+from distributed import Future, versions
+from distributed.deploy.cluster import Cluster
+from distributed.spans import SpanMetadata
+
+from daskref import config
+from daskref.client._attachment import Attachment, attach, detach
+from daskref.client._loans import refuse_scattered
+from daskref.client._scatter import divide, put_scattered, take_apart
+from daskref.cluster.notices import setting_text
+from daskref.connectors.credentials import Hidden
+from daskref.connectors.registry import describe_connector
+from daskref.exceptions import DaskrefError, ResolveError
+from daskref.graph.expressions import (
+    GraphExpr,
+    graph_of,
+    is_small_expr,
+    pack_expr,
+    references_by_key,
+)
+from daskref.graph.frames import hidden_like
+from daskref.graph.nodes import StoredNode, references_in
+from daskref.graph.packing import Packer, small_call
+from daskref.metrics import STORED, summarize
+from daskref.ownership.factories import collecting
+from daskref.proxy.proxy import is_proxy
+from daskref.store.factory import is_recomputed
+from daskref.store.transparency import reveal
+
+#: Parameters that are Dask's, not those of the function that is called.
+_SUBMIT = frozenset(inspect.signature(distributed.Client.submit).parameters)
+_MAP = frozenset(inspect.signature(distributed.Client.map).parameters)
+
+#: States of a future whose key the scheduler knows, or is just told of.
+_UNDER_WAY = ("pending", "finished")
+
+_hidden = hidden_like(distributed.client)
+
+
+def _described_like(dasks: Any) -> Callable[[Any], Any]:
+    """Give a method the signature and the description of Dask's, and add its own."""
+
+    def describe(method: Any) -> Any:
+        summary, _, rest = (inspect.getdoc(dasks) or "").partition("\n\n")
+        method.__doc__ = f"{summary}\n\n{method.__doc__}\n\n{rest}"
+        method.__signature__ = inspect.signature(dasks)
+        return method
+
+    return describe
+
+
+class ByReference(distributed.Client):  # type: ignore[misc]
+    """Mixin for Dask's client: what is large goes by reference."""
+
+    _daskref: Attachment | None = None
+    #: Tries again to have a store.
+    _daskref_trying: asyncio.Task[None] | None = None
+    _daskref_options: dict[str, Any]
+
+    # Life
+
+    async def _ensure_connected(self, timeout: Any = None) -> None:
+        before = self.scheduler_comm
+        await super()._ensure_connected(timeout=timeout)
+        if self.scheduler_comm is not before and self.status == "running":
+            try:
+                await attach(self)
+            except (OSError, ImportError):
+                raise  # Dask tries again, or closes the client
+            except BaseException:
+                await self._close()
+                raise
+
+    async def _close(self, *args: Any, **kwargs: Any) -> None:
+        if self._daskref is not None:
+            self._daskref.say_goodbye()
+        try:
+            await super()._close(*args, **kwargs)
+        finally:
+            await detach(self)
+
+    @_described_like(distributed.Client.get_versions)
+    def get_versions(self, check: bool = False, packages: Any = None) -> Any:
+        """Daskref is listed, too."""
+        versions.scheduler_relevant_packages.add("daskref")
+        return super().get_versions(check, ["daskref", *(packages or [])])
+
+    # Values out
+
+    @_described_like(distributed.Client.submit)
+    def submit(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Large arguments are put before the call returns."""
+        state = self._daskref
+        if state is None or not state.session.reachable:
+            return super().submit(func, *args, **kwargs)
+        if small_call(func, chain(args, kwargs.values()), state.threshold()):
+            return super().submit(func, *args, **kwargs)
+        with state.holdings.submission():
+            if kwargs.get("key") is None and _is_pure(kwargs) and callable(func):
+                token = state.packer().token(func, args, _arguments(kwargs, _SUBMIT))
+                if token is not None:
+                    kwargs["key"] = f"{funcname(func)}-{token}"
+            return super().submit(func, *args, **kwargs)
+
+    @_described_like(distributed.Client.map)
+    def map(self, func: Any, /, *iterables: Any, **kwargs: Any) -> Any:
+        """Large arguments are put before the call returns."""
+        state = self._daskref
+        if state is None or not state.session.reachable:
+            return super().map(func, *iterables, **kwargs)
+        with state.holdings.submission():
+            key = kwargs.get("key")
+            if (
+                _is_pure(kwargs)
+                and callable(func)
+                and (key is None or isinstance(key, str))
+                and all(isinstance(column, list | tuple) for column in iterables)
+            ):
+                named = _arguments(kwargs, _MAP)
+                tokens = state.packer().tokens(func, iterables, named)
+                if tokens is not None:
+                    prefix = key or funcname(func)
+                    kwargs["key"] = [f"{prefix}-{token}" for token in tokens]
+            return super().map(func, *iterables, **kwargs)
+
+    @_hidden
+    def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        state = self._daskref
+        if state is None or is_small_expr(expr, state.threshold()):
+            return super()._graph_to_futures(expr, keys, *args, **kwargs)
+        with state.holdings.submission() as submission:
+            packed = self._lend(expr, keys, state.packer())
+            futures = self._send_packed(packed, keys, *args, **kwargs)
+            if held := submission.references:
+                # one object, or one future, leaves no choice
+                graph = len(held) > 1 < len(futures) and graph_of(packed, expr)
+                needed = references_by_key(graph, futures) if graph else {}
+                submission.keys |= {key: needed.get(key, held) for key in futures}
+        return futures
+
+    @_hidden
+    def _lend(self, expr: Any, keys: Any, packer: Packer) -> Any:
+        """Pack a graph; lend the borrows in it, and say so before the graph is sent."""
+        state = self._daskref
+        assert state is not None
+        with collecting() as found:
+            packed = pack_expr(expr, packer)
+        # as the user made it: in what is packed, nothing can be seen
+        state.lending.lend(found, partial(graph_of, expr, expr), keys)
+        return packed
+
+    @_hidden
+    def _send_packed(self, packed: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        state = self._daskref
+        assert state is not None
+        state.tell_keys()
+        if isinstance(packed, GraphExpr) and kwargs.get("internal_priority"):
+            # what several tasks of a `map` share comes first
+            more = dict.fromkeys(packed.operand("dsk"), 0)
+            kwargs["internal_priority"] = {**more, **kwargs["internal_priority"]}
+        try:
+            return super()._graph_to_futures(packed, keys, *args, **kwargs)
+        except BaseException:
+            state.lending.withdraw(keys)
+            raise
+
+    def _release_key(self, key: Any) -> None:
+        super()._release_key(key)
+        if self._daskref is not None:
+            self._daskref.holdings.release_key(key)
+
+    async def _scatter(
+        self,
+        data: Any,
+        workers: Any = None,
+        broadcast: Any = False,
+        direct: Any = None,
+        local_worker: Any = None,
+        timeout: Any = no_default,
+        hash: bool = True,
+    ) -> Any:
+        state = self._daskref
+        options = {
+            "broadcast": broadcast,
+            "direct": direct,
+            "local_worker": local_worker,
+            "timeout": timeout,
+            "hash": hash,
+        }
+        if state is not None:
+            refuse_scattered(data)
+        if state is None or not (state.session.reachable and state.takes_pickles):
+            return await super()._scatter(data, workers=workers, **options)
+        scattered = await state.session.run(take_apart, data, hash)
+        submission = state.holdings.open()
+        try:
+            references = await state.session.run(
+                put_scattered,
+                scattered,
+                state.threshold(),
+                state.holdings,
+                submission,
+            )
+            # inside one process
+            as_they_are = str(self.scheduler.address).startswith("inproc://")
+            scattered, nodes, others = await state.session.run(
+                divide, scattered, references, as_they_are
+            )
+            futures: dict[Any, Any] = {}
+            if others:
+                # As plain Dask does, and as safe: what no task can make again.
+                futures |= await super()._scatter(others, workers=workers, **options)
+            if nodes:
+                named = type(data) is dict  # the keys are the user's
+                async with state.placing.naming if named else nullcontext():
+                    futures |= await self._scatter_nodes(
+                        nodes, named, workers, **options
+                    )
+            submission.keys |= {key: references_in(nodes[key]) for key in nodes}
+            for key, value in scattered.values.items():
+                if (future := self.futures.get(key)) is not None:
+                    future.type = type(value)
+        finally:
+            state.holdings.close(submission)
+        return scattered.rebuild(futures)
+
+    async def _scatter_nodes(
+        self,
+        nodes: dict[Any, StoredNode],
+        named: bool,
+        workers: Any,
+        broadcast: Any,
+        local_worker: Any,
+        timeout: Any,
+        **ignored: Any,
+    ) -> dict[Any, Any]:
+        """Submit scattered values as tasks, and wait until workers have them.
+
+        Where Dask places a value, it does so beside its own messages: a key that is
+        being released, or computed, breaks then. As tasks, values come and go in order.
+        Our workers have such a task done as soon as they hear of it.
+        """
+        state = self._daskref
+        assert state is not None
+        if local_worker:
+            workers = [local_worker.address]
+        elif workers:
+            asked = [workers] if isinstance(workers, str | int | float) else workers
+            workers = await self.scheduler.daskref_workers(workers=list(asked))
+        # A key that this client has already would be done before the scheduler hears of
+        # it again. Released then, it would be released before, and never afterwards.
+        futures: dict[Any, Any] = {
+            key: Future(key, self)
+            for key in nodes
+            if key in self.futures and self.futures[key].status in _UNDER_WAY
+        }
+        known = set(futures)
+        if named and (there := await self.scheduler.daskref_has(keys=list(nodes))):
+            changed = pickle.dumps({key: nodes[key] for key in there})
+            known &= set(await self.scheduler.daskref_values(nodes=changed))
+            for key in futures:
+                state.holdings.release_key(key)
+        new = {key: node for key, node in nodes.items() if key not in known}
+        annotations: dict[str, Any] = {}
+        if workers:
+            annotations["workers"] = {key: list(workers) for key in new}
+            annotations["allow_other_workers"] = dict.fromkeys(new, True)
+        if new:
+            futures |= super()._graph_to_futures(
+                GraphExpr(new, annotations, _determ_token=uuid.uuid4().hex),
+                list(new),
+                SpanMetadata(collections=[{"type": "Future"}]),
+                internal_priority=dict.fromkeys(new, 0),
+            )
+        # Dask waits for the first worker; here a user does who gives a timeout
+        patient = timeout is not no_default and timeout is not self._timeout
+        placed = await state.placing.wait(
+            {key: self.futures[key] for key in futures},
+            parse_timedelta(self._timeout if timeout is no_default else timeout),
+            patient,
+        )
+        if patient and not placed and not await self.scheduler.ncores_running():
+            for future in futures.values():
+                future.release()
+            raise TimeoutError("No valid workers found")
+        if placed and broadcast:
+            n = None if broadcast is True else broadcast
+            await self._replicate(list(futures.values()), workers=workers, n=n)
+        elif placed and workers and known:
+            there = [futures[key] for key in known]
+            await self._replicate(there, workers=workers)
+        return futures
+
+    # Values in
+
+    @_hidden
+    def _gather(
+        self,
+        futures: Any,
+        errors: str = "raise",
+        direct: Any = None,
+        local_worker: Any = None,
+    ) -> Any:
+        # Dask's own coroutine: one of ours would be a frame more in tracebacks.
+        if local_worker is None or self._daskref is None:
+            return super()._gather(futures, errors, direct, local_worker)
+        return self._gather_local(futures, errors, direct, local_worker)
+
+    async def _gather_local(
+        self, futures: Any, errors: str, direct: Any, worker: Any
+    ) -> Any:
+        local = await self._local_values(futures, worker)
+        return await super()._gather(futures, errors, direct, local)
+
+    async def _local_values(self, futures: Any, worker: Any) -> _LocalValues:
+        assert self._daskref is not None
+        wanted = {future.key for future in distributed.client.futures_of(futures)}
+        data = {key: worker.data[key] for key in wanted if key in worker.data}
+        return _LocalValues(await self._revealed(data))
+
+    @_hidden
+    async def _gather_remote(self, direct: bool, local_worker: bool) -> Any:
+        response = await super()._gather_remote(direct, local_worker)
+        if self._daskref is not None and response["status"] == "OK":
+            try:
+                response["data"] = await self._revealed(response["data"])
+            except ResolveError as exc:
+                if not is_recomputed(exc):
+                    raise
+                # as Dask says it of keys whose workers are gone: it waits for them
+                return {"status": "error", "keys": list(response["data"])}
+        return response
+
+    async def _run(self, *args: Any, **kwargs: Any) -> Any:
+        results = await super()._run(*args, **kwargs)
+        if self._daskref is not None and isinstance(results, dict):
+            results = await self._revealed(results)
+        return results
+
+    async def _run_on_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        result = await super()._run_on_scheduler(*args, **kwargs)
+        if self._daskref is not None and is_proxy(result):
+            result = (await self._revealed({"": result}))[""]
+        return result
+
+    @_hidden
+    async def _revealed(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        """Resolve transparent proxies, off the event loop."""
+        state = self._daskref
+        if state is None or not any(map(is_proxy, values.values())):
+            return values
+        return await state.session.run(_reveal_values, values, state.keep)
+
+
+def _with_dasks_parameters(init: Any) -> inspect.Signature:
+    """Return the signature of a client's ``__init__``, Dask's parameters named."""
+    dasks = inspect.signature(distributed.Client.__init__)
+    ours = inspect.signature(init).parameters.values()
+    *named, others = dasks.parameters.values()
+    added = [
+        parameter for parameter in ours if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    return dasks.replace(parameters=[*named, *added, others])
+
+
+class Client(ByReference):
+    """Dask's client, with large values passed by reference.
+
+    Takes what :class:`distributed.Client` takes, and:
+
+    Parameters
+    ----------
+    *args
+        For :class:`distributed.Client`.
+    threshold : int or str, optional
+        Bytes; values larger than this go by reference. It holds for all that this
+        client sends, whatever ``daskref.threshold`` is set to later. For results, the
+        threshold of the cluster's first client holds. Default: ``daskref.threshold``,
+        read at each call.
+    connector : str or mapping or Connector, optional
+        Where they are kept, if this is the first client of the cluster with daskref: a
+        spec, or a connector, ProxyStore's included, which stays the caller's to close.
+        A later client is told if the cluster has another. Default:
+        ``daskref.connector``.
+    **kwargs
+        For :class:`distributed.Client`.
+
+    Raises
+    ------
+    NotInstalledError
+        If the scheduler or a worker lacks daskref; it says what to install where.
+    ConfigError
+        If the threshold or the connector's spec is malformed.
+
+    Examples
+    --------
+    >>> from daskref import Client
+    >>> client = Client(processes=False, dashboard_address=":0")
+    >>> client.submit(sum, [1, 2, 3]).result()
+    6
+    >>> client.close()
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        threshold: int | str | None = None,
+        connector: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        try:
+            self._daskref_options = options_of(threshold, connector)
+            super().__init__(*args, **kwargs)
+        except DaskrefError as exc:  # what to do is in its text, not on the way here
+            raise exc.with_traceback(None) from None
+
+    __init__.__signature__ = _with_dasks_parameters(__init__)  # type: ignore[attr-defined]
+
+
+class _LocalValues:
+    """Stands for a worker whose data were resolved: all that a gather looks at."""
+
+    def __init__(self, data: dict[Any, Any]) -> None:
+        self.data = data
+
+
+def _is_pure(options: Mapping[str, Any]) -> bool:
+    """Tell whether Dask would name a call's futures by a hash of its arguments."""
+    return bool(options.get("pure", True)) and not (
+        options.get("actor") or options.get("actors")
+    )
+
+
+def _arguments(kwargs: dict[str, Any], options: frozenset[str]) -> dict[str, Any]:
+    """Return what is the function's, not Dask's."""
+    return {name: value for name, value in kwargs.items() if name not in options}
+
+
+def _reveal_values(
+    values: dict[Any, Any], keep: Callable[[Any], None]
+) -> dict[Any, Any]:
+    revealed = {key: reveal(value) for key, value in values.items()}
+    for value in revealed.values():
+        keep(value)
+    return revealed
+
+
+def options_of(threshold: Any, connector: Any) -> dict[str, Any]:
+    """Check a client's own settings; raises ConfigError if they are malformed.
+
+    The connector, which may name a password, is hidden: whoever looks for something
+    in a client prints ``vars(client)``.
+    """
+    if not (connector is None or isinstance(connector, str | Mapping)):
+        connector = describe_connector(connector)
+    config.Settings.read(threshold=threshold, connector=connector)
+    if connector is not None:
+        connector = Hidden(connector, setting_text("connector", connector))
+    return {"threshold": threshold, "connector": connector}
+
+
+def check_client(client: Any, verb: str) -> None:
+    """Raise a TypeError that says what to do unless it is one of Dask's clients."""
+    if not issubclass(type(client), distributed.Client):
+        kind = type(client).__name__
+        hint = ""
+        if issubclass(type(client), Cluster):
+            hint = ": use daskref.Client(cluster)"
+            if verb != "stats":
+                hint += f", or daskref.{verb}(cluster.get_client())"
+        elif issubclass(type(client), str):
+            hint = f": use daskref.Client({client!r})"
+        raise TypeError(f"daskref.{verb} takes a client, not a {kind}{hint}")
+
+
+def stats(client: Any) -> Any:
+    """Return what the whole cluster has put, got, and holds.
+
+    Parameters
+    ----------
+    client
+        A client of :class:`Client` or :func:`enable`.
+
+    Returns
+    -------
+    dict
+        ``"objects"`` and ``"bytes"``: alive in the store now, copies on several hosts
+        included; ``"puts"``, ``"gets"``, ``"evictions"``, ``"fallbacks"``: how often,
+        since the start; ``"bytes_kept"``: off the scheduler. In bytes of whole pages:
+        ``"memory"`` and ``"disk"``: what objects take up in the hosts' memory and in
+        their spill directories; ``"pool"``: memory of deleted objects that waits to be
+        written again; ``"pinned"``: memory of deleted objects of which a process still
+        has a view, or a mapping with their pages, so that it cannot be given back;
+        ``"budget"``: memory that puts may fill. ``"hosts"``: all of these by host name,
+        each host for itself. For an asynchronous client, a coroutine.
+
+    Raises
+    ------
+    TypeError
+        If the client passes nothing by reference.
+
+    Notes
+    -----
+    ``memory``, ``pool`` and ``pinned`` add up to what the session takes of a host's
+    tmpfs, but for a few small files, and ``disk`` to what its spill directory has: they
+    are counted there, on request, by one process of each host. They are 0 where the
+    store is not in the hosts' memory (``file://``, ``redis://``, …). Hosts on which
+    there are only other clients are not asked.
+    """
+    check_client(client, "stats")
+    trying = getattr(client, "_daskref_trying", None) is not None
+    if getattr(client, "_daskref", None) is None and not trying:
+        raise TypeError(
+            f"{client!r} is a plain Dask client: use daskref.Client, or daskref.enable"
+        )
+
+    async def _stats() -> dict[str, Any]:
+        if client._daskref is None:  # there is no store yet
+            nothing = dict.fromkeys(STORED, 0)
+            here = {**nothing, "place": "", "host": socket.gethostname()}
+            return summarize(0, [here], [])
+        session = client._daskref.session
+        told = await client.scheduler.daskref_stats()
+        processes = [*told["processes"], session.report()]
+        stores = told["stores"]
+        connector, places = session.across_hosts, {each["place"] for each in stores}
+        if connector is not None and connector.host not in places:
+            stores = [*stores, await session.run(session.stored)]
+        return summarize(told["puts"], stores, processes)
+
+    return client.sync(_stats)

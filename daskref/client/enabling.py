@@ -1,0 +1,163 @@
+"""Clients that somebody else made: by reference from now on, and the way back.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=====================================  =============================================
+name                                   what for
+=====================================  =============================================
+``Worker._initialized_clients``        telling a task's own client from others
+``Worker._client``                     the client that a worker's tasks share
+=====================================  =============================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import distributed
+from distributed.client import ClosedClientError
+
+from daskref.background import make_lock
+from daskref.client._attachment import Attachment, attach, detach
+from daskref.client.client import ByReference, check_client, options_of
+from daskref.cluster.session import Session, SessionInfo
+from daskref.exceptions import DaskrefError
+
+C = TypeVar("C", bound=distributed.Client)
+
+#: Several tasks may ask for the one client of their worker at once.
+_adopting = make_lock()
+
+
+def adopt(client: Any, info: SessionInfo) -> Any:
+    """Let a client that a task made pass values by reference; returns it.
+
+    The task's worker is in the session already, so there is nothing to wait for. A
+    client that is not the task's own (all in one process) stays as it is.
+    """
+    with _adopting:
+        made_by_worker = client in distributed.Worker._initialized_clients
+        if made_by_worker and not isinstance(client, ByReference):
+            _mix_in(client, {})
+            client._daskref = Attachment(client, Session.join(info), None)
+    return client
+
+
+async def let_go(worker: distributed.Worker) -> None:
+    """Let the client that a worker's tasks share go back to plain Dask.
+
+    The counterpart of :func:`adopt`, when the session ends and the worker goes on.
+    """
+    client = worker._client
+    if client in distributed.Worker._initialized_clients:
+        await detach(client)
+        _mix_out(client)
+
+
+def _mix_in(client: Any, options: dict[str, Any]) -> None:
+    cls = type(client)
+    client._daskref_options = options
+    client._daskref_class = cls
+    client.__class__ = type(cls.__name__, (ByReference, cls), {"__module__": __name__})
+
+
+def enable(
+    client: C,
+    *,
+    threshold: int | str | None = None,
+    connector: Any = None,
+) -> Any:
+    """Let a client that somebody else made pass large values by reference.
+
+    Parameters
+    ----------
+    client
+        A connected client. Other clients of the process are not touched.
+    threshold, connector
+        See :class:`Client`.
+
+    Returns
+    -------
+    distributed.Client
+        The same object; for an asynchronous client, a coroutine that returns it.
+
+    Raises
+    ------
+    NotInstalledError
+        If the scheduler or a worker lacks daskref. The client stays as it was.
+    ConfigError
+        If the threshold or the connector's spec is malformed.
+    TypeError
+        If it is no client, but a cluster or an address.
+    ClosedClientError
+        If it was closed.
+
+    See Also
+    --------
+    disable : the way back
+    """
+    check_client(client, "enable")
+    if client.status == "closed":
+        raise ClosedClientError("the client is closed: make a new one, and enable it")
+
+    async def _enable() -> C:
+        if not isinstance(client, ByReference):
+            _mix_in(client, options)
+        client._daskref_options = options
+        try:
+            await attach(client)
+        except BaseException:
+            _mix_out(client)
+            raise
+        return client
+
+    try:
+        options = options_of(threshold, connector)
+        return client.sync(_enable)
+    except DaskrefError as exc:
+        raise exc.with_traceback(None) from None
+
+
+def disable(client: Any) -> Any:
+    """Let a client go back to plain Dask, with nothing left behind.
+
+    The last client to go takes the plugins of scheduler and workers with it, once
+    nothing is stored any more.
+
+    Parameters
+    ----------
+    client
+        A client of :class:`Client` or :func:`enable`; silent for any other.
+
+    Returns
+    -------
+    None
+        For an asynchronous client, a coroutine.
+
+    Raises
+    ------
+    TypeError
+        If it is no client, but a cluster or an address.
+    """
+    check_client(client, "disable")
+
+    async def _disable() -> None:
+        if not isinstance(client, ByReference):
+            return
+        if client._daskref is not None:
+            client._daskref.holdings.release_all()
+            # after the release: that went through the stream, this is a request
+            await client.scheduler.daskref_leave(client=client.id)
+        await detach(client)
+        _mix_out(client)
+
+    return client.sync(_disable)
+
+
+def _mix_out(client: Any) -> None:
+    if isinstance(client, ByReference):
+        before = client.__dict__.pop("_daskref_class", distributed.Client)
+        client.__dict__.pop("_daskref_options", None)
+        client.__dict__.pop("_daskref", None)
+        client.__dict__.pop("_daskref_trying", None)
+        client.__class__ = before

@@ -1,0 +1,1 @@
+"""What clients, scheduler and workers share: the session, connections, the family."""

@@ -1,0 +1,82 @@
+"""Leases: what keeps objects that no Dask key keeps.
+
+A process that holds a proxy of such an object renews its lease, in a thread, for as
+long as the proxy lives. Whoever sweeps deletes what was not renewed.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+from daskref.background import Background, make_lock, run_in_child
+from daskref.config import Settings
+from daskref.objects.reference import Reference
+from daskref.store.registry import get_or_create_store
+
+logger = logging.getLogger(__name__)
+
+
+class LeaseKeeper:
+    """Renew the leases of living proxies, three times per lease.
+
+    Parameters
+    ----------
+    seconds
+        Length of a lease.
+
+    Notes
+    -----
+    The thread starts with the first proxy and ends with the last one.
+    """
+
+    _kept: dict[int, tuple[weakref.ref[Any], Reference]]
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._kept = {}
+        self._background = Background(self._keep, "daskref-leases")
+
+    def add(self, proxy: Any, reference: Reference) -> None:
+        """Keep a reference's object for as long as the proxy lives."""
+        number, kept = id(proxy), self._kept
+        ref = weakref.ref(proxy, lambda _: kept.pop(number, None))
+        kept[number] = (ref, reference)
+        self._background.call()
+
+    def renew(self) -> None:
+        """Renew all leases now. Blocks."""
+        for _, reference in list(self._kept.values()):
+            try:
+                store = get_or_create_store(reference.store)
+                store.connector.renew(reference.key, self._seconds)
+            except Exception:
+                logger.debug("Could not renew %r", reference, exc_info=True)
+
+    def _keep(self) -> float | None:
+        self.renew()
+        return self._seconds / 3 if self._kept else None
+
+
+_keeper: LeaseKeeper | None = None
+_keeper_lock = make_lock()
+
+
+@run_in_child
+def _forget() -> None:
+    """Keep nothing, in a forked child: its parent does, and it may keep more."""
+    global _keeper
+    _keeper = None
+
+
+def keep_alive(proxy: Any, reference: Reference) -> None:
+    """Renew the lease of a reference's object for as long as a proxy lives.
+
+    Does no I/O itself; a thread does.
+    """
+    global _keeper
+    with _keeper_lock:
+        if _keeper is None:
+            _keeper = LeaseKeeper(Settings.read().lease)
+        _keeper.add(proxy, reference)

@@ -1,0 +1,218 @@
+"""The serialization family ``daskref``, and proxies in Dask's own families.
+
+Registered wherever daskref is installed and Dask is imported, by an entry point of
+``dask.sizeof``; usable by name, without plugins::
+
+    distributed.Client(serializers=["daskref", "dask", "pickle"],
+                       deserializers=["daskref", "dask", "pickle", "error"])
+
+A value above the threshold is put, and its header is all that travels; a smaller value
+is declined, so that the next family carries it. Such objects have no Dask key to live
+by: they live by a lease, and by their session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import copyreg
+import logging
+import pickle
+from typing import Any
+
+import cloudpickle
+from dask.sizeof import sizeof
+from distributed.protocol.serialize import (
+    dask_deserialize,
+    dask_serialize,
+    families,
+    register_serialization_family,
+)
+
+from daskref.background import make_lock, run_in_child
+from daskref.cluster._leases import keep_alive
+from daskref.cluster.session import Session, sessions
+from daskref.config import Settings, threshold
+from daskref.exceptions import DaskrefError, WireError
+from daskref.graph.literals import is_small
+from daskref.objects.reference import Reference
+from daskref.proxy.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
+from daskref.proxy.states import base_of
+from daskref.store.factory import StoreFactory
+
+logger = logging.getLogger(__name__)
+
+#: Name of the family.
+NAME = "daskref"
+#: Version of the header. A reader refuses newer ones.
+VERSION = 1
+
+_own_session: Session | None = None
+_lock = make_lock()
+
+
+def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list]:  # type: ignore[type-arg]
+    """Turn a large value, or a proxy, into a header without frames.
+
+    Parameters
+    ----------
+    x
+        Any object.
+    context
+        What Dask knows of the message; not used.
+
+    Raises
+    ------
+    NotImplementedError
+        Not mine, try the next family: a small value, or the store failed, or this is
+        an event loop, where nothing may be put.
+    """
+    if is_proxy(x):
+        return _dump_proxy(x)
+    limit = threshold()
+    if is_small(x, limit) or _on_event_loop():
+        raise NotImplementedError
+    session = _session()
+    shared = session is not _own_session
+    try:
+        reference, _ = session.refer(x, limit)
+    except DaskrefError as exc:
+        if session.info.settings.on_failure == "raise":
+            raise
+        raise NotImplementedError(str(exc)) from exc
+    if not isinstance(reference, Reference):
+        raise NotImplementedError
+    session.lease(reference)
+    # In a cluster's session this is one message, for one reader that wants the value.
+    return _sent(StoreFactory(reference, transparent=shared, once=shared))
+
+
+def loads(header: dict[str, Any], frames: list[Any]) -> Any:
+    """Return a proxy; touches no store.
+
+    Raises
+    ------
+    WireError
+        If the header is of a newer daskref, or damaged.
+    """
+    version = header.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise WireError(
+            f"the header has version {version!r}, this daskref reads up to {VERSION}: "
+            "use the same daskref on all processes"
+        )
+    try:
+        factory = pickle.loads(header["factory"], buffers=frames)
+        proxy = (
+            pickle.loads(header["class"])(factory)
+            if "class" in header
+            else Proxy(factory)
+        )
+    except Exception as exc:
+        raise WireError(f"the header's reference is damaged ({exc!r})") from exc
+    # What a user made with Store.proxy lives as the user said.
+    if isinstance(factory, StoreFactory) and factory.is_leased:
+        keep_alive(proxy, factory.reference)
+    return proxy
+
+
+def _sent(factory: StoreFactory) -> tuple[dict[str, Any], list[Any]]:
+    """Return header and frames; there are frames where a view has memory of its own."""
+    metadata = factory.metadata or factory.reference.metadata
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(factory, protocol=5, buffer_callback=buffers.append)
+    header = {
+        "version": VERSION,
+        "key": list(factory.reference.key),
+        "type": metadata.type_name,
+        "nbytes": metadata.nbytes,
+        "hash": metadata.hash,
+        "factory": data,
+    }
+    return header, [buffer.raw() for buffer in buffers]
+
+
+def _dump_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
+    factory = get_factory(x)
+    if not isinstance(factory, StoreFactory):
+        raise NotImplementedError  # a user's own factory: pickle carries it
+    return _sent(factory)
+
+
+def _serialize_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
+    factory = get_factory(x)
+    if isinstance(factory, StoreFactory):
+        return _sent(factory)
+    header = {"version": VERSION, "factory": cloudpickle.dumps(factory)}
+    if (cls := base_of(type(x))) is not Proxy:
+        header["class"] = cloudpickle.dumps(cls)
+    return header, []
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _session() -> Session:
+    """Return the session to put into: the cluster's, or one of this process's own.
+
+    Raises
+    ------
+    NotImplementedError
+        If it is not clear which: several clusters, or one whose store is out of reach.
+    """
+    global _own_session
+    joined = [session for session in sessions() if session is not _own_session]
+    if len(joined) == 1 and joined[0].reachable:
+        return joined[0]
+    if joined:
+        raise NotImplementedError
+    with _lock:
+        if _own_session is None:
+            _own_session = Session.create(Settings.read())
+            atexit.register(_leave)
+        return _own_session
+
+
+def _leave() -> None:
+    global _own_session
+    if _own_session is not None:
+        _own_session.leave()
+    _own_session = None
+
+
+@run_in_child
+def _forget() -> None:
+    """Have no session of one's own, in a forked child."""
+    global _own_session
+    _own_session = None
+
+
+def register_family() -> None:
+    """Register the family, and proxies in Dask's own; a second call is silent."""
+    if families.get(NAME, (None,))[0] is not dumps:
+        register_serialization_family(NAME, dumps, loads)
+        dask_serialize.register(Proxy, _serialize_proxy)
+        dask_deserialize.register(Proxy, loads)
+        # Dask's own family sends the type as well
+        copyreg.pickle(type(Proxy), _reduce_class)
+
+
+def _reduce_class(cls: type) -> Any:
+    """Let a class that was made for one kind of target pickle as what it is made of."""
+    base = base_of(cls)
+    return cls.__qualname__ if base is cls else (base_of, (base,))
+
+
+def register_sizeof(dispatch: Any) -> None:
+    """Teach Dask's ``sizeof`` that a proxy is small until its target is here."""
+    dispatch.register(Proxy, _sizeof_proxy)
+
+
+def _sizeof_proxy(proxy: Any) -> int:
+    """Size a proxy: its own few bytes, or its target's once that is here."""
+    return sizeof(extract(proxy)) if is_resolved(proxy) else Proxy.__sizeof__(proxy)

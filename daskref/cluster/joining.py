@@ -1,0 +1,158 @@
+"""Joining a session: what peers of any version call here, by name.
+
+The names of :func:`identify`, :func:`give_pad`, :func:`join`, :func:`worker_plugin` and
+:func:`nanny_plugin`, what they take, and the fields of what they return never change,
+but by more fields: whoever calls them may have another protocol, and is to hear so.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from daskref._version import PROTOCOL, __version__
+from daskref.cluster.sealing import give_pad as give_pad
+from daskref.cluster.sealing import unseal
+from daskref.exceptions import ConnectorError, DaskrefError, describe_peer
+
+if TYPE_CHECKING:
+    from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
+    from distributed.scheduler import Scheduler
+
+    from daskref.scheduler._plugin import ReferenceSchedulerPlugin
+
+
+def identify() -> dict[str, Any]:
+    """Return what this process speaks: its ``protocol`` and its ``version``."""
+    return {"protocol": PROTOCOL, "version": __version__}
+
+
+def lacking(where: str, reason: str) -> str:
+    """Return how :class:`~daskref.exceptions.NotInstalledError` names a process.
+
+    Parameters
+    ----------
+    where
+        The process.
+    reason
+        What it said of the import.
+    """
+    return where if reason == "No module named 'daskref'" else f"{where} ({reason})"
+
+
+async def join(
+    scheduler: Scheduler, peer: dict[str, Any], client: str, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Let a client in, and set up what is not yet: scheduler and workers.
+
+    Parameters
+    ----------
+    scheduler
+        Where this runs.
+    peer
+        What the client is, as :func:`identify` says it.
+    client
+        Its id.
+    settings
+        Fields of :class:`~daskref.config.Settings` that it has set; may be sealed.
+
+    Returns
+    -------
+    dict
+        What :func:`identify` returns and, for a client of the same protocol,
+        ``"answer"``: the session's ``SessionInfo`` or the error,
+        pickled. Raised here, Dask would log it with what the client has sent.
+        ``"in-band"``, if there: the store cannot be opened, and the client is to go on
+        without.
+    """
+    told = identify()
+    if peer["protocol"] == PROTOCOL:
+        from daskref.config import Settings
+
+        asked: dict[str, Any] = {}
+        try:
+            asked = unseal(settings)
+            plugin = await start(scheduler, asked)
+            told["answer"] = pickle.dumps(plugin.join(client))
+        except ConnectorError as exc:
+            told["answer"] = _pickled(exc)
+            told["in-band"] = Settings.read(**asked).on_failure == "inband"
+        except Exception as exc:
+            told["answer"] = _pickled(exc)
+    return told
+
+
+def _pickled(exc: Exception) -> bytes:
+    try:
+        data = pickle.dumps(exc)
+        pickle.loads(data)
+        return data
+    except Exception:  # a connector's own, whatever it is made of
+        return pickle.dumps(DaskrefError(f"the session could not start: {exc!r}"))
+
+
+def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
+    """Return the plugin of a worker, or why there is none.
+
+    Parameters
+    ----------
+    peer
+        What the scheduler is, as :func:`identify` says it.
+    info
+        The session, pickled.
+    """
+    if peer["protocol"] != PROTOCOL:
+        ours = describe_peer(identify())
+        return f"it has {ours}, the scheduler has {describe_peer(peer)}"
+    from daskref.worker.plugin import ReferenceWorkerPlugin
+
+    return ReferenceWorkerPlugin(info)
+
+
+def nanny_plugin(session: dict[str, Any]) -> NannyPlugin:
+    """Return the plugin of a nanny, which talks to nobody.
+
+    Parameters
+    ----------
+    session
+        ``"root"``: where its shared memory is, as
+        :class:`~daskref.connectors.SharedMemoryConnector` has it.
+    """
+    from daskref.worker.nanny import ReferenceNannyPlugin
+
+    return ReferenceNannyPlugin(session["root"])
+
+
+async def start(
+    scheduler: Scheduler, settings: dict[str, Any]
+) -> ReferenceSchedulerPlugin:
+    """Return the scheduler's plugin, made and started first if there is none.
+
+    Parameters
+    ----------
+    scheduler
+        Where this runs.
+    settings
+        Fields of :class:`~daskref.config.Settings` that go before those that the
+        scheduler has configured.
+
+    Raises
+    ------
+    NotInstalledError, IncompatibleError
+        If a worker cannot take part. Nothing was set up.
+    """
+    from daskref.cluster.notices import tell_unknown
+    from daskref.config import Settings
+    from daskref.scheduler._plugin import NAME, ReferenceSchedulerPlugin
+
+    plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
+    if plugin is None:
+        tell_unknown()
+        plugin = ReferenceSchedulerPlugin(Settings.read(**settings))
+        scheduler.add_plugin(plugin, name=NAME)
+    try:
+        await plugin.start(scheduler)
+    except Exception:
+        await plugin.retire()
+        raise
+    return plugin

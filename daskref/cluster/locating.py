@@ -1,0 +1,204 @@
+"""What a process asks the scheduler of where objects are, and tells it.
+
+Every answer is about one session with hosts that are apart; see
+:mod:`daskref.scheduler._network` for the scheduler's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from daskref.connectors.base import Key
+from daskref.connectors.zmq.sources import Source, Sources
+from daskref.exceptions import ObjectLostError
+
+#: Seconds for the scheduler to answer a question.
+_ANSWER = 30.0
+
+#: ``(operation, message) -> answer``: ask the scheduler. Blocks; raises OSError, also
+#: where it may not block.
+Ask = Callable[[str, dict[str, Any]], Any]
+#: ``(message) -> None``: tell the scheduler. Thread-safe.
+Tell = Callable[[dict[str, Any]], None]
+
+
+class Locator(Sources):
+    """Goes by the scheduler's word.
+
+    Parameters
+    ----------
+    owner
+        ``repr`` of the connector, for errors.
+    process
+        What tells this process apart for the scheduler.
+    ask, tell
+        To the scheduler.
+    hosts
+        Those that serve, and where: for who puts on other hosts. Kept up to date by
+        :meth:`update`.
+
+    Notes
+    -----
+    Thread-safe. In a forked child, and where a thread may not wait, it goes by what it
+    has heard so far.
+    """
+
+    hosts: dict[str, list[str]]
+    _given: dict[Key, list[Source]]
+    _failed: dict[Key, set[str]]
+
+    def __init__(
+        self,
+        owner: str,
+        process: str,
+        ask: Ask,
+        tell: Tell,
+        hosts: dict[str, list[str]] | None = None,
+    ) -> None:
+        self._owner = owner
+        self._process = process
+        self._ask_scheduler = ask
+        self._tell = tell
+        self.hosts = dict(hosts or {})
+        self._given = {}
+        self._failed = {}
+        self._pid = os.getpid()
+
+    def update(self, host: str, endpoints: list[str]) -> None:
+        """Take note of where a host serves by now; nowhere if it is gone."""
+        if endpoints:
+            self.hosts[host] = endpoints
+        else:
+            self.hosts.pop(host, None)
+
+    def _ask(self, op: str, **message: Any) -> Any:
+        if os.getpid() != self._pid:
+            raise OSError("the scheduler does not know this process")
+        return self._ask_scheduler(op, {"process": self._process, **message})
+
+    def _home(self, key: Key) -> list[Source]:
+        return [Source(key[2], self.hosts.get(key[2], []))]
+
+    def others(self) -> bool:
+        """Return True."""
+        return True
+
+    def sources(self, key: Key, waiting: Callable[[], None]) -> Sequence[Source]:
+        """Return the one host that it is this process's turn to ask.
+
+        Raises
+        ------
+        ObjectLostError
+            If no host has the object.
+        """
+        while True:
+            failed = sorted(self._failed.get(key, ()))
+            try:
+                answer = self._ask("daskref_source", object=key, failed=failed)
+            except OSError:
+                return self._given.get(key) or self._home(key)
+            waiting()
+            match answer:
+                case {"status": "queued"}:
+                    continue
+                case {"status": "found", "host": host, "endpoints": endpoints}:
+                    self.hosts[host] = list(endpoints)
+                    self._given[key] = [Source(host, endpoints)]
+                    return self._given[key]
+                case {"status": "lost"}:
+                    raise self._lost(answer)
+                case {"status": "none"}:
+                    # What broke off may come back.
+                    return self._given.get(key, [])
+                case _:  # it knows nothing of this process, or of the session, any more
+                    return self._given.get(key) or self._home(key)
+
+    def _lost(self, answer: dict[str, Any]) -> ObjectLostError:
+        return ObjectLostError(self._owner, answer["reason"], answer["recomputed"])
+
+    def ended(self, key: Key, copied: bool) -> None:
+        """Tell the scheduler, which may give the next one its turn."""
+        self._given.pop(key, None)
+        self._failed.pop(key, None)
+        if os.getpid() == self._pid:
+            self._tell({"op": "daskref-fetched", "object": key, "copied": copied})
+
+    def given_up(self, key: Key) -> None:
+        """Ask what became of the object.
+
+        Raises
+        ------
+        ObjectLostError
+            If the scheduler knows.
+        """
+        failed = sorted(self._failed.get(key, ()))
+        with suppress(OSError):
+            answer = self._ask("daskref_source", object=key, failed=failed, last=True)
+            match answer:
+                case {"status": "lost"}:
+                    raise self._lost(answer)
+
+    def failed(self, key: Key, endpoint: str) -> None:
+        """Ask for another host, once all endpoints of this one have failed."""
+        self._failed.setdefault(key, set()).add(endpoint)
+
+    def copies(self, key: Key) -> Sequence[Source]:
+        """Return all hosts that have the object, where it was put first."""
+        try:
+            found = self._ask("daskref_copies", object=key)
+        except OSError:
+            return self._home(key)
+        return [Source(*each) for each in found]
+
+    def targets(self, nbytes: int) -> Sequence[Source]:
+        """Return the hosts that serve, in random order."""
+        found = [Source(*each) for each in list(self.hosts.items())]
+        random.shuffle(found)
+        return found
+
+
+def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
+    """Call a coroutine function on an event loop from another thread, and wait.
+
+    Parameters
+    ----------
+    loop
+        Tornado's.
+    method
+        ``async (**message) -> answer``.
+    message
+        What to call it with.
+
+    Raises
+    ------
+    OSError
+        If it does not answer, or the loop has ended, or this is the loop's own thread,
+        which may not wait.
+    """
+    try:
+        running: Any = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop.asyncio_loop:
+        raise OSError("the event loop may not wait")
+    coroutine = method(**message)
+    try:
+        if not loop.asyncio_loop.is_running():
+            raise RuntimeError("nobody runs it")
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
+    except RuntimeError as exc:
+        coroutine.close()
+        raise OSError("the event loop has ended") from exc
+    try:
+        return future.result(_ANSWER)
+    except OSError:
+        future.cancel()
+        raise
+    except Exception as exc:
+        future.cancel()
+        raise OSError(f"the scheduler did not answer: {exc!r}") from exc

@@ -1,0 +1,550 @@
+"""What one process has of one cluster's store.
+
+The scheduler plugin creates a session; workers and clients join it. A process that
+cannot see the store (another host, another container) joins as *unreachable*: it puts
+nothing, and others send it values in-band.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from daskref.background import Executor, make_rlock, run_in_child
+from daskref.cluster.views import lend
+from daskref.config import Settings
+from daskref.connectors import ZmqConnector, open_connector
+from daskref.connectors.base import Connector, Key
+from daskref.connectors.credentials import remember
+from daskref.connectors.space import Space
+from daskref.exceptions import (
+    ConnectorError,
+    ConnectorUnavailableError,
+    DaskrefError,
+    NotProxiableError,
+    SignatureError,
+)
+from daskref.graph.literals import is_small, on_gpu
+from daskref.metrics import Counters
+from daskref.objects.codec import Encoded, encode
+from daskref.objects.reference import Reference, StoreConfig
+from daskref.objects.signing import forget_key, known_key, new_key, secret_of
+from daskref.proxy.proxy import Proxy, is_proxy
+from daskref.store.factory import StoreFactory
+from daskref.store.mapped import Mapped
+from daskref.store.registry import register_store
+from daskref.store.store import Store
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+#: What every session has in its store, for processes that join to look for.
+PROBE = b"daskref"
+#: The longest time between two attempts to open a store, in times of the first one.
+_LONGEST = 30
+
+_sessions: dict[str, Session] = {}
+#: Those of the parent, in a forked child: never to be closed there.
+_of_parent: list[Session] = []
+_lock = make_rlock()
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a process needs to join. Pickles."""
+
+    #: Unique to the cluster's run.
+    id: str
+    #: How to reach the store.
+    store: StoreConfig
+    #: The settings of the cluster.
+    settings: Settings
+    #: Keys of small objects, one in each place that objects go to: who sees them all
+    #: shares the store.
+    probes: tuple[Key, ...]
+    #: What opens the store, by place: not in references, nor in this object's ``repr``.
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+
+    def public(self) -> SessionInfo:
+        """Return what may be seen in Dask's log: without what opens the store."""
+        connector = self.settings.connector
+        if isinstance(connector, str):
+            kind: Any = connector.partition("://")[0]
+        else:
+            kind = {"class": str(connector.get("class"))}
+        return replace(
+            self, secrets={}, settings=replace(self.settings, connector=kind)
+        )
+
+
+class Session:
+    """The store of one cluster, as one process sees it.
+
+    Use :meth:`create` and :meth:`join`. All who join in one process share one
+    instance; the last :meth:`leave` closes it.
+    """
+
+    info: SessionInfo
+    store: Store | None
+    counters: Counters
+    executor: Executor
+    _users: int
+    _warned: bool
+    _places: list[Callable[[], bool]]
+
+    def __init__(
+        self, info: SessionInfo, store: Store | None, counters: Counters
+    ) -> None:
+        self.info = info
+        self.store = store
+        self.counters = counters
+        # Off the event loop, and apart from Dask's one offload thread: a large put
+        # must not hold up the deserialization of messages.
+        self.executor = Executor(4, "daskref")
+        self._users = 1
+        self._warned = False
+        self._next_sweep = 0.0
+        self._blind = False
+        self._places: list[Callable[[], bool]] = []
+        self._process = uuid.uuid4().hex
+
+    @property
+    def reachable(self) -> bool:
+        """Whether this process can put and get."""
+        return self.store is not None and not self._blind
+
+    @property
+    def across_hosts(self) -> ZmqConnector | None:
+        """The store's connector, if it is one whose hosts are apart."""
+        connector = None if self.store is None else self.store.connector
+        return connector if isinstance(connector, ZmqConnector) else None
+
+    @property
+    def signing_key(self) -> bytes | None:
+        """What the objects of the store are signed with, if they are."""
+        return known_key(self.info.store.name, self.info.secrets)
+
+    def lose_sight(self, exc: DaskrefError) -> None:
+        """Put nothing any more, for good: others send values in-band."""
+        self._blind = True
+        _warn_unseen(exc)
+
+    def takes(self) -> bool:
+        """Tell whether there is a place now for what this process puts."""
+        return all(there_is() for there_is in list(self._places))
+
+    def ask_before_put(self, there_is: Callable[[], bool]) -> Callable[[], None]:
+        """Put only while somebody says that there is a place for it.
+
+        Parameters
+        ----------
+        there_is
+            () -> bool: asked in any thread, before each put.
+
+        Returns
+        -------
+        callable
+            () -> None: ask no more. Others who are asked stay.
+        """
+        self._places.append(there_is)
+        return lambda: self._places.remove(there_is)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.info.id} on {self.store or 'no store in reach'}>"
+
+    @classmethod
+    def create(cls, settings: Settings, transport: str = "tls") -> Session:
+        """Open the store that the settings name, and make a session of it. Blocks.
+
+        Parameters
+        ----------
+        settings
+            Those of the cluster.
+        transport
+            What ``security_transport`` means here, ``"tls"`` or ``"clear"``; see
+            :func:`daskref.scheduler._encryption.choose_transport`.
+
+        Raises
+        ------
+        ConfigError
+            If the connector's spec is malformed.
+        ConnectorError
+            If the store does not work.
+        """
+        connector = open_session_connector(settings, transport)
+        session_id = uuid.uuid4().hex
+        counters = Counters()
+        name = f"daskref-{session_id}"
+        key = new_key() if _signs(settings, connector) else None
+        store = Store(name, connector, counters=counters, signing_key=key)
+        connector = store.connector
+        try:
+            put = getattr(connector, "put_everywhere", lambda obj: [connector.put(obj)])
+            probes = tuple(put(PROBE))
+        except Exception:
+            store.close()
+            raise
+        secrets: dict[str, Any] = getattr(connector, "secrets", dict)()  # ours only
+        if key is not None:
+            secrets = {**secrets, **secret_of(name, key)}
+        info = SessionInfo(session_id, store.config(), settings, probes, secrets)
+        register_store(store)
+        session = cls(info, store, counters)
+        with _lock:
+            _sessions[session_id] = session
+        return session
+
+    @classmethod
+    def join(cls, info: SessionInfo) -> Session:
+        """Return this process's part of a session, reachable or not. Blocks.
+
+        Where it is not, each call tries again to open the store; who has joined before
+        goes on without.
+        """
+        with _lock:
+            session = _sessions.get(info.id)
+            if session is not None and session.store is not None:
+                session._users += 1
+                return session
+            for place, secrets in info.secrets.items():
+                remember(place, secrets)
+            counters = Counters()
+            try:
+                store = _reach(info, counters)
+            except ConnectorError as exc:
+                store = None
+                if session is not None:
+                    session._users += 1
+                    return session
+                _warn_unseen(exc)
+            session = _sessions[info.id] = cls(info, store, counters)
+            return session
+
+    def leave(self) -> None:
+        """Give up one use; the last one closes the store here. Blocks."""
+        with _lock:
+            self._users -= 1
+            if self._users:
+                return
+            if _sessions.get(self.info.id) is self:
+                del _sessions[self.info.id]
+        self.executor.close()
+        if self.store is not None:
+            self.store.close()
+        forget_key(self.info.store.name)
+
+    def put(
+        self, obj: Any, encoded: Encoded | None = None, token: str | None = None
+    ) -> Reference | None:
+        """Put an object, unless the store is out of reach or fails. Blocks.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        encoded
+            What is stored of it; default: made here.
+        token
+            Its content hash, kept in the reference.
+
+        Returns
+        -------
+        Reference or None
+            ``None``: send the value in-band.
+
+        Raises
+        ------
+        ConnectorError
+            If the store failed and ``daskref.on-failure`` is ``raise``.
+        NotProxiableError
+            If the object does not serialize.
+        """
+        if self.store is None or not self.reachable or not self.takes() or on_gpu(obj):
+            return None
+        try:
+            return self.store.put_reference(obj, token, encoded)
+        except ConnectorError as exc:
+            self._failed(exc)
+            return None
+
+    def refer(
+        self, obj: Any, threshold: int
+    ) -> tuple[Reference | Encoded | None, bool]:
+        """Put a result if it is large, by what it serializes to. Blocks.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        threshold
+            Bytes above which it is.
+
+        Returns
+        -------
+        Reference or Encoded or None
+            What it serializes to, if that is small; ``None``: send the value in-band.
+        bool
+            Whether the object was put; not if it came out of the store.
+
+        Raises
+        ------
+        ConnectorError
+            If the store failed and ``daskref.on-failure`` is ``raise``.
+        """
+        if on_gpu(obj):
+            return None, False
+        if (relinked := self.relink(obj)) is not None:
+            return relinked, False
+        try:
+            encoded = encode(obj, result=True)
+        except NotProxiableError:  # Dask has its own error for that
+            return None, False
+        if encoded.nbytes <= threshold:
+            return encoded, False
+        return self.put(obj, encoded), True
+
+    def relink(self, obj: Any, token: str | None = None) -> Reference | None:
+        """Return a new reference to what came out of the store; see Store. Blocks."""
+        try:
+            if self.store is None or not self.reachable:
+                return None
+            return self.store.relink(obj, token)
+        except (ConnectorError, SignatureError):
+            return None  # the put that comes instead says what is wrong
+
+    def lend(self, obj: Any, mapped: Sequence[Mapped]) -> Proxy[Any] | None:
+        """Return a proxy in the place of a result that lies in stored memory. Blocks.
+
+        Parameters
+        ----------
+        obj
+            The result.
+        mapped
+            What was mapped for its task. What nobody refers to any more by now is no
+            part of it: most results cost no more than this look.
+
+        Returns
+        -------
+        Proxy or None
+            Its objects have keys of their own, of which only the caller knows.
+        """
+        threshold, name = self.info.settings.threshold, self.info.store.name
+        mapped = [
+            each
+            for each in mapped
+            if each.owner is not None and each.reference.store.name == name
+        ]
+        if not mapped or not self.reachable or is_small(obj, threshold) or on_gpu(obj):
+            return None
+        assert self.store is not None
+        try:
+            return lend(obj, mapped, self.store, threshold)
+        except ConnectorError:  # then it is the worker's own
+            return None
+
+    def give_up(self, references: Iterable[Reference]) -> None:
+        """Evict objects of which nobody else knows, soon. Takes no locks."""
+        for reference in references:
+            self._evict_soon(reference.key)
+
+    def keep(self, obj: Any, call_soon: Callable[..., Any]) -> None:
+        """Keep in the store what an object came from, while it lives. Blocks.
+
+        Parameters
+        ----------
+        obj
+            Any object; see :meth:`Store.keep`.
+        call_soon
+            ``(callable, *args)``: run it on an event loop. Thread-safe, takes no locks.
+        """
+        if self.store is not None:
+            with suppress(ConnectorError):  # it is put again if it is asked for
+                self.store.keep(obj, functools.partial(call_soon, self._evict_soon))
+
+    def _evict_soon(self, key: Key) -> None:
+        if self.store is not None:
+            # What is kept is on this host; nobody has to be asked for copies.
+            if (connector := self.across_hosts) is not None:
+                job = functools.partial(connector.evict_here, [key])
+            else:
+                job = functools.partial(self.store.connector.evict, key)
+            with suppress(RuntimeError):  # the session was left: nothing is kept
+                self.executor.submit(job)
+
+    def put_once(self, obj: Any) -> Any:
+        """Return a transparent proxy of an object for one reader, or the object.
+
+        For messages: no Dask key keeps the object alive, a lease does, until its one
+        reader has it.
+        """
+        threshold = self.info.settings.threshold
+        if is_small(obj, threshold) or is_proxy(obj):
+            return obj
+        reference, _ = self.refer(obj, threshold)
+        if not isinstance(reference, Reference):
+            return obj
+        try:
+            self.lease(reference)
+        except ConnectorError as exc:
+            self._failed(exc)
+            return obj
+        return Proxy(StoreFactory(reference, transparent=True, once=True))
+
+    async def run(self, func: Callable[..., T], *args: Any) -> T:
+        """Run a blocking function off the event loop."""
+        return await self.executor.run(func, *args)
+
+    def lease(self, reference: Reference) -> None:
+        """Let an object that no Dask key keeps live by a lease. Blocks.
+
+        Expired leases are swept on the way, now and then: there may be no scheduler
+        that does.
+        """
+        assert self.store is not None
+        connector, seconds = self.store.connector, self.info.settings.lease
+        if not hasattr(connector, "renew"):
+            return  # one of ProxyStore's: the object lives as long as the store
+        connector.renew(reference.key, seconds)
+        self.counters.add("bytes_kept", reference.nbytes)
+        if time.monotonic() > self._next_sweep:
+            self._next_sweep = time.monotonic() + seconds / 2
+            self.counters.add("evictions", len(connector.sweep()))
+
+    def report(self) -> dict[str, Any]:
+        """Return this process's counts, its host's name, and what tells it apart."""
+        counts = self.counters.snapshot()
+        if self.store is not None:
+            counts["fallbacks"] += getattr(self.store.connector, "overflows", 0)
+        return {
+            "process": self._process,
+            "host": socket.gethostname(),
+            **counts,
+        }
+
+    def stored(self) -> dict[str, Any]:
+        """Return what the store has on this host, for :func:`summarize`. Blocks.
+
+        Raises
+        ------
+        NotImplementedError
+            If it cannot tell how many objects it has.
+        ConnectorError
+            If it does not answer.
+        """
+        assert self.store is not None
+        connector = self.store.connector
+        usage = connector.usage()
+        probes = len(self.info.probes)
+        space = getattr(connector, "space", Space)()
+        return {
+            "place": "" if self.across_hosts is None else self.across_hosts.host,
+            "host": socket.gethostname(),
+            "objects": usage.objects - probes,
+            "bytes": usage.nbytes - probes * len(PROBE),
+            **space._asdict(),
+        }
+
+    def _failed(self, exc: DaskrefError) -> None:
+        if self.info.settings.on_failure == "raise":
+            raise exc
+        self.counters.add("fallbacks")
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "The store failed, so values travel in-band, as plain Dask sends them "
+                "(daskref.on-failure: raise makes this an error). Further failures are "
+                "only counted. %s",
+                exc,
+            )
+
+
+def _signs(settings: Settings, connector: Connector) -> bool:
+    """Tell whether the objects of a session are signed."""
+    if settings.security_sign == "auto":
+        return not getattr(connector, "private", False)
+    return settings.security_sign == "true"
+
+
+def open_session_connector(settings: Settings, transport: str = "tls") -> Connector:
+    """Open the connector that the settings name; see :meth:`Session.create`."""
+    spec = settings.connector
+    memory = {
+        "root": settings.shm_root,
+        "budget": settings.shm_budget,
+        "recycle": settings.shm_recycle,
+        "recycle_idle": settings.shm_recycle_idle,
+        "spill_directory": settings.spill_directory,
+    }
+    if spec == "shm://":
+        return open_connector(spec, **memory)
+    if spec == "auto":  # shared memory, for as long as there is one host
+        spec = "zmq://"
+    if not isinstance(spec, str) or not spec.startswith("zmq://"):
+        return open_connector(spec)
+    said = dict(parse_qsl(urlsplit(spec).query))
+    options = {
+        "security": transport,
+        "timeout": settings.timeout,
+        **memory,
+    }
+    rest = {name: value for name, value in options.items() if name not in said}
+    return open_connector(spec, **rest)
+
+
+@run_in_child
+def _forget() -> None:
+    """Be in no session, in a forked child; the parent stays in its own."""
+    _of_parent.extend(_sessions.values())
+    _sessions.clear()
+
+
+def sessions() -> list[Session]:
+    """Return the sessions that this process has joined."""
+    with _lock:
+        return list(_sessions.values())
+
+
+def _reach(info: SessionInfo, counters: Counters) -> Store:
+    """Open a session's store.
+
+    Raises
+    ------
+    ConnectorError
+        If it cannot be opened, or is not what the scheduler has opened.
+    """
+    store = Store.from_config(info.store, counters=counters)
+    try:
+        if all(map(store.connector.exists, info.probes)):
+            register_store(store, exist_ok=True)
+            return store
+        raise ConnectorUnavailableError(
+            repr(store.connector), "it does not hold what the scheduler put there"
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+def pauses(interval: float) -> Iterator[float]:
+    """Yield how long to wait, in seconds, before each attempt to open a store."""
+    longest = _LONGEST * interval
+    while True:
+        yield interval
+        interval = min(2 * interval, longest)
+
+
+def _warn_unseen(exc: DaskrefError) -> None:
+    logger.warning(
+        "This process cannot see the cluster's store, so its values travel "
+        "in-band, as plain Dask sends them. %s",
+        exc,
+    )

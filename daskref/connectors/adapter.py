@@ -1,0 +1,312 @@
+"""Connectors of other makes, with all that ours have.
+
+A class with ProxyStore's connector methods works as it is. What adapts it here joins
+frames, translates errors, gives keys their class back after a message of Dask's, and
+lets a process that only takes part close without deleting what others use.
+
+Known limits: such a connector knows no leases, so nothing sweeps what its putter's
+death left behind. Two processes that take one object at the same moment may both get
+it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, get_type_hints
+
+from daskref.background import make_lock
+from daskref.connectors.base import Buffer, Connector, Key
+from daskref.connectors.credentials import mask
+from daskref.connectors.files._mapping import raw
+from daskref.exceptions import (
+    ConnectorClosedError,
+    ConnectorError,
+    DaskrefError,
+    WireError,
+)
+
+#: What a connector may raise about an object that went while it had to do with it, and
+#: how often it is asked; two files of ProxyStore's make up an object.
+_GONE = (FileNotFoundError, LookupError)
+_ATTEMPTS = 3
+#: Class of another make -> the one that adapts it.
+_adapted: dict[type[Any], type[AdaptedConnector]] = {}
+
+
+def adapt(connector: Any, *, member: bool = False) -> Connector:
+    """Return a connector that has daskref's methods.
+
+    Parameters
+    ----------
+    connector
+        Any; one of daskref's kind is returned as it is.
+    member
+        Whether others use the store as well: then closing deletes nothing.
+    """
+    if isinstance(connector, Connector) or hasattr(connector, "put_frames"):
+        ours: Connector = connector
+        return ours
+    return adapted_class(type(connector))(connector, member=member)
+
+
+def adapted_class(cls: type[Any]) -> type[AdaptedConnector]:
+    """Return the class that adapts instances of another."""
+    found = _adapted.get(cls)
+    return _adapted.setdefault(cls, _make_class(cls)) if found is None else found
+
+
+def _make_class(cls: type[Any]) -> type[AdaptedConnector]:
+    deferrable = hasattr(cls, "new_key") and hasattr(cls, "set")
+    base = DeferrableAdaptedConnector if deferrable else AdaptedConnector
+    more = _parameters(getattr(cls, "put", None)) - {"self", "obj"}
+    return type(
+        cls.__name__,
+        (base,),
+        {"__module__": __name__, "adapts": cls, "takes_hints": len(more) > 0},
+    )
+
+
+def class_of(connector: object) -> type[Any]:
+    """Return the class of a connector, or of what it adapts."""
+    cls = connector if isinstance(connector, type) else type(connector)
+    adapts: type[Any] | None = getattr(cls, "adapts", None)
+    return cls if adapts is None else adapts
+
+
+class AdaptedConnector(Connector):
+    """A connector of another make; see :func:`adapt`.
+
+    Parameters
+    ----------
+    connector
+        The one that does the work. Its other attributes are found here, too.
+    member
+        See :func:`adapt`.
+    """
+
+    #: The class of other make.
+    adapts: ClassVar[type]
+
+    _inner: Any
+    _member: bool
+    _closed: bool
+    _kind: type[Any] | None
+    _taking: Any
+
+    def __init__(self, connector: Any, *, member: bool = False) -> None:
+        self._inner = connector
+        self._member = member
+        self._closed = False
+        self._kind = _key_class(type(connector))
+        self._taking = make_lock()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Connector:
+        """Open the store that another process's :meth:`config` describes."""
+        make = getattr(cls.adapts, "from_config", None)
+        return cls(
+            make(dict(config)) if make is not None else cls.adapts(**config),
+            member=True,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also while it is being made
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def __repr__(self) -> str:
+        return mask(repr(self._inner))
+
+    # Keys
+
+    def _restored(self, key: Any) -> Any:
+        """Return a key in the class that the connector expects.
+
+        Raises
+        ------
+        WireError
+            If it is no key of this connector.
+        """
+        kind = self._kind
+        if kind is None or isinstance(key, kind):
+            restored = key
+        elif type(key) is tuple and len(key) == len(kind._fields):
+            restored = kind(*key)
+        else:
+            raise WireError(f"{key!r} is not a {kind.__name__}")
+        # A key within a key, of ProxyStore's MultiConnector.
+        name = getattr(restored, "connector_name", None)
+        children = getattr(self._inner, "connectors", None)
+        if isinstance(children, dict) and name in children:
+            child = adapt(children[name][0])
+            if isinstance(child, AdaptedConnector):
+                inner = child._restored(restored.connector_key)
+                restored = restored._replace(connector_key=inner)
+        return restored
+
+    def _learn(self, key: Any) -> None:
+        if self._kind is None and isinstance(key, tuple) and hasattr(key, "_fields"):
+            self._kind = type(key)
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        try:
+            return getattr(self._inner, method)(*args, **kwargs)
+        except (DaskrefError, MemoryError, NotImplementedError):
+            raise
+        except Exception as exc:
+            raise ConnectorError(
+                repr(self), f"a {method} failed ({mask(repr(exc))})"
+            ) from exc
+
+    def _known(self, hints: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what a store says on its own account, unless the class takes it."""
+        if "type_name" in _parameters(self._inner.put):
+            return hints
+        return {name: value for name, value in hints.items() if name != "type_name"}
+
+    def _about(self, method: str, key: Key) -> Any:
+        restored = self._restored(key)
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                result = self._call(method, restored)
+                break
+            except ConnectorError as exc:
+                # 1. Theirs looks whether the object is there. 2. Another deletes it.
+                # 3. Theirs deletes or reads it.
+                if not left or not isinstance(exc.__cause__, _GONE):
+                    raise
+        if result is not None and result is not False:
+            self._learn(restored)
+        return result
+
+    # Objects
+
+    def put_frames(self, frames: Sequence[Buffer], **hints: Any) -> Key:
+        """See :meth:`Connector.put_frames`. Joins the frames: one copy more.
+
+        Parameters
+        ----------
+        frames
+            See there.
+        **hints
+            For the connector's ``put``.
+        """
+        data = b"".join(map(raw, frames))
+        key: Key = self._call("put", data, **self._known(hints))
+        if not isinstance(key, tuple):
+            raise ConnectorError(
+                repr(self), f"its put returned {key!r}: a key should be a tuple"
+            )
+        self._learn(key)
+        return key
+
+    def put(self, obj: Buffer, **hints: Any) -> Key:
+        """See :meth:`put_frames`."""
+        return self.put_frames([obj], **hints)
+
+    def put_batch(self, objs: Iterable[Buffer], **hints: Any) -> list[Key]:
+        """See :meth:`Connector.put_batch` and :meth:`put_frames`."""
+        data = [b"".join([raw(obj)]) for obj in objs]
+        keys: list[Key] = (
+            list(self._call("put_batch", data, **self._known(hints))) if data else []
+        )
+        for key in keys:
+            self._learn(key)
+        return keys
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`; read-only."""
+        return _view(self._about("get", key))
+
+    def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
+        """See :meth:`Connector.get_batch`."""
+        restored = [self._restored(key) for key in keys]
+        if not restored:
+            return []
+        return [_view(found) for found in self._call("get_batch", restored)]
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`."""
+        return bool(self._about("exists", key))
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`."""
+        self._about("evict", key)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`: exactly one of this process's threads gets it."""
+        with self._taking:
+            return super().take(key)
+
+    # The connector itself
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        config: dict[str, Any] = self._inner.config()
+        return config
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """See :meth:`Connector.secrets`."""
+        tell: Callable[[], Any] = getattr(self._inner, "secrets", dict)
+        return dict(tell())
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """Close the connector as its class does.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            For its ``close``. A member's is told ``clear=False``, if it takes that.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._member and not args and "clear" in _parameters(self._inner.close):
+            kwargs.setdefault("clear", False)
+        self._inner.close(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.adapts, self.config())
+
+
+class DeferrableAdaptedConnector(AdaptedConnector):
+    """One whose objects can come after their keys."""
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`."""
+        key: Key = self._call("new_key", obj)
+        self._learn(key)
+        return key
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self._call("set", self._restored(key), b"".join([raw(obj)]))
+
+
+def _reopened(cls: type[Any], config: dict[str, Any]) -> Connector:
+    return adapted_class(cls).from_config(config)
+
+
+def _view(data: Any) -> memoryview | None:
+    # Read-only: it may be the connector's own.
+    return None if data is None else raw(data).toreadonly()
+
+
+def _parameters(function: Any) -> frozenset[str]:
+    try:
+        return frozenset(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
+def _key_class(cls: type[Any]) -> type[Any] | None:
+    """Return the class of a connector's keys, if its ``put`` is annotated with it."""
+    try:
+        kind = get_type_hints(cls.put)["return"]
+    except Exception:  # not annotated, or with names that are not there at run time
+        return None
+    named = isinstance(kind, type) and issubclass(kind, tuple)
+    return kind if named and hasattr(kind, "_fields") else None

@@ -1,0 +1,411 @@
+"""Objects in files of a directory that many hosts may share.
+
+Nothing relies on locks, which network file systems may not have, or lose.
+
+Known limits: a network file system may show an object to other hosts late, by the time
+for which it caches directories; :meth:`FileConnector.get` waits for it, for a bounded
+time. Objects of a process that died on another host are not recognized as orphans; the
+last participant's host must outlive it, or the session's directory stays and is removed
+by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import SplitResult, unquote
+
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.file._network import is_local
+from daskref.connectors.file._patience import Patience
+from daskref.connectors.file._proxystore import ProxyStoreFile
+from daskref.connectors.file._session import FileSession
+from daskref.connectors.files import leases
+from daskref.connectors.files._mapping import raw
+from daskref.connectors.files.directory import FULL, ObjectDirectory, sync_directory
+from daskref.connectors.files.names import READY, UNKNOWN_SIZE, checked, new_name
+from daskref.connectors.files.presence import own_directories
+from daskref.exceptions import (
+    ConfigError,
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorUnavailableError,
+    MissingKeyError,
+    WireError,
+)
+from daskref.units import parse_duration
+
+_FSYNC = ("never", "data", "full")
+
+
+class FileKey(NamedTuple):
+    """Key of an object in a file."""
+
+    #: Of the file: 8 hexadecimal digits of its writer, 24 of its own.
+    name: str
+    #: Size of the object in bytes; -1 if it came after the key.
+    nbytes: int
+
+
+class FileConnector(Connector):
+    """Store objects in a directory, on a shared file system for instance.
+
+    Parameters
+    ----------
+    store_dir
+        The directory; made if it does not exist.
+    clear
+        Whether the objects go when the last connector of the session is closed.
+        ``False`` keeps them for ever.
+    fsync
+        What a power cut leaves: ``"never"``, whatever the system had written by then;
+        ``"data"``, of each object that is seen afterwards the whole; ``"full"``, every
+        object whose :meth:`put` had returned. The latter two wait for the disk.
+    patience
+        Seconds for which :meth:`get` looks for an object that it does not find, on a
+        network file system: another host's file may appear late. A local one is asked
+        once.
+    session, nonce
+        Of the session to take part in, from :meth:`config`; by default a new one.
+
+    Raises
+    ------
+    ConfigError
+        If an option is malformed.
+    ConnectorUnavailableError
+        If *store_dir* cannot be used, or does not have that session.
+
+    Notes
+    -----
+    Objects lie in a directory of the session within *store_dir*. A connector opened
+    without :meth:`config` on the same *store_dir* starts a session of its own, and
+    still finds the objects of the others of this user. What else is in *store_dir*
+    is never touched.
+
+    A file is closed before it gets its name: who opens it on another host, of a network
+    file system that is consistent from close to open (NFS is), reads the whole object.
+
+    :meth:`get` returns a private mapping on a local file system, of objects from 64 KiB
+    on; it reads smaller ones, and on a network file system all, because another host
+    may delete them.
+
+    Keys of ProxyStore's ``FileConnector`` on the same directory will do for
+    :meth:`get`, :meth:`exists` and :meth:`evict`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as shared:
+    ...     with FileConnector(shared) as connector:
+    ...         key = connector.put(b"some bytes")
+    ...         bytes(connector.get(key))
+    b'some bytes'
+    """
+
+    scheme: ClassVar[str] = "file"
+
+    _store_dir: str
+    _clear: bool
+    _fsync: str
+    _patience: Patience
+    _local: bool
+    _made: bool
+    _session: FileSession
+    _own: ObjectDirectory
+    _closed: bool
+
+    def __init__(
+        self,
+        store_dir: str | os.PathLike[str],
+        clear: bool | str = True,
+        *,
+        fsync: str = "never",
+        patience: float | str = 2.0,
+        session: str | None = None,
+        nonce: str | None = None,
+    ) -> None:
+        self._store_dir = os.path.abspath(os.fspath(store_dir))
+        self._clear = _flag(clear)
+        if fsync not in _FSYNC:
+            raise ConfigError(
+                "daskref.connector: option fsync", fsync, " or ".join(map(repr, _FSYNC))
+            )
+        self._fsync = fsync
+        seconds = parse_duration(patience, "daskref.connector: option patience")
+        self._made = False
+        if session is None:
+            self._make()
+            FileSession.sweep(self._store_dir)
+        try:
+            self._session = FileSession(
+                self._store_dir, session, nonce, not self._clear
+            )
+        except ConnectorUnavailableError:
+            self._unmake()
+            raise
+        self._closed = False
+        self._finalizer = weakref.finalize(self, self._session.leave)
+        self._local = is_local(self._store_dir)
+        self._own = self._at(self._session.path)
+        self._patience = Patience(
+            repr(self), (self._store_dir, self._session.path), seconds, self._local
+        )
+        if session is None and fsync == "full":
+            with self._translated("the session"):
+                sync_directory(self._store_dir)
+
+    def _make(self) -> None:
+        try:
+            self._made = not os.path.isdir(self._store_dir)
+            os.makedirs(self._store_dir, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as exc:
+            raise ConnectorUnavailableError(
+                repr(self), "this is not a directory, or below something that is none"
+            ) from exc
+        except OSError as exc:
+            raise ConnectorUnavailableError(
+                repr(self), f"the directory cannot be made: {exc.strerror}"
+            ) from exc
+
+    def _unmake(self) -> None:
+        if self._made:
+            try:
+                os.rmdir(self._store_dir)
+            except OSError:
+                return  # others use it
+            self._made = False
+
+    @classmethod
+    def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
+        """Return the options in ``file:///directory``."""
+        if url.netloc or not url.path:
+            raise ConfigError(
+                "daskref.connector", url.geturl(), "file:///an/absolute/path"
+            )
+        return {"store_dir": unquote(url.path)}
+
+    @property
+    def store_dir(self) -> str:
+        """The directory."""
+        return self._store_dir
+
+    def _ready(self) -> FileSession:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        self._session.ensure()
+        return self._session
+
+    def _at(self, path: str) -> ObjectDirectory:
+        return ObjectDirectory(path, mapped=self._local, fsync=self._fsync)
+
+    def _places(self) -> Iterator[ObjectDirectory]:
+        self._ready()
+        yield self._own
+        for path in own_directories(self._store_dir):
+            hidden = os.path.basename(path).startswith(".")
+            if path != self._session.path and not hidden:
+                yield self._at(path)
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise self._not_written(what, exc) from exc
+
+    def _not_written(self, what: str, exc: OSError) -> ConnectorError:
+        advice = ""
+        if exc.errno in FULL:
+            advice = (
+                ": it is full. Name a directory with more room in daskref.connector"
+            )
+        return ConnectorError(
+            repr(self), f"{what} could not be written ({exc.strerror}){advice}"
+        )
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """See :meth:`Connector.put_frames`."""
+        name = new_name(self._ready().writer)
+        return FileKey(name, self._put(name, frames))
+
+    def _put(
+        self, name: str, frames: Sequence[Buffer], publish: str | None = None
+    ) -> int:
+        views = [raw(frame) for frame in frames]
+        nbytes = sum(view.nbytes for view in views)
+        try:
+            self._own.put(name, views, publish=publish)
+        except OSError as exc:
+            raise self._not_written(f"an object of {nbytes} B", exc) from exc
+        return nbytes
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`."""
+        return FileKey(new_name(self._ready().writer), UNKNOWN_SIZE)
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        name, _ = checked(key, FileKey)
+        self._put(new_name(self._ready().writer), frames, name)
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`."""
+        if theirs := self._theirs(key):
+            return self._patience.look(key, theirs.get)
+        return self._find(key, ObjectDirectory.get)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`.
+
+        A network file system that repeats a request whose answer was lost may tell the
+        one who deleted the object that it was gone; then nobody gets it.
+        """
+        if theirs := self._theirs(key):
+            return self._patience.look(key, theirs.take)
+        return self._find(key, ObjectDirectory.take)
+
+    def _find(
+        self,
+        key: Key,
+        read: Callable[[ObjectDirectory, str, int], memoryview | None],
+    ) -> memoryview | None:
+        name, nbytes = checked(key, FileKey)
+        try:  # nearly always there, at once
+            if self._ready() and (view := read(self._own, name, nbytes)) is not None:
+                return view
+        except (OSError, WireError):
+            pass  # looked at again
+
+        def look() -> memoryview | None:
+            found = (read(place, name, nbytes) for place in self._places())
+            return next((view for view in found if view is not None), None)
+
+        # Of an object that is to come, nobody knows whether it should be there.
+        return self._patience.look(key, look, wait=nbytes != UNKNOWN_SIZE)
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`; does not wait as :meth:`get` does."""
+        if theirs := self._theirs(key):
+            return theirs.exists()
+        name, _ = checked(key, FileKey)
+        return any(place.exists(name) for place in self._places())
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`."""
+        theirs = self._theirs(key)
+        name = "" if theirs else checked(key, FileKey)[0]
+        try:
+            if theirs:
+                theirs.evict()
+                return
+            evicted = any(place.evict(name) for place in self._places())
+            if not evicted and not self._local:
+                self._patience.refresh()
+                any(place.evict(name) for place in self._places())
+        except OSError as exc:
+            raise ConnectorError(
+                repr(self), f"{key!r} could not be deleted: {exc.strerror}"
+            ) from exc
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`."""
+        if self._theirs(key):
+            return None
+        name, nbytes = checked(key, FileKey)
+        new = new_name(self._ready().writer)
+        with self._translated("a link"):
+            if any(place.link(name, new) for place in self._places()):
+                return FileKey(new, nbytes)
+        return None
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`."""
+        if self._theirs(key):
+            return False
+        name, _ = checked(key, FileKey)
+        with self._translated("a lease"):
+            return any(leases.renew(place, name, seconds) for place in self._places())
+
+    def _theirs(self, key: object) -> ProxyStoreFile | None:
+        theirs = ProxyStoreFile.of_key(key, self._store_dir)
+        if theirs is not None:
+            self._ready()
+        return theirs
+
+    def share(self, key: Key) -> str:
+        """Let ProxyStore's ``FileConnector`` on this directory read an object.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
+
+        Returns
+        -------
+        str
+            The ``filename`` for its key. The object is one and the same: whoever
+            evicts it, by whichever key, evicts it for all.
+
+        Raises
+        ------
+        MissingKeyError
+            If there is no such object.
+        """
+        name, _ = checked(key, FileKey)
+        for place in self._places():
+            if place.exists(name):
+                with self._translated("a marker"):
+                    os.close(os.open(place.at(name) + READY, os.O_CREAT, 0o600))
+                return os.path.join(os.path.basename(place.path), name)
+        raise MissingKeyError(key, repr(self))
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Delete what nobody will, in this session; what is in *known* stays."""
+        gone = self._ready().gone
+        names = None
+        if known is not None:
+            names = {key[0] for key in known if key}
+        return [FileKey(*s) for s in leases.sweep(self._own, names, grace, gone)]
+
+    def usage(self) -> Usage:
+        """Return what the objects of this session take up."""
+        self._ready()
+        return leases.usage(self._own)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {
+            "store_dir": self._store_dir,
+            "clear": self._clear,
+            "fsync": self._fsync,
+            "patience": self._patience.seconds,
+            "session": self._session.name,
+            "nonce": self._session.nonce,
+        }
+
+    def close(self) -> None:
+        """See :meth:`Connector.close`."""
+        self._closed = True
+        self._finalizer()
+        self._unmake()
+
+    def __repr__(self) -> str:
+        return f"<FileConnector {self._store_dir}>"
+
+
+def _flag(value: bool | str) -> bool:
+    if isinstance(value, bool):
+        return value
+    valid = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).lower() in valid:
+        return valid[str(value).lower()]
+    raise ConfigError("daskref.connector: option clear", value, "true or false")

@@ -1,0 +1,313 @@
+"""A directory of objects, one file each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from daskref.connectors.files._mapping import private_view
+from daskref.connectors.files._reading import read_whole
+from daskref.connectors.files._writing import write_file
+from daskref.connectors.files.locks import (
+    SHARED,
+    names,
+    open_plain,
+    open_within,
+    try_lock,
+    unlock,
+)
+from daskref.connectors.files.names import LEASE, PART, READY, UNKNOWN_SIZE
+from daskref.connectors.files.parked import ParkedMappings
+from daskref.connectors.files.parts import Parts, reveal
+from daskref.connectors.files.recycling import (
+    SMALLEST,
+    KeptMappings,
+    Pool,
+    discard,
+    unlink,
+)
+from daskref.exceptions import WireError
+
+#: Smaller files are read: to map one costs more, unless it may be written again.
+_WORTH_MAPPING = 64 * 2**10
+#: Seconds after which a lock that should be held for microseconds is an error.
+STUCK = 30.0
+#: What a full disk says, or a process that may not have more memory.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
+
+
+class ObjectDirectory:
+    """Objects in one directory: whole or not there, unchanged once published.
+
+    Parameters
+    ----------
+    path
+        The directory; it exists.
+    pool, kept
+        Where evicted files go to be written again; ``None`` to delete them. Then
+        readers need no locks.
+    parked
+        Where mappings go to be read again, if anywhere.
+    mapped
+        Whether :meth:`get` maps files; otherwise it reads them.
+    fsync
+        What is on the disk once :meth:`put` has returned: ``"never"``, ``"data"`` or
+        ``"full"``. Only without a pool.
+
+    Notes
+    -----
+    A writer fills a hidden file, with a pool under an exclusive lock, and publishes it
+    by rename. With a pool, a reader opens by name, takes a shared lock, then looks
+    whether the name still means the file it holds: if so, nobody recycles the file
+    before the lock ends.
+    """
+
+    path: str
+    pool: Pool | None
+    kept: KeptMappings | None
+    parked: ParkedMappings | None
+    mapped: bool
+    fsync: str
+    #: (name) -> None: called when :meth:`evict` has deleted an object, if given.
+    deleted: Callable[[str], None] | None
+    #: Of objects that are being written.
+    parts: Parts
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        pool: Pool | None = None,
+        kept: KeptMappings | None = None,
+        parked: ParkedMappings | None = None,
+        mapped: bool = True,
+        fsync: str = "never",
+    ) -> None:
+        self.deleted = None
+        self.fsync = fsync
+        self.path = path
+        self.pool = pool
+        self.kept = kept
+        self.parked = parked
+        self.mapped = mapped
+        self.parts = Parts(path, pool, kept)
+
+    def at(self, name: str) -> str:
+        """Return the path of a file in the directory."""
+        return f"{self.path}/{name}"
+
+    # Writing.
+
+    def put(
+        self,
+        name: str,
+        views: Sequence[memoryview],
+        room: Callable[[int], bool] = lambda nbytes: True,
+        publish: str | None = None,
+    ) -> bool:
+        """Write an object.
+
+        Parameters
+        ----------
+        name
+            From :func:`new_name`.
+        views
+            Its bytes.
+        room
+            nbytes -> whether a new file of this size may be made.
+        publish
+            The name that readers look for, if another process chose it. *name* is the
+            writer's own: whoever sweeps must see who is writing.
+
+        Returns
+        -------
+        bool
+            False if there was no room.
+
+        Raises
+        ------
+        OSError
+            Nothing remains of the object then.
+        """
+        nbytes = sum(view.nbytes for view in views)
+        if self.pool is None or nbytes < SMALLEST:  # no file is recycled for it
+            if not room(nbytes):
+                return False
+            self._put_new(self.at(PART + name), self.at(publish or name), views)
+            return True
+        part = self.parts.start(name, nbytes, room)
+        if part is None:
+            return False
+        try:
+            mapping = self.parts.write(part, views)
+            self.parts.finish(part, mapping, publish)
+        except BaseException:
+            self.parts.abandon(part)
+            raise
+        os.close(part.fd)
+        return True
+
+    def _put_new(self, part: str, path: str, views: Sequence[memoryview]) -> None:
+        fd = open_plain(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            try:
+                write_file(fd, views)
+                if self.fsync != "never":
+                    os.fdatasync(fd)
+            finally:
+                # Before publishing: a network file system sends the bytes, and finds
+                # that they do not fit, when the file is closed.
+                os.close(fd)
+            reveal(part, path)
+        except BaseException:
+            unlink(part)
+            raise
+        if self.fsync == "full":
+            try:
+                sync_directory(self.path)
+            except BaseException:
+                unlink(path)
+                raise
+
+    # Reading.
+
+    def _open(self, name: str) -> int | None:
+        path = self.at(name)
+        deadline = None
+        while True:
+            try:
+                fd = open_within(self.path, name)
+            except FileNotFoundError:
+                return None
+            try:
+                if self.pool is None or try_lock(fd, SHARED):
+                    # 1. We open the file. 2. Another evicts it. 3. Another writes an
+                    # object into its pages. 4. We lock it: the name tells.
+                    if self.pool is None or names(path, fd):
+                        return fd
+                    unlock(fd)
+                elif names(path, fd):
+                    # Someone is deleting it at this moment.
+                    deadline = deadline or time.monotonic() + STUCK
+                    if time.monotonic() > deadline:
+                        raise OSError(errno.EDEADLK, "a stopped process has it locked")
+                    time.sleep(0.0005)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def get(self, name: str, nbytes: int) -> memoryview | None:
+        """Return an object; ``None`` if it is not here.
+
+        Raises
+        ------
+        WireError
+            If the file has another size than *nbytes*, where that is known.
+        OSError
+            If it cannot be read.
+        """
+        if self.pool is not None and self.kept is not None:
+            self.kept.prune(self.pool)
+        fd = self._open(name)
+        if fd is None:
+            return None
+        keep_lock = False
+        try:
+            there = os.fstat(fd).st_size
+            if nbytes == UNKNOWN_SIZE:
+                nbytes = there
+            if there != nbytes:
+                raise WireError(
+                    f"{self.at(name)} has {there} bytes, its key says {nbytes}: it "
+                    "was not written by daskref, or was changed since"
+                )
+            if not nbytes:
+                return memoryview(bytearray())
+            if self.mapped and (self.pool is not None or nbytes >= _WORTH_MAPPING):
+                try:
+                    if self.parked is not None:
+                        view = self.parked.view(fd, nbytes, self.at(name))
+                    else:
+                        view = private_view(fd, nbytes)
+                except OSError as exc:
+                    if exc.errno not in (errno.ENOMEM, errno.ENODEV, errno.EAGAIN):
+                        raise
+                else:
+                    keep_lock = True
+                    return view
+            return read_whole(fd, nbytes)
+        finally:
+            if not keep_lock and self.pool is not None:
+                unlock(fd)
+            os.close(fd)
+
+    def exists(self, name: str) -> bool:
+        """Tell whether the object is here."""
+        return os.path.lexists(self.at(name))
+
+    # Deleting, linking.
+
+    def evict(self, name: str) -> bool:
+        """Delete an object and its lease; whether this very call deleted it."""
+        evicted = self._evict(self.at(name))
+        if evicted:
+            unlink(self.at(LEASE + name))
+            if self.deleted is not None:
+                self.deleted(name)
+        return evicted
+
+    def _evict(self, path: str) -> bool:
+        if self.pool is None:
+            evicted = unlink(path)
+            if evicted:
+                unlink(path + READY)
+            return evicted
+        try:
+            there = os.lstat(path)
+            if there.st_nlink == 1 and self.pool.add(
+                path, there.st_size, time.time_ns()
+            ):
+                return True
+        except FileNotFoundError:
+            return False
+        return discard(path)
+
+    def take(self, name: str, nbytes: int) -> memoryview | None:
+        """Return an object and delete it; ``None`` if it is not here, for this caller.
+
+        Raises as :meth:`get` does. The name goes in one atomic step of the file system,
+        which tells whose step it was.
+        """
+        view = self.get(name, nbytes)
+        return view if view is not None and self.evict(name) else None
+
+    def link(self, name: str, new: str) -> bool:
+        """Give the object another name; False if it is not here."""
+        fd = self._open(name)
+        if fd is None:
+            return False
+        try:
+            os.link(self.at(name), self.at(new), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            return False  # this file system has no links
+        finally:
+            if self.pool is not None:
+                unlock(fd)
+            os.close(fd)
+        return True
+
+
+def sync_directory(path: str) -> None:
+    """Bring the names in a directory to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

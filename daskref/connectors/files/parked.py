@@ -1,0 +1,197 @@
+"""Mappings of objects that were read, for the next read of the same object.
+
+Mapping an object costs next to nothing, but the first use of each page costs a fault.
+So when the last view of a large object goes, its mapping is parked: without a lock, so
+that nobody is kept from deleting the object or from recycling its file, and with nobody
+who looks at the memory. Who reads the object again opens and locks its file as ever,
+and gets the parked mapping if it is of this very file, and nobody has written to it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable
+
+from daskref.background import Background, forget_in_child
+from daskref.connectors.files._mapping import (
+    map_holder,
+    map_private,
+    private_view,
+    unmap,
+    view_of,
+)
+from daskref.connectors.files.pagemap import is_unwritten
+
+#: Mappings of smaller objects are not worth the look for written pages.
+SMALLEST = 2**20
+_COUNT = 4
+#: Seconds.
+_IDLE = 5.0
+
+
+class _Mapping:
+    """A private mapping of a file, that holds no lock. Compared by identity."""
+
+    __slots__ = ("address", "file", "nbytes", "path")
+
+    def __init__(
+        self, address: int, nbytes: int, path: str, file: tuple[int, int]
+    ) -> None:
+        self.address = address
+        self.nbytes = nbytes
+        self.path = path
+        #: Device and inode: nobody else's while the mapping is there.
+        self.file = file
+
+    def unmap(self) -> None:
+        unmap(self.address, self.nbytes)
+
+    def is_at_path(self) -> bool:
+        """Tell whether the object is still there."""
+        try:
+            there = os.lstat(self.path)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == self.file
+
+
+class ParkedMappings:
+    """Private mappings that wait for the next read of their object.
+
+    Parameters
+    ----------
+    limit
+        () -> bytes that may be parked in all.
+    idle
+        Seconds after which a mapping is given up.
+
+    Notes
+    -----
+    Thread-safe. What finalizers call takes no lock: a mapping is had by whoever takes
+    it out of a dict, in one step.
+    """
+
+    limit: Callable[[], int]
+    idle: float
+    #: Longest unused first -> since when.
+    _parked: dict[_Mapping, float]
+    _most: int
+    _open: bool
+    _asleep: bool
+    _background: Background
+
+    def __init__(self, limit: Callable[[], int], idle: float = _IDLE) -> None:
+        self.limit = limit
+        self.idle = idle
+        self._parked = {}
+        self._open = True
+        self._background = Background(self._drop_idle, "daskref-parked")
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Drop all, and begin anew, in a forked child."""
+        self._drop()
+        self._most = 0
+        self._asleep = False
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def view(self, fd: int, nbytes: int, path: str) -> memoryview:
+        """Map a file privately, as :func:`private_view` does; that of an object.
+
+        Parameters
+        ----------
+        fd, nbytes
+            See :func:`private_view`.
+        path
+            Of the object, which is this file; its lock is held.
+        """
+        if nbytes < SMALLEST:
+            return private_view(fd, nbytes)
+        self._most = self.limit()
+        if nbytes > self._most or not self._open or not self._background.start():
+            return private_view(fd, nbytes)
+        there = os.fstat(fd)
+        file = there.st_dev, there.st_ino
+        mapping = self._take(path, file, nbytes)
+        if mapping is None:
+            try:
+                unlocked = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return private_view(fd, nbytes)
+            try:
+                mapping = _Mapping(map_private(unlocked, nbytes), nbytes, path, file)
+            finally:
+                os.close(unlocked)
+        try:
+            holder = map_holder(fd)
+        except OSError:
+            mapping.unmap()
+            raise
+
+        def release() -> None:
+            self._release(mapping, holder)
+
+        return view_of(mapping.address, nbytes, release)
+
+    def _take(self, path: str, file: tuple[int, int], nbytes: int) -> _Mapping | None:
+        for mapping in list(self._parked):
+            same = (mapping.file, mapping.nbytes) == (file, nbytes)
+            if same and self._parked.pop(mapping, None) is not None:
+                mapping.path = path  # a file may have several
+                return mapping
+        return None
+
+    def _release(self, mapping: _Mapping, holder: int) -> None:
+        """Park a mapping that nobody looks at any more, or undo it. For finalizers."""
+        parks = self._open and self._background.running
+        parks = parks and is_unwritten(mapping.address, mapping.nbytes)
+        unmap(holder, mmap.PAGESIZE)
+        # After the lock: who deletes the file from here on gives its pages back. One
+        # who did before could not, and we would keep them.
+        if not parks or not mapping.is_at_path():
+            mapping.unmap()
+            return
+        self._parked[mapping] = time.monotonic()
+        parked = list(self._parked)
+        excess = sum(each.nbytes for each in parked) - self._most
+        for i, oldest in enumerate(parked):
+            if excess <= 0 and len(parked) - i <= _COUNT:
+                break
+            excess -= oldest.nbytes
+            self._drop_one(oldest)
+        if self._asleep:
+            self._background.wake()
+        # 1. We see it open. 2. Another closes it and drops all. 3. We park.
+        if not self._open:
+            self._drop()
+
+    def _drop_one(self, mapping: _Mapping) -> None:
+        if self._parked.pop(mapping, None) is not None:
+            mapping.unmap()
+
+    def _drop(self, until: float = float("inf")) -> None:
+        for mapping in list(self._parked):
+            if self._parked.get(mapping, until) <= until:
+                self._drop_one(mapping)
+
+    def _drop_idle(self) -> float:
+        """Drop what is idle; return the seconds until the next one may be."""
+        self._drop(time.monotonic() - self.idle)
+        # Before the look: who parks after it wakes us.
+        self._asleep = True
+        oldest = min(list(self._parked.values()), default=None)
+        self._asleep = oldest is None
+        if oldest is None:
+            return float("inf")
+        return max(0.0, oldest + self.idle - time.monotonic())
+
+    def close(self) -> None:
+        """Drop all; views stay valid. A second call is silent."""
+        self._open = False
+        self._background.stop()
+        self._drop()

@@ -1,0 +1,225 @@
+"""Hidden files in which objects are written, until a rename publishes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from daskref.connectors.files._mapping import SharedMapping, can_populate
+from daskref.connectors.files._writing import is_mapped, write_file, write_mapped
+from daskref.connectors.files.locks import (
+    EXCLUSIVE,
+    names,
+    open_plain,
+    try_lock,
+    unlock,
+)
+from daskref.connectors.files.names import PART
+from daskref.connectors.files.recycling import (
+    SMALLEST,
+    KeptMappings,
+    Pool,
+    discard,
+    unlink,
+)
+
+
+class Part(NamedTuple):
+    """The hidden file of an object that is being written."""
+
+    name: str
+    path: str
+    #: Open for reading and writing.
+    fd: int
+    #: Size of the object.
+    nbytes: int
+    #: All pages of these first bytes exist.
+    existing: int
+    inode: int
+
+
+class Parts:
+    """Objects of one directory that are being written: each one is a :class:`Part`.
+
+    Parameters
+    ----------
+    path
+        The directory; it exists.
+    pool, kept
+        See :class:`~daskref.connectors.files.directory.ObjectDirectory`.
+
+    Notes
+    -----
+    With a pool, whoever writes a part holds its exclusive lock.
+    """
+
+    _path: str
+    _pool: Pool | None
+    _kept: KeptMappings | None
+
+    def __init__(
+        self, path: str, pool: Pool | None = None, kept: KeptMappings | None = None
+    ) -> None:
+        self._path = path
+        self._pool = pool
+        self._kept = kept
+
+    def _at(self, name: str) -> str:
+        return f"{self._path}/{name}"
+
+    def start(
+        self,
+        name: str,
+        nbytes: int,
+        room: Callable[[int], bool] = lambda nbytes: True,
+        mark: str = PART,
+    ) -> Part | None:
+        """Make the hidden file of an object that is to be written.
+
+        Parameters
+        ----------
+        name, room
+            See :meth:`ObjectDirectory.put`.
+        nbytes
+            Size of the object.
+        mark
+            What stands before the name meanwhile.
+
+        Returns
+        -------
+        Part or None
+            Its exclusive lock is held. ``None`` if there was no room.
+        """
+        path = self._at(mark + name)
+        claim = None
+        if self._pool is not None and self._kept is not None:
+            self._kept.prune(self._pool)
+            if nbytes >= SMALLEST:
+                claim = self._pool.claim(nbytes, path, self._kept.inodes())
+        if claim is not None:
+            return Part(name, path, claim.fd, nbytes, claim.nbytes, claim.inode)
+        if not room(nbytes):
+            return None
+        fd = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            if self._pool is not None:
+                try_lock(fd, EXCLUSIVE)
+            return Part(name, path, fd, nbytes, 0, os.fstat(fd).st_ino)
+        except BaseException:
+            os.close(fd)
+            unlink(path)
+            raise
+
+    def resume(self, name: str, nbytes: int, mark: str) -> Part | None:
+        """Return the hidden file that a process left when it died; see :meth:`start`.
+
+        Returns
+        -------
+        Part or None
+            ``None`` if it is not there, or someone has it.
+        """
+        path = self._at(mark + name)
+        try:
+            fd = open_plain(path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        if (self._pool is None or try_lock(fd, EXCLUSIVE)) and names(path, fd):
+            return Part(name, path, fd, nbytes, 0, os.fstat(fd).st_ino)
+        os.close(fd)
+        return None
+
+    def finish(
+        self,
+        part: Part,
+        mapping: SharedMapping | None = None,
+        publish: str | None = None,
+    ) -> None:
+        """Publish a written object; the caller closes the descriptor.
+
+        Parameters
+        ----------
+        part
+            From :meth:`start`.
+        mapping
+            Through which it was written, to be kept.
+        publish
+            See :meth:`ObjectDirectory.put`.
+        """
+        path = self._at(publish or part.name)
+        os.utime(part.fd)
+        if self._pool is not None:
+            # Before publishing: no reader who sees the name has to wait.
+            unlock(part.fd)
+        reveal(part.path, path)
+        if mapping is not None and self._kept is not None:
+            self._kept.keep(part.inode, mapping, path)
+
+    def abandon(self, part: Part) -> None:
+        """Delete what was written of an object, and close the descriptor."""
+        try:
+            if self._pool is not None:
+                unlock(part.fd)
+            discard(part.path)
+        finally:
+            os.close(part.fd)
+
+    def map_part(self, part: Part) -> SharedMapping | None:
+        """Map the hidden file for writing, if that is the faster way.
+
+        Returns
+        -------
+        SharedMapping or None
+            The file has its length then. Before pages are touched that are not
+            populated, ``populate`` has to make them: that reports a full file system,
+            where touching them would kill the process.
+        """
+        if self._kept is None or not is_mapped(part.nbytes, part.existing):
+            return None
+        if not can_populate():
+            return None
+        kept = self._kept.pop(part.inode, part.nbytes) if part.existing else None
+        mapping = kept or SharedMapping(part.fd, part.nbytes)
+        # Another process may have cut the file short meanwhile.
+        mapping.populated = min(mapping.populated, part.existing)
+        os.ftruncate(part.fd, part.nbytes)
+        return mapping
+
+    def write(self, part: Part, views: Sequence[memoryview]) -> SharedMapping | None:
+        """Write all bytes of an object.
+
+        Parameters
+        ----------
+        part
+            From :meth:`start`.
+        views
+            The bytes.
+
+        Returns
+        -------
+        SharedMapping or None
+            Through which they were written, for :meth:`finish`.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the file system is full.
+        """
+        mapping = self.map_part(part)
+        if mapping is None:
+            if part.nbytes < part.existing:
+                os.ftruncate(part.fd, part.nbytes)
+            write_file(part.fd, views)
+        else:
+            write_mapped(mapping, part.fd, views, part.existing)
+        return mapping
+
+
+def reveal(hidden: str, path: str) -> None:
+    """Give a written file the name that readers look for, in one step."""
+    try:
+        os.rename(hidden, path)
+    except FileNotFoundError:
+        # A network file system that lost the reply has asked again: it was done.
+        if not os.path.lexists(path):
+            raise

@@ -1,0 +1,207 @@
+"""Whose directory it is, which session's, and who is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from daskref.connectors.files.locks import (
+    EXCLUSIVE,
+    SHARED,
+    open_plain,
+    try_lock,
+    unlock,
+)
+from daskref.exceptions import ConnectorUnavailableError
+
+logger = logging.getLogger(__name__)
+
+#: Directories that could not be swept, which was said once.
+_failed: set[str] = set()
+
+
+def own_directories(root: str) -> list[str]:
+    """Return the session directories of this user in *root*, half-made ones too."""
+    prefix = f"daskref-{os.geteuid()}-"
+    found = []
+    try:
+        listed = os.listdir(root)
+    except OSError:
+        return []  # not there, or going away
+    for name in listed:
+        if name.removeprefix(".").startswith(prefix):
+            path = os.path.join(root, name)
+            with suppress(OSError):  # going away
+                there = os.lstat(path)
+                if stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid():
+                    found.append(path)
+    return found
+
+
+def swept(paths: Iterable[str], sweep: Callable[[str], bool]) -> list[str]:
+    """Return what was removed of some directories; one that fails ends nothing.
+
+    Parameters
+    ----------
+    paths
+        The directories.
+    sweep
+        ``(path) -> bool``: remove it if nobody needs it; whether it was removed.
+    """
+    removed = []
+    for path in paths:
+        try:
+            if sweep(path):
+                removed.append(path)
+        except Exception as exc:  # whatever is in the place of what we wrote
+            if path not in _failed:
+                _failed.add(path)
+                logger.warning("%s cannot be swept and stays: %r", path, exc)
+    return removed
+
+
+def check_private(path: str, name: str) -> None:
+    """Refuse a directory that is not this user's alone.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        With the reason; *name* is whose directory it is.
+    """
+    try:
+        there = os.lstat(path)
+    except OSError as exc:
+        raise ConnectorUnavailableError(
+            name,
+            f"there is no {path} here: it lives on another host or in another "
+            "container, or has ended",
+        ) from exc
+    if not stat.S_ISDIR(there.st_mode):
+        raise ConnectorUnavailableError(name, f"{path} is not a directory")
+    if there.st_uid != os.geteuid():
+        raise ConnectorUnavailableError(name, f"{path} belongs to another user")
+    if there.st_mode & 0o077:
+        raise ConnectorUnavailableError(
+            name, f"{path} is open to other users; its mode should be 0700"
+        )
+
+
+def read_identity(path: str) -> dict[str, str]:
+    """Return what the identity file says; nothing if it is not there."""
+    try:
+        identity = json.loads(read_own(os.path.join(path, "identity")))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(identity, dict):
+        return {}
+    return {name: value for name, value in identity.items() if isinstance(value, str)}
+
+
+def read_own(path: str) -> bytes:
+    """Return what is in a small file; raises as :func:`open_plain` does."""
+    with open(open_plain(path), "rb") as file:
+        return file.read()
+
+
+def remove_whole(path: str, last: str) -> None:
+    """Remove a directory, and in it one file last.
+
+    Whoever is killed on the way leaves a directory that still says what it is.
+    """
+    try:
+        with os.scandir(path) as entries:
+            found = [entry for entry in entries if entry.name != last]
+    except OSError:
+        return  # another one removes it
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                os.unlink(entry.path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_spill(path: str, nonce: str | None) -> None:
+    """Remove what a session has on disk, half-made or half-removed as well.
+
+    Parameters
+    ----------
+    path
+        Where the session says that it is.
+    nonce
+        Of the session.
+    """
+    root, name = os.path.split(path)
+    for found in own_directories(root):
+        there = os.path.basename(found)
+        ours = there == name or there.startswith(hidden_spill(name))
+        if ours and read_identity(found).get("nonce", nonce) == nonce:
+            remove_whole(found, "identity")
+
+
+def hidden_spill(name: str) -> str:
+    """Return what the name begins with that a directory has on disk while it is made.
+
+    Who sees it cannot tell *name* from it, and so cannot be there first.
+    """
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return f".daskref-{os.geteuid()}-{digest}.spill-"
+
+
+def make_presence(
+    path: str,
+    writer: str,
+    locked: bytes | None = b"",
+    unlocked: bytes | None = None,
+) -> int:
+    """Make the presence file of a participant and return it.
+
+    Parameters
+    ----------
+    path, writer
+        The directory, and the participant's name.
+    locked
+        What the file says once its lock is held; ``None`` to take no lock.
+    unlocked
+        What it says without a lock; ``None``: it must be locked.
+    """
+    hidden = os.path.join(path, f".p-{writer}")
+    fd = open_plain(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        try:
+            if locked is not None:
+                try_lock(fd, EXCLUSIVE)
+        except OSError:  # a file system without locks
+            if unlocked is None:
+                raise
+            locked = None
+        os.write(fd, (locked if locked is not None else unlocked) or b"")
+        # Hidden until it is locked: nobody takes us for dead.
+        os.rename(hidden, os.path.join(path, f"p-{writer}"))
+    except BaseException:
+        os.close(fd)
+        with suppress(OSError):
+            os.unlink(hidden)
+        raise
+    return fd
+
+
+def presence_gone(path: str, writer: str) -> bool:
+    """Tell whether nobody holds the presence file of a participant."""
+    try:
+        fd = open_plain(os.path.join(path, f"p-{writer}"))
+    except FileNotFoundError:
+        return True
+    try:
+        gone = try_lock(fd, SHARED)
+        unlock(fd)
+        return gone
+    finally:
+        os.close(fd)

@@ -1,0 +1,331 @@
+"""Recycled files: pages that exist take data several times faster than new ones.
+
+An evicted file is renamed into the pool, whether or not it still has readers. Who takes
+it out for a new object needs its exclusive lock, and readers share it for as long as a
+view lives; so no page is written that someone can see.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+from typing import NamedTuple
+
+from daskref.background import Background, forget_in_child
+from daskref.connectors.files._mapping import SharedMapping
+from daskref.connectors.files.locks import (
+    EXCLUSIVE,
+    exclusively,
+    names,
+    open_plain,
+    try_lock,
+    unlock,
+)
+from daskref.connectors.machine import is_low, memory
+
+#: Smaller files are not worth keeping, nor more of them than this.
+SMALLEST = 64 * 2**10
+_COUNT = 256
+#: Seconds between two looks at the pool, by who has added to it.
+_LOOK = 1.0
+
+
+def reclaim(path: str) -> bool:
+    """Delete a file and give its pages back, unless somebody reads them.
+
+    Returns
+    -------
+    bool
+        Whether this very call deleted it.
+    """
+    try:
+        with exclusively(path) as fd:
+            if fd is None:
+                return False
+            if os.fstat(fd).st_nlink == 1:
+                # Its writer may have kept a mapping, and with it all pages.
+                os.ftruncate(fd, 0)
+            os.unlink(path)
+            return True
+    except OSError:
+        return False  # no descriptor left, or not ours to write
+
+
+def discard(path: str) -> bool:
+    """Delete a file whoever reads it; give its pages back at once if nobody does.
+
+    Returns
+    -------
+    bool
+        Whether this very call deleted it.
+    """
+    return reclaim(path) or unlink(path)
+
+
+def unlink(path: str) -> bool:
+    """Delete a file, if it is there; whether this very call deleted it."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class Segment(NamedTuple):
+    """A file in the pool."""
+
+    time_ns: int
+    nbytes: int
+    inode: int
+    path: str
+
+
+class Claim(NamedTuple):
+    """A file taken for a new object; its exclusive lock is held."""
+
+    fd: int
+    #: All pages of these first bytes exist.
+    nbytes: int
+    inode: int
+
+
+class Pool:
+    """Evicted files of one session that wait for reuse. Shared by its processes.
+
+    Parameters
+    ----------
+    path
+        The directory; it exists.
+    limit
+        () -> bytes that the pool may hold.
+    idle
+        Seconds after which a file is given back, by a process that has added some.
+    """
+
+    path: str
+    limit: Callable[[], int]
+    idle: float
+    _background: Background
+    _asleep: bool
+    _closed: bool
+
+    def __init__(self, path: str, limit: Callable[[], int], idle: float = 5.0) -> None:
+        self.path = path
+        self.limit = limit
+        self.idle = idle
+        self._background = Background(self._look, "daskref-pool")
+        self._asleep = self._closed = False
+
+    def segments(self) -> list[Segment]:
+        """Return what is there, longest unused first."""
+        found = []
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    time_ns, nbytes, _ = (int(n, 16) for n in entry.name.split("-"))
+                    found.append(Segment(time_ns, nbytes, entry.inode(), entry.path))
+        except FileNotFoundError:
+            pass  # the session was removed
+        return sorted(found)
+
+    def add(self, path: str, nbytes: int, time_ns: int) -> bool:
+        """Move a file of *nbytes* into the pool, in the place of older ones.
+
+        Returns
+        -------
+        bool
+            False if it does not go there: the caller discards it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If another process was faster.
+        """
+        if nbytes < SMALLEST or nbytes > (limit := self.limit()):
+            return False
+        there = self.segments()
+        excess = sum(segment.nbytes for segment in there) + nbytes - limit
+        surplus = len(there) + 1 - _COUNT
+        for segment in there:
+            if excess <= 0 and surplus <= 0:
+                break
+            discard(segment.path)
+            excess -= segment.nbytes
+            surplus -= 1
+        name = f"{time_ns:x}-{nbytes:x}-{os.urandom(4).hex()}"
+        os.rename(path, os.path.join(self.path, name))
+        if not self._closed:  # an object that another thread was just deleting
+            self._background.start(_LOOK)
+            if self._asleep:
+                self._background.wake()
+        return True
+
+    def _look(self) -> float:
+        before = time.time_ns()
+        if not is_low(*memory()):
+            before -= int(self.idle * 1e9)
+        # Before the look: who adds after it wakes us.
+        self._asleep = True
+        self._asleep = not self.give_back(before)
+        return float("inf") if self._asleep else _LOOK
+
+    def close(self) -> None:
+        """Look at it no more; the files stay. A second call is silent."""
+        self._closed = True
+        self._background.stop()
+
+    def trim(self, nbytes: int) -> int:
+        """Delete files, longest unused first, until *nbytes* are gained.
+
+        Those that somebody reads stay: deleting them gains nothing.
+
+        Returns
+        -------
+        int
+            What was gained.
+        """
+        gained = 0
+        for segment in self.segments():
+            if gained >= nbytes:
+                break
+            if reclaim(segment.path):
+                gained += segment.nbytes
+        return gained
+
+    def give_back(self, before_ns: int) -> int:
+        """Delete files that came until then; return how many stay.
+
+        Those that somebody reads stay, for another look: their pages would stay in any
+        case, and without a name until the writer lets its mapping of them go.
+        """
+        return sum(
+            segment.time_ns > before_ns or not reclaim(segment.path)
+            for segment in self.segments()
+        )
+
+    def claim(self, nbytes: int, path: str, preferred: set[int]) -> Claim | None:
+        """Take a file for an object of *nbytes* and rename it to *path*.
+
+        Parameters
+        ----------
+        nbytes
+            The result has at least as many, and not more than twice as many.
+        path
+            The new name.
+        preferred
+            Inodes to look at first.
+        """
+        fitting = [s for s in self.segments() if nbytes <= s.nbytes <= 2 * nbytes]
+        # Latest first: its pages may still be in the processor's cache.
+        fitting.sort(key=lambda s: (s.inode not in preferred, s.nbytes, -s.time_ns))
+        for segment in fitting[:8]:
+            if claim := self._take(segment, path):
+                return claim
+        return None
+
+    def _take(self, segment: Segment, path: str) -> Claim | None:
+        try:
+            fd = open_plain(segment.path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        try:
+            if try_lock(fd, EXCLUSIVE):
+                # 1. A opens the file. 2. B takes it, writes, publishes, unlocks it.
+                # 3. A locks it: by now it is an object, and the name tells.
+                if names(segment.path, fd):
+                    there = os.fstat(fd)
+                    if there.st_nlink == 1 and there.st_size >= segment.nbytes:
+                        os.rename(segment.path, path)
+                        return Claim(fd, there.st_size, there.st_ino)
+                    # An object still has these pages: `link` and `evict` overlapped.
+                    os.unlink(segment.path)
+                unlock(fd)
+        except FileNotFoundError:
+            unlock(fd)  # trimmed, or the session is gone
+        os.close(fd)
+        return None
+
+
+class _Kept(NamedTuple):
+    mapping: SharedMapping
+    path: str
+
+
+class KeptMappings:
+    """Mappings of what this process wrote, for the next use of the same pages.
+
+    They hold no lock and keep nobody from recycling a file.
+
+    Parameters
+    ----------
+    limit
+        () -> bytes that may be mapped in all.
+    """
+
+    limit: Callable[[], int]
+    _kept: OrderedDict[int, _Kept]
+    _pruned: float
+    _lock: Lock
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self.limit = limit
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Drop all; in a forked child they are not there."""
+        self._kept = OrderedDict()
+        self._pruned = 0.0
+        self._lock = Lock()
+
+    def inodes(self) -> set[int]:
+        """Return the inodes of the mapped files."""
+        with self._lock:
+            return set(self._kept)
+
+    def pop(self, inode: int, nbytes: int) -> SharedMapping | None:
+        """Take the mapping of a claimed file, if it is there and long enough."""
+        with self._lock:
+            kept = self._kept.pop(inode, None)
+        if kept is not None and kept.mapping.nbytes >= nbytes:
+            return kept.mapping
+        return None
+
+    def keep(self, inode: int, mapping: SharedMapping, path: str) -> None:
+        """Keep the mapping of the file that *path* names."""
+        dropped = []
+        with self._lock:
+            self._kept[inode] = _Kept(mapping, path)
+            total = sum(kept.mapping.nbytes for kept in self._kept.values())
+            while self._kept and (total > self.limit() or len(self._kept) > _COUNT):
+                _, oldest = self._kept.popitem(last=False)
+                total -= oldest.mapping.nbytes
+                dropped.append(oldest)  # unmapped once the lock is released
+
+    def prune(self, pool: Pool, interval: float = 1.0) -> None:
+        """Drop the mappings of files that are neither objects nor in the pool.
+
+        Does nothing if it was done less than *interval* seconds ago.
+        """
+        with self._lock:
+            if not self._kept or time.monotonic() < self._pruned + interval:
+                return
+            self._pruned = time.monotonic()
+            kept = list(self._kept.items())
+        gone = []
+        for inode, (_, path) in kept:
+            try:
+                alive = os.lstat(path).st_ino == inode
+            except OSError:
+                alive = False
+            if not alive:
+                gone.append(inode)
+        if not gone:
+            return
+        pooled = {segment.inode for segment in pool.segments()}
+        with self._lock:
+            dropped = [self._kept.pop(i, None) for i in gone if i not in pooled]
+        del dropped

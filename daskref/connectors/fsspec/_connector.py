@@ -1,0 +1,457 @@
+"""Objects in an object store, or whatever else fsspec reaches.
+
+Known limits: the clocks of the participants may differ by one lease. A server-side copy
+(:meth:`FsspecConnector.link`) takes up room of its own. How long synchronous file
+systems of fsspec's (SFTP, SMB and others) wait for their server is up to their drivers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import SplitResult
+
+from daskref.background import start_thread
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.credentials import Hidden, recall, remember
+from daskref.connectors.files._mapping import raw
+from daskref.connectors.fsspec import _leases as bloblease
+from daskref.connectors.fsspec import _opening as opening
+from daskref.connectors.fsspec import _options as storageoptions
+from daskref.connectors.fsspec._blobs import Blobs
+from daskref.connectors.fsspec._errors import translate
+from daskref.connectors.fsspec._session import CLAIM, LEASE, NAME, BlobSession, new_name
+from daskref.exceptions import (
+    ConfigError,
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorUnavailableError,
+    WireError,
+)
+
+#: Size in the key of an object that is yet to come.
+_UNKNOWN = -1
+
+
+class FsspecKey(NamedTuple):
+    """Key of an object behind fsspec."""
+
+    #: Of the object: its writer, its time, its own digits, those of the copy.
+    name: str
+    #: Size in bytes; -1 if the key was made before the object.
+    nbytes: int
+
+
+class FsspecConnector(Connector):
+    """Store objects in a bucket, or at any other URL that fsspec knows.
+
+    Parameters
+    ----------
+    url
+        ``"s3://bucket/prefix"``, ``"gs://…"``, ``"abfs://…"``, ``"memory://"``, or of
+        any other protocol of fsspec's. Options may follow after ``?``. The bucket
+        exists.
+    part_size
+        Objects above this size are written and read in parts of it, in parallel; bytes
+        or text such as ``"16 MiB"``. At least 5 MiB for S3.
+    concurrency
+        Requests at the same time, of all threads together.
+    connect_timeout
+        Seconds to wait for a connection (S3).
+    timeout
+        Seconds for one request, repeated ones included.
+    retries
+        How often a failed request is repeated (S3).
+    lease
+        Seconds for which a participant counts as alive without a word from it. Each
+        writes a small object three times in that time.
+    session, nonce
+        Of the session to take part in, from :meth:`config`; by default a new one.
+    **storage_options
+        Of fsspec's class, plain values: ``key``, ``secret``, ``endpoint_url``, …
+
+    Raises
+    ------
+    ConfigError
+        If the URL or an option is malformed, or the driver not installed.
+    ConnectorUnavailableError
+        If the place cannot be written to, or does not have that session.
+
+    Notes
+    -----
+    Objects lie below ``<url>/daskref-<id>/``; nothing else is ever touched. The last
+    participant to close removes them. Those of sessions whose participants all died are
+    removed by whoever next starts a session at the same URL.
+
+    Options that are not known to be harmless are kept out of :meth:`config`; see
+    :meth:`secrets`.
+
+    :meth:`get` returns memory of its own, writable. :meth:`link` copies within the
+    store; :meth:`usage` counts such copies once, as the contract has it.
+
+    Examples
+    --------
+    >>> with FsspecConnector("memory://scratch") as connector:
+    ...     key = connector.put(b"some bytes")
+    ...     bytes(connector.get(key))
+    b'some bytes'
+    """
+
+    scheme: ClassVar[str] = "fsspec"
+    aliases: ClassVar[tuple[str, ...]] = ("abfs", "az", "gcs", "gs", "memory", "s3")
+
+    _url: str
+    _public: dict[str, Any]
+    _secret: Hidden[dict[str, Any]]
+    _limits: dict[str, Any]
+    _blobs: Blobs
+    _session: BlobSession
+    _closed: bool
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        part_size: int | str = "16 MiB",
+        concurrency: int | str = 8,
+        connect_timeout: float | str = 5.0,
+        timeout: float | str = 60.0,
+        retries: int | str = 2,
+        lease: float | str = 600.0,
+        session: str | None = None,
+        nonce: str | None = None,
+        **storage_options: Any,
+    ) -> None:
+        location = storageoptions.read_url(url)
+        self._protocol, self._url = location.protocol, location.url
+        options = storageoptions.checked({**location.options, **storage_options})
+        self._public, secret = storageoptions.split(options)
+        given = {
+            "part_size": part_size,
+            "concurrency": concurrency,
+            "connect_timeout": connect_timeout,
+            "timeout": timeout,
+            "retries": retries,
+            "lease": lease,
+        }
+        self._limits = opening.read_limits(self._protocol, given)
+        if secret:
+            remember(self._place, {"options": json.dumps(secret)})
+        else:
+            secret = json.loads(recall(self._place).get("options", "{}"))
+        self._secret = Hidden(secret)
+        self._hidden = storageoptions.hide(secret)
+        self._closed = False
+        with self._edge("the store could not be opened", unavailable=True):
+            options = storageoptions.merge(self._public, secret)
+            self._blobs = opening.open_blobs(
+                self._protocol, self._url, options, self._limits
+            )
+            try:
+                self._session = BlobSession(
+                    self._blobs,
+                    session,
+                    nonce,
+                    self._limits["lease"],
+                    shared=self._protocol != "memory",
+                )
+            except BaseException:
+                self._blobs.close()
+                raise
+        self._finalizer = weakref.finalize(self, _abandon, self._session)
+        if session is None:
+            self._session.sweep()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FsspecConnector:
+        """Open the store that another process's :meth:`config` describes.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot reach that very session, for lack of the driver as
+            well.
+        """
+        options = {**config, **json.loads(config.get("options", "{}"))}
+        options.pop("options", None)
+        try:
+            return cls(**options)
+        except ConfigError as exc:
+            raise ConnectorUnavailableError(
+                f"<{cls.__name__} {config.get('url')}>", str(exc)
+            ) from exc
+
+    @classmethod
+    def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
+        """Return the options in ``s3://bucket/prefix``, those after ``?`` excepted."""
+        bare = url._replace(query="")
+        text = bare.geturl()
+        if "://" not in text:  # nothing but a scheme
+            text = f"{url.scheme}://{url.path}"
+        storageoptions.read_url(text)
+        return {"url": text}
+
+    @contextmanager
+    def _edge(self, what: str, unavailable: bool = False) -> Iterator[None]:
+        """Let nothing but daskref's errors out."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as exc:
+            timeout = self._limits["timeout"]
+            error = translate(exc, repr(self), what, self._hidden, timeout)
+            if error is exc:
+                raise
+            if unavailable and type(error) is ConnectorError:
+                error = ConnectorUnavailableError(error.connector, error.message)
+            shown = self._hidden(text := f"{exc} {exc!r}") == text
+            raise error from (exc if shown else None)
+
+    def _ready(self) -> BlobSession:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        self._session.ensure()
+        return self._session
+
+    # The contract.
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """See :meth:`Connector.put_frames`."""
+        views = [raw(frame) for frame in frames]
+        nbytes = sum(view.nbytes for view in views)
+        with self._edge(f"an object of {nbytes} B could not be written"):
+            session = self._ready()
+            name = new_name(session.writer)
+            self._blobs.put(session.at(name), views)
+        return FsspecKey(name, nbytes)
+
+    def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
+        """Store several buffers, in parallel; after an error none of them."""
+        views = [raw(obj) for obj in objs]
+        with self._edge(f"a batch of {len(views)} objects could not be written"):
+            session = self._ready()
+            names = [new_name(session.writer) for _ in views]
+            paths = [session.at(name) for name in names]
+            try:
+                self._blobs.put_many(
+                    [(path, [view]) for path, view in zip(paths, views, strict=True)]
+                )
+            except BaseException:
+                with suppress(Exception):
+                    self._blobs.delete(paths)
+                raise
+        return [FsspecKey(n, v.nbytes) for n, v in zip(names, views, strict=True)]
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`."""
+        name, nbytes = _checked(key)
+        with self._edge(f"{name} could not be read"):
+            return self._blobs.get(self._ready().at(name), nbytes)
+
+    def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
+        """Return several objects, read in parallel."""
+        found = [_checked(key) for key in keys]
+        with self._edge(f"a batch of {len(found)} objects could not be read"):
+            at = self._ready().at
+            return self._blobs.get_many([(at(name), nbytes) for name, nbytes in found])
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`."""
+        name, _ = _checked(key)
+        with self._edge(f"{name} could not be looked for"):
+            return self._blobs.size(self._ready().at(name)) is not None
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`."""
+        self.evict_batch([key])
+
+    def evict_batch(self, keys: Iterable[Key]) -> None:
+        """Delete several objects: with S3, up to 500 with one request."""
+        names = [_checked(key)[0] for key in keys]
+        with self._edge(f"{len(names)} objects could not be deleted"):
+            self._delete(self._ready(), names)
+
+    def _delete(self, session: BlobSession, names: Iterable[str]) -> None:
+        paths = [session.at(n) for name in names for n in (name, LEASE + name)]
+        self._blobs.delete(list(dict.fromkeys(paths)))
+
+    def link(self, key: Key) -> Key | None:
+        """Copy the object within the store; see :meth:`Connector.link`."""
+        name, nbytes = _checked(key)
+        with self._edge(f"{name} could not be copied"):
+            session = self._ready()
+            new = new_name(session.writer, id=name.split("-")[2])
+            if nbytes is None:
+                nbytes = self._blobs.size(session.at(name))
+            if nbytes is None:
+                return None
+            if self._blobs.copy(session.at(name), session.at(new), nbytes):
+                return FsspecKey(new, nbytes)
+        return None
+
+    def take(self, key: Key) -> memoryview | None:
+        """Return the object and delete it, for one caller only.
+
+        Of several takers, in whatever threads and processes, exactly one gets it, and
+        the others ``None``: by an object that only one can create. Where the store
+        cannot create an object on condition that there is none, as was tried out when
+        the session began, two takers at the same moment may both get it.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
+        """
+        name, nbytes = _checked(key)
+        with self._edge(f"{name} could not be taken"):
+            session = self._ready()
+            if not session.exclusive:
+                found = self._blobs.get(session.at(name), nbytes)
+                if found is not None:
+                    self._delete(session, [name])
+                return found
+            claim = session.at(CLAIM + name)
+            try:
+                self._blobs.put(claim, [memoryview(b"claim")], exclusive=True)
+            except FileExistsError:
+                return None
+            try:
+                found = self._blobs.get(session.at(name), nbytes)
+                # The claim goes last: whoever claims then finds nothing.
+                if found is not None:
+                    self._delete(session, [name])
+            finally:
+                self._blobs.delete([claim])
+            return found
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """Return a key for an object that :meth:`set` stores later.
+
+        Parameters
+        ----------
+        obj
+            Not looked at: the store has one kind of key.
+
+        Returns
+        -------
+        Key
+            Until :meth:`set`, there is no such object.
+        """
+        with self._edge("a key could not be made"):
+            return FsspecKey(new_name(self._ready().writer), _UNKNOWN)
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """Store an object under a key from :meth:`new_key`; see :meth:`set_frames`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store an object under a key from :meth:`new_key`, in whichever process.
+
+        Parameters
+        ----------
+        key
+            Of an object that is yet to come.
+        frames
+            As :meth:`put_frames` takes them.
+
+        Raises
+        ------
+        WireError
+            If *key* is not from :meth:`new_key`.
+        ConnectorError
+            If the store failed, or the object is there already: none changes.
+        """
+        name, nbytes = _checked(key)
+        if nbytes is not None:
+            raise WireError(f"{key!r} has its object already: it is not from new_key")
+        views = [raw(frame) for frame in frames]
+        with self._edge(f"{name} could not be written"):
+            session = self._ready()
+            path = session.at(name)
+            try:
+                if not session.exclusive and self._blobs.size(path) is not None:
+                    raise FileExistsError(path)
+                self._blobs.put(path, views, exclusive=session.exclusive)
+            except FileExistsError as exc:
+                raise ConnectorError(
+                    repr(self), f"{name} was set before, and objects do not change"
+                ) from exc
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`."""
+        name, _ = _checked(key)
+        with self._edge(f"the lease of {name} could not be renewed"):
+            return bloblease.renew(self._blobs, self._ready(), name, seconds)
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Delete what nobody will, in this session; what is in *known* stays."""
+        names = None
+        if known is not None:
+            names = {key[0] for key in known if key}
+        with self._edge("the session could not be swept"):
+            swept = bloblease.sweep(self._blobs, self._ready(), names, grace)
+        return [FsspecKey(*each) for each in swept]
+
+    def usage(self) -> Usage:
+        """Return what the objects of this session take up; copies count once."""
+        with self._edge("the objects could not be counted"):
+            return bloblease.usage(self._blobs, self._ready())
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {
+            "url": self._url,
+            **self._limits,
+            # one text, so that what holds it can be hashed
+            "options": json.dumps(self._public, sort_keys=True),
+            "session": self._session.name,
+            "nonce": self._session.nonce,
+        }
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """See :meth:`Connector.secrets`."""
+        if not self._secret.value:
+            return {}
+        return {self._place: {"options": json.dumps(self._secret.value)}}
+
+    @property
+    def _place(self) -> str:
+        endpoint = self._public.get("endpoint_url", "")
+        return f"{self._url}?endpoint_url={endpoint}" if endpoint else self._url
+
+    def close(self) -> None:
+        """See :meth:`Connector.close`. Waits no longer than a few requests may take."""
+        self._closed = True
+        self._finalizer.detach()
+        self._session.leave()
+
+    def __repr__(self) -> str:
+        return f"<FsspecConnector {self._url}>"
+
+
+def _abandon(session: BlobSession) -> None:
+    """Leave the session of a connector that nobody closed."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        session.leave()
+    else:
+        # The garbage collector runs anywhere, on the loop that we wait for as well.
+        start_thread(session.leave, "daskref-leave")
+
+
+def _checked(key: Key) -> tuple[str, int | None]:
+    """Return name and size; a plain tuple will do, as a message makes it."""
+    if type(key) in (tuple, FsspecKey) and len(key) == 2:
+        name, nbytes = key
+        right = isinstance(name, str) and NAME.fullmatch(name)
+        if right and type(nbytes) is int and nbytes >= _UNKNOWN:
+            return name, None if nbytes == _UNKNOWN else nbytes
+    raise WireError(f"{key!r} is not a FsspecKey that daskref made")

@@ -1,0 +1,133 @@
+"""File systems of fsspec, opened within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any
+
+from daskref.connectors.fsspec._blobs import Blobs
+from daskref.connectors.fsspec._bucket import Bucket
+from daskref.connectors.fsspec._options import S3, check_names, for_driver
+from daskref.connectors.fsspec._s3 import LEAST_PART, S3Bucket
+from daskref.connectors.fsspec._tree import Tree
+from daskref.exceptions import ConfigError
+from daskref.units import parse_size
+
+_SETTING = "daskref.connector"
+#: What brings the driver of a protocol.
+_PACKAGES = {
+    **dict.fromkeys(S3, "'daskref[s3]'"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("abfs", "abfss", "az"), "adlfs"),
+}
+
+
+def read_limits(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sizes, numbers and seconds, from what users write.
+
+    Parameters
+    ----------
+    protocol
+        Of fsspec.
+    given
+        ``part_size``, ``concurrency``, ``connect_timeout``, ``timeout``, ``retries``
+        and ``lease``.
+
+    Raises
+    ------
+    ConfigError
+        If one is malformed or too small.
+    """
+    size = parse_size(given["part_size"], f"{_SETTING}: option part_size")
+    least = LEAST_PART if protocol in S3 else 1
+    return {
+        "part_size": int(_at_least(least, "part_size", size)),
+        "concurrency": int(_at_least(1, "concurrency", given["concurrency"])),
+        "retries": int(_at_least(0, "retries", given["retries"])),
+        **{
+            name: _at_least(0.001, name, given[name])
+            for name in ("connect_timeout", "timeout", "lease")
+        },
+    }
+
+
+def _at_least(least: float, name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or not least <= number < float("inf"):
+        raise ConfigError(
+            f"{_SETTING}: option {name}", value, f"a number not less than {least:g}"
+        )
+    return number
+
+
+def open_blobs(
+    protocol: str, url: str, options: Mapping[str, Any], limits: Mapping[str, Any]
+) -> Blobs:
+    """Open a store; nothing is asked of it yet.
+
+    Parameters
+    ----------
+    protocol
+        Of fsspec.
+    url
+        Of the place.
+    options
+        For fsspec's class.
+    limits
+        From :func:`read_limits`.
+
+    Raises
+    ------
+    ConfigError
+        If fsspec does not know the protocol, its driver is not installed, or an
+        option is a typing error.
+    """
+    cls = _driver(protocol, url)
+    check_names(options, signature(cls.__init__).parameters)
+    arguments = for_driver(
+        protocol,
+        {**cls._get_kwargs_from_urls(url), **options},
+        connect_timeout=limits["connect_timeout"],
+        timeout=limits["timeout"],
+        concurrency=limits["concurrency"],
+    )
+
+    def open_filesystem() -> Any:
+        filesystem = cls(**arguments)
+        if protocol in S3:
+            filesystem.retries = limits["retries"] + 1
+        return filesystem
+
+    if not cls.async_impl:
+        return Tree(open_filesystem, url, part_nbytes=limits["part_size"])
+    kind = S3Bucket if protocol in S3 else Bucket
+    return kind(
+        open_filesystem,
+        url,
+        part_nbytes=limits["part_size"],
+        concurrency=limits["concurrency"],
+        timeout=limits["timeout"],
+    )
+
+
+def _driver(protocol: str, url: str) -> Any:
+    """Return fsspec's class of a protocol."""
+    from fsspec import available_protocols, get_filesystem_class
+
+    try:
+        return get_filesystem_class(protocol)
+    except ValueError as exc:
+        near = get_close_matches(protocol, available_protocols(), 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(_SETTING, url, f"a protocol that fsspec knows{hint}") from exc
+    except ImportError as exc:
+        install = _PACKAGES.get(protocol)
+        advice = f"`pip install {install}`" if install else str(exc)
+        raise ConfigError(
+            _SETTING, url, f"its driver to be installed: {advice} ({exc.__cause__})"
+        ) from exc

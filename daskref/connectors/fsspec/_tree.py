@@ -1,0 +1,176 @@
+"""Objects behind fsspec's synchronous file systems: memory, local, SFTP and others.
+
+Known limit: how long they wait for a server is up to their drivers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from daskref.background import forget_in_child, make_lock
+from daskref.connectors.fsspec._blobs import Blobs, part_name, pieces
+from daskref.connectors.fsspec._bucket import by_name, check_size
+
+#: fsspec looks whether a name in memory is free, then takes it.
+_in_memory = make_lock()
+
+
+class Tree(Blobs):
+    """Objects behind a synchronous file system of fsspec's.
+
+    Parameters
+    ----------
+    open_filesystem
+        ``() -> file system``, a new one.
+    place
+        URL of the place.
+    part_nbytes
+        Objects are written and read in pieces of this size.
+    """
+
+    _fs: Any
+
+    def __init__(
+        self, open_filesystem: Callable[[], Any], place: str, *, part_nbytes: int
+    ) -> None:
+        self._open = open_filesystem
+        self._part_nbytes = part_nbytes
+        self._fs = open_filesystem()
+        self._root = self._fs._strip_protocol(place)
+        protocol = self._fs.protocol
+        self._memory = protocol == "memory"
+        # Others look first and write then.
+        self.exclusive = self._memory or bool(getattr(self._fs, "local_file", False))
+        forget_in_child(self)
+
+    def path(self, *names: str) -> str:
+        """See :meth:`Blobs.path`."""
+        return "/".join((self._root.rstrip("/"), *names))
+
+    def _ready(self) -> Any:
+        if self._fs is None:
+            self._fs = self._open()
+        return self._fs
+
+    def put(
+        self, path: str, views: Sequence[memoryview], exclusive: bool = False
+    ) -> None:
+        """See :meth:`Blobs.put`."""
+        fs = self._ready()
+        if self._memory:
+            data = b"".join(views)
+            with _in_memory:
+                fs.pipe_file(path, data, mode="create" if exclusive else "overwrite")
+            return
+        if exclusive and fs.exists(path):
+            raise FileExistsError(path)
+        directory, _, name = path.rpartition("/")
+        part = f"{directory}/{part_name(name)}"
+        try:
+            with fs.open(part, "wb") as file:
+                for piece in pieces(views, self._part_nbytes):
+                    for view in piece:
+                        file.write(view)
+            if exclusive:  # a local file system
+                os.link(part, path)
+                fs.rm_file(part)
+            else:
+                fs.mv(part, path)
+        except BaseException:
+            with suppress(Exception):
+                fs.rm_file(part)
+            raise
+
+    def put_many(self, objects: Sequence[tuple[str, Sequence[memoryview]]]) -> None:
+        """See :meth:`Blobs.put_many`."""
+        for path, views in objects:
+            self.put(path, views)
+
+    def get(self, path: str, nbytes: int | None) -> memoryview | None:
+        """See :meth:`Blobs.get`."""
+        fs = self._ready()
+        there = self.size(path)
+        if there is None:
+            return None
+        check_size(path, there, there if nbytes is None else nbytes)
+        try:
+            if self._memory:  # its file objects are shared by all who open them
+                return memoryview(bytearray(fs.cat_file(path)))
+            view = memoryview(bytearray(there))
+            done = 0
+            with fs.open(path, "rb") as file:
+                while done < there:
+                    count = file.readinto(view[done : done + self._part_nbytes])
+                    if not count:
+                        check_size(path, done, there)
+                    done += count
+        except FileNotFoundError:
+            return None
+        return view
+
+    def get_many(
+        self, objects: Sequence[tuple[str, int | None]]
+    ) -> list[memoryview | None]:
+        """See :meth:`Blobs.get_many`."""
+        return [self.get(path, nbytes) for path, nbytes in objects]
+
+    def size(self, path: str) -> int | None:
+        """See :meth:`Blobs.size`."""
+        try:
+            info = self._ready().info(path)
+        except FileNotFoundError:
+            return None
+        return info["size"] if info["type"] == "file" else None
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """See :meth:`Blobs.delete`."""
+        fs = self._ready()
+        for path in paths:
+            with suppress(FileNotFoundError):
+                fs.rm_file(path)
+
+    def copy(self, source: str, target: str, nbytes: int) -> bool:
+        """See :meth:`Blobs.copy`."""
+        try:
+            self._ready().cp_file(source, target)
+        except (FileNotFoundError, NotImplementedError):
+            return False
+        return True
+
+    def sizes(self, directory: str) -> dict[str, int]:
+        """See :meth:`Blobs.sizes`."""
+        try:
+            return by_name(directory, self._ready().find(directory, detail=True))
+        except FileNotFoundError:
+            return {}
+
+    def directories(self) -> list[str]:
+        """See :meth:`Blobs.directories`."""
+        try:
+            found = self._ready().ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        return [path.rstrip("/").rpartition("/")[2] for path in found]
+
+    def make_directory(self, directory: str) -> None:
+        """See :meth:`Blobs.make_directory`."""
+        if not self._memory:
+            self._ready().makedirs(directory, exist_ok=True)
+
+    def remove_directory(self, directory: str) -> None:
+        """See :meth:`Blobs.remove_directory`."""
+        if not self._memory:
+            with suppress(OSError):
+                self._ready().rmdir(directory)
+
+    def close(self) -> None:
+        """See :meth:`Blobs.close`. A later call of another method opens it again."""
+        self._fs = None
+
+    def forget(self) -> None:
+        """See :meth:`Blobs.forget`."""
+        if not self._memory:
+            self._fs = None

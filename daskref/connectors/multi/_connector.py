@@ -1,0 +1,390 @@
+"""Several connectors behind one: each object goes where a policy sends it.
+
+Known limits: a session's scheduler opens every child. A process of the cluster that
+cannot reach one of them takes part as one that cannot reach the store: its values
+travel in-band, also those of the children that it could reach.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.files._mapping import raw
+from daskref.connectors.multi._children import Child, Children
+
+# ProxyStore has it in this module.
+from daskref.connectors.multi._policy import Policy as Policy
+from daskref.connectors.space import Space
+from daskref.exceptions import ConnectorError, WireError
+
+logger = logging.getLogger(__name__)
+
+
+class MultiKey(NamedTuple):
+    """Key of an object in one of several connectors."""
+
+    #: Name of the connector.
+    connector_name: str
+    #: Its key.
+    connector_key: Any
+
+
+class MultiConnector(Connector):
+    """Put each object into the one of several connectors whose policy takes it.
+
+    Parameters
+    ----------
+    connectors
+        Name -> connector and policy: a pair of them, or a mapping with ``connector``
+        and ``policy``. The connector may be ProxyStore's, or a spec as
+        :func:`open_connector` takes it, the policy a mapping of
+        :class:`Policy`'s fields, or ``None`` to take everything.
+
+    Raises
+    ------
+    ConfigError
+        If it is malformed.
+    ConnectorUnavailableError
+        If a connector that is named by a spec cannot be opened.
+
+    Notes
+    -----
+    Among the policies that take an object, the highest priority decides; the size is
+    that of the stored bytes. The key names the connector, so whoever has it finds the
+    object, on whatever host and by whatever policy.
+
+    Other processes, which open this from its :meth:`config`, open a child when they
+    first need it. One that cannot be reached from there is passed over when objects
+    are put; asking for what it holds is a
+    :class:`~daskref.exceptions.ConnectorUnavailableError` that names it.
+
+    What a child cannot do does as little as on any connector that cannot
+    (:meth:`link` returns ``None``, :meth:`renew` false). A batch is one batch per
+    child. Closing closes the children.
+
+    Examples
+    --------
+    >>> from daskref.connectors import LocalConnector
+    >>> with MultiConnector({
+    ...     "small": (LocalConnector(), Policy(max_size_bytes="1 kB")),
+    ...     "large": (LocalConnector(), Policy(min_size_bytes=1001)),
+    ... }) as connector:
+    ...     connector.put(bytes(5000)).connector_name
+    'large'
+    """
+
+    takes_hints: ClassVar[bool] = True
+
+    _children: Children
+
+    def __init__(self, connectors: Mapping[str, Any]) -> None:
+        self._children = Children.read(connectors)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MultiConnector:
+        """Take part in the stores that another process's :meth:`config` describes."""
+        self = cls.__new__(cls)
+        self._children = Children.from_config(config["connectors"])
+        return self
+
+    def __repr__(self) -> str:
+        return self._children.where
+
+    # Keys
+
+    def _find(self, key: Any) -> tuple[Connector, Any]:
+        """Return a key's connector, and its key there."""
+        child, inner = self._child(key)
+        return self._children.open(child), inner
+
+    def _child(self, key: Any) -> tuple[Child, Any]:
+        self._children.check_open()
+        children = self._children.by_name
+        if isinstance(key, tuple) and type(key) in (tuple, MultiKey) and len(key) == 2:
+            name, inner = key
+            if isinstance(name, str) and name in children:
+                return children[name], inner
+            if isinstance(name, str) and isinstance(key, MultiKey):
+                raise WireError(
+                    f"{key!r} is of a connector {name!r}, and there are only "
+                    f"{', '.join(map(repr, children))}"
+                )
+        raise WireError(f"{key!r} is not a MultiKey")
+
+    def _by_child(
+        self, keys: Iterable[Key]
+    ) -> dict[str, tuple[Connector, list[int], list[Any]]]:
+        """Return name -> connector, positions and keys there."""
+        found: dict[str, tuple[Connector, list[int], list[Any]]] = {}
+        for number, key in enumerate(keys):
+            child, inner = self._child(key)
+            if child.name not in found:
+                found[child.name] = (self._children.open(child), [], [])
+            found[child.name][1].append(number)
+            found[child.name][2].append(inner)
+        return found
+
+    # Objects
+
+    def put_frames(
+        self,
+        frames: Sequence[Buffer],
+        *,
+        subset_tags: Iterable[str] = (),
+        superset_tags: Iterable[str] = (),
+        type_name: str = "",
+    ) -> Key:
+        """See :meth:`Connector.put_frames`.
+
+        Parameters
+        ----------
+        frames
+            See there.
+        subset_tags
+            Must all be among those of the policy.
+        superset_tags
+            Must have all those of the policy among them.
+        type_name
+            Of the object, as in ``"numpy.ndarray"``; an object whose type is not told
+            goes to no policy that has ``type_names``.
+
+        Raises
+        ------
+        ConnectorError
+            If no policy takes the object, or its store failed.
+        ConnectorUnavailableError
+            If this process cannot reach the connector that would take it.
+        """
+        nbytes = sum(memoryview(frame).nbytes for frame in frames)
+        name, connector = self._children.route(
+            nbytes, subset_tags, superset_tags, type_name
+        )
+        put_frames = getattr(connector, "put_frames", None)
+        hints = _hints(connector, subset_tags, superset_tags, type_name)
+        if put_frames is not None:
+            return MultiKey(name, put_frames(frames, **hints))
+        return MultiKey(name, connector.put(b"".join(map(raw, frames)), **hints))
+
+    def put(self, obj: Buffer, **hints: Any) -> Key:
+        """See :meth:`put_frames`."""
+        return self.put_frames([obj], **hints)
+
+    def put_everywhere(self, obj: Buffer) -> list[Key]:
+        """Store one buffer in each connector, whatever the policies say."""
+        self._children.check_open()
+        return [
+            MultiKey(child.name, key)
+            for child in self._children.by_name.values()
+            for key in self._children.open(child).put_everywhere(obj)
+        ]
+
+    def put_batch(
+        self,
+        objs: Iterable[Buffer],
+        *,
+        subset_tags: Iterable[str] = (),
+        superset_tags: Iterable[str] = (),
+        type_name: str | Sequence[str] = "",
+    ) -> list[Key]:
+        """Store several buffers, one batch per connector; see :meth:`put_frames`.
+
+        Parameters
+        ----------
+        objs, subset_tags, superset_tags
+            See there. If no policy takes one of them, none is stored.
+        type_name
+            Of all objects, or one name per object.
+        """
+        objs = list(objs)
+        types = [type_name] * len(objs) if isinstance(type_name, str) else type_name
+        groups: dict[str, tuple[Connector, list[int]]] = {}
+        for number, (obj, each) in enumerate(zip(objs, types, strict=True)):
+            nbytes = memoryview(obj).nbytes
+            name, connector = self._children.route(
+                nbytes, subset_tags, superset_tags, each
+            )
+            groups.setdefault(name, (connector, []))[1].append(number)
+        keys: dict[int, Key] = {}
+        for name, (connector, numbers) in groups.items():
+            batch, named = [objs[n] for n in numbers], [types[n] for n in numbers]
+            hints = _hints(connector, subset_tags, superset_tags, named)
+            made = connector.put_batch(batch, **hints)
+            keys |= zip(numbers, (MultiKey(name, key) for key in made), strict=True)
+        return [keys[number] for number in range(len(objs))]
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot reach the key's connector.
+        """
+        connector, inner = self._find(key)
+        return connector.get(inner)
+
+    def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
+        """Return several objects, one batch per connector; see :meth:`get`."""
+        keys = list(keys)
+        found: dict[int, memoryview | None] = {}
+        for connector, numbers, inner in self._by_child(keys).values():
+            found |= zip(numbers, connector.get_batch(inner), strict=True)
+        return [found[number] for number in range(len(keys))]
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`; raises as :meth:`get` does."""
+        connector, inner = self._find(key)
+        return connector.exists(inner)
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`; raises as :meth:`get` does."""
+        connector, inner = self._find(key)
+        connector.evict(inner)
+
+    def evict_batch(self, keys: Iterable[Key]) -> None:
+        """Delete several objects, one batch per connector; see :meth:`get`."""
+        for connector, _, inner in self._by_child(keys).values():
+            connector.evict_batch(inner)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`; raises as :meth:`get` does."""
+        connector, inner = self._find(key)
+        return connector.take(inner)
+
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        """See :meth:`DeferrableConnector.new_key`.
+
+        Parameters
+        ----------
+        obj
+            Its size decides where it will go. Without it, the first connector does
+            that can, and whose policy asks for no tags and types.
+
+        Raises
+        ------
+        NotImplementedError
+            If no connector can whose policy fits.
+        """
+        self._children.check_open()
+        nbytes = None if obj is None else memoryview(obj).nbytes
+        try:
+            name, connector = self._children.route(
+                nbytes, (), (), "", lambda connector: hasattr(connector, "new_key")
+            )
+        except ConnectorError as exc:
+            raise NotImplementedError(str(exc)) from exc
+        deferrable: Any = connector
+        return MultiKey(name, deferrable.new_key(obj))
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """See :meth:`DeferrableConnector.set`."""
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
+        connector, inner = self._find(key)
+        deferrable: Any = connector
+        if hasattr(connector, "set_frames"):
+            deferrable.set_frames(inner, frames)
+        elif hasattr(connector, "set"):
+            deferrable.set(inner, b"".join(map(raw, frames)))
+        else:
+            raise WireError(f"{key!r} is of a connector without keys before objects")
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`."""
+        connector, inner = self._find(key)
+        linked = connector.link(inner)
+        return None if linked is None else MultiKey(key[0], linked)
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`."""
+        connector, inner = self._find(key)
+        return connector.renew(inner, seconds)
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Sweep each connector that this process reaches."""
+        self._children.check_open()
+        names: dict[str, list[Key]] = {name: [] for name in self._children.by_name}
+        for key in known or ():
+            if len(key) == 2 and key[0] in names:
+                names[key[0]].append(key[1])
+        swept: list[Key] = []
+        failures: list[ConnectorError] = []
+        for name, connector in self._children.reached():
+            try:
+                found = connector.sweep(None if known is None else names[name], grace)
+            except ConnectorError as exc:
+                failures.append(exc)  # the others are swept all the same
+            else:
+                swept += [MultiKey(name, key) for key in found]
+        for failure in failures:
+            logger.warning("%r could not be swept as a whole: %s", self, failure)
+        return swept
+
+    def usage(self) -> Usage:
+        """Return what the objects of all connectors take up."""
+        self._children.check_open()
+        children = self._children.by_name.values()
+        usages = [self._children.open(child).usage() for child in children]
+        return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
+
+    def space(self) -> Space:
+        """Return what all connectors within reach take of this host, added up."""
+        self._children.check_open()
+        spaces = [
+            getattr(connector, "space", Space)()
+            for _, connector in self._children.reached()
+        ]
+        return Space(*map(sum, zip(*spaces, strict=True)))
+
+    # The connector itself
+
+    @property
+    def private(self) -> bool:  # type: ignore[override]
+        """Whether all connectors are; one that is not open here is not."""
+        opened = [child.connector for child in self._children.by_name.values()]
+        return all(getattr(connector, "private", False) for connector in opened)
+
+    @property
+    def overflows(self) -> int:  # type: ignore[override]
+        """How many of this process's objects went to a slower place."""
+        opened = [child.connector for child in self._children.by_name.values()]
+        return sum(getattr(connector, "overflows", 0) for connector in opened)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {"connectors": self._children.config()}
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return the secrets of all connectors that this process has open."""
+        merged: dict[str, dict[str, str]] = {}
+        for child in self._children.by_name.values():
+            if child.connector is not None:
+                merged |= child.connector.secrets()
+        return merged
+
+    def close(self) -> None:
+        """Close the connectors, each one even if another fails."""
+        self._children.close()
+
+
+def _hints(
+    connector: Connector,
+    subset_tags: Iterable[str],
+    superset_tags: Iterable[str],
+    type_name: str | Sequence[str],
+) -> dict[str, Any]:
+    if not getattr(connector, "takes_hints", False):
+        return {}
+    hints = {
+        "subset_tags": subset_tags,
+        "superset_tags": superset_tags,
+        "type_name": type_name,
+    }
+    return {name: value for name, value in hints.items() if value}

@@ -1,0 +1,401 @@
+"""Objects in a Redis server.
+
+Known limits: one server, not a Redis Cluster. Under an eviction policy other than
+``noeviction`` the server may delete objects that are in use. A process that can do
+nothing for longer than the objects' time to live, all others being dead, loses them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar
+from urllib.parse import SplitResult
+
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.files._mapping import raw
+from daskref.connectors.redis import _objects as redisobjects
+from daskref.connectors.redis._checks import (
+    DEFAULTS,
+    checked_options,
+    flag,
+    session_of,
+    url_of,
+)
+from daskref.connectors.redis._objects import RedisKey, checked
+from daskref.connectors.redis._options import Place, without_query
+from daskref.connectors.redis._pool import Wires
+from daskref.connectors.redis._scripts import LINK, MOVE, RENEW
+from daskref.connectors.redis._session import RedisSession, script
+from daskref.exceptions import ConnectorClosedError, ConnectorError
+
+
+class RedisConnector(Connector):
+    """Store objects in a Redis server (or Valkey), for processes on many hosts.
+
+    Parameters
+    ----------
+    url
+        ``redis://[user:password@]host[:port][/database]``, ``rediss://`` for TLS, or
+        ``unix:///path``. As in ProxyStore, a host's name, with *port*.
+    port
+        With a host's name in place of a URL.
+    clear
+        Whether the objects go when the last connector of the session is closed.
+        ``False`` keeps them for ever, and is the default with *port*, as in ProxyStore.
+    hostname
+        ProxyStore's name of *url*.
+    username, password
+        Go before those in *url*. Where neither says anything, what the session was
+        opened with counts, then the environment (see Notes).
+    prefix
+        What all keys begin with.
+    chunk
+        Size above which objects lie in several strings of this size, as in "4 MiB".
+    lease
+        Seconds after which a process that was killed counts as dead.
+    ttl
+        Seconds after which the objects go by themselves when all processes of the
+        session were killed.
+    timeout
+        Seconds without any progress after which an operation fails.
+    connect_timeout
+        The same for connecting.
+    retries
+        How often to try again when the server cannot be reached.
+    ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs
+        For ``rediss://``: files of certificate authorities, of this client's
+        certificate and of its key; ``required`` (default), ``optional`` or ``none``.
+    session
+        Of the session to take part in, from :meth:`config`; by default a new one.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is malformed.
+    ConnectorUnavailableError
+        If the server cannot be used, or does not have that session.
+
+    Notes
+    -----
+    The environment: ``DASKREF_REDIS_URL`` where *url* has no host, ``…_USERNAME``,
+    ``…_PASSWORD``, ``…_DB``, ``…_CA_CERTS``, ``…_CERTFILE``, ``…_KEYFILE``.
+
+    :meth:`get` receives into new, writable memory. A connector opened without
+    :meth:`config` starts a session of its own, and still finds the objects of others
+    in the same database. What else is in the database is never touched.
+
+    Reading and testing try again, after longer and longer times; writing and deleting
+    fail at once while the server has just been found to be away. After an error in
+    :meth:`put_batch` none of the objects is stored.
+
+    Examples
+    --------
+    >>> with RedisConnector("redis://localhost") as connector:  # doctest: +SKIP
+    ...     key = connector.put(b"some bytes")
+    ...     bytes(connector.get(key))
+    b'some bytes'
+    """
+
+    scheme: ClassVar[str] = "redis"
+    aliases: ClassVar[tuple[str, ...]] = ("rediss",)
+
+    _place: Place
+    _session: RedisSession
+    _wires: Wires
+    _options: dict[str, Any]
+    _closed: bool
+
+    def __init__(
+        self,
+        url: str = "redis://",
+        port: int | str | None = None,
+        clear: bool | str | None = None,
+        *,
+        hostname: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        prefix: str = DEFAULTS["prefix"],
+        chunk: int | str = DEFAULTS["chunk"],
+        lease: float | str = DEFAULTS["lease"],
+        ttl: float | str = DEFAULTS["ttl"],
+        timeout: float | str = DEFAULTS["timeout"],
+        connect_timeout: float | str = DEFAULTS["connect_timeout"],
+        retries: int | str = DEFAULTS["retries"],
+        ssl_ca_certs: str | None = None,
+        ssl_certfile: str | None = None,
+        ssl_keyfile: str | None = None,
+        ssl_cert_reqs: str | None = None,
+        session: str | None = None,
+    ) -> None:
+        self._closed = True
+        self._options = checked_options(
+            prefix=prefix,
+            chunk=chunk,
+            lease=lease,
+            ttl=ttl,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            retries=retries,
+            ssl_ca_certs=ssl_ca_certs,
+            ssl_certfile=ssl_certfile,
+            ssl_keyfile=ssl_keyfile,
+            ssl_cert_reqs=ssl_cert_reqs,
+        )
+        self._clear = flag("clear", port is None if clear is None else clear)
+        self._place = Place(
+            url_of(hostname or url, port), username, password, self._options
+        )
+        self._wires = Wires(
+            functools.partial(self._place.connection, self._options["connect_timeout"]),
+            repr(self),
+            self._options["timeout"],
+            self._options["retries"],
+        )
+        try:
+            self._session = RedisSession(
+                self._wires,
+                self._options["prefix"],
+                session_of(session),
+                self._clear,
+                self._options["lease"],
+                self._options["ttl"],
+            )
+        except BaseException:
+            self._wires.close()
+            raise
+        self._place.remember()
+        self._closed = False
+        self._finalizer = weakref.finalize(self, self._session.leave)
+
+    @classmethod
+    def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
+        """Return the options in ``redis://user:password@host:port/database``."""
+        return {"url": without_query(url)}
+
+    def _ready(self) -> RedisSession:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        self._session.ensure()
+        return self._session
+
+    def _checked(self, key: Key) -> redisobjects.Found:
+        return checked(key, self._options["prefix"])
+
+    def _own_key(self, name: str, nbytes: int) -> RedisKey:
+        return RedisKey(self._session.root.decode() + name, nbytes)
+
+    # The contract
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """See :meth:`Connector.put_frames`."""
+        return self._put_all([frames])[0]
+
+    def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
+        """See :meth:`Connector.put_batch`; one round trip."""
+        return self._put_all([[obj] for obj in objs])
+
+    def _put_all(self, objs: Sequence[Sequence[Buffer]]) -> list[Key]:
+        session, chunk = self._ready(), self._options["chunk"]
+        views = [[raw(frame) for frame in frames] for frames in objs]
+        names = [f"{session.writer}-{os.urandom(12).hex()}" for _ in objs]
+        commands = [
+            command
+            for name, parts in zip(names, views, strict=True)
+            for command in redisobjects.write(session, name, parts, chunk)
+        ]
+        try:
+            self._wires.run(lambda wire: wire.ask_all(commands), patient=False)
+        except BaseException:
+            session.abandon(names)
+            raise
+        return [
+            self._own_key(name, sum(view.nbytes for view in parts))
+            for name, parts in zip(names, views, strict=True)
+        ]
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`."""
+        return self.get_batch([key])[0]
+
+    def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
+        """See :meth:`Connector.get_batch`; one round trip for what is small."""
+        wanted = [self._checked(key) for key in keys]
+        self._ready()
+        return self._wires.run(lambda wire: redisobjects.read(wire, wanted))
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`."""
+        found = self._checked(key)
+        self._ready()
+        return bool(self._wires.ask([b"EXISTS", found.key]))
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`."""
+        self.evict_batch([key])
+
+    def evict_batch(self, keys: Iterable[Key]) -> None:
+        """See :meth:`Connector.evict_batch`; one round trip per session."""
+        roots: dict[bytes, list[str]] = {}
+        for found in map(self._checked, keys):
+            roots.setdefault(found.root, []).append(found.name)
+        session = self._ready()
+        for root, names in roots.items():
+            if root:
+                session.drop(names, root=root)
+            else:
+                command = [b"UNLINK", *(name.encode() for name in names)]
+                self._wires.ask(command, patient=False)
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`; the new key is of the same session."""
+        found = self._checked(key)
+        session = self._ready()
+        if not found.root:
+            return None
+        name = f"{session.writer}-{os.urandom(12).hex()}"
+        command = script(LINK, found.root, found.name, name, session.ttl)
+        if not self._wires.ask(command, patient=False):
+            return None
+        return RedisKey(found.root.decode() + name, found.nbytes)
+
+    def take(self, key: Key) -> memoryview | None:
+        """Return the object and delete it: one of all who ask gets it.
+
+        Parameters
+        ----------
+        key
+            See :meth:`get`.
+
+        Returns
+        -------
+        memoryview or None
+            As :meth:`get` returns it; ``None`` if it is not there, or another took it.
+        """
+        found = self._checked(key)
+        session = self._ready()
+        name = f"{session.writer}-{os.urandom(12).hex()}"
+        if not found.root:
+            return self._wires.run(
+                lambda wire: redisobjects.take_foreign(wire, found.key)
+            )
+        if not self._wires.ask(script(MOVE, found.root, found.name, name)):
+            return None
+        ours = found._replace(key=found.root + name.encode(), name=name)
+        try:
+            (view,) = self._wires.run(lambda wire: redisobjects.read(wire, [ours]))
+        except BaseException:  # for another to take
+            with suppress(ConnectorError):
+                self._wires.ask(script(MOVE, found.root, name, found.name))
+            raise
+        session.abandon([name], root=found.root)
+        return view
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`."""
+        found = self._checked(key)
+        session = self._ready()
+        if not found.root:
+            return False
+        milliseconds = round(seconds * 1000)
+        command = script(RENEW, found.root, found.name, milliseconds, session.ttl)
+        return bool(self._wires.ask(command))
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Delete what nobody will, in this session; what is in *known* stays."""
+        session = self._ready()
+        owned = None
+        if known is not None:
+            owned = {str(key[0]).rpartition(":")[2] for key in known if key}
+        return [self._own_key(*swept) for swept in session.sweep(owned, grace)]
+
+    def usage(self) -> Usage:
+        """Return what the objects of this session take up."""
+        sizes = {e.base or e.name: e.nbytes for e in self._ready().entries()}
+        return Usage(len(sizes), sum(sizes.values()))
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`; without user and password."""
+        changed = {n: v for n, v in self._options.items() if v != DEFAULTS[n]}
+        return {
+            "url": self._place.url,
+            "clear": self._clear,
+            "session": self._session.name,
+            **changed,
+        }
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """See :meth:`Connector.secrets`."""
+        return self._place.secrets()
+
+    def close(self, clear: bool | None = None) -> None:
+        """See :meth:`Connector.close`.
+
+        Parameters
+        ----------
+        clear
+            Goes before what the connector was made with, as in ProxyStore, if this is
+            the session's last one. What is left then still has its time to live.
+        """
+        if self._closed:
+            return
+        if clear is not None:
+            self._session.clear = clear
+        self._closed = True
+        self._finalizer()
+
+    # ProxyStore's protocol for objects that are decided on before they are there
+
+    def new_key(self, obj: Buffer | None = None) -> RedisKey:
+        """Return a key for an object to come; see :meth:`set`.
+
+        Parameters
+        ----------
+        obj
+            The object, if it is known already; not stored.
+
+        Returns
+        -------
+        RedisKey
+            Until :meth:`set`, nothing is there.
+        """
+        name = f"{self._ready().writer}-{os.urandom(12).hex()}"
+        return self._own_key(name, -1 if obj is None else raw(obj).nbytes)
+
+    def set(self, key: Key, obj: Buffer) -> None:
+        """Store one buffer under a key from :meth:`new_key`.
+
+        Parameters
+        ----------
+        key
+            Nothing has been stored under it.
+        obj
+            See :meth:`put`.
+
+        Raises
+        ------
+        ConnectorError
+            As in :meth:`put`; if there is an object already, which stays.
+        """
+        self.set_frames(key, [obj])
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers as one object; see :meth:`set` and :meth:`put_frames`."""
+        found = self._checked(key)
+        session = self._ready()
+        if found.root != session.root:
+            raise ConnectorError(repr(self), f"{key!r} is of another session")
+        (hidden,) = (self._checked(k) for k in self._put_all([frames]))
+        if not self._wires.ask(script(MOVE, session.root, hidden.name, found.name)):
+            session.abandon([hidden.name])
+            raise ConnectorError(
+                repr(self), f"an object was stored under {key!r} already, and stays"
+            )
+
+    def __repr__(self) -> str:
+        return f"<RedisConnector {self._place.url}>"

@@ -1,0 +1,255 @@
+"""Objects in a Redis server: whole or not there.
+
+Small objects are one string each. Larger ones are strings of one chunk each, written
+first, and a hash that says where they are, written last: nobody sees a part. Reading
+asks for pieces of about a megabyte, a few at a time, whatever the chunks are: the
+server copies what it sends, and copies of that size stay in its caches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from daskref.connectors.redis._errors import Refusal
+from daskref.connectors.redis._session import RedisSession
+from daskref.connectors.redis._wire import Command, Request, Wire
+from daskref.connectors.redis._wire import writable as allocate
+from daskref.exceptions import WireError
+
+#: Bytes asked for at once.
+_PIECE = 2**20
+#: How often to look again where an object is, if it changed places meanwhile.
+_LOOKS = 5
+#: A key that ProxyStore's connector made.
+_FOREIGN = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: What follows the prefix: session, and name within it.
+_OWN = re.compile(r"([0-9a-f]{32}):([0-9a-f]{8}-[0-9a-f]{24})")
+
+
+class RedisKey(NamedTuple):
+    """Key of an object in a Redis server."""
+
+    #: What the object is called there: prefix, session, and a name that is never used
+    #: twice, of which the first 8 digits are the writer's.
+    redis_key: str
+    #: Size of the object in bytes; -1 if it was not known when the key was made.
+    nbytes: int = -1
+
+
+class Found(NamedTuple):
+    """A key, taken apart."""
+
+    #: In the server.
+    key: bytes
+    #: Of the session, with the colon at its end; empty if ProxyStore made the key.
+    root: bytes
+    #: In the session.
+    name: str
+    #: -1 if it is not known.
+    nbytes: int
+
+
+def checked(key: object, prefix: str) -> Found:
+    """Take a key apart.
+
+    Raises
+    ------
+    WireError
+        If it is not one that a connector with this *prefix*, or ProxyStore's, made.
+    """
+    if isinstance(key, tuple) and key and isinstance(key[0], str):
+        text, nbytes = key[0], key[1] if len(key) == 2 else -1
+        start, found = f"{prefix}:", _OWN.fullmatch(text, len(prefix) + 1)
+        if (
+            type(key) in (tuple, RedisKey)
+            and len(key) == 2
+            and text.startswith(start)
+            and found
+            and type(nbytes) is int
+            and nbytes >= -1
+        ):
+            return Found(
+                text.encode(), f"{start}{found[1]}:".encode(), found[2], nbytes
+            )
+        if len(key) == 1 and _FOREIGN.fullmatch(text):
+            return Found(text.encode(), b"", text, -1)
+    raise WireError(f"{key!r} is not a RedisKey with the prefix {prefix!r}")
+
+
+# Writing
+
+
+def write(
+    session: RedisSession, name: str, views: Sequence[memoryview], chunk: int
+) -> list[Command]:
+    """Return the commands that write an object.
+
+    Parameters
+    ----------
+    session
+        To which it will belong.
+    name
+        Its name, new.
+    views
+        Its bytes.
+    chunk
+        Bytes that one string may have.
+    """
+    root, index, ttl = session.root, session.root + b"index", b"%d" % session.ttl
+    nbytes = sum(view.nbytes for view in views)
+    key = root + name.encode()
+    chunks = -(-nbytes // chunk) if nbytes > chunk else 0
+    base = name if chunks else ""
+    entry = b"%d %d %d %b" % (nbytes, session.now(), chunks, base.encode())
+    lives = [b"PX", ttl] if session.ttl else []
+    # The index first: what is written by halves can be found.
+    commands: list[Command] = [[b"HSET", index, name.encode(), entry]]
+    if session.ttl:
+        commands.append([b"PEXPIRE", index, ttl])
+    if not chunks:
+        return [*commands, [b"SET", key, views, *lives]]
+    for number, part in enumerate(_cut(views, chunk)):
+        commands.append([b"SET", key + b".%d" % number, part, *lives])
+    fields = {b"base": base.encode(), b"chunks": b"%d" % chunks}
+    fields |= {b"chunk": b"%d" % chunk, b"size": b"%d" % nbytes}
+    commands.append([b"HSET", key, *(item for pair in fields.items() for item in pair)])
+    if session.ttl:
+        commands.append([b"PEXPIRE", key, ttl])
+    return commands
+
+
+def _cut(views: Sequence[memoryview], chunk: int) -> Iterator[list[memoryview]]:
+    part: list[memoryview] = []
+    room = chunk
+    for view in views:
+        while view.nbytes:
+            part.append(view[:room])
+            view, room = view[room:], room - part[-1].nbytes
+            if not room:
+                yield part
+                part, room = [], chunk
+    if part:
+        yield part
+
+
+# Reading
+
+
+class _Layout(NamedTuple):
+    """Where an object's bytes are."""
+
+    nbytes: int
+    #: (key, bytes in it) in order.
+    strings: list[tuple[bytes, int]]
+
+
+def read(wire: Wire, wanted: Sequence[Found]) -> list[memoryview | None]:
+    """Return objects, in the same order; ``None`` for each that is missing.
+
+    Raises
+    ------
+    WireError
+        If one has another size than its key says.
+    Refusal
+        If the server replied an error.
+    """
+    result: list[memoryview | None] = [None] * len(wanted)
+    small = [n for n, each in enumerate(wanted) if 0 <= each.nbytes <= _PIECE]
+    left = sorted(set(range(len(wanted))) - set(small))
+    requests = (
+        Request([b"GET", wanted[n].key], wanted[n].nbytes, allocate) for n in small
+    )
+    for n, reply in zip(small, wire.fetch(requests), strict=True):
+        if isinstance(reply, Refusal):
+            if reply.code != "WRONGTYPE":
+                raise reply
+            left.append(n)
+        else:
+            result[n] = reply
+    for _ in range(_LOOKS):
+        # 1. We look where an object is. 2. Another links or evicts it. 3. We read it
+        # there, and find less.
+        left = _read_large(wire, wanted, left, result) if left else left
+    for each, view in zip(wanted, result, strict=True):
+        if view is not None and each.nbytes not in (-1, view.nbytes):
+            raise WireError(
+                f"{each.key.decode()} has {view.nbytes} bytes, its key says "
+                f"{each.nbytes}: it was not written by daskref, or was changed since"
+            )
+    return result
+
+
+def _read_large(
+    wire: Wire,
+    wanted: Sequence[Found],
+    left: list[int],
+    result: list[memoryview | None],
+) -> list[int]:
+    """Read what is there of what is left; return what was not there as a whole."""
+    layouts = _layouts(wire, [wanted[n] for n in left])
+    there = {n: found for n, found in zip(left, layouts, strict=True) if found}
+    views = {n: allocate(layout.nbytes) for n, layout in there.items()}
+    pieces = [
+        (n, request) for n in there for request in _pieces(there[n].strings, views[n])
+    ]
+    replies = wire.fetch(request for _, request in pieces)
+    partial = []
+    for (n, request), reply in zip(pieces, replies, strict=True):
+        if isinstance(reply, Refusal) and reply.code != "WRONGTYPE":
+            raise reply
+        if not isinstance(reply, memoryview) or reply.nbytes != request.nbytes:
+            partial.append(n)
+    for n in views.keys() - set(partial):
+        result[n] = views[n]
+    return sorted(set(partial))
+
+
+def _layouts(wire: Wire, wanted: Sequence[Found]) -> list[_Layout | None]:
+    fields = [b"base", b"chunks", b"chunk", b"size"]
+    commands: list[Command] = []
+    for each in wanted:
+        commands += [[b"HMGET", each.key, *fields], [b"STRLEN", each.key]]
+    replies = wire.try_all(commands)
+    layouts: list[_Layout | None] = []
+    for each, manifest, length in zip(wanted, replies[::2], replies[1::2], strict=True):
+        for reply in (manifest, length):
+            if isinstance(reply, Refusal) and reply.code != "WRONGTYPE":
+                raise reply
+        if isinstance(manifest, Refusal):  # it is a string
+            assert isinstance(length, int)  # only one of the two can be refused
+            layouts.append(_Layout(length, [(each.key, length)]))
+        elif manifest[0] is None:
+            layouts.append(None)
+        else:
+            base, (chunks, chunk, size) = manifest[0], map(int, manifest[1:])
+            sizes = [min(chunk, size - number * chunk) for number in range(chunks)]
+            names = [each.root + base + b".%d" % number for number in range(chunks)]
+            layouts.append(_Layout(size, list(zip(names, sizes, strict=True))))
+    return layouts
+
+
+def _pieces(strings: list[tuple[bytes, int]], view: memoryview) -> Iterator[Request]:
+    done = 0
+    for key, nbytes in strings:
+        for start in range(0, nbytes, _PIECE):
+            stop = min(start + _PIECE, nbytes)
+            command = [b"GETRANGE", key, b"%d" % start, b"%d" % (stop - 1)]
+            into = view[done + start : done + stop]
+            yield Request(command, stop - start, _into(into))
+        done += nbytes
+
+
+def _into(view: memoryview) -> Callable[[int], memoryview]:
+    def fitting(nbytes: int) -> memoryview:
+        return view if nbytes == view.nbytes else allocate(nbytes)
+
+    return fitting
+
+
+def take_foreign(wire: Wire, key: bytes) -> memoryview | None:
+    """Return and delete, in one step, an object that ProxyStore's connector put."""
+    commands = [b"MULTI"], [b"GET", key], [b"UNLINK", key], [b"EXEC"]
+    data = wire.ask_all(commands)[-1][0]
+    return None if data is None else memoryview(bytearray(data))

@@ -1,0 +1,319 @@
+"""One process's part in a session that a Redis server keeps.
+
+Each participant counts as alive for as long as its lease, which a thread renews. The
+objects, too, have a time to live, which one of the participants renews for all: when
+every one of them has been killed, the server forgets the objects by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from daskref.background import Background, forget_in_child, make_lock
+from daskref.connectors.processes import has_ended, this_process
+from daskref.connectors.redis._pool import Wires
+from daskref.connectors.redis._scripts import ALIVE, BEAT, DROP, DUE, LEAVE
+from daskref.connectors.redis._wire import Command, Reply, Wire
+from daskref.exceptions import ConnectorError, ConnectorUnavailableError
+
+#: Objects looked at, renewed or deleted in one round trip.
+_BATCH = 500
+
+
+class Entry(NamedTuple):
+    """What the index says of an object."""
+
+    name: str
+    nbytes: int
+    #: Milliseconds since 1970, by the server's clock.
+    created: int
+    #: How many, of whose name.
+    chunks: int
+    base: str
+
+    def keys(self, root: bytes) -> list[bytes]:
+        """Return the keys that the object's bytes are in, and its own."""
+        base = root + self.base.encode()
+        chunks = [base + b".%d" % number for number in range(self.chunks)]
+        return [root + self.name.encode(), *chunks]
+
+
+def script(source: str, root: bytes, *arguments: str | int | bytes) -> Command:
+    """Return the command that runs a script on a session."""
+    encoded = [a if isinstance(a, bytes) else str(a).encode() for a in arguments]
+    return [b"EVAL", source.encode(), b"1", root, *encoded]
+
+
+class RedisSession:
+    """One process's part in a session. Thread-safe.
+
+    Parameters
+    ----------
+    wires
+        To the server; closed when the session is left.
+    prefix
+        Of all keys.
+    name
+        32 hexadecimal digits; ``None`` for a new session.
+    clear
+        Whether the objects go when the last participant leaves; otherwise they also
+        live for ever.
+    lease, ttl
+        Seconds: for which a participant, and an object, live without being renewed.
+
+    Raises
+    ------
+    ConnectorError
+        If the server cannot be used, or has no such session.
+    """
+
+    name: str
+    #: What the keys of the session begin with.
+    root: bytes
+    #: Whether leaving as the last one deletes the objects.
+    clear: bool
+    #: Milliseconds that keys live; 0: for ever.
+    ttl: int
+    #: 8 hexadecimal digits of this participant; new in a forked child.
+    writer: str
+
+    def __init__(
+        self,
+        wires: Wires,
+        prefix: str,
+        name: str | None,
+        clear: bool,
+        lease: float,
+        ttl: float,
+    ) -> None:
+        self.wires = wires
+        self.name = name or secrets.token_hex(16)
+        self.root = f"{prefix}:{self.name}:".encode()
+        self.clear = clear
+        self.ttl = max(1, round(ttl * 1000)) if clear else 0
+        self.writer = ""
+        self._lease = max(1, round(lease * 1000))
+        self._offset = 0
+        self._unfinished: deque[tuple[bytes | None, str]] = deque(maxlen=10_000)
+        self._lock = make_lock()
+        self._background = Background(self._keep_alive, "daskref-redis")
+        self._joined = False
+        forget_in_child(self)
+        self._join(must_exist=name is not None)
+
+    # Presence
+
+    def ensure(self) -> None:
+        """Join, unless this process has; raises as the constructor does."""
+        if not self._joined:
+            with self._lock:
+                if not self._joined:
+                    self._join(must_exist=True)
+
+    def _join(self, must_exist: bool) -> None:
+        self.writer = secrets.token_hex(4)
+        if self._beat(must_exist=must_exist) is None:
+            raise ConnectorUnavailableError(
+                self.wires.name,
+                f"session {self.name} has ended, or is on another server",
+            )
+        self._joined = True
+        self._background.start(after=self._interval)
+
+    def _beat(self, must_exist: bool = False) -> Reply:
+        renewal = max(1, self.ttl // 3)
+        arguments = self.writer, self._lease, self.ttl, renewal, int(must_exist)
+        command = script(BEAT, self.root, *arguments, json.dumps(this_process()))
+        found = self.wires.ask(command)
+        if found is not None:
+            self._offset = int(found[0]) - round(time.monotonic() * 1000)
+        return found
+
+    def _keep_alive(self) -> float:
+        with suppress(ConnectorError):  # it is tried again
+            if self._beat()[1]:
+                self._renew_objects()
+            while self._unfinished:
+                root, name = self._unfinished[0]
+                self.drop([name], root=root)
+                self._unfinished.popleft()
+        return self._interval
+
+    @property
+    def _interval(self) -> float:
+        return min(self._lease, self.ttl or self._lease) / 4000
+
+    def _renew_objects(self) -> None:
+        ttl = b"%d" % self.ttl
+
+        def work(wire: Wire) -> None:
+            for entries in self._scan(wire, b"index"):
+                commands = [
+                    [b"PEXPIRE", key, ttl]
+                    for entry in entries
+                    for key in entry.keys(self.root)
+                ]
+                wire.ask_all(commands)
+
+        self.wires.run(work)
+
+    # Looking
+
+    def now(self) -> int:
+        """Return the server's time in milliseconds, as far as it is known here."""
+        return self._offset + round(time.monotonic() * 1000)
+
+    def alive(self) -> tuple[int, set[str]]:
+        """Return the server's time, and the participants that are alive."""
+        time, *found = self.wires.ask(script(ALIVE, self.root))
+        return int(time), {writer.decode() for writer in found}
+
+    def entries(self) -> Iterator[Entry]:
+        """Return what the index has."""
+        return iter(self.wires.run(self._all_entries))
+
+    def _all_entries(self, wire: Wire) -> list[Entry]:
+        # a scan may return an entry twice
+        found = {e.name: e for es in self._scan(wire, b"index") for e in es}
+        return list(found.values())
+
+    def _scan(self, wire: Wire, name: bytes) -> Iterator[list[Entry]]:
+        cursor = b"0"
+        while True:
+            cursor, found = wire.ask(
+                b"HSCAN", self.root + name, cursor, b"COUNT", b"%d" % _BATCH
+            )
+            pairs = zip(found[::2], found[1::2], strict=True)
+            yield [_entry(name.decode(), value.decode()) for name, value in pairs]
+            if cursor == b"0":
+                return
+
+    # Changing
+
+    def drop(
+        self,
+        names: list[str],
+        condition: str = "any",
+        *,
+        root: bytes | None = None,
+        patient: bool = False,
+    ) -> list[tuple[str, int]]:
+        """Delete objects, of this session or of that with another *root*.
+
+        Returns
+        -------
+        list of (name, nbytes)
+            Those that were there.
+        """
+        dropped: list[tuple[str, int]] = []
+        for start in range(0, len(names), _BATCH):
+            part = names[start : start + _BATCH]
+            found = self.wires.ask(
+                script(DROP, root or self.root, condition, *part), patient=patient
+            )
+            pairs = zip(found[::2], found[1::2], strict=True)
+            dropped += [(name.decode(), int(size)) for name, size in pairs]
+        return dropped
+
+    def abandon(self, names: list[str], root: bytes | None = None) -> None:
+        """Delete objects, and what is left of half-made ones, now or later."""
+        try:
+            self.drop(names, root=root)
+        except ConnectorError:
+            self._unfinished.extend((root, name) for name in names)
+
+    def sweep(self, owned: set[str] | None, grace: float) -> list[tuple[str, int]]:
+        """Delete expired leases and orphans; see :meth:`Connector.sweep`.
+
+        Parameters
+        ----------
+        owned
+            Names with an owner: they stay.
+        grace
+            Seconds.
+
+        Returns
+        -------
+        list of (name, nbytes)
+            What was deleted.
+        """
+        due = [name.decode() for name in self.wires.ask(script(DUE, self.root))]
+        due = [name for name in due if not owned or name not in owned]
+        swept = self.drop(due, "due", patient=True)
+        if owned is None:
+            return swept
+        now, alive = self.alive()
+        orphans = [
+            entry.name
+            for entry in self.entries()
+            if entry.name not in owned
+            and entry.name[:8] not in alive
+            and now - entry.created >= grace * 1000
+        ]
+        return swept + self.drop(orphans, "unleased", patient=True)
+
+    # The end
+
+    def leave(self) -> None:
+        """End this process's part; the last one deletes the objects. Idempotent.
+
+        Silent if the server cannot be reached: it forgets the objects by itself.
+        """
+        with self._lock:
+            joined, self._joined = self._joined, False
+        if not joined:
+            return
+        self._background.stop(5.0)
+        with suppress(ConnectorError):
+            ended, *left = self._leave([self.writer])
+            if not ended and (gone := _gone(left)):
+                ended, *left = self._leave(gone)
+            if ended:
+                self.wires.run(self._clear, patient=False)
+        self.wires.close()
+
+    def _leave(self, writers: list[str]) -> Reply:
+        ttl = max(self.ttl, 60_000)
+        command = script(LEAVE, self.root, int(self.clear), ttl, *writers)
+        return self.wires.ask(command, patient=False)
+
+    def _clear(self, wire: Wire) -> None:
+        for entries in self._scan(wire, b"index.gone"):
+            for entry in entries:
+                keys = entry.keys(self.root)
+                for start in range(0, len(keys), _BATCH):
+                    wire.ask(b"UNLINK", *keys[start : start + _BATCH])
+        wire.ask(b"UNLINK", self.root + b"index.gone")
+
+    def forget(self) -> None:
+        """Have no part any more, in a forked child; the parent keeps its own."""
+        self._joined = False
+        self._unfinished = deque(maxlen=10_000)
+
+    def __repr__(self) -> str:
+        return f"<RedisSession {self.name}>"
+
+
+def _gone(left: list[bytes]) -> list[str]:
+    """Return the participants that are known to have been killed."""
+    pairs = zip(left[::2], left[1::2], strict=True)
+    return [writer.decode() for writer, where in pairs if has_ended(_process(where))]
+
+
+def _process(where: bytes) -> dict[str, Any]:
+    try:
+        described = json.loads(where)
+    except ValueError:
+        return {}
+    return described if isinstance(described, dict) else {}
+
+
+def _entry(name: str, value: str) -> Entry:
+    size, created, chunks, base = value.split(" ", 3)
+    return Entry(name, int(size), int(created), int(chunks), base)

@@ -1,0 +1,237 @@
+"""Redis's protocol on the driver's connections, large values without copies.
+
+The driver connects, over TLS if need be, and logs in. Its own reading and writing copy
+each value several times, so from then on its socket is used directly: values are sent
+from the caller's buffers, and received into the buffer that the reader gets.
+
+``_sock`` is a private name of the driver; a test looks for it on the installed one.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias
+
+from redis.exceptions import ConnectionError, InvalidResponse
+
+from daskref.connectors.redis._errors import Refusal
+
+#: One argument of a command: bytes, or views of its parts.
+Argument: TypeAlias = bytes | Sequence[memoryview]
+Command: TypeAlias = Sequence[Argument]
+#: What a server replies; an error is returned, so that replies stay in step.
+Reply: TypeAlias = Any
+
+#: Bytes read at once where it is not known how many will come.
+_READ = 32 * 2**10
+#: Buffers up to this size are joined before they are sent.
+_JOINED = 32 * 2**10
+#: Bytes given to a socket at once: each piece has the timeout for itself.
+_SENT = 2**20
+#: Bytes from which huge pages pay: new memory is the slowest part of receiving.
+_HUGE = 2 * 2**20
+#: Bytes, and replies, asked for but not read yet. The server copies each reply; those
+#: that are small and few stay in its caches.
+_WINDOW, _PIPELINE = 3 * 2**20, 256
+
+
+class Request(NamedTuple):
+    """A command whose reply is bytes."""
+
+    command: Command
+    #: At most this many are expected.
+    nbytes: int
+    #: ``(nbytes) -> memoryview`` of that length, to receive into.
+    allocate: Callable[[int], memoryview]
+
+
+def writable(nbytes: int) -> memoryview:
+    """Return new memory."""
+    if nbytes < _HUGE:
+        return memoryview(bytearray(nbytes))
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # this kernel has none
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
+class Wire:
+    """One connection to the server. Not thread-safe.
+
+    Parameters
+    ----------
+    connection
+        The driver's; it is connected here.
+    timeout
+        Seconds without any progress after which an operation fails.
+
+    Raises
+    ------
+    redis.exceptions.RedisError
+        If it does not connect or log in.
+    """
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        connection.connect()
+        self._connection = connection
+        self._socket = connection._sock
+        self._socket.settimeout(timeout)
+        self._bytes = bytearray(_READ)
+        self._buffer = memoryview(self._bytes)
+        self._start = self._stop = 0
+
+    def close(self) -> None:
+        """Close the connection. A second call is silent."""
+        self._connection.disconnect()
+
+    # Out
+
+    def send(self, commands: Iterable[Command]) -> None:
+        """Send commands; as many replies come."""
+        pending = bytearray()
+        for command in commands:
+            pending += b"*%d\r\n" % len(command)
+            for argument in command:
+                if isinstance(argument, bytes):
+                    pending += b"$%d\r\n%b\r\n" % (len(argument), argument)
+                    continue
+                pending += b"$%d\r\n" % sum(view.nbytes for view in argument)
+                for view in argument:
+                    if view.nbytes <= _JOINED:
+                        pending += view
+                    else:
+                        self._write(memoryview(pending))
+                        pending = bytearray()
+                        self._write(view)
+                pending += b"\r\n"
+            if len(pending) > _SENT:
+                self._write(memoryview(pending))
+                pending = bytearray()
+        self._write(memoryview(pending))
+
+    def _write(self, view: memoryview) -> None:
+        done, nbytes = 0, view.nbytes
+        while done < nbytes:
+            done += self._socket.send(view[done : done + _SENT])
+
+    # In
+
+    def _receive(self, into: memoryview) -> int:
+        count: int = self._socket.recv_into(into)
+        if not count:
+            raise ConnectionError("the server closed the connection")
+        return count
+
+    def _line(self) -> bytes:
+        before = b""
+        while True:
+            end = self._bytes.find(b"\n", self._start, self._stop)
+            if end >= 0:
+                line = before + self._buffer[self._start : end + 1]
+                self._start = end + 1
+                if not line.endswith(b"\r\n"):
+                    raise InvalidResponse(f"a line that begins with {line[:20]!r}")
+                return line[:-2]
+            before += self._buffer[self._start : self._stop]
+            if len(before) > _READ:
+                raise InvalidResponse(f"a line of more than {_READ} bytes")
+            self._start, self._stop = 0, self._receive(self._buffer)
+
+    def _body(self, view: memoryview) -> None:
+        done = min(view.nbytes, self._stop - self._start)
+        view[:done] = self._buffer[self._start : self._start + done]
+        self._start += done
+        while done < view.nbytes:
+            done += self._receive(view[done:])
+        if self._line():
+            raise InvalidResponse("a value is longer than its length")
+
+    def reply(
+        self, allocate: Callable[[int], memoryview] | None = None
+    ) -> Reply | Refusal:
+        """Read one reply.
+
+        Parameters
+        ----------
+        allocate
+            Bytes are received into what it returns; otherwise they are ``bytes``.
+
+        Returns
+        -------
+        object
+            ``int``, ``bytes`` or memoryview, ``None``, a list, or a :class:`Refusal`.
+        """
+        line = self._line()
+        kind, rest = line[:1], line[1:]
+        try:
+            if kind == b"$":
+                if (nbytes := int(rest)) < 0:
+                    return None
+                view = allocate(nbytes) if allocate else memoryview(bytearray(nbytes))
+                self._body(view)
+                return view if allocate else bytes(view)
+            if kind == b"+":
+                return rest
+            if kind == b":":
+                return int(rest)
+            if kind == b"*":
+                count = int(rest)
+                return None if count < 0 else [self.reply() for _ in range(count)]
+        except ValueError as exc:
+            raise InvalidResponse(f"a reply that begins with {line[:20]!r}") from exc
+        if kind == b"-":
+            return Refusal(rest.decode(errors="replace"))
+        raise InvalidResponse(f"a reply that begins with {line[:20]!r}")
+
+    # Both
+
+    def ask(self, *command: Argument) -> Reply:
+        """Send one command and return its reply.
+
+        Raises
+        ------
+        Refusal
+            If the server replied an error.
+        """
+        return self.ask_all([command])[0]
+
+    def ask_all(self, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands together and return their replies; raises as :meth:`ask`."""
+        replies = self.try_all(commands)
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                raise reply
+        return replies
+
+    def try_all(self, commands: Sequence[Command]) -> list[Reply | Refusal]:
+        """Send commands together and return their replies, errors among them."""
+        self.send(commands)
+        return [self.reply() for _ in commands]
+
+    def fetch(self, requests: Iterable[Request]) -> list[memoryview | Refusal | None]:
+        """Return the replies to many requests for bytes, a few under way at a time."""
+        waiting: deque[Request] = deque()
+        found: list[memoryview | Refusal | None] = []
+        flying = 0
+        source = iter(requests)
+        following = next(source, None)
+        while following is not None or waiting:
+            batch = []
+            while (
+                following is not None
+                and len(waiting) < _PIPELINE
+                and (not waiting or flying + following.nbytes <= _WINDOW)
+            ):
+                flying += following.nbytes
+                waiting.append(following)
+                batch.append(following.command)
+                following = next(source, None)
+            if batch:
+                self.send(batch)
+            request = waiting.popleft()
+            found.append(self.reply(request.allocate))
+            flying -= request.nbytes
+        return found

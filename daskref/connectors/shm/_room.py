@@ -1,0 +1,209 @@
+"""Where a session puts objects on disk: a directory that lives as long as the session.
+
+The directory has no lock of its own. The session says where it is, and whoever removes
+the session removes it first. What a reboot leaves behind is told by its identity file.
+Nobody can guess its name, and so be there first: it is random, and is written only into
+the session's directory, which others cannot read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from functools import cache, cached_property
+
+from daskref.background import make_lock
+from daskref.connectors.file._network import is_memory
+from daskref.connectors.files.directory import ObjectDirectory
+from daskref.connectors.files.locks import write_whole
+from daskref.connectors.files.presence import (
+    check_private,
+    hidden_spill,
+    own_directories,
+    read_identity,
+    read_own,
+    remove_whole,
+    swept,
+)
+from daskref.connectors.shm.session import SessionDirectory
+from daskref.exceptions import ConnectorUnavailableError
+
+#: Seconds after which a directory without an identity was abandoned half-made.
+_HALF_MADE = 60.0
+
+
+class Spill:
+    """The objects that a session has on disk, once it has some.
+
+    Parameters
+    ----------
+    session
+        The session.
+    root
+        Where it would put them; another process may have chosen another place first.
+    """
+
+    session: SessionDirectory
+    root: str
+    _objects: ObjectDirectory | None
+
+    def __init__(self, session: SessionDirectory, root: str) -> None:
+        self.session = session
+        self.root = root
+        self._objects = None
+        self._lock = make_lock()
+
+    @cached_property
+    def is_memory(self) -> bool:
+        """Whether it would take memory, too: then nothing is gained by moving."""
+        return is_memory(self.root)
+
+    def find(self) -> ObjectDirectory | None:
+        """Return them; ``None`` if there are none. Raises as :func:`find_spill`."""
+        if self._objects is None and (path := find_spill(self.session)):
+            self._objects = ObjectDirectory(path)
+        return self._objects
+
+    def make(self) -> ObjectDirectory:
+        """Return them, or a new directory for them; raises as :func:`make_spill`."""
+        if self._objects is None:
+            with self._lock:
+                self._objects = ObjectDirectory(make_spill(self.session, self.root))
+        return self._objects
+
+
+@cache
+def host() -> dict[str, str]:
+    """Return what tells this host, and its present boot, from others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+    except OSError:
+        boot = ""
+    return {"host": socket.gethostname(), "boot": boot}
+
+
+def find_spill(session: SessionDirectory) -> str | None:
+    """Return the session's directory on disk, if it has one.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        If what is there is not the session's.
+    """
+    path = _recorded(session)
+    if path is None or not os.path.lexists(path):
+        return None
+    check_private(path, repr(session))
+    if read_identity(path).get("nonce") != session.nonce:
+        raise ConnectorUnavailableError(
+            repr(session), f"{path} belongs to another session"
+        )
+    return path
+
+
+def make_spill(session: SessionDirectory, root: str) -> str:
+    """Return the session's directory on disk; make it in *root* if it has none.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        As :func:`find_spill` does.
+    OSError
+        If it cannot be made.
+    """
+    if found := find_spill(session):
+        return found
+    path = _record(session, root)
+    folder, name = os.path.split(path)
+    hidden = os.path.join(folder, hidden_spill(name) + secrets.token_hex(4))
+    os.mkdir(hidden, 0o700)
+    identity = {
+        "nonce": session.nonce,
+        "session": session.path,
+        "device": str(os.lstat(session.path).st_dev),
+        **host(),
+    }
+    try:
+        write_whole(os.path.join(hidden, "identity"), json.dumps(identity).encode())
+        os.rename(hidden, path)
+    except OSError:
+        shutil.rmtree(hidden, ignore_errors=True)
+        # Another process was faster?
+        if found := find_spill(session):
+            return found
+        raise
+    return path
+
+
+def _recorded(session: SessionDirectory) -> str | None:
+    try:
+        return read_own(os.path.join(session.path, "spill")).decode()
+    except FileNotFoundError:
+        return None
+
+
+def _record(session: SessionDirectory, root: str) -> str:
+    """Say in the session where the directory will be, once for all processes."""
+    if recorded := _recorded(session):
+        return recorded
+    name = f"daskref-{os.geteuid()}-{secrets.token_hex(16)}.spill"
+    path = os.path.join(os.path.abspath(root), name)
+    part = os.path.join(session.path, f".spill-{secrets.token_hex(4)}")
+    write_whole(part, path.encode())
+    try:
+        os.link(part, os.path.join(session.path, "spill"))
+    except FileExistsError:
+        return _recorded(session) or path
+    finally:
+        os.unlink(part)
+    return path
+
+
+def sweep_spills(root: str) -> list[str]:
+    """Remove this user's directories in *root* whose session has ended.
+
+    Returns
+    -------
+    list of str
+        What was removed.
+    """
+    return swept(own_directories(root), _sweep)
+
+
+def _sweep(path: str) -> bool:
+    identity = read_identity(path)
+    ended = _ended(identity) if "session" in identity else _abandoned(path, identity)
+    if ended:
+        remove_whole(path, "identity")
+    return ended
+
+
+def _abandoned(path: str, identity: dict[str, str]) -> bool:
+    """Tell whether a directory without an identity was left half-made, long ago."""
+    if identity or ".spill" not in os.path.basename(path):
+        return False
+    try:
+        return time.time() - os.lstat(path).st_mtime > _HALF_MADE
+    except FileNotFoundError:
+        return False
+
+
+def _ended(identity: dict[str, str]) -> bool:
+    here = host()
+    if identity.get("host") != here["host"]:
+        return False  # the directory is shared between hosts
+    if identity.get("boot") != here["boot"]:
+        return True
+    session = identity["session"]
+    try:
+        device = os.stat(os.path.dirname(session)).st_dev
+    except OSError:
+        return False
+    if str(device) != identity.get("device"):
+        return False  # another container's: its session cannot be seen from here
+    return read_identity(session).get("nonce") != identity.get("nonce")

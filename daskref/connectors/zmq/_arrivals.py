@@ -1,0 +1,236 @@
+"""One transfer of an object to a host, whoever of its processes wants the object.
+
+Beside the object-to-be lies a file, ``f-<name>``, whose exclusive lock is held by the
+process that fetches. It says which chunks are there: if that process dies, the kernel
+drops the lock, and the next one goes on with the chunks that are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+from daskref.background import forget_in_child
+from daskref.connectors.files.locks import (
+    EXCLUSIVE,
+    names,
+    open_plain,
+    try_lock,
+    unlock,
+)
+from daskref.connectors.files.names import ARRIVAL, ARRIVING
+from daskref.connectors.files.pieces import Pieces
+from daskref.connectors.files.recycling import unlink
+from daskref.connectors.shm.connector import SharedMemoryConnector, SharedMemoryKey
+
+#: At the start of the file: size of the chunks, and the inode of the hidden file.
+_HEAD = struct.Struct("<QQ")
+#: Seconds between two looks at whether another process is done: first, longest.
+_FIRST_LOOK, _LAST_LOOK = 0.0005, 0.02
+
+
+class Arrival:
+    """An object on its way here, fetched by this process.
+
+    Parameters
+    ----------
+    local
+        The host's store.
+    key
+        Of the object.
+    chunk
+        Size of the chunks, but for the last one, in bytes.
+    fd
+        The file that says what is there; its exclusive lock is held.
+
+    Notes
+    -----
+    End it with :meth:`publish` or :meth:`give_up`.
+    """
+
+    key: SharedMemoryKey
+    #: Indices of the chunks that are not there, in order.
+    missing: list[int]
+    _fd: int
+    _path: str
+    _pieces: Pieces
+    _chunk: int
+
+    def __init__(
+        self, local: SharedMemoryConnector, key: SharedMemoryKey, chunk: int, fd: int
+    ) -> None:
+        self.key = key
+        self._local = local
+        self._fd = fd
+        self._path = _path(local, key.name)
+        self._chunk = chunk
+        count = max(1, -(-key.nbytes // chunk))
+        there = os.pread(fd, _HEAD.size + count, 0)
+        done = there[_HEAD.size :].ljust(count, b"\0")
+        pieces = None
+        if len(there) >= _HEAD.size:
+            pieces = local.resume(*key, ARRIVING)
+            if pieces is not None and _HEAD.unpack_from(there) != (chunk, pieces.inode):
+                pieces.discard()
+                pieces = None
+        if pieces is None:
+            done = bytes(count)
+            # In this order: what the file says is never of an older hidden file.
+            os.ftruncate(fd, 0)
+            pieces = local.start(*key, ARRIVING)
+            os.pwrite(fd, _HEAD.pack(chunk, pieces.inode), 0)
+        self._pieces = pieces
+        self.missing = [index for index in range(count) if not done[index]]
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Let the parent have it, in a forked child: the lock ends with the parent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._pieces.let_be()
+            self._fd = -1
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Return offset and length of a chunk."""
+        offset = index * self._chunk
+        return offset, min(self._chunk, self.key.nbytes - offset)
+
+    def touch(self) -> None:
+        """Let the neighbours who wait for it know that we live."""
+        os.utime(self._fd)
+
+    def place(self, index: int) -> memoryview | None:
+        """Return where a chunk belongs, to receive it there; ``None``: elsewhere.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the file system is full.
+        """
+        return self._pieces.place(*self.span(index))
+
+    def write(self, index: int, view: memoryview | None) -> None:
+        """Take note of a chunk, and put it in its place; its length is right.
+
+        Parameters
+        ----------
+        index
+            Of the chunk.
+        view
+            Its bytes; ``None`` if they are in their :meth:`place`.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the file system is full.
+        """
+        if view is not None:
+            self._pieces.write(index * self._chunk, view)
+        os.pwrite(self._fd, b"\1", _HEAD.size + index)
+
+    def publish(self) -> memoryview | None:
+        """Let all processes of the host see the object; every chunk is there.
+
+        Returns
+        -------
+        memoryview or None
+            The object; ``None`` if it has been evicted already.
+        """
+        try:
+            try:
+                self._pieces.publish()
+            except BaseException:
+                self._pieces.discard()
+                raise
+            return self._local.get(self.key)
+        finally:
+            self._end()
+
+    def give_up(self) -> None:
+        """Delete what has arrived."""
+        try:
+            self._pieces.discard()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        fd, self._fd = self._fd, -1
+        release(self._path, fd)
+
+
+def _path(local: SharedMemoryConnector, name: str) -> str:
+    return os.path.join(local.directory, ARRIVAL + name)
+
+
+def release(path: str, fd: int) -> None:
+    """Delete the file at *path* whose lock is held, then drop the lock."""
+    try:
+        unlink(path)
+        unlock(fd)
+    finally:
+        os.close(fd)
+
+
+def begin(
+    local: SharedMemoryConnector, key: SharedMemoryKey, chunk: int, patience: float
+) -> memoryview | Arrival:
+    """Return an object that is here, wait for who fetches it, or begin to fetch it.
+
+    Parameters
+    ----------
+    local
+        The host's store.
+    key
+        Of the object.
+    chunk
+        Size of the chunks in bytes.
+    patience
+        Seconds to wait while another process fetches and makes no progress.
+
+    Raises
+    ------
+    TimeoutError
+        If that process makes none.
+    ConnectorError
+        If there is no room for the object.
+    """
+    path = _path(local, key.name)
+    deadline = time.monotonic() + patience
+    look = _FIRST_LOOK
+    progress = 0
+    while True:
+        current = False
+        fd = open_plain(path, os.O_RDWR | os.O_CREAT)
+        try:
+            locked = try_lock(fd, EXCLUSIVE)
+            if locked:
+                # 1. We open the file. 2. Its owner publishes, deletes and unlocks it.
+                # 3. We lock it: by now the name means another file, or none.
+                # Or 2. the owner publishes, and dies: the object is here as well.
+                current = names(path, fd)
+                view = local.get(key)
+                if view is None and current:
+                    return Arrival(local, key, chunk, fd)
+            else:
+                view = local.get(key)
+                seen = os.fstat(fd).st_mtime_ns
+        except BaseException:
+            release(path, fd) if current else os.close(fd)
+            raise
+        if current:
+            release(path, fd)
+        else:
+            os.close(fd)
+        if view is not None:
+            return view
+        if locked:
+            continue
+        now = time.monotonic()
+        if seen != progress:
+            progress = seen
+            deadline = now + patience
+        elif now > deadline:
+            raise TimeoutError
+        time.sleep(look)
+        look = min(2 * look, _LAST_LOOK)

@@ -1,0 +1,341 @@
+"""What a process asks of other hosts, and sends to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from daskref.connectors.base import Key
+from daskref.connectors.shm.connector import SharedMemoryConnector, SharedMemoryKey
+from daskref.connectors.zmq._arrivals import Arrival, begin
+from daskref.connectors.zmq._connections import ClosedError, Lines
+from daskref.connectors.zmq._fetching import Transfer, UnansweredError
+from daskref.connectors.zmq._limits import Limits
+from daskref.connectors.zmq._requests import ask, push
+from daskref.connectors.zmq._wire import NAMES, Op, Request, Status
+from daskref.connectors.zmq.sources import Source, Sources
+from daskref.exceptions import (
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorUnavailableError,
+)
+
+#: Seconds between two attempts to send to hosts that are busy.
+_BUSY = 0.1
+#: Seconds for which a host that did not answer is tried last.
+_SILENT = 60.0
+#: Seconds that a reader tries by itself after it has waited for its neighbour.
+_LEAST = 1.0
+
+
+class Remote:
+    """The other hosts of a session, as one process sees them.
+
+    Parameters
+    ----------
+    owner
+        ``repr`` of the connector, for errors.
+    local
+        This host's store; takes what is fetched.
+    host
+        Identity of this host: it is never asked.
+    sources
+        Says where objects are.
+    limits
+        Sizes and waits.
+    connect
+        () -> the connections; called when they are needed.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        local: SharedMemoryConnector,
+        host: str,
+        sources: Sources,
+        limits: Limits,
+        connect: Callable[[], Lines],
+    ) -> None:
+        self._owner = owner
+        self._local = local
+        self._host = host
+        self._sources = sources
+        self._limits = limits
+        self._connect = connect
+        self._silent: dict[str, float] = {}
+
+    def _elsewhere(self, sources: Iterable[Source]) -> list[Source]:
+        return [Source(*each) for each in sources if each[0] != self._host and each[1]]
+
+    def attend(self, sources: Sources) -> None:
+        """Go by somebody else's word from now on."""
+        self._sources = sources
+
+    def copies(self, key: Key) -> list[Source]:
+        """Return the other hosts that may have the object."""
+        return self._elsewhere(self._sources.copies(key))
+
+    def targets(self, nbytes: int = 0) -> list[Source]:
+        """Return the other hosts that may take an object."""
+        return self._elsewhere(self._sources.targets(nbytes))
+
+    def _unavailable(self, message: str) -> ConnectorUnavailableError:
+        return ConnectorUnavailableError(self._owner, message)
+
+    @contextmanager
+    def _closable(self) -> Iterator[Lines]:
+        try:
+            yield self._connect()
+        except ClosedError:
+            raise ConnectorClosedError(self._owner) from None
+
+    def fetch(self, key: Key) -> memoryview | None:
+        """Return an object, once it has been fetched to this host.
+
+        Parameters
+        ----------
+        key
+            Name, size and home of the object.
+
+        Returns
+        -------
+        memoryview or None
+            ``None`` if all who were asked lack it, or nobody is known to have it.
+
+        Raises
+        ------
+        ConnectorError
+            If it could not be had, or not be stored here.
+        WireError
+            If bytes of it came damaged twice.
+        """
+        # Who is asked hears how it ends, whoever else is asked meanwhile.
+        asked = self._sources
+        if not asked.others():
+            return None
+        short, limits = SharedMemoryKey(key[0], key[1]), self._limits
+        began = time.monotonic()
+        try:
+            arrival = begin(self._local, short, limits.chunk, limits.timeout)
+        except TimeoutError:
+            raise self._unavailable(
+                f"{short.name} is being fetched by another process of this host, "
+                f"which has made no progress for {limits.timeout:g} s"
+            ) from None
+        if not isinstance(arrival, Arrival):
+            return arrival
+        patience = limits.timeout - (time.monotonic() - began)
+        view = None
+        try:
+            try:
+                whole = self._transfer(asked, arrival, key, max(patience, _LEAST))
+            except BaseException:
+                arrival.give_up()
+                raise
+            if whole:
+                view = self._publish(arrival)
+            else:
+                arrival.give_up()
+        finally:
+            asked.ended(key, view is not None)
+        return view
+
+    def _transfer(
+        self, asked: Sources, arrival: Arrival, key: Key, patience: float
+    ) -> bool:
+        def locate() -> list[Source]:
+            return self._elsewhere(asked.sources(key, arrival.touch))
+
+        sources = locate()
+        if not sources:
+            asked.given_up(key)
+            return False
+        try:
+            with self._closable() as lines:
+                transfer = Transfer(
+                    lines,
+                    arrival,
+                    sources,
+                    locate,
+                    lambda place: asked.failed(key, place),
+                    self._limits,
+                )
+                whole = transfer.run(patience)
+        except UnansweredError as exc:
+            asked.given_up(key)
+            raise self._unavailable(f"{key[0]} could not be fetched: {exc}") from None
+        except OSError as exc:  # ours to tell: others do give it
+            raise self._not_stored(key, exc) from exc
+        if not whole:
+            asked.given_up(key)
+        return whole
+
+    def _publish(self, arrival: Arrival) -> memoryview | None:
+        try:
+            return arrival.publish()
+        except OSError as exc:
+            raise self._not_stored(arrival.key, exc) from exc
+
+    def _not_stored(self, key: Key, exc: OSError) -> ConnectorError:
+        return ConnectorError(
+            self._owner, f"{key[0]} could not be stored here: {exc.strerror}"
+        )
+
+    def push(self, views: Sequence[memoryview], name: str) -> str:
+        """Send an object to a host that takes it.
+
+        Parameters
+        ----------
+        views
+            Its bytes, in several buffers.
+        name
+            Of the object.
+
+        Returns
+        -------
+        str
+            Identity of the host.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If no host takes it: says who was asked, and what each one answered.
+        """
+        nbytes = sum(view.nbytes for view in views)
+        deadline = time.monotonic() + self._limits.timeout
+        while True:
+            answers: dict[str, str] = {}
+            for source in sorted(self.targets(nbytes), key=self._last_silent):
+                if self._push_to(source, name, views, answers):
+                    return source.host
+            busy = any(text.endswith(Status.BUSY.name) for text in answers.values())
+            if not busy or time.monotonic() > deadline:
+                told = "; ".join(f"{who} {text}" for who, text in answers.items())
+                raise self._unavailable(f"no host took an object of {nbytes} B: {told}")
+            time.sleep(_BUSY)
+
+    def _last_silent(self, source: Source) -> float:
+        """Return when a host last did not answer; 0 if that is long ago, or never."""
+        when = self._silent.get(source.host, 0.0)
+        return when if time.monotonic() < when + _SILENT else 0.0
+
+    def _push_to(
+        self,
+        source: Source,
+        name: str,
+        views: Sequence[memoryview],
+        answers: dict[str, str],
+    ) -> bool:
+        for place in source.endpoints:
+            try:
+                with self._closable() as lines:
+                    status = push(lines, place, name, views, self._limits)
+            except UnansweredError as exc:
+                answers[place] = str(exc)
+                self._silent[source.host] = time.monotonic()
+                continue
+            if status is Status.WHOLE:
+                return True
+            answers[place] = f"answered {status.name}"
+            if status is Status.FULL:
+                return False
+        return False
+
+    def reaches(self, source: Source) -> bool:
+        """Tell whether a server of a host lets this process in."""
+        request = Request(Op.EXISTS)
+        try:
+            with self._closable() as lines:
+                ask(lines, source, request)
+        except UnansweredError:
+            return False
+        return True
+
+    def any_has(self, key: Key, op: Op, length: int = 0) -> bool:
+        """Tell whether another host answers yes.
+
+        Parameters
+        ----------
+        key
+            Of the object.
+        op
+            What to ask of the hosts that may have it.
+        length
+            Goes with the request.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If none says yes, and not all have answered.
+        """
+        answers = []
+        request = Request(op, key[0], key[1], 0, length)
+        for source in self.copies(key):
+            try:
+                with self._closable() as lines:
+                    if ask(lines, source, request) is Status.OK:
+                        return True
+            except UnansweredError as exc:
+                answers.append(str(exc))
+        if answers:
+            raise self._unavailable(f"{key[0]} may be elsewhere: {'; '.join(answers)}")
+        return False
+
+    def take(self, key: Key) -> bool:
+        """Delete an object where it was put; whether this very call deleted it.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If that cannot be told.
+        """
+        known = self.copies(key)
+        places = next((each.endpoints for each in known if each.host == key[2]), ())
+        answers = []
+        request = Request(Op.TAKE, key[0], key[1])
+        for place in places:
+            source = Source(key[2], [place])
+            try:
+                with self._closable() as lines:
+                    status = ask(lines, source, request)
+            except UnansweredError as exc:
+                answers.append(str(exc))
+                continue
+            if status is Status.OK:
+                return True
+            # Who did not answer may have deleted it, for us.
+            if status is Status.MISSING and not answers:
+                return False
+            answers.append(f"{place} answered {status.name}")
+        told = "; ".join(answers) or "nobody is known to serve there"
+        raise self._unavailable(
+            f"{key[0]} cannot be taken from host {key[2][:8]}, where it was put: {told}"
+        )
+
+    def evict(self, keys: Iterable[Key]) -> None:
+        """Delete objects, and their copies, from other hosts.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If a host did not answer. What could be reached was deleted.
+        """
+        by_host: dict[str, tuple[Source, list[str]]] = {}
+        for key in keys:
+            for source in self.copies(key):
+                by_host.setdefault(source.host, (source, []))[1].append(key[0])
+        answers = []
+        for source, names in by_host.values():
+            for start in range(0, len(names), NAMES):
+                data = "\n".join(names[start : start + NAMES]).encode()
+                try:
+                    with self._closable() as lines:
+                        ask(lines, source, Request(Op.EVICT, length=len(data)), data)
+                except UnansweredError as exc:
+                    answers.append(f"host {source.host[:8]}: {exc}")
+                    break
+        if answers:
+            raise self._unavailable(
+                f"objects may be left on other hosts: {'; '.join(answers)}"
+            )

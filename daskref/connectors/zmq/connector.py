@@ -1,0 +1,403 @@
+"""Objects in the shared memory of many hosts, fetched once per host.
+
+Known limits: a process outside a session's hosts reads what it fetched for as long as
+it keeps a session directory of its own; without a :class:`Sources` that knows who
+copied what, evicting deletes the object on the hosts that the connector was told of.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock
+from typing import Any, ClassVar
+
+from daskref.background import forget_in_child
+from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.shm.connector import SharedMemoryConnector
+from daskref.connectors.space import Space
+from daskref.connectors.zmq._host import open_host, parse_place
+from daskref.connectors.zmq._limits import Limits
+from daskref.connectors.zmq._objectkey import ZmqKey, checked_key, short
+from daskref.connectors.zmq._objects import ZmqObjects
+from daskref.connectors.zmq._remote import Remote
+from daskref.connectors.zmq._server import Served
+from daskref.connectors.zmq._session import ZmqSession, enter
+from daskref.connectors.zmq.sources import (
+    KnownPeers,
+    Locate,
+    Source,
+    Sources,
+    parse_peers,
+)
+from daskref.exceptions import ConfigError
+
+
+class ZmqConnector(Connector):
+    """Store objects in this host's shared memory; fetch those of other hosts.
+
+    Parameters
+    ----------
+    session
+        Of another connector's :meth:`config`, to take part; a new one by default.
+    serve
+        Whether this process serves its host's objects to other hosts.
+    peers
+        Hosts that are known: identity -> endpoints, as in ``tcp://10.0.0.1:5000``.
+    locate
+        Says where objects are: a :class:`~daskref.connectors.zmq.sources.Sources`, or
+        only ``key -> [(host, endpoints), …]``. Not part of :meth:`config`.
+    security
+        ``"tls"``: authenticated and encrypted. ``"clear"``: authenticated; whoever can
+        listen to the network sees the data.
+    interface
+        On which to serve: a name (``eth0``) or an address; by default the one with
+        which this host reaches others.
+    port
+        On which to serve: a number, a range (``"5000:5100"``), or 0 for any.
+    advertise
+        What others are told: ``address`` or ``address:port``, if it is not where the
+        server listens (NAT, containers).
+    chunk, window, lanes
+        Bytes asked for at once, how many such requests are in flight on a connection,
+        and how many connections a large object is fetched over.
+    timeout
+        Seconds that a transfer may make no progress, whoever is asked, until it fails.
+    stall
+        Seconds after which another endpoint is asked.
+    handshake, heartbeat
+        Seconds for a new connection to prove that it has the keys, and after which a
+        server asks whether a silent peer's host is still there.
+    connections
+        How many a server has open.
+    pushes, push_nbytes, push_age
+        Objects that other hosts may be sending to a server at once, their bytes, and
+        seconds without a chunk after which one is abandoned.
+    root, budget, recycle, recycle_idle, spill_directory
+        As :class:`~daskref.connectors.SharedMemoryConnector` has them. *root* holds the
+        session directory of this host.
+
+    Raises
+    ------
+    ConfigError
+        If an option is malformed.
+    ConnectorUnavailableError
+        If the session directory cannot be made, or the port is taken, or this process
+        should serve and has not got the session's keys.
+
+    Notes
+    -----
+    :meth:`get` maps the object where this host has it. Otherwise it fetches the object
+    into this host's session directory first; whoever else of this host wants it
+    meanwhile waits for that one transfer. A process on a host where nobody serves
+    sends what it puts to a host that does, if it knows one.
+
+    :meth:`usage` and :meth:`sweep` are about this host. The keys that open the
+    connections are in :meth:`secrets` only.
+
+    Examples
+    --------
+    >>> with ZmqConnector() as connector:
+    ...     key = connector.put(b"some bytes")
+    ...     bytes(connector.get(key))
+    b'some bytes'
+    """
+
+    scheme: ClassVar[str] = "zmq"
+    private = True
+
+    _id: str
+    _local: SharedMemoryConnector
+    _session: ZmqSession
+    _remote: Remote
+    _objects: ZmqObjects
+    _attended: list[Sources]
+    _config: dict[str, Any]
+    _lock: Lock
+
+    def __init__(
+        self,
+        session: str | None = None,
+        *,
+        serve: bool | str = False,
+        peers: Mapping[str, Sequence[str]] | None = None,
+        locate: Sources | Locate | None = None,
+        security: str = "tls",
+        interface: str | None = None,
+        port: int | str = 0,
+        advertise: str | None = None,
+        chunk: int | str | None = None,
+        window: int | str | None = None,
+        lanes: int | str | None = None,
+        timeout: float | str | None = None,
+        stall: float | str | None = None,
+        handshake: float | str | None = None,
+        heartbeat: float | str | None = None,
+        connections: int | str | None = None,
+        pushes: int | str | None = None,
+        push_nbytes: int | str | None = None,
+        push_age: float | str | None = None,
+        root: str | os.PathLike[str] | None = None,
+        budget: float | str | None = 0.8,
+        recycle: float | str | None = 0.25,
+        recycle_idle: float | str = 5.0,
+        spill_directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        given = {
+            "chunk": chunk,
+            "window": window,
+            "lanes": lanes,
+            "timeout": timeout,
+            "stall": stall,
+            "handshake": handshake,
+            "heartbeat": heartbeat,
+            "connections": connections,
+            "pushes": pushes,
+            "push_nbytes": push_nbytes,
+            "push_age": push_age,
+        }
+        limits = Limits.parse(**given)
+        parse_place(None, port, advertise)
+        if security not in ("tls", "clear"):
+            raise ConfigError("zmq: security", security, '"tls" or "clear"')
+        encrypted = security == "tls"
+        self._id = enter(session, encrypted)
+        options: dict[str, Any] = {
+            "root": None if root is None else os.fspath(root),
+            "budget": budget,
+            "recycle": recycle,
+            "recycle_idle": recycle_idle,
+            "spill_directory": spill_directory and os.fspath(spill_directory),
+        }
+        self._local = open_host(self._id, **options)
+        self._session = ZmqSession(repr(self), self._id, self._local, encrypted, limits)
+        self._lock = Lock()
+        forget_in_child(self)
+        try:
+            self._host = self._local.session.host
+            known = parse_peers(peers or {})
+            if str(serve).lower() not in ("0", "false", "no"):
+                self.serve(interface, port, advertise)
+            if here := self.endpoints:
+                known[self._host] = here
+            if not isinstance(locate, Sources):
+                locate = KnownPeers(known, locate)
+            self._attended = [locate]
+            self._remote = Remote(
+                repr(self), self._local, self._host, locate, limits, self._session.lines
+            )
+            self._objects = ZmqObjects(self._host, self._session, self._remote)
+        except BaseException:
+            self.close()
+            raise
+        self._config = {
+            "session": self._id,
+            "peers": known,
+            "security": security,
+            "interface": interface,
+            "port": port,
+            **{name: value for name, value in given.items() if value is not None},
+            **options,
+        }
+
+    @property
+    def host(self) -> str:
+        """Identity of this host: of its session directory, whatever it is called."""
+        return self._host
+
+    @property
+    def directory(self) -> str:
+        """The session directory of this host."""
+        return self._local.directory
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where processes of this host serve."""
+        return self._session.endpoints
+
+    @property
+    def served(self) -> Served:
+        """What the server of this process has done; all zero if it has none."""
+        return self._session.served
+
+    def forget(self) -> None:
+        """Serve no more, in a forked child; the parent goes on."""
+        self._lock = Lock()
+        self._session.forget()
+
+    def serve(
+        self,
+        interface: str | None = None,
+        port: int | str = 0,
+        advertise: str | None = None,
+    ) -> str:
+        """Serve this host's objects to other hosts from now on.
+
+        Parameters
+        ----------
+        interface, port, advertise
+            See the class. Ignored if this process serves already.
+
+        Returns
+        -------
+        str
+            What others connect to: ``tcp://address:port``.
+
+        Raises
+        ------
+        ConfigError, ConnectorUnavailableError
+            See the class.
+        """
+        return self._session.serve(parse_place(interface, port, advertise))
+
+    def attend(self, sources: Sources) -> Callable[[], None]:
+        """Go by somebody's word on where objects are, whoever was asked before.
+
+        Parameters
+        ----------
+        sources
+            To ask and to tell.
+
+        Returns
+        -------
+        callable
+            () -> None: go by the word of who was asked before, from then on.
+        """
+        with self._lock:
+            self._attended.append(sources)
+            self._remote.attend(sources)
+
+        def leave() -> None:
+            with self._lock:
+                self._attended.remove(sources)
+                self._remote.attend(self._attended[-1])
+
+        return leave
+
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        """See :meth:`Connector.put_frames`."""
+        return self._objects.put(frames)
+
+    def supply(self, key: Key, frames: Sequence[Buffer] | None = None) -> str | None:
+        """Send an object that others lack to a host that serves.
+
+        Parameters
+        ----------
+        key
+            Of the object.
+        frames
+            Its bytes; by default those that this host has.
+
+        Returns
+        -------
+        str or None
+            Identity of the host; ``None`` if there are no such bytes.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If no host takes it.
+        """
+        return self._objects.supply(key, frames)
+
+    def put_everywhere(self, obj: Buffer) -> list[Key]:
+        """Put nothing: every host has a place of its own, which nobody has to see."""
+        return []
+
+    def get(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.get`.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If the object is on other hosts, and none of them gave it: says who was
+            asked, and what each one answered.
+        WireError
+            Also if bytes of it came damaged twice.
+        """
+        return self._objects.get(key)
+
+    def exists(self, key: Key) -> bool:
+        """See :meth:`Connector.exists`; asks other hosts if need be."""
+        return self._objects.exists(key)
+
+    def evict(self, key: Key) -> None:
+        """See :meth:`Connector.evict`; on all hosts that are known to have it."""
+        self.evict_batch([key])
+
+    def evict_batch(self, keys: Iterable[Key]) -> None:
+        """See :meth:`Connector.evict_batch`.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If a host did not answer. What could be reached was deleted.
+        """
+        self._objects.evict(keys)
+
+    def take(self, key: Key) -> memoryview | None:
+        """See :meth:`Connector.take`; who gets it is decided where it was put.
+
+        Copies on hosts that do not answer stay until they are swept.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            See :meth:`get`; also if the host on which it was put did not answer.
+        """
+        return self._objects.take(key)
+
+    def link(self, key: Key) -> Key | None:
+        """See :meth:`Connector.link`; only of what is on this host, if it serves."""
+        return self._objects.link(key)
+
+    def renew(self, key: Key, seconds: float) -> bool:
+        """See :meth:`Connector.renew`; also where the object was put."""
+        return self._objects.renew(key, seconds)
+
+    def evict_here(self, keys: Iterable[Key]) -> None:
+        """Delete objects, or copies of them, from this host only."""
+        self._session.ready().evict_batch(short(checked_key(key)) for key in keys)
+
+    def here(self) -> list[str]:
+        """Return the names of all objects that this host has."""
+        return self._session.ready().names()
+
+    def reaches(self, source: Source) -> bool:
+        """Tell whether a server of a host lets this process in."""
+        return self._remote.reaches(source)
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """See :meth:`Connector.sweep`: on this host, where copies count as objects."""
+        swept = self._session.ready().sweep(known, grace)
+        return [ZmqKey(name, nbytes, self._host) for name, nbytes in swept]
+
+    def usage(self) -> Usage:
+        """Return what the objects on this host take up, copies included."""
+        return self._session.ready().usage()
+
+    @property
+    def overflows(self) -> int:  # type: ignore[override]
+        """Objects of this process that went to disk."""
+        return self._local.overflows
+
+    def space(self) -> Space:
+        """See :meth:`Connector.space`; copies of other hosts' objects count."""
+        return self._session.ready().space()
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return the keys of the session."""
+        return self._session.secrets()
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Connector.config`."""
+        return {**self._config, "peers": dict(self._config["peers"])}
+
+    def close(self) -> None:
+        """See :meth:`Connector.close`; transfers that run end with an error."""
+        self._session.close()
+
+    def __repr__(self) -> str:
+        return f"<ZmqConnector {self._id[:8]} on {self._local.directory}>"

@@ -1,0 +1,1 @@
+"""What travels in task graphs: nodes, and packing large values into them."""

@@ -1,0 +1,629 @@
+"""Large values inside one task -> references.
+
+Two rules. *Identity decides what is one object*: a task is pickled as a whole, with
+function and arguments, so what is one object in it arrives as one, wherever it lies.
+*Content decides what is stored once*: what is large is stored beside the pickle, and
+has a persistent id there.
+
+What is stored apart is
+
+- a value whose bytes lie in one piece: an array, ``bytes``, text, …;
+- a whole object of one of the packages whose objects are such (arrays with more to
+  them, frames, models), with all that is in it;
+- any other object that is still large without what is stored apart of it; of lists,
+  dicts and the like, those that a user has named: arguments, what a function closes
+  over, and the items of short ones.
+
+If two of these share a part, or share one with the rest of the task, they would arrive
+with a copy of it each: those are stored together, or not apart.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+======================================  ============================================
+name                                    what for
+======================================  ============================================
+``_task_spec.Alias``                    nodes to leave alone
+``_task_spec.TaskRef``                  nodes to leave alone; futures
+``_task_spec.DataNode``                 values that have a key of their own
+``_task_spec.GraphNode``                all nodes
+``_task_spec.Task``                     calls
+======================================  ============================================
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import xxhash
+from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef
+from dask.utils import funcname
+
+from daskref.exceptions import DaskrefError, NotProxiableError, OwnershipError
+from daskref.graph._functions import is_plain_function, is_small_function
+from daskref.graph._scanning import FoundLargeError, scan
+from daskref.graph.literals import (
+    FEW,
+    SCALARS,
+    exact_nbytes,
+    is_small,
+    is_whole,
+    on_gpu,
+)
+from daskref.graph.nodes import Lazy, PackedNode, Place, ReferenceNode, StoredNode
+from daskref.objects.codec import Encoded, encode
+from daskref.objects.pickling import ByValuePickler, identities_in
+from daskref.objects.reference import Reference
+from daskref.proxy.proxy import Proxy
+
+#: ``(obj, encoded) -> Reference | None``: put a value, or say that it stays in-band.
+Put = Callable[[Any, Encoded], "Reference | None"]
+
+_INERT = (TaskRef, Alias, StoredNode)
+_CONTAINERS = frozenset({list, tuple, set, frozenset, dict})
+#: Classes whose objects are never stored apart, whatever they hold.
+_STRUCTURE = (
+    *(GraphNode, TaskRef, Proxy, type, ModuleType, functools.partial),
+    pickle.PickleBuffer,
+)
+#: How many objects of one task are looked into on their own, to see if they are large.
+_TRIES = 64
+#: How often a task is pickled until nothing that is stored apart shares a part with it.
+_ATTEMPTS = 4
+
+
+def small_value(value: Any, threshold: int) -> bool:
+    """Tell whether an argument of a task is surely small; nodes are."""
+    # not isinstance(): it would ask a user's proxy for the type of its target
+    return issubclass(type(value), _INERT) or is_small(value, threshold)
+
+
+def small_call(func: Any, values: Iterable[Any], threshold: int) -> bool:
+    """Tell whether nothing in a call is large, surely."""
+    return is_small_function(func, threshold) and all(
+        small_value(value, threshold) for value in values
+    )
+
+
+class _Looked:
+    """What is known of one object, for as long as one call to the client lasts."""
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj  # or its id would be another's
+        #: Bytes of its own, what is stored apart of it left out; its parts, by ``id``
+        self.own: tuple[int, dict[int, Any]] | None = None
+        self._encoded: Encoded | None = None
+        self._identities: set[int] | None = None
+
+    @property
+    def encoded(self) -> Encoded:
+        if self._encoded is None:
+            self._encoded = encode(self.obj)
+        return self._encoded
+
+    @property
+    def nbytes(self) -> int:
+        """What is known of its size by now; 0 if that is nothing."""
+        own = 0 if self.own is None else self.own[0]
+        return own if self._encoded is None else max(own, self._encoded.nbytes)
+
+    @property
+    def identities(self) -> set[int]:
+        """The objects that are in it."""
+        if self._identities is None:
+            if exact_nbytes(self.obj) is not None or self.encoded.pickle is None:
+                self._identities = {id(self.obj)}
+            else:
+                self._identities = self.encoded.pickle.identities()
+        return self._identities
+
+
+class Packed(NamedTuple):
+    """A pickle, and what is stored beside it.
+
+    The data are a reference where the pickle is stored, being large itself, or the
+    object as a whole.
+    """
+
+    data: bytes | Reference
+    places: tuple[Place, ...]
+    inside: tuple[Reference, ...]
+
+
+class Packer:
+    """Stores what is large in the tasks of one call to the client.
+
+    Parameters
+    ----------
+    threshold
+        Size in bytes above which a value goes by reference.
+    put
+        ``(obj, encoded) -> Reference | None``; called once per large value, blocks.
+    looked
+        What the same call has found before; it must not outlive the call, for objects
+        may change between two.
+
+    Notes
+    -----
+    Not thread-safe.
+    """
+
+    threshold: int
+    _put: Put
+    _looked: dict[int, _Looked]
+    _together: dict[tuple[int, ...], _Looked]
+    _limits: dict[int, int]
+    _small: dict[int, Any]
+
+    def __init__(
+        self, threshold: int, put: Put, looked: dict[Any, Any] | None = None
+    ) -> None:
+        self.threshold = threshold
+        self._put = put
+        self._looked = {} if looked is None else looked
+        self._together = {}
+        self._limits = {}
+        self._small = {}
+
+    # Nodes
+
+    def node(self, node: GraphNode) -> GraphNode:
+        """Return a node of a graph with its large values replaced.
+
+        Parameters
+        ----------
+        node
+            Returned as it is where nothing large is in it, or where it does not pickle:
+            Dask has other ways, and its own error. So is a task of a type that is not
+            of Dask's core: something on the scheduler knows it by its type, as P2P
+            shuffles know their barriers.
+        """
+        if isinstance(node, DataNode):
+            return self._data(node)
+        if not isinstance(node, Task) or type(node).__module__ != Task.__module__:
+            return node
+        if self._is_small_task(node):
+            return node
+        try:
+            packed = self.pack(node)
+        except NotProxiableError:
+            return node
+        except DaskrefError:
+            raise
+        except Exception:
+            return node
+        if packed is None:
+            # nor is anything large in another task with the same parts
+            for part in (node.func, *node.args, *node.kwargs.values()):
+                self._small[id(part)] = part
+            return node
+        return PackedNode(
+            *(node.key, *packed, node.dependencies, bool(node.is_coro)),
+            f"<Task {node.key!r} {funcname(node.func)}(...)>",
+            data_producer=node.data_producer,
+        )
+
+    def _data(self, node: DataNode) -> GraphNode:
+        if is_small(node.value, self.threshold) or on_gpu(node.value):
+            return node
+        reference = self.store(node.value)
+        if reference is None:
+            return node
+        # its key keeps a proxy: each task that depends on it gets its own object
+        return ReferenceNode(node.key, reference)
+
+    def _is_small_task(self, task: Task) -> bool:
+        limit, known = self.threshold, self._small
+        values = (*task.args, *task.kwargs.values())
+        return (
+            (id(task.func) in known or is_small_function(task.func, limit))
+            and all(small_value(value, limit) or id(value) in known for value in values)
+            and not any(id(value) in self._limits for value in values)
+        )
+
+    # Values
+
+    @property
+    def knows_large(self) -> bool:
+        """Whether something large was found in the call already."""
+        return any(looked.nbytes > self.threshold for looked in self._looked.values())
+
+    def store(self, obj: Any, limit: int | None = None) -> Reference | None:
+        """Put one object, if it is large.
+
+        Parameters
+        ----------
+        obj
+            The object, stored as a whole.
+        limit
+            Size in bytes; default: the threshold.
+
+        Returns
+        -------
+        Reference or None
+            ``None`` if it is small, does not serialize, or the store does not take it.
+        """
+        looked = self._look(obj)
+        try:
+            if looked.encoded.nbytes <= (self.threshold if limit is None else limit):
+                return None
+        except NotProxiableError:  # Dask has other ways, and its own error
+            return None
+        return self._put(obj, looked.encoded)
+
+    def share(self, obj: Any, limit: int) -> bool:
+        """Store an object apart in all tasks, if it has more bytes than *limit*."""
+        limit = min(limit, self.threshold)
+        if on_gpu(obj) or self.store(obj, limit) is None:
+            return False
+        self._look(obj)
+        self._limits[id(obj)] = limit
+        return True
+
+    def _look(self, obj: Any) -> _Looked:
+        looked = self._looked.get(id(obj))
+        if looked is None:
+            looked = self._looked[id(obj)] = _Looked(obj)
+        return looked
+
+    def goes_apart(self, obj: Any, pickler: _TaskPickler) -> bool:
+        """Tell whether an object that a task's pickler meets is stored apart."""
+        nbytes = exact_nbytes(obj)
+        limit = self._limits.get(id(obj))
+        if limit is not None:
+            return True
+        if nbytes is not None:
+            return nbytes > self.threshold and type(obj) is not int
+        cls = type(obj)
+        if cls is Lazy:
+            return not issubclass(type(obj.value), GraphNode)
+        if cls.__module__ == "builtins":
+            if id(obj) not in pickler.named:
+                return False
+        elif issubclass(cls, _STRUCTURE) or on_gpu(obj):
+            return False
+        if not pickler.may_try(obj, counts := not is_whole(cls)):
+            return False
+        own, parts = self._own(obj, pickler.inline, counts)
+        if own > self.threshold:
+            return True
+        pickler.skip(parts)
+        return False
+
+    def _own(
+        self, obj: Any, inline: set[int], divided: bool
+    ) -> tuple[int, dict[int, Any]]:
+        """Return the size of an object, and what is in it.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        inline
+            ``id`` of what is not stored apart.
+        divided
+            Whether to leave out what is stored apart of the object.
+        """
+        looked = self._look(obj)
+        if looked.own is None:
+            if divided:
+                counter = _Counter()
+                inner = _task_pickler(counter, counter.feed, self, inline, 0)
+                inner.dump(obj)
+                looked.own = counter.nbytes, inner.tried
+            else:
+                encoded = looked.encoded
+                small = encoded.pickle and encoded.nbytes <= self.threshold
+                parts = encoded.pickle.parts() if encoded.pickle and small else {}
+                looked.own = encoded.nbytes, parts
+        return looked.own
+
+    def pack(self, obj: Any) -> Packed | None:
+        """Pickle an object with what is large stored apart. Blocks.
+
+        Returns
+        -------
+        Packed or None
+            ``None`` if nothing large is in it, or the store takes nothing.
+
+        Raises
+        ------
+        Exception
+            Whatever pickling the object raises.
+        ConnectorError
+            If the store failed and that is an error.
+        """
+        inline: set[int] = set()
+        named = _named(obj)
+        for _ in range(_ATTEMPTS):
+            file = io.BytesIO()
+            pickler = _task_pickler(file, None, self, inline)
+            pickler.named = named
+            pickler.dump(obj)
+            groups = self._grouped(pickler)
+            if groups is not None:
+                break
+        else:  # its parts are new ones each time it is pickled
+            return self._pack_whole(obj)
+        places: dict[int, Place] = {}
+        inside: list[Reference] = []
+        for group in groups:
+            reference = self._put_group(group, pickler)
+            if reference is None:
+                return None
+            for i, n in enumerate(group):
+                item = i if len(group) > 1 else None
+                places[n] = Place(len(inside), item, type(pickler.apart[n]) is Lazy)
+            inside.append(reference)
+        ordered = tuple(places[n] for n in sorted(places))
+        if file.tell() <= self.threshold:
+            return Packed(file.getvalue(), ordered, tuple(inside)) if inside else None
+        if not inside:
+            return self._pack_whole(obj)
+        data = file.getvalue()
+        stored = self._put(data, encode(data))
+        return None if stored is None else Packed(stored, ordered, tuple(inside))
+
+    def _pack_whole(self, obj: Any) -> Packed | None:
+        """Store all of it as one object."""
+        reference = self.store(obj)
+        return None if reference is None else Packed(reference, (), ())
+
+    def _grouped(self, pickler: _TaskPickler) -> list[list[int]] | None:
+        """Return what is stored apart, by number: together what shares a part.
+
+        ``None`` if something shares a part with the pickle itself: it is added to what
+        is to stay inline.
+        """
+        alone = [[n] for n in range(len(pickler.apart))]
+        looked = [self._look(_value(obj)) for obj in pickler.apart]
+        if all(exact_nbytes(each.obj) is not None for each in looked):
+            return alone
+        rest = identities_in(pickler)
+        shared = [n for n, each in enumerate(looked) if each.identities & rest]
+        if shared:
+            pickler.inline.update(id(pickler.apart[n]) for n in shared)
+            return None
+        owners: dict[int, int] = {}
+        for n, each in enumerate(looked):
+            for identity in each.identities:
+                first = alone[owners.setdefault(identity, n)]
+                if first is not alone[n]:
+                    first += alone[n]
+                    for m in alone[n]:
+                        alone[m] = first
+        return [sorted(group) for n, group in enumerate(alone) if min(group) == n]
+
+    def _put_group(
+        self, group: Sequence[int], pickler: _TaskPickler
+    ) -> Reference | None:
+        looked = self._looked_of(group, pickler)
+        return self._put(looked.obj, looked.encoded)
+
+    def _looked_of(self, group: Sequence[int], pickler: _TaskPickler) -> _Looked:
+        objs = tuple(_value(pickler.apart[n]) for n in group)
+        if len(objs) == 1:
+            return self._look(objs[0])
+        ids = tuple(map(id, objs))
+        if ids not in self._together:
+            self._together[ids] = _Looked(objs)
+        return self._together[ids]
+
+    # Names
+
+    def token(
+        self, func: Any, args: Iterable[Any], kwargs: Mapping[str, Any]
+    ) -> str | None:
+        """Return a hash of a call, if something large is in it; nothing is put.
+
+        Parameters
+        ----------
+        func, args, kwargs
+            The call. Futures count by their keys.
+
+        Returns
+        -------
+        str or None
+            ``None`` if all is small, or does not pickle: Dask has its own hash.
+        """
+        tokens = self.tokens(func, [[arg] for arg in args], kwargs)
+        return None if tokens is None else tokens[0]
+
+    def tokens(
+        self, func: Any, columns: Iterable[Sequence[Any]], kwargs: Mapping[str, Any]
+    ) -> list[str] | None:
+        """Return a hash of each call of a ``map``; see :meth:`token`.
+
+        Parameters
+        ----------
+        func, kwargs
+            What all calls have in common.
+        columns
+            The arguments of all calls, by position.
+        """
+        rows = list(zip(*columns, strict=False)) or [()]
+        limit = self.threshold
+        common = tuple(kwargs.values())
+        if small_call(func, chain(common, *rows), limit):
+            return None
+        shared = self._hash((func, dict(sorted(kwargs.items()))))
+        found, is_large = [], False
+        for row in rows:
+            hashed = self._hash(row)
+            if shared is None or hashed is None:
+                return None
+            is_large |= shared[1] or hashed[1]
+            both = f"{shared[0]} {hashed[0]}".encode()
+            found.append(xxhash.xxh3_128_hexdigest(both))
+        return found if is_large else None
+
+    def _hash(self, obj: Any) -> tuple[str, bool] | None:
+        """Return a hash of an object, and whether something large is in it.
+
+        ``None`` if it does not pickle.
+        """
+        try:  # what is small is not pickled twice
+            small = scan(obj, self.threshold, for_hash=True)
+            return xxhash.xxh3_128_hexdigest(small.data), False
+        except FoundLargeError:
+            pass
+        except OwnershipError:
+            raise
+        except Exception:
+            return None
+        file = io.BytesIO()
+        pickler = _task_pickler(file, None, self, set())
+        pickler.by_key = True
+        pickler.named = _named(obj)
+        try:
+            pickler.dump(obj)
+            tokens = [self._look(_value(each)).encoded.token for each in pickler.apart]
+        except OwnershipError:
+            raise
+        except Exception:
+            return None
+        digest = xxhash.xxh3_128(file.getbuffer())
+        for token in tokens:
+            digest.update(token.encode())
+        return digest.hexdigest(), bool(tokens) or file.tell() > self.threshold
+
+
+def _value(obj: Any) -> Any:
+    return obj.value if type(obj) is Lazy else obj
+
+
+def _named(obj: Any) -> dict[int, Any]:
+    """Return the long lists, dicts and the like that a user has named in a call.
+
+    Parameters
+    ----------
+    obj
+        A task, or a tuple of what belongs to a call.
+    """
+    found: dict[int, Any] = {}
+    seen: dict[int, Any] = {}
+    todo: list[Any] = [obj]
+    while todo:
+        value = todo.pop()
+        cls = type(value)
+        if id(value) in seen or cls in SCALARS:
+            continue
+        seen[id(value)] = value
+        if issubclass(cls, Task):
+            todo += (value.func, *value.args, *value.kwargs.values())
+        elif cls is FunctionType:
+            todo += _used_by(value)
+        elif cls is MethodType:
+            todo.append(value.__self__)
+        elif cls is functools.partial:
+            todo += (value.func, *value.args, *value.keywords.values())
+        elif cls in _CONTAINERS:
+            if value is not obj and len(value) > FEW:
+                found[id(value)] = value
+            else:
+                todo += value.values() if cls is dict else value
+    return found
+
+
+def _used_by(function: FunctionType) -> Iterator[Any]:
+    """Return what a function that travels by value takes along."""
+    if is_plain_function(function):
+        return
+    yield from function.__defaults__ or ()
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # it is empty
+            yield cell.cell_contents
+    if function.__module__ == "__main__":
+        for name in function.__code__.co_names:
+            if name in function.__globals__:
+                yield function.__globals__[name]
+
+
+class _Counter:
+    """A file that keeps nothing but the number of bytes."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+    def write(self, piece: Any) -> None:
+        self.nbytes += memoryview(piece).nbytes
+
+    def feed(self, buffer: Any) -> None:
+        self.nbytes += buffer.raw().nbytes
+
+
+class _TaskPickler(ByValuePickler):
+    """Pickles a task with numbers in the places of what is stored apart."""
+
+    packer: Packer
+    #: What is stored apart, by number.
+    apart: list[Any]
+    #: ``id`` of what is not.
+    inline: set[int]
+    #: Lists and the like that may be, by ``id``.
+    named: dict[int, Any]
+    #: Whether futures count by their keys, in a pickle that is hashed only.
+    by_key: bool
+    _numbers: dict[int, int]
+    #: What is not looked into, by ``id``.
+    tried: dict[int, Any]
+    _tries: int
+
+    def persistent_id(self, obj: Any) -> Any:
+        cls = type(obj)
+        if cls in SCALARS or cls is int:
+            return None
+        number = self._numbers.get(id(obj))
+        if number is not None:
+            return number
+        if self.by_key and issubclass(cls, TaskRef):
+            return obj.key, TaskRef.__name__
+        if id(obj) in self.inline or not self.packer.goes_apart(obj, self):
+            return None
+        number = self._numbers[id(obj)] = len(self.apart)
+        self.apart.append(obj)
+        return number
+
+    def may_try(self, obj: Any, counts: bool) -> bool:
+        """Tell whether to look into an object, to see if it is large.
+
+        Parameters
+        ----------
+        obj
+            Not if it is a part of another that is not.
+        counts
+            Whether only so many may be looked into.
+        """
+        if id(obj) in self.tried:
+            return False
+        if counts:
+            if self._tries <= 0:
+                self.tried[id(obj)] = obj
+                return False
+            self._tries -= 1
+        return True
+
+    def skip(self, parts: dict[int, Any]) -> None:
+        """Look into none of these."""
+        self.tried |= parts
+
+
+def _task_pickler(
+    file: Any, feed: Any, packer: Packer, inline: set[int], tries: int = _TRIES
+) -> _TaskPickler:
+    pickler = _TaskPickler(file, feed)
+    pickler.packer = packer
+    pickler.apart = []
+    pickler.inline = inline
+    pickler.named = {}
+    pickler.by_key = False
+    pickler._numbers = {}
+    pickler.tried = {}
+    pickler._tries = tries
+    return pickler

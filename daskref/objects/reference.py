@@ -1,0 +1,275 @@
+"""References: a key, how to reach the store, and what is known of the object.
+
+A reference is inert. Creating, sending, printing, comparing or sizing one does no I/O
+and imports nothing for the sake of the object's type: the type travels pickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from daskref.connectors.base import Key
+from daskref.objects.attributes import Answers, derive, is_plain_array, learn, recall
+from daskref.objects.functions import Carried
+
+
+class StoreConfig(NamedTuple):
+    """How any process finds or makes the store."""
+
+    #: Name in the registry of stores.
+    name: str
+    #: ``"module:Class"`` of the connector.
+    connector: str
+    #: What the connector's ``from_config`` takes.
+    options: tuple[tuple[str, Any], ...]
+    #: The user's own, if there are any.
+    serializer: Carried | None = None
+    deserializer: Carried | None = None
+    #: As the store was made with.
+    cache_size: int = 16
+    metrics: bool = False
+    populate_target: bool = True
+    #: Whether its objects are signed; the key is not here.
+    signed: bool = False
+
+
+@cache
+def hash_salt() -> int:
+    """Return a number that is equal in processes that salt string hashes alike."""
+    return hash("daskref")
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What is known of an object without fetching it."""
+
+    #: Fully qualified name, as in ``"numpy.ndarray"``.
+    type_name: str
+    #: The pickled type.
+    type_pickle: bytes
+    #: Size in bytes of the stored object.
+    nbytes: int
+    #: Content hash; equal for equal content. ``None`` if it was not asked for.
+    token: str | None = None
+    #: ``hash(obj)``, if it has one, and the salt that it was made with.
+    hash: int | None = None
+    hash_salt: int | None = None
+    #: Whether the object can be hashed.
+    hashable: bool = False
+    #: ``len(obj)``, ``obj.shape`` and ``str(obj.dtype)``, where it has them.
+    length: int | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    #: Whether its other attributes follow from these two.
+    plain_array: bool = False
+    #: Other attributes; see :mod:`daskref.objects.attributes`.
+    answers: Answers = ()
+    #: Of the stored object, if it is signed; see :mod:`daskref.objects.signing`.
+    seal: bytes | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known but the size; see :func:`unknown`."""
+        return bool(self.type_pickle)
+
+    def type(self) -> type:
+        """Unpickle the type. Imports its module."""
+        return _load_type(self.type_pickle)
+
+    def cached_hash(self) -> int | None:
+        """Return ``hash(obj)`` if it is known and valid in this process."""
+        if self.hash is not None and self.hash_salt == hash_salt():
+            return self.hash
+        return None
+
+    def answer(self, name: str) -> Any:
+        """Return an attribute of the object, equal to its own and of the same type.
+
+        Parameters
+        ----------
+        name
+            Name of the attribute. May import what the attribute is made of.
+
+        Raises
+        ------
+        LookupError
+            If only the object can tell.
+        """
+        if name == "shape" and self.shape is not None:
+            return self.shape
+        if self.plain_array and self.shape is not None and self.dtype is not None:
+            return derive(self.shape, self.dtype, name)
+        return recall(self.answers, name)
+
+
+def unknown(
+    nbytes: int = 0, token: str | None = None, seal: bytes | None = None
+) -> Metadata:
+    """Return the metadata of an object that nobody has looked at.
+
+    Parameters
+    ----------
+    nbytes
+        Its stored size, if known.
+    token
+        Its content hash, if known.
+    seal
+        Of the stored object, if it is signed.
+    """
+    return Metadata("object", b"", nbytes, token, seal=seal)
+
+
+_load_type: Callable[[bytes], type] = lru_cache(maxsize=256)(pickle.loads)
+_pickled_type: Callable[[type], bytes] = lru_cache(maxsize=1024)(cloudpickle.dumps)
+
+
+def describe(
+    obj: Any, nbytes: int, token: str | None = None, seal: bytes | None = None
+) -> Metadata:
+    """Return the metadata of an object at hand.
+
+    Parameters
+    ----------
+    obj
+        The object; not changed, not kept.
+    nbytes
+        Its stored size.
+    token
+        Its content hash, if known.
+    seal
+        Of the stored object, if it is signed.
+
+    Returns
+    -------
+    Metadata
+        With no more than the sizes where the type does not pickle. Nothing that the
+        object's own methods raise ends this.
+    """
+    cls = type(obj)
+    try:
+        type_pickle = _pickled_type(cls)
+    except Exception:  # its objects pickle in a way of their own
+        return unknown(nbytes, token, seal)
+    # below: whatever the user's own properties and methods raise
+    shape = dtype = length = hashed = None
+    with suppress(Exception):
+        found = obj.shape
+        if type(found) is tuple and all(type(n) is int for n in found):
+            shape = found
+            dtype = str(obj.dtype)
+    with suppress(Exception):
+        length = len(obj)
+    # None where the class says that it cannot be hashed
+    method: Any = cls.__hash__
+    hashable = method is not None
+    if hashable:
+        try:
+            hashed = hash(obj)
+        except Exception:
+            hashable = False
+    if method is object.__hash__:
+        hashed = None  # by identity: means nothing in another process
+    return Metadata(
+        type_name=f"{cls.__module__}.{cls.__qualname__}",
+        type_pickle=type_pickle,
+        nbytes=nbytes,
+        token=token,
+        hash=hashed,
+        hash_salt=hash_salt() if hashed is not None else None,
+        hashable=hashable,
+        length=length,
+        shape=shape,
+        dtype=dtype,
+        plain_array=is_plain_array(obj),
+        answers=learn(obj),
+        seal=seal,
+    )
+
+
+def imported_type(type_name: str) -> type:
+    """Return a type whose module is imported, by the type's name.
+
+    Raises
+    ------
+    LookupError
+        If it is not imported, or has another name there.
+    """
+    parts = type_name.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        module = sys.modules.get(".".join(parts[:i]))
+        if module is None:
+            continue
+        found: Any = module
+        for part in parts[i:]:
+            found = vars(found)[part]  # getattr() might import
+        if f"{found.__module__}.{found.__qualname__}" == type_name:
+            cls: type = found
+            return cls
+        break
+    raise LookupError(type_name)
+
+
+class Reference:
+    """A key, how to reach the store, and metadata.
+
+    Parameters
+    ----------
+    key
+        The connector's key.
+    store
+        How to reach the store.
+    metadata
+        What is known of the object.
+
+    Notes
+    -----
+    Two references are equal if they name the same key. Immutable; safe to share.
+    """
+
+    __slots__ = ("key", "metadata", "store")
+
+    key: Key
+    store: StoreConfig
+    metadata: Metadata
+
+    def __init__(self, key: Key, store: StoreConfig, metadata: Metadata) -> None:
+        self.key = key
+        self.store = store
+        self.metadata = metadata
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of the stored object."""
+        return self.metadata.nbytes
+
+    def __repr__(self) -> str:
+        meta = self.metadata
+        if not meta.known:
+            return f"<Reference at {self.key!r}>"
+        shape = f" {meta.shape}" if meta.shape is not None else ""
+        return f"<Reference {meta.type_name}{shape} {meta.nbytes} B at {self.key!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __sizeof__(self) -> int:
+        # with its metadata; never that of the object
+        pickled = [value for _, value in self.metadata.answers if type(value) is bytes]
+        return 512 + sum(map(len, pickled))
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("daskref.Reference", self.metadata.token or tuple(self.key))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reference, (self.key, self.store, self.metadata)

@@ -1,1 +1,0 @@
-"""What runs inside scheduler, workers and nannies."""

@@ -1,0 +1,21 @@
+"""Transparent lazy proxies."""
+
+from daskref.proxy._locker import ProxyLocker as ProxyLocker
+from daskref.proxy._prefetch import resolve_async as resolve_async
+from daskref.proxy.proxy import Proxy as Proxy
+from daskref.proxy.proxy import extract as extract
+from daskref.proxy.proxy import get_factory as get_factory
+from daskref.proxy.proxy import is_proxy as is_proxy
+from daskref.proxy.proxy import is_resolved as is_resolved
+from daskref.proxy.proxy import resolve as resolve
+
+__all__ = [
+    "Proxy",
+    "ProxyLocker",
+    "extract",
+    "get_factory",
+    "is_proxy",
+    "is_resolved",
+    "resolve",
+    "resolve_async",
+]

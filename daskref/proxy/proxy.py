@@ -1,0 +1,293 @@
+"""Transparent lazy proxies.
+
+A proxy stands for an object that is fetched by its first real use. Its class has
+exactly the special methods of the target, so operators, protocols and ``isinstance``
+behave as they would on the target itself; everything else is forwarded. What a proxy
+can do that its target cannot is done by functions of this module, never by methods:
+the namespace of a proxy belongs to its target.
+
+Known limits
+------------
+docs/transparency.md lists, for each kind of target, what differs. In general, C code
+that looks at the real type sees a proxy. These need :func:`extract`:
+
+- ``json.dumps``, ``marshal``, ``"".join([p])`` and other methods of ``str`` and
+  ``bytes`` (``p in text`` too), ``"%s %s" % p`` for a tuple, ``complex(1, p)``,
+  ``math.floor(p)`` of a string, ``p is None``;
+- Arrow's and Polars' functions that want an array, a table or a frame of theirs,
+  compiled code with typed arguments;
+- ``memoryview(p)``, ``np.frombuffer(p)``, ``io.BytesIO(p)`` and whatever else wants a
+  buffer, before Python 3.12 (``bytes(p)`` works); from then on ``np.asarray(p)`` of
+  bytes gives integers;
+- ``pd.Series(p)`` of a scalar or a string, and other functions of pandas that ask
+  whether one is list-like;
+- ``dataclasses.is_dataclass(p)``, which is False on purpose: Dask would take the proxy
+  apart. ``dataclasses.fields(p)`` works.
+
+A proxy of which nothing is known (no metadata, or of a type whose module is not
+imported) has every method until it is resolved, so ``callable(p)`` and
+``hasattr(p, "__iter__")`` are True; but ``next(p)``, ``await p`` and the patterns
+``[…]`` and ``{…}`` of ``match`` need ``resolve(p)`` first. Until a proxy is resolved,
+``p.__module__`` and ``p.__doc__`` are those of Proxy; and while one with metadata is
+unresolved, special attributes (``__name__``) are looked up on the target's type only.
+
+Ordinary metadata (``shape``, ``columns``) of an unresolved proxy is a copy: naming the
+columns of a frame by ``p.columns.name = "x"`` needs ``resolve(p)`` first.
+
+In-place operators change a mutable target and keep the proxy (``p += 1`` for an
+array); for other targets the name is bound to the plain result, as in ``n += 1``.
+Changes do not travel: a proxy pickles as its factory.
+
+Subclasses of Proxy keep their class, resolved or not. What they define goes before the
+target; their own fields are slots, set by ``object.__setattr__``.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import cloudpickle
+
+from daskref.exceptions import ResolveError
+from daskref.proxy._locker import ProxyLocker
+from daskref.proxy.states import Slots, base_of, create, give, has_target
+
+T = TypeVar("T")
+
+
+class Proxy(Slots[T]):
+    """Stand for an object that is fetched by its first real use.
+
+    Parameters
+    ----------
+    factory
+        ``() -> target``. Called at most once, or again if it failed. It should pickle.
+        If it has an attribute ``metadata`` that is a
+        :class:`~daskref.objects.reference.Metadata`, the proxy answers from that what
+        can be answered: ``isinstance`` (imports the type's module, nothing more),
+        ``hash``, ``len``, ``repr``, and attributes such as ``shape``, ``dtype`` or
+        ``columns`` (see :mod:`daskref.objects.attributes`).
+
+    Raises
+    ------
+    TypeError
+        If the factory cannot be called.
+
+    Notes
+    -----
+    Thread-safe: threads that use an unresolved proxy wait until one of them has
+    fetched the target. Any use may therefore be slow and must not happen on an event
+    loop. What fails to resolve raises :class:`~daskref.exceptions.ResolveError`, with
+    the cause chained, whatever the operation: never an ``AttributeError``, ``KeyError``
+    or ``StopIteration``, which Python would swallow.
+
+    ``type(p)`` is a subclass of Proxy, and another one after it was resolved;
+    ``isinstance(p, Proxy)`` is always True.
+
+    Pickling never resolves: a proxy travels as its factory. ``copy`` and ``deepcopy``
+    of an unresolved proxy give another unresolved proxy with the same factory; of a
+    resolved one a copy of the target, not a proxy.
+
+    Examples
+    --------
+    >>> p = Proxy(lambda: [1, 2, 3])
+    >>> p
+    <Proxy, not resolved>
+    >>> p[0], len(p), isinstance(p, list)
+    (1, 3, True)
+    >>> p
+    [1, 2, 3]
+
+    See Also
+    --------
+    extract : Get the target itself.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
+            """Make a proxy without importing, fetching or calling anything."""
+
+    else:
+        __new__ = create
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__daskref_target__, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # `Proxy[int](factory)` tries this on what it made, and takes no for an answer.
+        if name == "__orig_class__":
+            raise AttributeError(name)
+        setattr(self.__daskref_target__, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.__daskref_target__, name)
+
+    def __sizeof__(self) -> int:
+        """Return an estimate of its own size, and the target's once that is here."""
+        own = object.__sizeof__(self) + 512
+        if not has_target(self):
+            return own + getattr(self.__daskref_factory__, "private_nbytes", 0)
+        metadata = self.__daskref_metadata__
+        if metadata is not None:
+            return own + metadata.nbytes
+        return own + sys.getsizeof(self.__daskref_target__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__daskref_base__, (self.__daskref_factory__,)
+
+    def __copy__(self) -> Any:
+        if has_target(self):
+            return copy.copy(self.__daskref_target__)
+        return base_of(type(self))(self.__daskref_factory__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if has_target(self):
+            return copy.deepcopy(self.__daskref_target__, memo)
+        return base_of(type(self))(self.__daskref_factory__)
+
+    def __dask_tokenize__(self) -> Any:
+        """Return what identifies the value that a receiver of the proxy will see.
+
+        Equal before and after it was resolved, whatever was changed in place.
+        """
+        metadata = self.__daskref_metadata__
+        if metadata is not None and metadata.token is not None:
+            return "daskref.Proxy", metadata.token
+        factory = self.__daskref_factory__
+        method = getattr(factory, "__dask_tokenize__", None)
+        if method is not None:
+            return "daskref.Proxy", method()
+        try:
+            return "daskref.Proxy", cloudpickle.dumps(factory)
+        except Exception:
+            return "daskref.Proxy", uuid.uuid4().hex
+
+
+# Or it would be found in front of the target's __slots__.
+type.__delattr__(Proxy, "__slots__")
+
+
+def is_proxy(obj: object) -> bool:
+    """Return whether an object is a proxy, without resolving it or asking its class."""
+    return issubclass(type(obj), Proxy)
+
+
+def _check(obj: object, function: str) -> None:
+    if type(obj) is ProxyLocker:
+        raise ResolveError(repr(obj), "its unlock() returns the proxy itself")
+    if not is_proxy(obj):
+        raise TypeError(f"{function}() takes a Proxy, not {type(obj).__name__}")
+
+
+def is_resolved(proxy: Proxy[Any]) -> bool:
+    """Return whether the target is here.
+
+    Parameters
+    ----------
+    proxy
+        The proxy; it is not resolved by this.
+
+    Returns
+    -------
+    bool
+        Does no I/O. Once True it stays True.
+
+    Raises
+    ------
+    TypeError
+        If it is not a proxy.
+    """
+    _check(proxy, "is_resolved")
+    return has_target(proxy)
+
+
+def resolve(proxy: Proxy[Any]) -> None:
+    """Fetch the target now, unless it is here.
+
+    Parameters
+    ----------
+    proxy
+        The proxy. May be slow; safe to call from several threads.
+
+    Raises
+    ------
+    TypeError
+        If it is not a proxy.
+    ResolveError
+        If the target cannot be had.
+    """
+    extract(proxy)
+
+
+def extract(proxy: Proxy[T]) -> T:
+    """Return the target itself, fetched if need be.
+
+    Parameters
+    ----------
+    proxy
+        The proxy.
+
+    Returns
+    -------
+    object
+        The very target that the proxy forwards to, no copy: the same at every call.
+
+    Raises
+    ------
+    TypeError
+        If it is not a proxy.
+    ResolveError
+        If the target cannot be had.
+
+    Examples
+    --------
+    >>> p = Proxy(lambda: {"a": 1})
+    >>> type(extract(p)), extract(p) is extract(p)
+    (<class 'dict'>, True)
+    """
+    _check(proxy, "extract")
+    target: T = proxy.__daskref_target__
+    return target
+
+
+def populate(proxy: Proxy[T], target: T) -> None:
+    """Resolve a proxy to an object at hand, without its factory.
+
+    Parameters
+    ----------
+    proxy
+        The proxy; if it is resolved already, nothing happens.
+    target
+        What the factory would return. It is kept, not copied.
+
+    Raises
+    ------
+    TypeError
+        If the first argument is not a proxy.
+    """
+    _check(proxy, "populate")
+    give(proxy, target)
+
+
+def get_factory(proxy: Proxy[T]) -> Callable[[], T]:
+    """Return the factory that a proxy was made with.
+
+    Parameters
+    ----------
+    proxy
+        The proxy; it is not resolved by this.
+
+    Raises
+    ------
+    TypeError
+        If it is not a proxy.
+    """
+    _check(proxy, "get_factory")
+    return proxy.__daskref_factory__

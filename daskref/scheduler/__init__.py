@@ -1,0 +1,1 @@
+"""What runs in the scheduler: who holds which object, and where it is."""

@@ -1,0 +1,493 @@
+"""The scheduler plugin: the one owner of what is in the store.
+
+It knows who holds each stored object and deletes an object when the last holder goes.
+Dask's transitions are the truth: references in a task's graph node live until the task
+is forgotten, the reference of its result until the result is released.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=============================================  =====================================
+name                                           what for
+=============================================  =====================================
+``Scheduler.handlers``, ``.stream_handlers``   messages of clients and workers
+``Scheduler.worker_plugins``                   the plugin for workers that come later
+``Scheduler._ongoing_background_tasks``        tasks that end with the scheduler
+``Scheduler.report``                           messages to one client, in order
+``Scheduler.client_comms``, ``.stream_comms``  streams to clients and workers
+=============================================  =====================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol.serialize import Serialized, deserialize
+from tornado.ioloop import PeriodicCallback
+
+from daskref.background import run_apart
+from daskref.cluster import by_value as bootstrap
+from daskref.cluster.by_value import nanny_plugin_bytes, worker_plugin_bytes
+from daskref.cluster.joining import identify, lacking
+from daskref.cluster.relay import fetch
+from daskref.cluster.session import Session, SessionInfo
+from daskref.cluster.streams import Streams
+from daskref.config import Settings
+from daskref.connectors.base import Key
+from daskref.connectors.zmq.connector import ZmqConnector
+from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
+from daskref.graph.nodes import references_in
+from daskref.scheduler._bindings import Bindings
+from daskref.scheduler._encryption import (
+    check_transport,
+    choose_transport,
+    is_encryption_required,
+)
+from daskref.scheduler._evictions import Evictions, Outage, evict_each
+from daskref.scheduler._holders import Holder, Holders
+from daskref.scheduler._lender import Lender
+from daskref.scheduler._lostresults import LostResults
+from daskref.scheduler._network import Network
+from daskref.scheduler._reports import Reports
+from daskref.scheduler._values import Values
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Name of all daskref plugins.
+NAME = "daskref"
+
+
+class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
+    """Own the session, its table of holders, and what follows from Dask's transitions.
+
+    Parameters
+    ----------
+    settings
+        Those of the first client, or of the scheduler's own configuration.
+    """
+
+    name = NAME
+    idempotent = True
+
+    scheduler: Scheduler
+    session: Session
+    holders: Holders
+    bindings: Bindings
+    lender: Lender
+    network: Network | None
+    _evictions: Evictions
+    _reports: Reports
+    _values: Values
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.holders = Holders()
+        self.bindings = Bindings(
+            self.holders, self._evict, self._run, self._tell, self._task
+        )
+        self.lender = Lender(self.bindings, self._tell, self._task)
+        self.network = None
+        self._clients: set[str] = set()
+        self._streams = Streams(settings.latency)
+        self._unreachable: dict[str, str] = {}
+        self._puts = 0
+        self._keys: dict[str, dict[str, dict[str, str]]] = {}
+        self._lost = LostResults(self.holders, self._evict)
+        self._outage = Outage()
+        self._ready: asyncio.Task[None] | None = None
+        self._reconciler: PeriodicCallback | None = None
+
+    @property
+    def info(self) -> SessionInfo:
+        """What a process needs to join the session."""
+        return self.session.info
+
+    # Life
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Create the session and set up the workers; once, however many ask."""
+        if self._ready is None:
+            self._ready = asyncio.create_task(self._start(scheduler))
+        await asyncio.shield(self._ready)
+
+    async def _start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        await self._check_workers()
+        transport = choose_transport(self.settings.security_transport, scheduler)
+        self.session = await run_apart(Session.create, self.settings, transport)
+        assert self.session.store is not None
+        connector = self.session.store.connector
+        self._evictions = Evictions(self.session, self._evict_now, self._outage)
+        check_transport(connector, is_encryption_required(scheduler.security))
+        if (across := self.session.across_hosts) is not None:
+            self._open_network(scheduler, across)
+        self._values = Values(scheduler, self._tell)
+        self._reports = Reports(scheduler, self.session, self.holders, self.network)
+        scheduler.handlers["daskref_fetch"] = self.fetch
+        scheduler.handlers["daskref_reachable"] = self.reachable
+        scheduler.handlers["daskref_stats"] = self.stats
+        scheduler.handlers["daskref_leave"] = self.leave
+        scheduler.handlers["daskref_has"] = self._values.in_memory
+        scheduler.handlers["daskref_values"] = self.values
+        scheduler.handlers["daskref_workers"] = self.workers
+        scheduler.stream_handlers.update(
+            {
+                "daskref-put": self.on_put,
+                "daskref-release": self.on_release,
+                "daskref-result": self.on_result,
+                "daskref-counters": self._reports.add,
+                "daskref-unreachable": self.on_unreachable,
+                "daskref-reachable": self.on_reachable,
+                "daskref-read": self.on_read,
+                "daskref-keys": self.on_keys,
+                "daskref-bind": self.bindings.bind,
+                "daskref-unbind": self.bindings.unbind,
+                "daskref-lend": self.lender.lend,
+                "daskref-withdraw": self.lender.withdraw,
+                "daskref-updated": self.lender.updated,
+            }
+        )
+        scheduler.handlers["daskref_secrets"] = self.secrets
+        # Dask's debug log shows what is broadcast, but no answers.
+        public = pickle.dumps(self.info.public())
+        plugin = worker_plugin_bytes(identify(), public)
+        scheduler.worker_plugins[NAME] = plugin
+        responses = await scheduler.broadcast(
+            msg={"op": "plugin-add", "plugin": plugin, "name": NAME}, on_error="return"
+        )
+        for address, response in responses.items():
+            if isinstance(response, dict) and response["status"] != "OK":
+                reason = response["exception_text"]
+                raise DaskrefError(f"worker {address} could not be set up: {reason}")
+        # Nannies that are just starting would hold us up for as long as they take.
+        scheduler._ongoing_background_tasks.call_soon(self._start_nannies)
+        for stream in scheduler.stream_comms.values():
+            self._streams.shorten(stream)
+        self._reconciler = PeriodicCallback(
+            self.reconcile, self.settings.reconcile_interval * 1000
+        )
+        self._reconciler.start()
+
+    async def _check_workers(self) -> None:
+        """Raise unless all workers can take part; those that come later see for it."""
+        ours = identify()
+        lacks: list[str] = []
+        others: dict[str, dict[str, Any]] = {}
+        responses = await self.scheduler.broadcast(
+            msg={"op": "run", "function": pickle.dumps(bootstrap.identify)},
+            on_error="return",
+        )
+        for address, response in sorted(responses.items()):
+            # It is just leaving, or the administrator has blocked functions of others:
+            # then the plugin says it there, as it does to workers that come later.
+            if not isinstance(response, dict) or response["status"] != "OK":
+                continue
+            told = _value(response["result"])
+            if isinstance(told, str):
+                lacks.append(lacking(f"worker {address}", told))
+            elif told["protocol"] != ours["protocol"]:
+                others[f"worker {address}"] = told
+        if lacks:
+            raise NotInstalledError(lacks)
+        if others:
+            where = f"the scheduler {self.scheduler.address}"
+            raise IncompatibleError(where, ours, others)
+
+    def _open_network(self, scheduler: Scheduler, connector: ZmqConnector) -> None:
+        network = self.network = Network(
+            scheduler,
+            connector,
+            self.holders,
+            self._tell,
+            self._evictions.add,
+            self.settings.zmq_fan_out,
+            self.settings.connector == "auto",
+        )
+        scheduler.handlers.update(network.handlers)
+        scheduler.stream_handlers.update(network.stream_handlers)
+        self._leave_network = connector.attend(network.locator(scheduler.loop))
+
+    async def _start_nannies(self) -> None:
+        session = {"root": self.settings.shm_root}
+        try:
+            await self.scheduler.register_nanny_plugin(
+                None,
+                plugin=nanny_plugin_bytes(session),
+                name=NAME,
+                idempotent=True,
+            )
+        except Exception:
+            logger.warning(
+                "A nanny counts shared pages as its worker's memory",
+                exc_info=True,
+            )
+
+    async def close(self) -> None:
+        """Delete what is left and leave the session."""
+        if self._reconciler is not None:
+            self._reconciler.stop()
+        self._streams.restore_all()
+        self._lost.close()
+        if hasattr(self, "_values"):
+            self._values.close()
+        if hasattr(self, "session"):
+            session = self.session
+            await self._evictions.close()
+            await self.bindings.close()
+            if self.network is not None:
+                self._leave_network()
+            await run_apart(session.leave)
+
+    async def retire(self) -> None:
+        """Go: the last client did, and nothing is stored; or starting has failed."""
+        scheduler = self.scheduler
+        if scheduler.plugins.get(NAME) is not self:
+            return
+        scheduler.remove_plugin(name=NAME)
+        for op in [op for op in scheduler.handlers if op.startswith("daskref_")]:
+            del scheduler.handlers[op]
+        for op in [op for op in scheduler.stream_handlers if op.startswith("daskref-")]:
+            # A message of this kind that is still under way must not end its stream.
+            scheduler.stream_handlers[op] = _ignore
+        scheduler.nanny_plugins.pop(NAME, None)
+        if NAME in scheduler.worker_plugins:
+            await scheduler.unregister_worker_plugin(None, name=NAME)
+        await self.close()
+
+    # Holders
+
+    def update_graph(
+        self, scheduler: Scheduler, *, client: str, tasks: Any, **kwargs: Any
+    ) -> None:
+        """Let tasks hold the references in their graph nodes, and their borrows."""
+        for key in tasks:
+            ts = scheduler.tasks.get(key)
+            if ts is None or ts.run_spec is None:
+                continue
+            for reference in references_in(ts.run_spec):
+                self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+            self._values.add(ts)
+        if self.lender:
+            self.lender.graph_arrived(client, tasks)
+
+    def transition(
+        self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Release what a task held that is forgotten, or whose result is gone."""
+        # Nearly all tasks hold nothing: this is on the way of each of them.
+        if start == "memory" != finish and self.holders.holds(Holder("result", key)):
+            ts = self.scheduler.tasks[key]
+            if ts.who_wants or ts.waiters:
+                self._lost.keep(key)
+            self._evict(self.holders.release(Holder("result", key)))
+        if key in self._values.keys:
+            self._values.transition(key, finish)
+        if finish == "forgotten":
+            if self.holders.holds(holder := Holder("key", key)):
+                self._evict(self.holders.release(holder))
+            self._lost.forget(key)
+            self.bindings.forget(key)
+        if self.lender:
+            self.lender.transition(key, start, finish)
+
+    def restart(self, scheduler: Scheduler) -> None:
+        """Release what tasks held: there are none any more."""
+        self._evict(self.holders.release_kinds("key", "result", "lost"))
+        self._values.clear()
+        self.bindings.forget_all()
+        self.lender.restart()
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Release what the client held."""
+        self._clients.discard(client)
+        self._keys.pop(client, None)
+        self._evict(self.holders.release(Holder("client", client)))
+        self.lender.remove_client(client)
+        if self.network is not None:
+            self.network.leave(client)
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Shorten the time for which messages to the worker are held back."""
+        self._streams.shorten(scheduler.stream_comms.get(worker))
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """Forget the worker, and see to what its host takes with it."""
+        self._unreachable.pop(worker, None)
+        if self.network is not None:
+            self.network.leave(worker)
+
+    def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
+        """Take note of what a client put; it holds it."""
+        self._puts += put
+        key, nbytes = tuple(object[0]), object[1]
+        self.holders.hold(Holder("client", client), key, nbytes)
+        self._locate(key)
+        if client not in self.scheduler.clients:  # it has left meanwhile
+            self.remove_client(self.scheduler, client)
+
+    def _locate(self, key: Key) -> None:
+        if self.network is not None:
+            self.network.add(key)
+
+    def on_release(self, client: str, objects: list[Key]) -> None:
+        """Take note of what a client holds no more."""
+        keys = [tuple(key) for key in objects]
+        self._evict(self.holders.release(Holder("client", client), keys))
+
+    def on_result(
+        self, worker: str, task: Any, object: tuple[Key, int], put: bool
+    ) -> None:
+        """Take note of a task's result that a worker put."""
+        key, nbytes = tuple(object[0]), object[1]
+        self._puts += put
+        ts = self.scheduler.tasks.get(task)
+        holder = Holder("result", task)
+        self.holders.hold(holder, key, nbytes)
+        self._locate(key)
+        if ts is None or ts.state != "memory":  # released while the worker wrote
+            self._evict(self.holders.release(holder, [key]))
+
+    def on_read(self, worker: str, object: Key) -> None:
+        """Delete what had one reader, a worker that cannot delete it itself."""
+        if (key := tuple(object)) not in self.holders:
+            self._evict([key])
+
+    def _task(self, key: Any) -> Any:
+        return self.scheduler.tasks.get(key)
+
+    async def _run(self, function: Any, *args: Any) -> Any:
+        return await self.session.run(function, *args)
+
+    def _tell(self, client: str, message: dict[str, Any]) -> None:
+        self.scheduler.report(message, client=client)
+
+    def on_unreachable(self, worker: str, reason: str) -> None:
+        """Take note of a worker that cannot see the store."""
+        self._unreachable[worker] = reason
+        logger.warning("Worker %s is out of reach of the store: %s", worker, reason)
+
+    def on_reachable(self, worker: str) -> None:
+        """Take note of a worker that sees the store by now."""
+        self._unreachable.pop(worker, None)
+
+    def _evict(self, keys: list[Key]) -> None:
+        if not keys:
+            return
+        if self.network is not None:
+            self.session.counters.add("evictions", len(keys))
+            self.network.evict(keys)
+        else:
+            self._evictions.add(keys)
+
+    def _evict_now(self, keys: list[Key]) -> list[Key]:
+        store = self.session.store
+        assert store is not None
+        if self.network is None:
+            return evict_each(store, keys, self._outage)
+        self.network.evict_now(keys)
+        return []
+
+    async def reconcile(self) -> None:
+        """Delete expired leases, and objects of dead processes that nobody holds."""
+        grace = self.settings.reconcile_grace
+        steps = [self.bindings.retry]
+        if self.network is not None:
+            steps.append(partial(self.network.reconcile, grace))
+        for step in steps:
+            try:
+                step()
+            except Exception:  # the others go on
+                logger.exception("Reconciliation failed; it is tried again")
+        await self._evictions.sweep([*self.holders, *self.info.probes], grace)
+
+    # Requests
+
+    def join(self, client: str) -> SessionInfo:
+        """Let a client in."""
+        self._clients.add(client)
+        self._streams.shorten(self.scheduler.client_comms.get(client))
+        return self.info
+
+    async def leave(self, client: str) -> bool:
+        """Let a client go back to plain Dask; True if the plugin went with it."""
+        self._streams.restore(self.scheduler.client_comms.get(client))
+        self.remove_client(self.scheduler, client)
+        if self._clients or self.holders or self.bindings:
+            return False
+        await self.retire()
+        return True
+
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Return what opens the store, for a worker that joins, and signing keys."""
+        found = dict(self.info.secrets)
+        for keys in self._keys.values():
+            found |= keys
+        return found
+
+    def on_keys(self, client: str, keys: dict[str, dict[str, str]]) -> None:
+        """Take note of the signing keys of a client's own stores, for workers."""
+        self._keys.setdefault(client, {}).update(keys)
+        if client not in self.scheduler.clients:  # it has left meanwhile
+            self._keys.pop(client)
+
+    def reachable(self) -> list[str]:
+        """Return the workers that can see the store."""
+        return [
+            address
+            for address in self.scheduler.workers
+            if address not in self._unreachable
+        ]
+
+    async def fetch(self, key: Key) -> dict[str, Any]:
+        """Send a stored object's bytes in-band, to a process out of reach."""
+        return await fetch(self.session, key)
+
+    async def values(self, nodes: bytes) -> list[Any]:
+        """Let keys stand for other values; return those that workers have."""
+        found = pickle.loads(nodes)
+        changed, places = self._values.replace(found)
+        before = {key: self.holders.held(Holder("key", key)) for key in changed}
+        # Held before anybody is waited for: a key may be forgotten meanwhile.
+        for key in changed:
+            for reference in found[key].references:
+                self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+        await self._values.tell_workers(places)
+        for key, is_read in changed.items():
+            new = {reference.key for reference in found[key].references}
+            old = [name for name in before[key] if name not in new]
+            self._lost.keep_replaced(old, is_read)
+            self._evict(self.holders.release(Holder("key", key), old))
+        return self._values.in_memory(found)
+
+    def workers(self, workers: list[Any]) -> list[str]:
+        """Return the addresses of workers, as Dask's scatter does.
+
+        Raises
+        ------
+        KeyError
+            For a worker that there is not.
+        """
+        addresses = [self.scheduler.coerce_address(each) for each in workers]
+        return [self.scheduler.workers[each].address for each in addresses]
+
+    async def stats(self) -> dict[str, Any]:
+        """Return what all processes have counted; see :class:`Reports`."""
+        return {**await self._reports.stats(), "puts": self._puts}
+
+
+def _value(result: Any) -> Any:
+    """Return what a function returned that was run on a worker."""
+    if type(result) is Serialized:
+        return deserialize(result.header, result.frames)
+    return result.data  # of a worker in this process
+
+
+def _ignore(**kwargs: Any) -> None:
+    pass

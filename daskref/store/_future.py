@@ -1,0 +1,316 @@
+"""Futures: proxies of objects that are not there yet.
+
+A key is made first, and the object is written under it later, by whoever has the
+future. Readers look for it again and again, less and less often, for a bounded time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from daskref.exceptions import MissingKeyError, ResolveError, ResolveTimeoutError
+from daskref.objects.failure import dump_failure, outcome
+from daskref.objects.functions import Carried, carry
+from daskref.objects.reference import Reference
+from daskref.proxy.proxy import Proxy
+from daskref.store.factory import StoreFactory, resolving
+
+if TYPE_CHECKING:
+    from daskref.store.store import Store
+
+T = TypeVar("T")
+
+
+class Polling:
+    """When to look again, and for how long.
+
+    Parameters
+    ----------
+    interval
+        Seconds between the first two looks.
+    backoff_factor
+        Each wait is that many times the one before.
+    interval_limit
+        Longest wait in seconds; ``None`` for no limit.
+    timeout
+        Seconds in all; ``None`` for no limit.
+
+    Raises
+    ------
+    ValueError
+        If one of them makes no sense.
+    """
+
+    __slots__ = ("backoff_factor", "interval", "interval_limit", "timeout")
+
+    def __init__(
+        self,
+        interval: float,
+        backoff_factor: float,
+        interval_limit: float | None,
+        timeout: float | None,
+    ) -> None:
+        if not (interval > 0 and (interval_limit is None or interval_limit > 0)):
+            raise ValueError(
+                f"polling_interval={interval}, polling_interval_limit={interval_limit} "
+                "is not valid: expected more than 0 seconds"
+            )
+        if not backoff_factor >= 1:
+            raise ValueError(
+                f"polling_backoff_factor={backoff_factor} is not valid: expected 1 or "
+                "more"
+            )
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(
+                f"polling_timeout={timeout} is not valid: expected 0 or more seconds"
+            )
+        self.interval = interval
+        self.backoff_factor = backoff_factor
+        self.interval_limit = interval_limit
+        self.timeout = timeout
+
+    def within(self, timeout: float | None) -> Polling:
+        """Return the same with another timeout."""
+        return Polling(self.interval, self.backoff_factor, self.interval_limit, timeout)
+
+    def looks(self) -> Iterator[None]:
+        """Yield at each time to look: once at least, the last time at the timeout."""
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        interval = self.interval
+        while True:
+            late = deadline is not None and time.monotonic() >= deadline
+            yield
+            if late:
+                return
+            wait = interval
+            if deadline is not None:
+                wait = min(wait, max(deadline - time.monotonic(), 0))
+            time.sleep(wait)
+            interval *= self.backoff_factor
+            if self.interval_limit is not None:
+                interval = min(interval, self.interval_limit)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Polling, (
+            self.interval,
+            self.backoff_factor,
+            self.interval_limit,
+            self.timeout,
+        )
+
+
+class FutureFactory(StoreFactory):
+    """What a proxy of a future resolves with: waits for the object.
+
+    Parameters
+    ----------
+    reference
+        Of the object to come.
+    polling
+        How to wait.
+    once, deserializer
+        As for :class:`~daskref.store.factory.StoreFactory`.
+    """
+
+    __slots__ = ("polling",)
+
+    def __init__(
+        self,
+        reference: Reference,
+        polling: Polling,
+        once: bool = False,
+        deserializer: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(reference, once=once, shared=True, deserializer=deserializer)
+        self.polling = polling
+
+    def wait(self, polling: Polling) -> Any:
+        """Return the object as soon as it is there.
+
+        Raises
+        ------
+        ResolveTimeoutError
+            If it is not there in time.
+        Exception
+            What :meth:`Future.set_exception` was given.
+        """
+        begin = time.monotonic()
+
+        def read(store: Store) -> Any:
+            for _ in polling.looks():
+                try:
+                    return self._look(store)
+                except MissingKeyError as exc:
+                    missing = exc
+            advice = (
+                "Look whether the one who should call set_result has failed, or give "
+                "it more time (polling_timeout)"
+            )
+            if self.once:
+                advice += (
+                    "; or another copy of the proxy, whose object was single-use "
+                    "(evict=True), has resolved"
+                )
+            raise ResolveTimeoutError(
+                repr(self.reference),
+                f"the future was not set within {time.monotonic() - begin:.3g} s. "
+                f"{advice}",
+            ) from missing
+
+        return outcome(resolving(self.reference, read))
+
+    def __call__(self) -> Any:
+        """Return the object as soon as it is there. Blocks; never on an event loop."""
+        return self.wait(self.polling)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FutureFactory, (
+            self.reference,
+            self.polling,
+            self.once,
+            self.deserializer,
+        )
+
+
+class Future(Generic[T]):
+    """An object that somebody will make; from :meth:`daskref.Store.future`.
+
+    Parameters
+    ----------
+    factory
+        What its proxies resolve with.
+    serializer
+        ``(obj) -> bytes`` for :meth:`set_result`, in place of the store's.
+
+    Notes
+    -----
+    Pickles; every copy, in any process, is the same future. It may be set once: the
+    first to set it wins, unless two do so at the same moment.
+
+    Examples
+    --------
+    >>> from daskref import Store
+    >>> from daskref.connectors import LocalConnector
+    >>> with Store("futures", LocalConnector(), register=True) as store:
+    ...     future = store.future()
+    ...     proxy = future.proxy()
+    ...     future.set_result([1, 2, 3])
+    ...     sum(proxy)
+    6
+    """
+
+    def __init__(
+        self,
+        factory: FutureFactory,
+        *,
+        serializer: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._factory = factory
+        self._serializer: Carried | None = carry(serializer)
+
+    def __repr__(self) -> str:
+        return f"<Future of {self._factory.reference!r}>"
+
+    def done(self) -> bool:
+        """Tell whether the result, or an exception, is there.
+
+        Returns
+        -------
+        bool
+            False as well once it was deleted: a single-use one by its reader.
+
+        Raises
+        ------
+        ConnectorError
+            If the store failed.
+        """
+        return self._factory.get_store().exists(self._factory.key)
+
+    def proxy(self) -> Proxy[T]:
+        """Return a proxy that resolves to the result.
+
+        Returns
+        -------
+        Proxy
+            Its first use waits for the result, for as long as the future says. An
+            exception that was set is the cause of the ``ResolveError`` that it raises.
+        """
+        return Proxy(self._factory)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the result and return it.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; by default what the future was made with.
+
+        Raises
+        ------
+        ResolveTimeoutError
+            If nobody set it in time. It is a ``TimeoutError``.
+        Exception
+            What :meth:`set_exception` was given.
+        """
+        polling = self._factory.polling
+        if timeout is not None:
+            polling = polling.within(timeout)
+        result: T = self._factory.wait(polling)
+        return result
+
+    def set_result(self, obj: T) -> None:
+        """Set the result, for all who wait for it.
+
+        Parameters
+        ----------
+        obj
+            The object.
+
+        Raises
+        ------
+        ResolveError
+            If the future is set already.
+        NotProxiableError
+            If the object does not serialize.
+        ConnectorError
+            If the store failed. The future can be set again then.
+        """
+        self._settable().set(self._factory.key, obj, serializer=self._serializer)
+
+    def set_exception(self, exception: BaseException) -> None:
+        """Let all who wait for the result get an exception.
+
+        Parameters
+        ----------
+        exception
+            The exception; if it does not pickle, its text travels. Its traceback
+            travels as a note, as text.
+
+        Raises
+        ------
+        ResolveError
+            If the future is set already.
+        ConnectorError
+            If the store failed. The future can be set again then.
+        """
+        if not isinstance(exception, BaseException):
+            raise TypeError(
+                f"set_exception() takes an exception, not a {type(exception).__name__}"
+            )
+        data = dump_failure(exception)
+        self._settable().set(self._factory.key, data, serializer=lambda data: data)
+
+    def _settable(self) -> Store:
+        store = self._factory.get_store()
+        if store.exists(self._factory.key):
+            raise ResolveError(repr(self), "it is set already, and is set only once")
+        return store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_future, (self._factory, self._serializer)
+
+
+def _make_future(factory: FutureFactory, serializer: Carried | None) -> Future[Any]:
+    return Future(factory, serializer=serializer)

@@ -1,0 +1,206 @@
+"""What a store did, by key and in all: counts, bytes and times.
+
+Names of operations are those of the store's methods, as in ``store.put``, with their
+parts: ``store.put.serialize``, ``store.put.connector``, ``store.get.deserialize``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+from zict import LRU
+
+from daskref.background import make_lock
+from daskref.connectors.base import Key
+from daskref.proxy.proxy import is_proxy
+from daskref.store.registry import get_key
+
+#: How many keys are remembered one by one, those used last.
+KEYS = 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TimeStats:
+    """Times of one operation, in milliseconds."""
+
+    #: How often.
+    count: int = 0
+    avg_time_ms: float = 0.0
+    min_time_ms: float = math.inf
+    max_time_ms: float = 0.0
+    last_time_ms: float = 0.0
+    #: When it was the last time: seconds since 1970.
+    last_timestamp: float = 0.0
+
+    @property
+    def total_time_ms(self) -> float:
+        """All times together."""
+        return self.avg_time_ms * self.count
+
+    def add_time(self, time_ms: float) -> TimeStats:
+        """Return these with one more."""
+        return TimeStats(
+            self.count + 1,
+            self.avg_time_ms + (time_ms - self.avg_time_ms) / (self.count + 1),
+            min(self.min_time_ms, time_ms),
+            max(self.max_time_ms, time_ms),
+            time_ms,
+            time.time(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Metrics:
+    """What happened to one object, or to all."""
+
+    #: Sizes in bytes, by operation: ``store.put.object_size``. Of the last one for one
+    #: object; for all the sum.
+    attributes: Mapping[str, int]
+    #: Counts: ``store.get.cache_hits``, ``store.get.cache_misses``.
+    counters: Mapping[str, int]
+    #: Times by operation and part.
+    times: Mapping[str, TimeStats]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries, as JSON takes them."""
+        return {
+            "attributes": dict(self.attributes),
+            "counters": dict(self.counters),
+            "times": {n: dataclasses.asdict(t) for n, t in self.times.items()},
+        }
+
+
+class _Record:
+    """What is counted of one object, or of all."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
+        self.times: dict[str, TimeStats] = {}
+
+    def count(self, name: str, value: int) -> None:
+        self.counters[name] = self.counters.get(name, 0) + value
+
+    def time(self, name: str, time_ms: float) -> None:
+        self.times[name] = self.times.get(name, TimeStats()).add_time(time_ms)
+
+    def report(self) -> Metrics:
+        return Metrics(
+            MappingProxyType(dict(self.attributes)),
+            MappingProxyType(dict(self.counters)),
+            MappingProxyType(dict(self.times)),
+        )
+
+
+class StoreMetrics:
+    """What one store did; from :attr:`daskref.Store.metrics`.
+
+    Parameters
+    ----------
+    keys
+        How many keys to remember one by one; those used last. Totals forget nothing.
+
+    Notes
+    -----
+    Thread-safe. The work on a batch of objects is kept under the tuple of their keys.
+    """
+
+    _by_key: LRU[Any, _Record]
+    _all: _Record
+    _lock: threading.Lock
+
+    def __init__(self, keys: int = KEYS) -> None:
+        self._by_key = LRU(keys, {})
+        self._all = _Record()
+        self._lock = make_lock()
+
+    def add_attribute(self, name: str, key: Any, value: int) -> None:
+        """Note a size of the object under a key."""
+        with self._lock:
+            self._of(key).attributes[name] = value
+            self._all.attributes[name] = self._all.attributes.get(name, 0) + value
+
+    def add_counter(self, name: str, key: Any, value: int) -> None:
+        """Add to a count of the object under a key."""
+        with self._lock:
+            self._of(key).count(name, value)
+            self._all.count(name, value)
+
+    def add_time(self, name: str, key: Any, time_ms: float) -> None:
+        """Note how long an operation on the object under a key took."""
+        with self._lock:
+            self._of(key).time(name, time_ms)
+            self._all.time(name, time_ms)
+
+    def _of(self, key: Any) -> _Record:
+        key = tuple(key)
+        if key not in self._by_key:
+            self._by_key[key] = _Record()
+        return self._by_key[key]
+
+    def get_metrics(self, key_or_proxy: Any) -> Metrics | None:
+        """Return what happened to one object, or to a batch.
+
+        Parameters
+        ----------
+        key_or_proxy
+            A key, a proxy, or a sequence of those that were put together.
+
+        Returns
+        -------
+        Metrics or None
+            As of now. ``None`` if nothing did, or it is too long ago.
+        """
+        if is_proxy(key_or_proxy):
+            key: Key = tuple(get_key(key_or_proxy))
+        else:
+            key = tuple(get_key(k) if is_proxy(k) else k for k in key_or_proxy)
+        with self._lock:
+            record = self._by_key.get(key)
+            return None if record is None else record.report()
+
+    def aggregate_times(self) -> Mapping[str, TimeStats]:
+        """Return the times of all objects, by operation."""
+        return self.total().times
+
+    def total(self) -> Metrics:
+        """Return what happened to all objects, those forgotten included."""
+        with self._lock:
+            return self._all.report()
+
+
+class Operation:
+    """One call of a store, while it is timed."""
+
+    __slots__ = ("_begin", "elapsed_ms", "parts")
+
+    #: Name of a part -> milliseconds.
+    parts: dict[str, float]
+    #: Milliseconds in all, once it is done.
+    elapsed_ms: float
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+        self.parts = {}
+        self.elapsed_ms = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part; several times of the same name add up."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = 1000 * (time.perf_counter() - begin)
+            self.parts[name] = self.parts.get(name, 0.0) + elapsed
+
+    def done(self) -> None:
+        """Stop the clock."""
+        self.elapsed_ms = 1000 * (time.perf_counter() - self._begin)

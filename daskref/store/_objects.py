@@ -1,0 +1,526 @@
+"""Objects under keys, and references to them: what a store is without proxies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from daskref.connectors.base import Connector, Key
+from daskref.connectors.registry import as_connector, connector_path, load_connector
+from daskref.exceptions import MissingKeyError, StoreExistsError
+from daskref.metrics import Counters
+from daskref.objects.codec import Encoded
+from daskref.objects.failure import outcome
+from daskref.objects.functions import carry
+from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
+from daskref.objects.signing import Signer, forget_key, known_key, remember_key
+from daskref.store._io import Dump, Load, ObjectIO
+from daskref.store._metrics import StoreMetrics
+from daskref.store._objectcache import ObjectCache
+from daskref.store._provenance import Origins
+from daskref.store.mapped import note
+from daskref.store.registry import register_store, unregister_store
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: The public name of what is in this module.
+logger = logging.getLogger("daskref.store")
+
+
+class Lifetime(Protocol):
+    """What ends the life of the objects that were given to it."""
+
+    def add_key(self, *keys: Key, store: Any = None) -> None:
+        """Evict the objects when the lifetime ends."""
+
+
+class ObjectStore:
+    """Put objects into a connector, and get them back.
+
+    Parameters
+    ----------
+    name, connector, serializer, deserializer, cache_size, metrics
+        See :class:`daskref.Store`.
+    populate_target, register, counters, signing_key
+        See :class:`daskref.Store`.
+
+    Raises
+    ------
+    ValueError, StoreExistsError
+        See :class:`daskref.Store`.
+    """
+
+    name: str
+    connector: Connector
+    counters: Counters
+    _io: ObjectIO
+    _cache: ObjectCache
+    _origins: Origins
+
+    def __init__(
+        self,
+        name: str,
+        connector: Any,
+        *,
+        serializer: Dump | None = None,
+        deserializer: Load | None = None,
+        cache_size: int = 16,
+        metrics: bool = False,
+        populate_target: bool = True,
+        register: bool = False,
+        counters: Counters | None = None,
+        signing_key: bytes | None = None,
+    ) -> None:
+        if cache_size < 0:
+            raise ValueError(
+                f"cache_size={cache_size} is not valid: expected 0 or more"
+            )
+        if (serializer is None) != (deserializer is None):
+            raise ValueError("give serializer and deserializer, or neither")
+        signer = None if signing_key is None else Signer(name, signing_key)
+        self.name = name
+        given = connector
+        self.connector = connector = as_connector(given)
+        self.counters = counters if counters is not None else Counters()
+        self._io = ObjectIO(
+            name,
+            connector,
+            carry(serializer),
+            carry(deserializer),
+            self.counters,
+            StoreMetrics() if metrics else None,
+            signer,
+        )
+        self._populate_target = populate_target
+        self._cache = ObjectCache(self._io, cache_size)
+        self._origins = Origins(connector, self._io.load)
+        self._config = StoreConfig(
+            name,
+            connector_path(connector),
+            tuple(connector.config().items()),
+            self._io.serializer,
+            self._io.deserializer,
+            cache_size,
+            metrics,
+            populate_target,
+            signer is not None,
+        )
+        self._told_key = signing_key is not None
+        if signing_key is not None:
+            remember_key(name, signing_key)
+        if register:
+            try:
+                register_store(self)
+            except StoreExistsError:
+                if isinstance(given, str | Mapping):  # nobody else could close it
+                    connector.close()
+                raise
+        logger.info("Initialized %r", self)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name!r} on {self._io.where}>"
+
+    @property
+    def metrics(self) -> StoreMetrics | None:
+        """What the store did in this process; ``None`` unless made with ``metrics``."""
+        return self._io.metrics
+
+    # Objects under keys
+
+    def put(
+        self,
+        obj: Any,
+        *,
+        serializer: Dump | None = None,
+        lifetime: Lifetime | None = None,
+        **hints: Any,
+    ) -> Key:
+        """Write an object and return its key.
+
+        Parameters
+        ----------
+        obj
+            The object; not changed, not kept.
+        serializer
+            ``(obj) -> buffer`` in place of the store's.
+        lifetime
+            What evicts the object when it ends, by ``add_key(key, store=store)``.
+        **hints
+            Keywords for the connector, if it takes any.
+
+        Returns
+        -------
+        Key
+            A key that no other object has or had.
+
+        Raises
+        ------
+        NotProxiableError
+            If the object does not serialize.
+        TypeError
+            If a serializer returns no buffer, or the connector takes no hints.
+        ConnectorError
+            If the store failed; nothing remains of the object then.
+        """
+        key = self._io.put(obj, serializer, hints).key
+        self._attach(lifetime, [key])
+        return key
+
+    def put_batch(
+        self,
+        objs: Sequence[Any],
+        *,
+        serializer: Dump | None = None,
+        lifetime: Lifetime | None = None,
+        **hints: Any,
+    ) -> list[Key]:
+        """Write several objects, in one go where the connector can.
+
+        Parameters
+        ----------
+        objs
+            The objects.
+        serializer, lifetime, **hints
+            See :meth:`put`.
+
+        Returns
+        -------
+        list of Key
+            In the same order.
+
+        Raises
+        ------
+        NotProxiableError, TypeError, ConnectorError
+            See :meth:`put`. Of the others, too, nothing remains then, unless the
+            connector's own batch leaves something behind.
+        """
+        written = self._io.put_batch(list(objs), serializer, hints)
+        keys = [each.key for each in written]
+        self._attach(lifetime, keys)
+        return keys
+
+    def get(
+        self, key: Key, default: Any = None, *, deserializer: Load | None = None
+    ) -> Any:
+        """Return the object, or *default* if there is none.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+        default
+            Returned if there is no such object.
+        deserializer
+            ``(bytes) -> obj`` in place of the store's; then the cache has no part.
+
+        Returns
+        -------
+        object
+            The same one at every call while it is cached: who changes it changes what
+            others get.
+
+        Raises
+        ------
+        WireError
+            If *key* is none of the connector's, daskref did not write the object, or a
+            deserializer failed.
+        ConnectorError
+            If the store failed.
+        """
+        try:
+            return outcome(self._cache.get(key, deserializer))
+        except MissingKeyError:
+            return default
+
+    def exists(self, key: Key) -> bool:
+        """Tell whether the object is in the store.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+
+        Returns
+        -------
+        bool
+            What the connector says; the cache is not asked.
+        """
+        return self.connector.exists(key)
+
+    def is_cached(self, key: Key) -> bool:
+        """Tell whether :meth:`get` would answer without the connector.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process.
+
+        Returns
+        -------
+        bool
+            Does no I/O.
+        """
+        return key in self._cache
+
+    def evict(self, key: Key) -> None:
+        """Delete the object. Silent if it is not there.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`, in any process. What was read of the object stays valid.
+        """
+        self._cache.forget(key)
+        self._io.evict(key)
+
+    def _attach(self, lifetime: Lifetime | None, keys: Sequence[Key]) -> None:
+        if lifetime is None:
+            return
+        try:
+            lifetime.add_key(*keys, store=self)
+        except BaseException:
+            for key in keys:
+                self.connector.evict(key)
+            raise
+
+    def set(self, key: Key, obj: Any, *, serializer: Dump | None = None) -> None:
+        """Write an object under the key of a future; see :meth:`Future.set_result`.
+
+        Parameters
+        ----------
+        key
+            From :meth:`future`, in any process; not set yet.
+        obj
+            The object.
+        serializer
+            ``(obj) -> buffer`` in place of the store's.
+
+        Raises
+        ------
+        NotDeferrableError
+            If the connector makes no keys for objects to come.
+        NotProxiableError, ConnectorError
+            See :meth:`put`.
+        """
+        self._io.set(key, obj, serializer)
+
+    # References
+
+    def put_reference(
+        self, obj: Any, token: str | None = None, encoded: Encoded | None = None
+    ) -> Reference:
+        """Write an object and return a reference to it.
+
+        Parameters
+        ----------
+        obj
+            The object.
+        token
+            Its content hash, kept in the metadata.
+        encoded
+            The object as :func:`~daskref.objects.codec.encode` returns it, if that was
+            done.
+
+        Returns
+        -------
+        Reference
+            Of a new object, whatever is stored already.
+
+        Raises
+        ------
+        NotProxiableError
+            If the object does not serialize.
+        ConnectorError
+            If the store failed; nothing remains of the object then.
+        """
+        key, nbytes, _, seal = self._io.put(obj, encoded=encoded)
+        return self.refer(key, describe(obj, nbytes, token, seal))
+
+    def refer(self, key: Key, metadata: Metadata) -> Reference:
+        """Return a reference to a key of this store.
+
+        Parameters
+        ----------
+        key
+            From :meth:`put`; not looked up.
+        metadata
+            What is known of the object.
+
+        Returns
+        -------
+        Reference
+            Does no I/O.
+        """
+        return Reference(key, self._config, metadata)
+
+    def get_reference(
+        self, reference: Reference, deserializer: Load | None = None
+    ) -> Any:
+        """Return a new private copy-on-write object for a reference.
+
+        Parameters
+        ----------
+        reference
+            From this store, in any process.
+        deserializer
+            ``(bytes) -> obj`` in place of the store's.
+
+        Raises
+        ------
+        MissingKeyError
+            If it is not in the store.
+        SignatureError
+            If it is not the object that was put.
+        """
+        seal = reference.metadata.seal
+        watch = partial(note, reference)
+        obj = outcome(self._io.get(reference.key, deserializer, seal, watch))
+        if deserializer is None:
+            self._origins.remember(obj, reference)
+        return obj
+
+    def get_memory(self, reference: Reference) -> memoryview:
+        """Return the stored bytes for a reference, mapped where that can be.
+
+        Raises
+        ------
+        MissingKeyError, SignatureError
+            See :meth:`get_reference`.
+        """
+        view = self._io.memory(reference.key, reference.metadata.seal)
+        note(reference, view)
+        return view
+
+    def get_shared(self, reference: Reference, deserializer: Load | None = None) -> Any:
+        """Return the object for a reference, through the cache.
+
+        Returns
+        -------
+        object
+            Or a :class:`~daskref.objects.failure.Failure` in its place.
+
+        Raises
+        ------
+        MissingKeyError
+            If it is not in the store.
+        """
+        return self._cache.get(reference.key, deserializer, reference.metadata.seal)
+
+    def take_reference(
+        self, reference: Reference, deserializer: Load | None = None
+    ) -> Any:
+        """Return the object for a reference and delete it: for one caller only.
+
+        Returns
+        -------
+        object
+            Or a :class:`~daskref.objects.failure.Failure` in its place.
+
+        Raises
+        ------
+        MissingKeyError
+            If it is not in the store, or another one took it.
+        """
+        self._cache.forget(reference.key)
+        return self._io.take(reference.key, deserializer, reference.metadata.seal)
+
+    def link(self, reference: Reference) -> Reference | None:
+        """Return a reference of its own life to what another one is of; no copy.
+
+        Returns
+        -------
+        Reference or None
+            ``None`` if the object is gone, or the connector cannot do this.
+        """
+        link = getattr(self.connector, "link", None)
+        key = None if link is None else link(reference.key)
+        return None if key is None else Reference(key, self._config, reference.metadata)
+
+    def relink(self, obj: Any, token: str | None = None) -> Reference | None:
+        """Return a new reference to what came out of this store unchanged.
+
+        See :meth:`daskref.store._provenance.Origins.relink`.
+        """
+        return self._origins.relink(obj, token)
+
+    def keep(self, obj: Any, release: Callable[[Key], None]) -> None:
+        """Keep in the store what an object came from, for as long as the object lives.
+
+        See :meth:`daskref.store._provenance.Origins.keep`.
+        """
+        self._origins.keep(obj, release)
+
+    # The store itself
+
+    def config(self) -> StoreConfig:
+        """Return how another process finds or makes this store.
+
+        Returns
+        -------
+        StoreConfig
+            Pickles, without any secret of the connector.
+        """
+        return self._config
+
+    @classmethod
+    def from_config(cls, config: StoreConfig, counters: Counters | None = None) -> Self:
+        """Open the store that *config* describes; not registered.
+
+        Parameters
+        ----------
+        config
+            From another store's :meth:`config`, in any process.
+        counters
+            What to count in; its own by default.
+
+        Returns
+        -------
+        Store
+            A new one; the caller closes it.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot reach the place.
+        ConfigError
+            If there is no such connector here.
+        """
+        connector = load_connector(config.connector, dict(config.options))
+        store = cls(
+            config.name,
+            connector,
+            serializer=config.serializer,
+            deserializer=config.deserializer,
+            cache_size=config.cache_size,
+            metrics=config.metrics,
+            populate_target=config.populate_target,
+            counters=counters,
+        )
+        if config.signed:  # without the key, evicting and the like still work
+            store._io.signer = Signer(config.name, known_key(config.name))
+            store._config = config
+        return store
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """Unregister the store and close its connector. A second call is silent.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            For the connector's ``close``, if it takes any.
+        """
+        unregister_store(self)
+        self._cache.clear()
+        self._origins.close()
+        if self._told_key:
+            forget_key(self.name)
+        self.connector.close(*args, **kwargs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,188 @@
+"""What proxies of stored objects resolve with, in whichever process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from daskref.connectors.base import Key
+from daskref.exceptions import (
+    ConnectorError,
+    ConnectorUnavailableError,
+    MissingKeyError,
+    ObjectLostError,
+    ResolveError,
+)
+from daskref.objects.failure import outcome
+from daskref.objects.functions import Carried, carry
+from daskref.objects.reference import Metadata, Reference, StoreConfig
+from daskref.store.registry import get_or_create_store
+
+if TYPE_CHECKING:
+    from daskref.store.store import Store
+
+
+class StoreFactory:
+    """What a proxy resolves with: a reference.
+
+    Parameters
+    ----------
+    reference
+        What to get.
+    transparent
+        Made by daskref inside Dask: resolved at the next task boundary, and before a
+        result is handed out. The user never sees such a proxy.
+    once
+        There is one reader: resolving deletes the object. The bytes live on in what it
+        returned.
+    shared
+        Resolve through the cache of the store: proxies of one object then share it, as
+        ProxyStore's do. Otherwise each call returns a private object.
+    deserializer
+        ``(bytes) -> object`` in place of the store's.
+
+    Notes
+    -----
+    Unpickling one imports nothing for the sake of the object or the deserializer.
+    """
+
+    __slots__ = ("deserializer", "once", "reference", "shared", "transparent")
+
+    def __init__(
+        self,
+        reference: Reference,
+        transparent: bool = False,
+        once: bool = False,
+        shared: bool = False,
+        deserializer: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.reference = reference
+        self.transparent = transparent
+        self.once = once
+        self.shared = shared
+        self.deserializer: Carried | None = carry(deserializer)
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """What is known of the object; ``None`` if nothing is."""
+        metadata = self.reference.metadata
+        return metadata if metadata.known else None
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether the object lives by a lease, for as long as its proxies do."""
+        return not (self.transparent or self.shared)
+
+    @property
+    def key(self) -> Key:
+        """The object's key."""
+        return self.reference.key
+
+    @property
+    def store_config(self) -> StoreConfig:
+        """How to reach the store."""
+        return self.reference.store
+
+    def get_store(self) -> Store:
+        """Return the store; made of its configuration if this process has none."""
+        return get_or_create_store(self.reference.store)
+
+    def __call__(self) -> Any:
+        """Return the object. Blocks; never on an event loop.
+
+        Raises
+        ------
+        ResolveError
+            If the store cannot be reached, or the object is not there (any more).
+        """
+        return outcome(resolving(self.reference, self._read))
+
+    def _read(self, store: Store) -> Any:
+        try:
+            return self._look(store)
+        except MissingKeyError as exc:
+            if self.once:
+                raise self._used_up() from exc
+            raise
+
+    def _look(self, store: Store) -> Any:
+        """Return the object, or a failure in its place; or raise MissingKeyError."""
+        if self.once:
+            return store.take_reference(self.reference, self.deserializer)
+        if self.shared:
+            return store.get_shared(self.reference, self.deserializer)
+        return store.get_reference(self.reference, self.deserializer)
+
+    def _used_up(self) -> ResolveError:
+        return ResolveError(
+            repr(self.reference),
+            "its object was single-use (the proxy was made with evict=True), and "
+            "another copy of the proxy has resolved and so deleted it, or it was "
+            "evicted. Make the proxy without evict=True if several tasks, or a task "
+            "that may run again, need it",
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.reference!r}>"
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        token = self.reference.__dask_tokenize__()
+        return token if self.deserializer is None else (*token, self.deserializer.data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (
+            self.reference,
+            self.transparent,
+            self.once,
+            self.shared,
+            self.deserializer,
+        )
+
+
+def resolve_reference(reference: Reference) -> Any:
+    """Return a new private object for a reference. Blocks; never on an event loop.
+
+    Raises
+    ------
+    ResolveError
+        If the store cannot be reached, or the object is not there.
+    """
+    return resolving(reference, lambda store: store.get_reference(reference))
+
+
+def resolving(reference: Reference, read: Callable[[Store], Any]) -> Any:
+    """Return what *read* returns of a reference's store.
+
+    Raises
+    ------
+    ResolveError
+        If the store cannot be reached, or the object is not there.
+    """
+    try:
+        store = get_or_create_store(reference.store)
+        try:
+            return read(store)
+        except MissingKeyError as exc:
+            if store.config()[:3] == reference.store[:3]:
+                raise
+            raise ResolveError(
+                repr(reference),
+                f"{exc}. The store that this process has registered as {store.name!r} "
+                "is another one than the one that made the reference: give one of "
+                "them another name",
+            ) from exc
+    except ObjectLostError as exc:
+        raise ResolveError(repr(reference), exc.message) from exc
+    except ConnectorUnavailableError as exc:
+        raise ResolveError(
+            repr(reference),
+            f"this process cannot reach its store ({exc})",
+        ) from exc
+    except (MissingKeyError, ConnectorError) as exc:
+        raise ResolveError(repr(reference), str(exc)) from exc
+
+
+def is_recomputed(exc: BaseException) -> bool:
+    """Tell whether what could not be resolved is a result that Dask computes again."""
+    cause = exc.__cause__
+    return isinstance(cause, ObjectLostError) and cause.recomputed

@@ -1,0 +1,90 @@
+"""Rules about takes: one taker gets an object, in threads and in processes."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Timer
+
+from daskref.connectors.base import Connector
+from daskref.connectors.registry import connector_path, load_connector
+from daskref.testing.contract._commands import TIMEOUT, command
+from daskref.testing.contract.expectations import expect, pattern
+
+
+def takes(connector: Connector) -> None:
+    """Expect that of all takers one gets the object, and nobody gets it later."""
+    take = getattr(connector, "take", None)
+    if take is None:
+        return
+    for value in (b"", b"small", pattern(2_000_003, 5)):
+        key = connector.put(value)
+        view = memoryview(take(tuple(key)))
+        expect(view == value, "take returns other bytes than were put")
+        expect(not connector.exists(key), "what was taken exists")
+        expect(take(key) is None, "a second take is not None")
+        connector.put(pattern(len(value), 6))
+        expect(view == value, "a later put changes what was taken")
+    if getattr(type(connector), "take", None) is Connector.take:
+        return  # the default: it does not say that two takers are told apart
+    keys = [connector.put(b"for one only") for _ in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(take, keys * 4))
+    winners = [view for view in taken if view is not None]
+    expect(len(winners) == 20, f"{len(winners)} takers in threads got 20 objects")
+    expect(all(view == b"for one only" for view in winners), "takers get other bytes")
+
+
+def takers(connector: Connector) -> None:
+    """Expect that of two processes that take one gets each object."""
+    if getattr(type(connector), "take", Connector.take) is Connector.take:
+        return
+    keys = [connector.put(b"for one only") for _ in range(200)]
+    task = (connector_path(connector), connector.config(), keys)
+    children = [
+        subprocess.Popen(
+            command(_taking_process),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    taken = []
+    watchdogs = [Timer(TIMEOUT, child.kill) for child in children]
+    for watchdog in watchdogs:
+        watchdog.start()
+    try:
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write(pickle.dumps(sys.path) + pickle.dumps(task))
+            child.stdin.flush()
+        for child in children:
+            assert child.stdout is not None
+            expect(child.stdout.read(5) == b"ready", "a taking process fails")
+        for child in children:
+            out, _ = child.communicate(b"go", timeout=TIMEOUT)
+            expect(not child.returncode, "a taking process fails")
+            taken += pickle.loads(out)
+    finally:
+        for watchdog in watchdogs:
+            watchdog.cancel()
+        for child in children:
+            child.kill()
+            child.communicate()
+    expect(len(set(taken)) == len(taken), "two processes take one object")
+    expect(set(taken) == set(keys), "objects that no process got")
+    expect(not any(map(connector.exists, keys)), "what was taken exists")
+
+
+def _taking_process() -> None:
+    stream = sys.stdin.buffer
+    sys.path[:] = pickle.load(stream)
+    path, config, keys = pickle.load(stream)
+    with load_connector(path, config) as connector:
+        sys.stdout.buffer.write(b"ready")
+        sys.stdout.buffer.flush()
+        stream.read(2)
+        taken = [key for key in keys if connector.take(key) is not None]
+    sys.stdout.buffer.write(pickle.dumps(taken))

@@ -1,0 +1,59 @@
+"""A connection whose outgoing values are converted on their way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from distributed.protocol.serialize import Serialized, to_serialize
+
+from daskref.cluster.connections import without_family
+
+
+class ServedComm:
+    """A connection whose outgoing values are converted on their way.
+
+    Parameters
+    ----------
+    comm
+        The connection.
+    concerns
+        ``(key, value) -> bool``: whether the value is converted.
+    convert
+        ``async (key, value) -> value``, or one that is serialized already.
+    """
+
+    def __init__(
+        self,
+        comm: Any,
+        concerns: Callable[[Any, Any], bool],
+        convert: Callable[[Any, Any], Awaitable[Any]],
+    ) -> None:
+        self._comm = comm
+        self._concerns = concerns
+        self._convert = convert
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    async def write(self, msg: Any, **kwargs: Any) -> Any:
+        """Write a message, the values under its ``data`` converted."""
+        data = msg.get("data") if isinstance(msg, dict) else None
+        if data:
+            keys = [k for k, each in data.items() if self._concerns(k, each.data)]
+            if keys:
+                values = await asyncio.gather(
+                    *(self._convert(key, data[key].data) for key in keys)
+                )
+                served = zip(keys, map(_to_serialize, values), strict=True)
+                msg = {**msg, "data": {**data, **dict(served)}}
+            # What is a value now is meant to be one: the family would put it again.
+            if names := kwargs.get("serializers"):
+                kwargs["serializers"] = without_family(names)
+        return await self._comm.write(msg, **kwargs)
+
+
+def _to_serialize(value: Any) -> Any:
+    # not isinstance(): it would ask a user's proxy for the type of its target
+    return value if type(value) is Serialized else to_serialize(value)

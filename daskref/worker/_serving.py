@@ -1,0 +1,213 @@
+"""A worker's part in a session whose hosts are apart.
+
+Private Dask names used here, checked by ``tests/test_private_names.py``:
+
+=================================================  =================================
+name                                               what for
+=================================================  =================================
+``Worker.stream_handlers``                         what the scheduler says
+``Worker.batched_send``                            messages to the scheduler
+``Worker.listener``, ``.contact_address``          where Dask's own server is
+``Worker.state.executing``, ``.nthreads``          whether a task will have to wait
+=================================================  =================================
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from distributed.comm import get_address_host, parse_address
+
+from daskref.cluster.errands import Errands
+from daskref.cluster.locating import Locator, ask
+from daskref.cluster.session import Session
+from daskref.config import Settings
+from daskref.connectors.zmq.connector import ZmqConnector
+from daskref.exceptions import DaskrefError
+from daskref.graph.nodes import references_in
+from daskref.objects.reference import Reference
+from daskref.proxy.proxy import get_factory
+from daskref.scheduler._network import evict, sweep
+from daskref.store.factory import StoreFactory
+from daskref.store.transparency import is_transparent
+from daskref.worker._peek import peek
+from daskref.worker._prefetch import Ahead
+
+if TYPE_CHECKING:
+    from distributed.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+#: States of a task that is going to begin.
+_WAITS = {"waiting", "ready", "constrained"}
+
+
+def place_of(worker: Worker, settings: Settings) -> dict[str, Any]:
+    """Return where a worker is to serve: options of :meth:`ZmqConnector.serve`.
+
+    Parameters
+    ----------
+    worker
+        By default, its host's objects are served where its own server listens.
+    settings
+        The cluster's; what this process has configured itself goes before.
+    """
+    own = Settings.read()
+    place = {
+        "interface": own.zmq_interface or settings.zmq_interface,
+        "port": own.zmq_port or settings.zmq_port,
+        "advertise": own.zmq_advertise or settings.zmq_advertise,
+    }
+    assert worker.listener is not None
+    scheme, _ = parse_address(worker.listener.listen_address)
+    if scheme not in ("tcp", "tls"):
+        return place
+    listening = get_address_host(worker.listener.listen_address)
+    contact = get_address_host(worker.contact_address or worker.address)
+    if not place["interface"]:
+        place["interface"] = listening
+        if not place["advertise"] and contact != listening:
+            place["advertise"] = contact
+    return place
+
+
+class Serving:
+    """Serve the objects of a worker's host, and do there what the scheduler says.
+
+    Parameters
+    ----------
+    worker
+        The worker.
+    session
+        Of a store in reach.
+    connector
+        The store's.
+    """
+
+    _undo: list[Callable[[], Any]]
+    _errands: Errands
+    _ahead: Ahead | None
+
+    def __init__(
+        self, worker: Worker, session: Session, connector: ZmqConnector
+    ) -> None:
+        self._worker = worker
+        self._session = session
+        self._connector = connector
+        self._undo = []
+        self._errands = Errands()
+        settings = session.info.settings
+        self._ahead = Ahead(connector, settings.prefetch) if settings.prefetch else None
+        #: Whether :meth:`transition` has anything to do: there are other hosts.
+        self.looks_ahead = False
+
+    async def start(self) -> None:
+        """Begin, and tell the scheduler.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot serve.
+        """
+        worker, connector, session = self._worker, self._connector, self._session
+        # While all are on one host, nobody opens a port for nothing.
+        lazily = session.info.settings.connector == "auto"
+        endpoint = None if lazily else await self._serve()
+        names = await session.run(connector.here)
+        locator = Locator(repr(connector), worker.address, self._ask, self._tell)
+        self._undo.append(connector.attend(locator))
+        worker.stream_handlers.update(
+            {
+                "daskref-evict": partial(self._handle, evict),
+                "daskref-sweep": partial(self._handle, sweep),
+                "daskref-serve": self._handle_serve,
+            }
+        )
+        self._announce(endpoint, names)
+
+    async def _serve(self) -> str:
+        self.looks_ahead = self._ahead is not None
+        place = place_of(self._worker, self._session.info.settings)
+        return await self._session.run(partial(self._connector.serve, **place))
+
+    def _handle_serve(self) -> None:
+        self._errands.run(self._begin_to_serve())
+
+    async def _begin_to_serve(self) -> None:
+        endpoint = None
+        try:
+            endpoint = await self._serve()
+        except DaskrefError as exc:
+            self._session.lose_sight(exc)
+        finally:  # there are readers who wait for it
+            self._announce(endpoint, [])
+
+    def _announce(self, endpoint: str | None, names: list[str]) -> None:
+        self._worker.batched_send(
+            {
+                "op": "daskref-host",
+                "host": self._connector.host,
+                "hostname": socket.gethostname(),
+                "endpoint": endpoint,
+                "names": names,
+            }
+        )
+
+    def stop(self) -> None:
+        """Do nothing for the scheduler any more; the connector serves until closed.
+
+        The handlers stay, and do nothing: a message that is still under way must not
+        end the worker's stream.
+        """
+        self._errands.stop()
+        self.looks_ahead = False
+        while self._undo:
+            self._undo.pop()()
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _ask(self, op: str, message: dict[str, Any]) -> Any:
+        return ask(self._worker.loop, getattr(self._worker.scheduler, op), message)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self._worker.loop.add_callback(self._worker.batched_send, message)
+
+    def _handle(self, do: Callable[..., Any], **message: Any) -> None:
+        self._errands.run(self._do(do, **message))
+
+    async def _do(self, do: Callable[..., Any], **message: Any) -> None:
+        try:
+            await self._session.run(partial(do, self._connector, **message))
+        except Exception:
+            logger.exception("Objects may be left on this host")
+
+    # Tasks
+
+    def transition(self, key: Any, start: str, finish: str) -> None:
+        """Fetch ahead what a task needs that has to wait for a thread."""
+        if not self.looks_ahead or self._ahead is None:
+            return
+        if start == "released" and finish in _WAITS:
+            if self._is_busy() and (references := self._references_of(key)):
+                self._ahead.add(key, [tuple(each.key) for each in references])
+        elif start == "flight" and finish == "memory":
+            value = peek(self._worker.data, key)
+            if is_transparent(value) and self._is_busy():
+                factory = get_factory(value)
+                if isinstance(factory, StoreFactory):
+                    for ts in self._worker.state.tasks[key].dependents:
+                        if ts.state == "waiting":
+                            self._ahead.add(ts.key, [tuple(factory.key)])
+        elif finish not in _WAITS:
+            self._ahead.begun(key)
+
+    def _is_busy(self) -> bool:
+        state = self._worker.state
+        return bool(len(state.executing) >= state.nthreads)
+
+    def _references_of(self, key: Any) -> set[Reference]:
+        return references_in(self._worker.state.tasks[key].run_spec)
