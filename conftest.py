@@ -18,7 +18,7 @@ import pytest
 SHM = Path("/dev/shm")
 PREFIX = "daskref"
 #: Where stores, sessions and owners of a process are known; not imported for that.
-STORES, SESSIONS = "daskref.store.registry", "daskref.cluster.session"
+STORES, SESSIONS = "daskref.store._registry", "daskref.cluster.session"
 OWNERS = "daskref.ownership.borrows"
 #: Seconds for what a test has ended (processes, finalizers) to be gone.
 PATIENCE = 5.0

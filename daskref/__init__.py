@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from daskref.ownership import mut_borrow as mut_borrow
     from daskref.ownership import update as update
     from daskref.preload import dask_setup as dask_setup
-    from daskref.proxy._locker import ProxyLocker as ProxyLocker
-    from daskref.proxy._prefetch import resolve_async as resolve_async
+    from daskref.proxy import ProxyLocker as ProxyLocker
+    from daskref.proxy import resolve_async as resolve_async
     from daskref.proxy.proxy import Proxy as Proxy
     from daskref.proxy.proxy import extract as extract
     from daskref.proxy.proxy import get_factory as get_factory
@@ -51,7 +51,7 @@ _HOMES = {
     "LeaseLifetime": "daskref.lifetimes",
     "OwnedProxy": "daskref.ownership",
     "Proxy": "daskref.proxy",
-    "ProxyLocker": "daskref.proxy._locker",
+    "ProxyLocker": "daskref.proxy",
     "StaticLifetime": "daskref.lifetimes",
     "Store": "daskref.store",
     "StoreConfig": "daskref.objects.reference",

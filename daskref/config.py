@@ -22,7 +22,7 @@ import yaml
 from dask.utils import parse_bytes, parse_timedelta
 
 from daskref.exceptions import ConfigError
-from daskref.ports import parse_advertised, parse_ports
+from daskref.units import parse_advertised, parse_ports
 
 #: A number of bytes (int), or a fraction from 0 to 1 (float).
 Share: TypeAlias = int | float

@@ -111,3 +111,17 @@ def summarize(
     # A killed process took its counts with it; the scheduler has seen its puts.
     total["puts"] = max(puts, total["puts"])
     return {**total, "hosts": hosts}
+
+
+_spent = threading.local()
+
+
+def seconds_in_connectors() -> float:
+    """Return the seconds that this thread has spent in all on reading stored bytes."""
+    spent: float = getattr(_spent, "seconds", 0.0)
+    return spent
+
+
+def add_seconds_in_connectors(seconds: float) -> None:
+    """Count what this thread has spent on reading stored bytes."""
+    _spent.seconds = seconds_in_connectors() + seconds

@@ -21,9 +21,9 @@ async def dask_setup(server: Any) -> None:
     from distributed.scheduler import Scheduler
 
     from daskref.cluster.family import register_family
-    from daskref.cluster.joining import start
     from daskref.config import Settings
     from daskref.exceptions import ConnectorError
+    from daskref.scheduler.install import start
 
     register_family()
     if isinstance(server, Scheduler):

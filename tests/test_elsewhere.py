@@ -14,7 +14,7 @@ from daskref.connectors import FileConnector, LocalConnector
 from daskref.objects.reference import StoreConfig
 from daskref.scheduler._elsewhere import ATTEMPTS, Elsewhere, ElsewhereObjects
 from daskref.store import Store
-from daskref.store.places import config_of, tell
+from daskref.store.registry import config_of, tell
 
 SESSION = StoreConfig("session", "none", ())
 

@@ -41,7 +41,7 @@ from daskref.graph.packing import Packer
 from daskref.objects.codec import Encoded
 from daskref.proxy import Proxy
 from daskref.store import Store
-from daskref.store.transparency import reveal
+from daskref.store.factory import reveal
 
 THRESHOLD = 1000
 LARGE = 500  # elements of 8 bytes

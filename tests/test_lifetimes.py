@@ -35,7 +35,7 @@ import daskref
 from daskref.exceptions import ResolveError
 from daskref.proxy import get_factory
 from daskref.store.factory import resolve_reference
-from daskref.worker._peek import peek
+from daskref.worker._data import peek
 from tests.utils import LARGE, large, processes, start, start_worker, wait_until
 
 #: Sum of what ``large()`` returns.

@@ -29,7 +29,7 @@ from daskref.graph.nodes import (
 )
 from daskref.proxy import Proxy, extract, get_factory, is_resolved
 from daskref.store import Store
-from daskref.store.transparency import is_transparent, reveal
+from daskref.store.factory import is_transparent, reveal
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from distributed.metrics import context_meter
 from distributed.spill import SpillBuffer
 
-from daskref.worker._peek import peek
+from daskref.worker._data import peek
 
 
 def test_reads_nothing_from_disk_and_counts_nothing(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daskref.exceptions import ConfigError
-from daskref.ports import parse_advertised, parse_ports
+from daskref.units import parse_advertised, parse_ports
 
 
 @pytest.mark.parametrize(

@@ -491,7 +491,7 @@ class TestKeysOfRedis:
         their.close()
 
     def test_they_agree_on_what_is_one_string(self) -> None:
-        from daskref.connectors.redis._checks import DEFAULTS
+        from daskref.connectors.redis._options import DEFAULTS
 
         assert DEFAULTS["chunk"] == _CHUNK
 

@@ -16,7 +16,7 @@ from daskref.cluster.family import register_family
 from daskref.cluster.session import Session
 from daskref.config import Settings
 from daskref.proxy import is_proxy
-from daskref.store.transparency import is_transparent, reveal
+from daskref.store.factory import is_transparent, reveal
 from tests.utils import large
 
 

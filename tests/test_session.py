@@ -29,8 +29,8 @@ from daskref.exceptions import (
 )
 from daskref.objects.reference import StoreConfig
 from daskref.proxy import get_factory, is_proxy
+from daskref.store.factory import is_transparent, reveal
 from daskref.store.registry import get_store
-from daskref.store.transparency import is_transparent, reveal
 
 LARGE = np.ones(1 << 18)
 

@@ -25,8 +25,8 @@ from daskref.objects.codec import encode
 from daskref.objects.failure import dump_failure
 from daskref.objects.reference import Reference
 from daskref.objects.signing import is_signed
+from daskref.proxy.proxy import reference_of
 from daskref.store import Store
-from daskref.store.registry import reference_of
 from tests.utils import large
 
 KEY = bytes(range(32))

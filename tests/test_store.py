@@ -25,14 +25,19 @@ from daskref.exceptions import (
 from daskref.objects.reference import StoreConfig
 from daskref.proxy import Proxy, extract, get_factory, is_resolved, resolve
 from daskref.store import Store
-from daskref.store.factory import StoreFactory, resolve_reference
+from daskref.store.factory import (
+    FailedFactory,
+    StoreFactory,
+    is_transparent,
+    resolve_reference,
+    reveal,
+)
 from daskref.store.registry import (
     get_or_create_store,
     get_store,
     register_store,
     unregister_store,
 )
-from daskref.store.transparency import FailedFactory, is_transparent, reveal
 
 
 @pytest.fixture(params=["local", "shm", "file"])

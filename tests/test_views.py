@@ -22,9 +22,9 @@ from daskref import Store
 from daskref.cluster.family import register_family
 from daskref.cluster.views import ViewFactory, lend
 from daskref.proxy import get_factory, is_proxy
+from daskref.store.factory import reveal
 from daskref.store.mapped import noting
-from daskref.store.transparency import reveal
-from daskref.worker._peek import peek
+from daskref.worker._data import peek
 from tests.utils import wait_until
 
 NBYTES = 4 * 2**20

@@ -12,7 +12,7 @@ from distributed.spill import SpillBuffer
 
 import daskref
 from daskref.proxy import is_proxy, is_resolved
-from daskref.worker._peek import peek
+from daskref.worker._data import peek
 from tests.utils import large
 
 READS: list[Callable[..., Any]] = [

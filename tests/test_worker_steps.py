@@ -9,7 +9,7 @@ import pytest
 
 from daskref.exceptions import ConnectorError
 from daskref.proxy import Proxy
-from daskref.store.transparency import FailedFactory
+from daskref.store.factory import FailedFactory
 from daskref.worker.plugin import ReferenceWorkerPlugin
 
 

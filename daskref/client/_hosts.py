@@ -11,14 +11,13 @@ from typing import Any
 from daskref.background import Executor
 from daskref.client._holdings import Holdings
 from daskref.cluster.errands import Errands
-from daskref.cluster.locating import Locator, ask
+from daskref.cluster.locating import Locator, ask, evict, sweep
 from daskref.cluster.session import Session
 from daskref.connectors.base import Key
 from daskref.connectors.zmq.connector import ZmqConnector
 from daskref.connectors.zmq.sources import Source
 from daskref.exceptions import ConnectorUnavailableError, DaskrefError
 from daskref.objects.codec import encode
-from daskref.scheduler._network import evict, sweep
 
 logger = logging.getLogger(__name__)
 

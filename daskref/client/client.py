@@ -65,8 +65,7 @@ from daskref.graph.packing import Packer, small_call
 from daskref.metrics import STORED, summarize
 from daskref.ownership.factories import collecting
 from daskref.proxy.proxy import is_proxy
-from daskref.store.factory import is_recomputed
-from daskref.store.transparency import reveal
+from daskref.store.factory import is_recomputed, reveal
 
 #: Parameters that are Dask's, not those of the function that is called.
 _SUBMIT = frozenset(inspect.signature(distributed.Client.submit).parameters)

@@ -23,7 +23,7 @@ from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.protocol.serialize import Serialize
 
 from daskref.cluster.session import Session
-from daskref.store.transparency import reveal
+from daskref.store.factory import reveal
 
 #: The family's name.
 FAMILY = "daskref"

@@ -8,6 +8,7 @@ but by more fields: whoever calls them may have another protocol, and is to hear
 from __future__ import annotations
 
 import pickle
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from daskref._version import PROTOCOL, __version__
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
     from distributed.scheduler import Scheduler
 
-    from daskref.scheduler._plugin import ReferenceSchedulerPlugin
+#: What runs in each process, above this package: loaded by name, as an entry point is.
+START = "daskref.scheduler.install:start"
+WORKER_PLUGIN = "daskref.worker.plugin:ReferenceWorkerPlugin"
+NANNY_PLUGIN = "daskref.worker.nanny:ReferenceNannyPlugin"
+
+
+def _load(entry_point: str) -> Any:
+    module, _, name = entry_point.partition(":")
+    return getattr(import_module(module), name)
 
 
 def identify() -> dict[str, Any]:
@@ -72,7 +81,7 @@ async def join(
         asked: dict[str, Any] = {}
         try:
             asked = unseal(settings)
-            plugin = await start(scheduler, asked)
+            plugin = await _load(START)(scheduler, asked)
             told["answer"] = pickle.dumps(plugin.join(client))
         except ConnectorError as exc:
             told["answer"] = _pickled(exc)
@@ -104,9 +113,8 @@ def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
     if peer["protocol"] != PROTOCOL:
         ours = describe_peer(identify())
         return f"it has {ours}, the scheduler has {describe_peer(peer)}"
-    from daskref.worker.plugin import ReferenceWorkerPlugin
-
-    return ReferenceWorkerPlugin(info)
+    plugin: WorkerPlugin = _load(WORKER_PLUGIN)(info)
+    return plugin
 
 
 def nanny_plugin(session: dict[str, Any]) -> NannyPlugin:
@@ -118,41 +126,5 @@ def nanny_plugin(session: dict[str, Any]) -> NannyPlugin:
         ``"root"``: where its shared memory is, as
         :class:`~daskref.connectors.SharedMemoryConnector` has it.
     """
-    from daskref.worker.nanny import ReferenceNannyPlugin
-
-    return ReferenceNannyPlugin(session["root"])
-
-
-async def start(
-    scheduler: Scheduler, settings: dict[str, Any]
-) -> ReferenceSchedulerPlugin:
-    """Return the scheduler's plugin, made and started first if there is none.
-
-    Parameters
-    ----------
-    scheduler
-        Where this runs.
-    settings
-        Fields of :class:`~daskref.config.Settings` that go before those that the
-        scheduler has configured.
-
-    Raises
-    ------
-    NotInstalledError, IncompatibleError
-        If a worker cannot take part. Nothing was set up.
-    """
-    from daskref.cluster.notices import tell_unknown
-    from daskref.config import Settings
-    from daskref.scheduler._plugin import NAME, ReferenceSchedulerPlugin
-
-    plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
-    if plugin is None:
-        tell_unknown()
-        plugin = ReferenceSchedulerPlugin(Settings.read(**settings))
-        scheduler.add_plugin(plugin, name=NAME)
-    try:
-        await plugin.start(scheduler)
-    except Exception:
-        await plugin.retire()
-        raise
+    plugin: NannyPlugin = _load(NANNY_PLUGIN)(session["root"])
     return plugin

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from daskref.connectors.base import Key
+from daskref.connectors.zmq.connector import ZmqConnector
 from daskref.connectors.zmq.sources import Source, Sources
 from daskref.exceptions import ObjectLostError
 
@@ -202,3 +203,13 @@ def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
     except Exception as exc:
         future.cancel()
         raise OSError(f"the scheduler did not answer: {exc!r}") from exc
+
+
+def evict(connector: ZmqConnector, objects: Iterable[Key]) -> None:
+    """Delete objects of this host, as the scheduler says. Blocks."""
+    connector.evict_here(map(tuple, objects))
+
+
+def sweep(connector: ZmqConnector, known: list[str], grace: float) -> int:
+    """Delete what the scheduler does not know on this host; return how many. Blocks."""
+    return len(connector.sweep([(name,) for name in known], grace))

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from daskref.connectors.files._mapping import address, raw
+from daskref.connectors.buffers import address, raw
 from daskref.connectors.files.pagemap import is_unwritten
 from daskref.graph.literals import WHOLE
 from daskref.objects.codec import encode, in_band_nbytes
@@ -35,6 +35,7 @@ from daskref.objects.reducers import Reducer, buffer_of, reducers
 from daskref.objects.reference import Metadata, Reference, describe
 from daskref.objects.signing import ENVELOPE_NBYTES, is_signed
 from daskref.proxy.proxy import Proxy, get_factory
+from daskref.store import ObjectStore
 from daskref.store.factory import StoreFactory, resolving
 from daskref.store.mapped import Mapped
 from daskref.store.store import Store
@@ -145,7 +146,9 @@ class ViewFactory(StoreFactory):
         stored = []
         for reference in self.references:
 
-            def read(store: Store, reference: Reference = reference) -> memoryview:
+            def read(
+                store: ObjectStore, reference: Reference = reference
+            ) -> memoryview:
                 return store.get_memory(reference)
 
             stored.append(resolving(reference, read))

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, get_type_hints
 
 from daskref.background import make_lock
 from daskref.connectors.base import Buffer, Connector, Key
+from daskref.connectors.buffers import raw
 from daskref.connectors.credentials import mask
-from daskref.connectors.files._mapping import raw
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorError,

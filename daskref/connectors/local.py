@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from daskref.background import make_lock
 from daskref.connectors.base import Buffer, Connector, Key, Usage
-from daskref.connectors.files._mapping import raw
+from daskref.connectors.buffers import raw
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorUnavailableError,

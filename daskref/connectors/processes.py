@@ -6,10 +6,20 @@ Known limit: of a process on another host, or in another container, nobody knows
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from functools import cache
 
-from daskref.connectors.shm._room import host
+
+@cache
+def host() -> dict[str, str]:
+    """Return what tells this host, and its present boot, from others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+    except OSError:
+        boot = ""
+    return {"host": socket.gethostname(), "boot": boot}
 
 
 def this_process() -> dict[str, str]:

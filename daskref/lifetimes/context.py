@@ -13,7 +13,7 @@ from daskref.exceptions import LifetimeError
 from daskref.lifetimes.base import evict_all, reference_of
 from daskref.objects.reference import StoreConfig
 from daskref.proxy.proxy import Proxy
-from daskref.store.places import config_of, same_place
+from daskref.store.registry import config_of, same_place
 from daskref.store.store import Store
 
 logger = logging.getLogger(__name__)

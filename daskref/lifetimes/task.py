@@ -11,7 +11,7 @@ from daskref.exceptions import LifetimeError
 from daskref.lifetimes.base import reference_of
 from daskref.objects.reference import StoreConfig
 from daskref.proxy.proxy import Proxy
-from daskref.store.places import config_of, registered, secrets_of, tell
+from daskref.store.registry import config_of, registered, secrets_of, tell
 from daskref.store.store import Store
 
 

@@ -44,7 +44,7 @@ from distributed.protocol.utils import msgpack_opts
 from distributed.utils import ensure_memoryview
 
 from daskref.connectors.base import Buffer
-from daskref.connectors.files._mapping import raw
+from daskref.connectors.buffers import raw
 from daskref.exceptions import NotProxiableError, WireError
 from daskref.objects._proxystore import is_proxystores, read_proxystores
 from daskref.objects.pickling import Pickle, pickled

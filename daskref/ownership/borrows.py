@@ -23,13 +23,12 @@ from typing import Any, NoReturn
 from daskref.background import make_rlock
 from daskref.exceptions import DaskrefError, OwnershipError
 from daskref.objects.reference import Reference
-from daskref.ownership.factories import factory_of
 from daskref.ownership.reaper import Reaper
 from daskref.ownership.rules import ENDS, ONE_OWNER, SHARED_OR_MUTABLE, VALID
 from daskref.proxy.proxy import extract, is_resolved
 from daskref.proxy.states import forget
-from daskref.store.factory import StoreFactory
-from daskref.store.places import evict_from
+from daskref.store.factory import StoreFactory, factory_of
+from daskref.store.registry import evict_from
 
 logger = logging.getLogger(__name__)
 

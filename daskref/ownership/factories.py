@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from daskref.objects.reference import Metadata, Reference
+from daskref.objects.reference import Metadata
 from daskref.ownership.rules import ONE_OWNER
 from daskref.store.factory import StoreFactory
 
 if TYPE_CHECKING:
     from daskref.ownership.borrows import Borrow, Ownership
-
-
-def factory_of(
-    reference: Reference, like: StoreFactory, *, alike: bool = True
-) -> StoreFactory:
-    """Return the factory of one generation of an owned object.
-
-    Parameters
-    ----------
-    reference
-        To the object.
-    like
-        Of another generation, or of a proxy of the user's.
-    alike
-        The object is serialized as that of *like* is. If not, as the store does.
-    """
-    made = copy.copy(like)
-    made.reference = reference
-    # each use has an object of its own, which it may change, and nobody uses it up
-    changed = ("once", "shared") if alike else ("once", "shared", "deserializer")
-    for name in changed:
-        if hasattr(made, name):
-            setattr(made, name, None if name == "deserializer" else False)
-    return made
 
 
 class OwnedFactory:

@@ -53,6 +53,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cloudpickle
 
 from daskref.exceptions import ResolveError
+from daskref.objects.reference import Reference
 from daskref.proxy._locker import ProxyLocker
 from daskref.proxy.states import Slots, base_of, create, give, has_target
 
@@ -224,6 +225,24 @@ def resolve(proxy: Proxy[Any]) -> None:
         If the target cannot be had.
     """
     extract(proxy)
+
+
+def reference_of(proxy: Any) -> Reference:
+    """Return what a proxy resolves.
+
+    Raises
+    ------
+    TypeError
+        If it is not a proxy, or one that no store made.
+    """
+    factory = get_factory(proxy)
+    reference = getattr(factory, "reference", None)
+    if not isinstance(reference, Reference):
+        raise TypeError(
+            f"the proxy was not made by a store: its factory is a "
+            f"{type(factory).__name__}"
+        )
+    return reference
 
 
 def extract(proxy: Proxy[T]) -> T:

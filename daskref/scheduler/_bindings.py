@@ -9,7 +9,7 @@ from daskref.connectors.base import Key
 from daskref.scheduler._elsewhere import Elsewhere, ElsewhereObjects
 from daskref.scheduler._holders import Holder, Holders
 
-#: As :func:`daskref.store.places.tell` describes an object; the first two identify it.
+#: As :func:`daskref.store.registry.tell` describes an object; two of it identify it.
 Told = tuple[Any, ...]
 
 
@@ -115,7 +115,7 @@ class Bindings:
         task
             The key.
         objects
-            As :func:`daskref.store.places.tell` describes them.
+            As :func:`daskref.store.registry.tell` describes them.
         """
         self.hold(Holder("bound", task), objects)
         self._binders.setdefault(task, set()).add(client)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from daskref.connectors.credentials import remember
 from daskref.objects.reference import StoreConfig
-from daskref.store.places import registered
+from daskref.store.registry import registered
 from daskref.store.store import Store
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from daskref.cluster.session import Session
 from daskref.connectors.base import Key
 from daskref.exceptions import ConnectorUnavailableError, DaskrefError
-from daskref.store._objects import ObjectStore
+from daskref.store import ObjectStore
 
 logger = logging.getLogger(__name__)
 

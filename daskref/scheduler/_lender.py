@@ -94,7 +94,7 @@ class Lender:
         task
             ``None`` if the worker does not know.
         object
-            As :func:`daskref.store.places.tell` describes it.
+            As :func:`daskref.store.registry.tell` describes it.
         factory
             Of a proxy of it, for the owner, pickled.
         """

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from daskref.cluster.locating import Locator, ask
+from daskref.cluster.locating import Locator, ask, evict
 from daskref.connectors.base import Key
 from daskref.connectors.zmq.connector import ZmqConnector
 from daskref.scheduler._holders import Holders
@@ -398,13 +398,3 @@ class Network:
         if copied:
             self.losses.found(key)
         self.locations.finished(key, process, copied)
-
-
-def evict(connector: ZmqConnector, objects: Iterable[Key]) -> None:
-    """Delete objects of this host, as the scheduler says. Blocks."""
-    connector.evict_here(map(tuple, objects))
-
-
-def sweep(connector: ZmqConnector, known: list[str], grace: float) -> int:
-    """Delete what the scheduler does not know on this host; return how many. Blocks."""
-    return len(connector.sweep([(name,) for name in known], grace))

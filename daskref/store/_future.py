@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from daskref.exceptions import MissingKeyError, ResolveError, ResolveTimeoutError
 from daskref.objects.failure import dump_failure, outcome
 from daskref.objects.functions import Carried, carry
 from daskref.objects.reference import Reference
 from daskref.proxy.proxy import Proxy
+from daskref.store._objects import ObjectStore
 from daskref.store.factory import StoreFactory, resolving
-
-if TYPE_CHECKING:
-    from daskref.store.store import Store
 
 T = TypeVar("T")
 
@@ -138,7 +136,7 @@ class FutureFactory(StoreFactory):
         """
         begin = time.monotonic()
 
-        def read(store: Store) -> Any:
+        def read(store: ObjectStore) -> Any:
             for _ in polling.looks():
                 try:
                     return self._look(store)
@@ -302,7 +300,7 @@ class Future(Generic[T]):
         data = dump_failure(exception)
         self._settable().set(self._factory.key, data, serializer=lambda data: data)
 
-    def _settable(self) -> Store:
+    def _settable(self) -> ObjectStore:
         store = self._factory.get_store()
         if store.exists(self._factory.key):
             raise ResolveError(repr(self), "it is set already, and is set only once")

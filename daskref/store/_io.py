@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from zict import LRU
+
 from daskref.background import make_lock
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key
 from daskref.connectors.credentials import mask
@@ -20,7 +22,7 @@ from daskref.exceptions import (
     SignatureError,
     WireError,
 )
-from daskref.metrics import Counters, metered
+from daskref.metrics import Counters, add_seconds_in_connectors, metered
 from daskref.objects.codec import Encoded, decode, encode
 from daskref.objects.failure import load_failure
 from daskref.objects.functions import Carried
@@ -30,18 +32,10 @@ from daskref.store._metrics import Operation, StoreMetrics
 #: The store's own: who reads the log need not know of this module.
 logger = logging.getLogger("daskref.store")
 
-_spent = threading.local()
-
 #: ``(bytes) -> object``
 Load = Callable[[Any], Any]
 #: ``(object) -> bytes``
 Dump = Callable[[Any], Any]
-
-
-def seconds_in_connectors() -> float:
-    """Return the seconds that this thread has spent in all on reading stored bytes."""
-    spent: float = getattr(_spent, "seconds", 0.0)
-    return spent
 
 
 class Written(NamedTuple):
@@ -433,7 +427,7 @@ class ObjectIO:
                 self.where, f"a get of {mask(repr(key))} failed ({exc!r})"
             ) from exc
         finally:
-            _spent.seconds = seconds_in_connectors() + time.perf_counter() - began
+            add_seconds_in_connectors(time.perf_counter() - began)
         if data is None:
             raise MissingKeyError(key, self.where)
         return data
@@ -574,3 +568,78 @@ def _forget_locals(exc: BaseException) -> None:
         traceback.clear_frames(exc.__traceback__)
         exc = exc.__cause__
     traceback.clear_frames(exc.__traceback__)
+
+
+class ObjectCache:
+    """Read objects through one store's input and output, each of the last ones once.
+
+    Parameters
+    ----------
+    io
+        What reads them.
+    size
+        How many are kept; 0 for none.
+
+    Notes
+    -----
+    Thread-safe; no lock is held while an object is read.
+    """
+
+    _io: ObjectIO
+    _size: int
+    _objects: LRU[Key, Any]
+    _evictions: int
+    _lock: threading.Lock
+
+    def __init__(self, io: ObjectIO, size: int) -> None:
+        self._io = io
+        self._size = size
+        self._objects = LRU(max(size, 1), {})
+        self._evictions = 0
+        self._lock = make_lock()
+
+    def __contains__(self, key: object) -> bool:
+        with self._lock:
+            return key in self._objects
+
+    def get(
+        self, key: Key, deserializer: Load | None = None, seal: bytes | None = None
+    ) -> Any:
+        """Return a shared object, or a failure in its place; see :meth:`ObjectIO.get`.
+
+        Parameters
+        ----------
+        key
+            Of the object.
+        deserializer
+            In place of the store's; then nothing is kept, and the object is a new one.
+        seal
+            See :meth:`ObjectIO.get`.
+        """
+        if deserializer is not None or not self._size:
+            return self._io.get(key, deserializer, seal)
+        operation = Operation()
+        missing = object()
+        with self._lock:
+            obj = self._objects.get(key, missing)
+            evictions = self._evictions
+        if obj is not missing:
+            self._io.note("get", key, operation, cached=True)
+            return obj
+        obj = self._io.get(key, seal=seal)
+        with self._lock:
+            # 1. We read. 2. Another thread evicts. 3. We would cache what is gone.
+            if evictions == self._evictions:
+                self._objects[key] = obj
+        return obj
+
+    def forget(self, key: Key) -> None:
+        """Drop an object that is about to be evicted."""
+        with self._lock:
+            self._evictions += 1
+            self._objects.pop(key, None)
+
+    def clear(self) -> None:
+        """Drop all objects."""
+        with self._lock:
+            self._objects.clear()

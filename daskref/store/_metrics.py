@@ -19,8 +19,7 @@ from zict import LRU
 
 from daskref.background import make_lock
 from daskref.connectors.base import Key
-from daskref.proxy.proxy import is_proxy
-from daskref.store.registry import get_key
+from daskref.proxy.proxy import is_proxy, reference_of
 
 #: How many keys are remembered one by one, those used last.
 KEYS = 1024
@@ -159,9 +158,9 @@ class StoreMetrics:
             As of now. ``None`` if nothing did, or it is too long ago.
         """
         if is_proxy(key_or_proxy):
-            key: Key = tuple(get_key(key_or_proxy))
+            key: Key = tuple(reference_of(key_or_proxy).key)
         else:
-            key = tuple(get_key(k) if is_proxy(k) else k for k in key_or_proxy)
+            key = tuple(reference_of(k).key if is_proxy(k) else k for k in key_or_proxy)
         with self._lock:
             record = self._by_key.get(key)
             return None if record is None else record.report()

@@ -16,12 +16,11 @@ from daskref.objects.failure import outcome
 from daskref.objects.functions import carry
 from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
 from daskref.objects.signing import Signer, forget_key, known_key, remember_key
-from daskref.store._io import Dump, Load, ObjectIO
+from daskref.store._io import Dump, Load, ObjectCache, ObjectIO
 from daskref.store._metrics import StoreMetrics
-from daskref.store._objectcache import ObjectCache
 from daskref.store._provenance import Origins
+from daskref.store._registry import register_store, unregister_store
 from daskref.store.mapped import note
-from daskref.store.registry import register_store, unregister_store
 
 if TYPE_CHECKING:
     from typing import Self

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from daskref.connectors.base import Key
 from daskref.exceptions import (
     ConnectorError,
     ConnectorUnavailableError,
+    DaskrefError,
     MissingKeyError,
     ObjectLostError,
     ResolveError,
@@ -16,10 +18,9 @@ from daskref.exceptions import (
 from daskref.objects.failure import outcome
 from daskref.objects.functions import Carried, carry
 from daskref.objects.reference import Metadata, Reference, StoreConfig
-from daskref.store.registry import get_or_create_store
-
-if TYPE_CHECKING:
-    from daskref.store.store import Store
+from daskref.proxy.proxy import get_factory, is_proxy
+from daskref.store._objects import ObjectStore
+from daskref.store._registry import get_or_make
 
 
 class StoreFactory:
@@ -83,9 +84,10 @@ class StoreFactory:
         """How to reach the store."""
         return self.reference.store
 
-    def get_store(self) -> Store:
+    def get_store(self) -> ObjectStore:
         """Return the store; made of its configuration if this process has none."""
-        return get_or_create_store(self.reference.store)
+        store: ObjectStore = get_or_make(self.reference.store)
+        return store
 
     def __call__(self) -> Any:
         """Return the object. Blocks; never on an event loop.
@@ -97,7 +99,7 @@ class StoreFactory:
         """
         return outcome(resolving(self.reference, self._read))
 
-    def _read(self, store: Store) -> Any:
+    def _read(self, store: ObjectStore) -> Any:
         try:
             return self._look(store)
         except MissingKeyError as exc:
@@ -105,7 +107,7 @@ class StoreFactory:
                 raise self._used_up() from exc
             raise
 
-    def _look(self, store: Store) -> Any:
+    def _look(self, store: ObjectStore) -> Any:
         """Return the object, or a failure in its place; or raise MissingKeyError."""
         if self.once:
             return store.take_reference(self.reference, self.deserializer)
@@ -139,6 +141,30 @@ class StoreFactory:
         )
 
 
+def factory_of(
+    reference: Reference, like: StoreFactory, *, alike: bool = True
+) -> StoreFactory:
+    """Return the factory of one generation of an owned object.
+
+    Parameters
+    ----------
+    reference
+        To the object.
+    like
+        Of another generation, or of a proxy of the user's.
+    alike
+        The object is serialized as that of *like* is. If not, as the store does.
+    """
+    made = copy.copy(like)
+    made.reference = reference
+    # each use has an object of its own, which it may change, and nobody uses it up
+    changed = ("once", "shared") if alike else ("once", "shared", "deserializer")
+    for name in changed:
+        if hasattr(made, name):
+            setattr(made, name, None if name == "deserializer" else False)
+    return made
+
+
 def resolve_reference(reference: Reference) -> Any:
     """Return a new private object for a reference. Blocks; never on an event loop.
 
@@ -150,7 +176,7 @@ def resolve_reference(reference: Reference) -> Any:
     return resolving(reference, lambda store: store.get_reference(reference))
 
 
-def resolving(reference: Reference, read: Callable[[Store], Any]) -> Any:
+def resolving(reference: Reference, read: Callable[[ObjectStore], Any]) -> Any:
     """Return what *read* returns of a reference's store.
 
     Raises
@@ -159,7 +185,7 @@ def resolving(reference: Reference, read: Callable[[Store], Any]) -> Any:
         If the store cannot be reached, or the object is not there.
     """
     try:
-        store = get_or_create_store(reference.store)
+        store = get_or_make(reference.store)
         try:
             return read(store)
         except MissingKeyError as exc:
@@ -186,3 +212,64 @@ def is_recomputed(exc: BaseException) -> bool:
     """Tell whether what could not be resolved is a result that Dask computes again."""
     cause = exc.__cause__
     return isinstance(cause, ObjectLostError) and cause.recomputed
+
+
+class FailedFactory:
+    """Stands for a value that could not be stored, where that is an error.
+
+    Parameters
+    ----------
+    error
+        Raised by whoever wants the value.
+    """
+
+    __slots__ = ("error",)
+
+    transparent = True
+
+    def __init__(self, error: DaskrefError) -> None:
+        self.error = error
+
+    def __call__(self) -> Any:
+        """Raise the error."""
+        raise self.error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FailedFactory, (self.error,)
+
+
+class Unreadable:
+    """Stands, in a message to a plain client, for a value that nobody can read.
+
+    Unpickling it raises: a request that fails would be made again and again.
+
+    Parameters
+    ----------
+    error
+        What is raised.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: DaskrefError) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise, (self.error,)
+
+
+def _raise(error: DaskrefError) -> None:
+    raise error
+
+
+def is_transparent(obj: Any) -> bool:
+    """Tell whether an object is a proxy that daskref made, for daskref to resolve."""
+    return is_proxy(obj) and getattr(get_factory(obj), "transparent", False) is True
+
+
+def reveal(obj: Any) -> Any:
+    """Return a new private object for a transparent proxy; anything else as it is.
+
+    Blocks; never on an event loop.
+    """
+    return get_factory(obj)() if is_transparent(obj) else obj

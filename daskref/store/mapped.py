@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from daskref.connectors.base import Buffer
-from daskref.connectors.files._mapping import address
+from daskref.connectors.buffers import address
 from daskref.objects.reference import Reference
 
 _local = threading.local()

@@ -1,38 +1,24 @@
-"""The registry of stores: by name, one of each per process.
+"""The registry of stores: by name, one of each per process; and where stores are.
 
-A store that was made for a proxy that arrived is found again by its whole place, name
-and connector: a later program of the user's may use the name for another place, and the
-worker that served both still tells them apart.
+A store's *place* is where its objects are, whatever the store is called here.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from daskref.background import make_lock, make_rlock
-from daskref.exceptions import StoreExistsError
-from daskref.objects.reference import Reference, StoreConfig
-from daskref.proxy.proxy import get_factory, is_proxy
+from dask.tokenize import tokenize
 
-if TYPE_CHECKING:
-    from daskref.store._objects import ObjectStore
-    from daskref.store.store import Store
-
-logger = logging.getLogger(__name__)
-
-_registry: dict[str, Any] = {}
-#: Place -> store that was made for its proxies; those used last.
-_made: OrderedDict[str, Any] = OrderedDict()
-#: How many of those stay open.
-_MOST_MADE = 64
-#: Place of a store that is being made -> held by the thread that makes it.
-_making: dict[str, threading.Lock] = {}
-_lock = make_rlock()
+from daskref.connectors.base import Key
+from daskref.objects.reference import StoreConfig
+from daskref.proxy.proxy import is_proxy, reference_of
+from daskref.store._registry import get_or_make, get_registered
+from daskref.store._registry import register_store as register_store
+from daskref.store._registry import unregister_store as unregister_store
+from daskref.store.store import Store
 
 
 def get_store(name: Any) -> Store | None:
@@ -56,9 +42,8 @@ def get_store(name: Any) -> Store | None:
     """
     if is_proxy(name):
         return get_or_create_store(reference_of(name).store)
-    with _lock:
-        found: Store | None = _registry.get(name)
-        return found
+    found: Store | None = get_registered(name)
+    return found
 
 
 def get_key(proxy: Any) -> Any:
@@ -80,74 +65,6 @@ def get_key(proxy: Any) -> Any:
         If it is not a proxy, or one that no store made.
     """
     return reference_of(proxy).key
-
-
-def reference_of(proxy: Any) -> Reference:
-    """Return what a proxy resolves.
-
-    Raises
-    ------
-    TypeError
-        If it is not a proxy, or one that no store made.
-    """
-    factory = get_factory(proxy)
-    reference = getattr(factory, "reference", None)
-    if not isinstance(reference, Reference):
-        raise TypeError(
-            f"the proxy was not made by a store: its factory is a "
-            f"{type(factory).__name__}"
-        )
-    return reference
-
-
-def register_store(store: ObjectStore, exist_ok: bool = False) -> None:
-    """Register a store under its name.
-
-    Parameters
-    ----------
-    store
-        The store. A second time is silent.
-    exist_ok
-        Whether it takes the place of another store of that name.
-
-    Raises
-    ------
-    StoreExistsError
-        If another store has the name and *exist_ok* is false.
-    """
-    with _lock:
-        present = _registry.get(store.name)
-        if present is store:
-            return
-        if present is not None and not exist_ok:
-            raise StoreExistsError(store.name)
-        _registry[store.name] = store
-    logger.info("Registered a store named %r", store.name)
-
-
-def unregister_store(name_or_store: str | ObjectStore) -> None:
-    """Forget a registered store, without closing it. Silent if there is none.
-
-    Parameters
-    ----------
-    name_or_store
-        A name: whichever store has it. A store: that one, if it is registered.
-    """
-    with _lock:
-        store: Any = name_or_store
-        if isinstance(store, str):
-            store = _registry.get(store)
-        if store is None:
-            return
-        place = _place(store.config())
-        is_made = _made.get(place) is store
-        is_registered = _registry.get(store.name) is store
-        if is_made:
-            del _made[place]
-        if not is_registered:
-            return
-        del _registry[store.name]
-    logger.info("Unregistered a store named %r", store.name)
 
 
 @contextmanager
@@ -211,53 +128,91 @@ def get_or_create_store(store_config: StoreConfig, *, register: bool = True) -> 
     ConfigError
         If there is no such connector here.
     """
-    from daskref.store.store import Store
-
-    if not register:
-        return _find(store_config) or Store.from_config(store_config)
-    with _lock:
-        if (store := _find(store_config)) is not None:
-            return store
-        place = _place(store_config)
-        making = _making.setdefault(place, make_lock())
-    with making:  # connecting may be slow: other stores' users do not wait for it
-        try:
-            return _find(store_config) or _keep(Store.from_config(store_config))
-        finally:
-            with _lock:
-                _making.pop(place, None)
-
-
-def _place(config: StoreConfig) -> str:
-    return repr(config[:3])
-
-
-def _find(config: StoreConfig) -> Store | None:
-    """Return the store for a configuration, if there is one."""
-    with _lock:
-        store: Store | None = _registry.get(config.name)
-        if store is not None and _made.get(_place(store.config())) is not store:
-            return store  # the user's own: the name decides
-        place = _place(config)
-        if place in _made:
-            _made.move_to_end(place)
-        return _made.get(place)
-
-
-def _keep(store: Store) -> Store:
-    """Keep a store that was made, unless another one was meanwhile; return that."""
-    surplus = []
-    with _lock:
-        # 1. A fails to make it. 2. B, which waited, and C, which did not, both do.
-        found = _find(store.config())
-        if found is None:
-            _made[_place(store.config())] = _registry[store.name] = store
-            while len(_made) > _MOST_MADE:
-                surplus.append(_made.popitem(last=False)[1])
-    if found is not None:
-        store.close()
-        return found
-    logger.info("Registered a store named %r", store.name)
-    for each in surplus:
-        each.close()
+    store: Store = get_or_make(store_config, register)
     return store
+
+
+def config_of(store: Store) -> StoreConfig:
+    """Return how another process finds or makes the store."""
+    return store.config()
+
+
+def same_place(one: StoreConfig, other: StoreConfig) -> bool:
+    """Tell whether two stores have the same objects."""
+    return (one.connector, one.options) == (other.connector, other.options)
+
+
+def secrets_of(store: Store | None) -> dict[str, dict[str, str]]:
+    """Return what opens the store besides its config; ProxyStore's have none."""
+    connector = None if store is None else store.connector
+    secrets: dict[str, dict[str, str]] = getattr(connector, "secrets", dict)()
+    return secrets
+
+
+def tell(
+    key: Key,
+    nbytes: int,
+    config: StoreConfig,
+    session: StoreConfig,
+    secrets: Mapping[str, Mapping[str, str]],
+) -> tuple[str, Any, int, bytes]:
+    """Describe an object in a message to the scheduler.
+
+    Parameters
+    ----------
+    key, nbytes
+        The object, and its size in bytes.
+    config
+        The store that it is in.
+    session
+        The session's store.
+    secrets
+        What opens the store, besides its config.
+
+    Returns
+    -------
+    tuple
+        What tells the store's place, and the object there, from others in every
+        process; the size; how the object is deleted, for whoever does that and for
+        nobody to look into before. In the session's store place and how are empty.
+    """
+    if same_place(config, session):
+        return "", tuple(key), nbytes, b""
+    place = str(tokenize(config.connector, config.options))
+    # the very key: connectors of ProxyStore's need its class
+    how = pickle.dumps((config, key, secrets))
+    return place, str(tokenize(tuple(key))), nbytes, how
+
+
+def registered(config: StoreConfig) -> Store | None:
+    """Return this process's registered store of that name and place, if there is one.
+
+    A store that has the name but another place is none: it holds other objects.
+    """
+    store = get_store(config.name)
+    if store is not None and same_place(config_of(store), config):
+        return store
+    return None
+
+
+@contextmanager
+def opened(config: StoreConfig) -> Iterator[Store]:
+    """Have a store for the time of a block: the registered one, or one opened for it.
+
+    Raises
+    ------
+    ConnectorUnavailableError
+        If this process cannot reach the place, or it is gone.
+    """
+    store = registered(config)
+    if store is not None:
+        yield store
+        return
+    with Store.from_config(config) as store:
+        yield store
+
+
+def evict_from(config: StoreConfig, key: Key) -> None:
+    """Delete an object through whatever store of its place this process has. Blocks."""
+    with opened(config) as store:
+        store.evict(key)

@@ -10,20 +10,14 @@ from daskref.connectors.base import Key
 from daskref.exceptions import NotProxiableError
 from daskref.objects.codec import decode
 from daskref.objects.reference import describe, unknown
-from daskref.proxy._locker import ProxyLocker
+from daskref.proxy import ProxyLocker
 from daskref.proxy.proxy import Proxy, is_proxy, populate
+from daskref.store import _registry
 from daskref.store._future import Future, FutureFactory, Polling
 from daskref.store._io import Dump, Load
 from daskref.store._metrics import Operation
 from daskref.store._objects import Lifetime, ObjectStore
 from daskref.store.factory import StoreFactory as StoreFactory
-
-# ProxyStore has these in its module of stores.
-from daskref.store.registry import get_or_create_store as get_or_create_store
-from daskref.store.registry import get_store as get_store
-from daskref.store.registry import register_store as register_store
-from daskref.store.registry import store_registration as store_registration
-from daskref.store.registry import unregister_store as unregister_store
 
 #: Seconds for which proxies of a future wait for it, by default.
 FUTURE_TIMEOUT = 3600.0
@@ -449,3 +443,6 @@ def _check_exclusive(evict: bool, lifetime: object) -> None:
             "evict=True and a lifetime exclude each other: either the first reader "
             "deletes the object, or the end of the lifetime does"
         )
+
+
+_registry.make = Store.from_config

@@ -24,9 +24,8 @@ from distributed import Reschedule
 from daskref.exceptions import ResolveError
 from daskref.graph.frames import hidden_like
 from daskref.graph.nodes import PackedNode
-from daskref.store.factory import is_recomputed
+from daskref.store.factory import is_recomputed, is_transparent, reveal
 from daskref.store.mapped import Mapped, noting
-from daskref.store.transparency import is_transparent, reveal
 from daskref.worker._spares import Spare, Spares
 
 #: ``async (function, *arguments) -> result``: run a blocking function in a thread.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from distributed.protocol.serialize import Serialized, to_serialize
+from distributed.spill import SpillBuffer
 
 from daskref.cluster.connections import without_family
 
@@ -57,3 +58,18 @@ class ServedComm:
 def _to_serialize(value: Any) -> Any:
     # not isinstance(): it would ask a user's proxy for the type of its target
     return value if type(value) is Serialized else to_serialize(value)
+
+
+def peek(data: Mapping[Any, Any], key: Any) -> Any:
+    """Return what a worker has in memory under a key; ``None`` if it has nothing.
+
+    Nothing is read from disk, or counted as read.
+
+    Parameters
+    ----------
+    data
+        ``Worker.data``: Dask's own, or what the user has chosen.
+    key
+        A Dask key.
+    """
+    return (data.memory if isinstance(data, SpillBuffer) else data).get(key)

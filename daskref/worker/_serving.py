@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.comm import get_address_host, parse_address
 
 from daskref.cluster.errands import Errands
-from daskref.cluster.locating import Locator, ask
+from daskref.cluster.locating import Locator, ask, evict, sweep
 from daskref.cluster.session import Session
 from daskref.config import Settings
 from daskref.connectors.zmq.connector import ZmqConnector
@@ -31,10 +31,8 @@ from daskref.exceptions import DaskrefError
 from daskref.graph.nodes import references_in
 from daskref.objects.reference import Reference
 from daskref.proxy.proxy import get_factory
-from daskref.scheduler._network import evict, sweep
-from daskref.store.factory import StoreFactory
-from daskref.store.transparency import is_transparent
-from daskref.worker._peek import peek
+from daskref.store.factory import StoreFactory, is_transparent
+from daskref.worker._data import peek
 from daskref.worker._prefetch import Ahead
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from daskref.proxy.proxy import extract
-from daskref.store.transparency import is_transparent
+from daskref.store.factory import is_transparent
 
 if TYPE_CHECKING:
     from distributed.worker import Worker

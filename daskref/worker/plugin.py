@@ -55,15 +55,24 @@ from daskref.objects.codec import Encoded
 from daskref.objects.reference import Reference, imported_type
 from daskref.objects.signing import add_asker, known_key
 from daskref.proxy.proxy import Proxy, get_factory, is_proxy
-from daskref.store.factory import StoreFactory
+from daskref.store.factory import (
+    FailedFactory,
+    StoreFactory,
+    Unreadable,
+    is_transparent,
+    reveal,
+)
 from daskref.store.mapped import Mapped
-from daskref.store.places import registered, secrets_of, tell
-from daskref.store.registry import register_store, unregister_store
+from daskref.store.registry import (
+    register_store,
+    registered,
+    secrets_of,
+    tell,
+    unregister_store,
+)
 from daskref.store.store import Store
-from daskref.store.transparency import FailedFactory, Unreadable, is_transparent, reveal
 from daskref.worker._boundary import Boundary, needs_boundary
-from daskref.worker._data import ServedComm
-from daskref.worker._peek import peek
+from daskref.worker._data import ServedComm, peek
 from daskref.worker._serving import Serving
 from daskref.worker._spares import Spares
 from daskref.worker._values import show_values

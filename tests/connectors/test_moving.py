@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskref.connectors import SharedMemoryConnector
-from daskref.connectors.files import _writing as writing
+from daskref.connectors.files import writing
 from daskref.connectors.files.locks import exclusively
 from daskref.connectors.shm import _moving as module
 from daskref.exceptions import ConnectorUnavailableError

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from daskref.connectors import SharedMemoryConnector
+from daskref.connectors.buffers import address
 from daskref.connectors.files import parked as parked_module
-from daskref.connectors.files._mapping import address, map_private, unmap
+from daskref.connectors.files._mapping import (
+    map_private,
+    unmap,
+)
 from daskref.connectors.files.locks import exclusively
 from daskref.connectors.files.pagemap import is_unwritten, read, scan
 from daskref.connectors.files.parked import ParkedMappings
@@ -297,7 +301,7 @@ def test_without_proc_the_mapping_keeps_the_lock_itself(shm, monkeypatch):
 
 FORK = """
 import os
-from daskref.connectors.files._mapping import address
+from daskref.connectors.buffers import address
 from daskref.connectors.shm import *
 connector = SharedMemoryConnector(root=root)
 keys = [connector.put(bytes([i]) * 2**21) for i in (1, 2)]

@@ -10,7 +10,9 @@ import pytest
 
 from daskref.connectors import SharedMemoryConnector
 from daskref.connectors.files import recycling as segments_module
-from daskref.connectors.files._mapping import SharedMapping
+from daskref.connectors.files._mapping import (
+    SharedMapping,
+)
 from daskref.connectors.files.locks import exclusively, open_within
 from tests.connectors.shmfiles import files, fill, inode, pooled
 

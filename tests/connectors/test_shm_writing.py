@@ -15,8 +15,8 @@ import pytest
 
 from daskref.connectors import SharedMemoryKey
 from daskref.connectors.files import _mapping as memory
-from daskref.connectors.files import _writing as writing
 from daskref.connectors.files import pieces as pieces_module
+from daskref.connectors.files import writing
 from daskref.connectors.files._mapping import (
     HUGE,
     SharedMapping,

@@ -6,9 +6,9 @@ import os
 import re
 from dataclasses import dataclass
 
-from daskref.connectors.files._reading import read_whole
 from daskref.connectors.files.locks import open_plain
 from daskref.connectors.files.names import READY
+from daskref.connectors.files.reading import read_whole
 from daskref.connectors.files.recycling import unlink
 from daskref.exceptions import WireError
 

@@ -18,7 +18,6 @@ from contextlib import suppress
 from threading import Lock
 
 from daskref.background import forget_in_child
-from daskref.connectors.file._network import is_local
 from daskref.connectors.files.directory import FULL
 from daskref.connectors.files.locks import unlock, write_whole
 from daskref.connectors.files.presence import (
@@ -31,8 +30,8 @@ from daskref.connectors.files.presence import (
     remove_whole,
     swept,
 )
-from daskref.connectors.processes import has_ended, machine, this_process
-from daskref.connectors.shm._room import host
+from daskref.connectors.filesystems import is_local
+from daskref.connectors.processes import has_ended, host, machine, this_process
 from daskref.exceptions import ConnectorUnavailableError
 
 _NAME = re.compile("daskref-[0-9]+-[0-9a-f]+")

@@ -19,15 +19,15 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
 from daskref.connectors.base import Buffer, Connector, Key, Usage
-from daskref.connectors.file._network import is_local
+from daskref.connectors.buffers import raw
 from daskref.connectors.file._patience import Patience
 from daskref.connectors.file._proxystore import ProxyStoreFile
 from daskref.connectors.file._session import FileSession
 from daskref.connectors.files import leases
-from daskref.connectors.files._mapping import raw
 from daskref.connectors.files.directory import FULL, ObjectDirectory, sync_directory
 from daskref.connectors.files.names import READY, UNKNOWN_SIZE, checked, new_name
 from daskref.connectors.files.presence import own_directories
+from daskref.connectors.filesystems import is_local
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,

@@ -10,12 +10,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import pickle
 import time
 import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any
+
+from daskref.connectors.buffers import raw
 
 _PROT_NONE = 0
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
@@ -33,22 +34,6 @@ _SLOW = 1e-3
 _FAILED = ctypes.c_void_p(-1).value
 
 
-class _PyBuffer(ctypes.Structure):
-    _fields_ = (
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.py_object),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        ("format", ctypes.c_char_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    )
-
-
 @cache
 def _libc() -> Any:
     libc = ctypes.CDLL(None, use_errno=True)
@@ -59,15 +44,6 @@ def _libc() -> Any:
     libc.munmap.argtypes = [pointer, size]
     libc.madvise.argtypes = [pointer, size, integer]
     return libc
-
-
-@cache
-def _get_buffer() -> tuple[Any, Any]:
-    get = ctypes.pythonapi.PyObject_GetBuffer
-    get.argtypes = [ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int]
-    release = ctypes.pythonapi.PyBuffer_Release
-    release.argtypes = [ctypes.POINTER(_PyBuffer)]
-    return get, release
 
 
 def _map(
@@ -104,29 +80,6 @@ def _map_aligned(fd: int, nbytes: int, flags: int) -> int:
     if after := HUGE - before:
         _libc().munmap(where + length, after)
     return where
-
-
-def raw(buffer: Any) -> memoryview:
-    """Return the bytes of any contiguous buffer, not copied, whatever its format."""
-    view = memoryview(buffer)
-    if view.c_contiguous and view.nbytes:
-        # Not a PickleBuffer of a memoryview: Python before 3.12.7 crashes when it
-        # collects them in a cycle, such as an error's traceback (gh-77894).
-        return view.cast("B")
-    return pickle.PickleBuffer(buffer).raw()
-
-
-def address(view: memoryview) -> int:
-    """Return where the bytes lie; *view* must outlive the use of the address."""
-    get, release = _get_buffer()
-    info = _PyBuffer()
-    get(view, ctypes.byref(info), 0)
-    try:
-        where = info.buf
-        assert isinstance(where, int)
-        return where
-    finally:
-        release(ctypes.byref(info))
 
 
 def private_view(fd: int, nbytes: int) -> memoryview:

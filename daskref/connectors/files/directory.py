@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from daskref.connectors.files._mapping import private_view
-from daskref.connectors.files._reading import read_whole
-from daskref.connectors.files._writing import write_file
+from daskref.connectors.files._mapping import (
+    private_view,
+)
 from daskref.connectors.files.locks import (
     SHARED,
     names,
@@ -21,6 +21,7 @@ from daskref.connectors.files.locks import (
 from daskref.connectors.files.names import LEASE, PART, READY, UNKNOWN_SIZE
 from daskref.connectors.files.parked import ParkedMappings
 from daskref.connectors.files.parts import Parts, reveal
+from daskref.connectors.files.reading import read_whole
 from daskref.connectors.files.recycling import (
     SMALLEST,
     KeptMappings,
@@ -28,6 +29,7 @@ from daskref.connectors.files.recycling import (
     discard,
     unlink,
 )
+from daskref.connectors.files.writing import write_file
 from daskref.exceptions import WireError
 
 #: Smaller files are read: to map one costs more, unless it may be written again.

@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from daskref.connectors.files._mapping import SharedMapping, can_populate
-from daskref.connectors.files._writing import is_mapped, write_file, write_mapped
+from daskref.connectors.files._mapping import (
+    SharedMapping,
+    can_populate,
+)
 from daskref.connectors.files.locks import (
     EXCLUSIVE,
     names,
@@ -23,6 +25,7 @@ from daskref.connectors.files.recycling import (
     discard,
     unlink,
 )
+from daskref.connectors.files.writing import is_mapped, write_file, write_mapped
 
 
 class Part(NamedTuple):

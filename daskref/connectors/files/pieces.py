@@ -11,15 +11,15 @@ import errno
 import os
 from ctypes import memmove
 
+from daskref.connectors.buffers import address
 from daskref.connectors.files._mapping import (
     HUGE,
     SharedMapping,
-    address,
     can_collapse,
     view_of,
 )
-from daskref.connectors.files._writing import write_file
 from daskref.connectors.files.parts import Part, Parts
+from daskref.connectors.files.writing import write_file
 
 
 class Pieces:

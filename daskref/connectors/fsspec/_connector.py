@@ -17,8 +17,8 @@ from urllib.parse import SplitResult
 
 from daskref.background import start_thread
 from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.buffers import raw
 from daskref.connectors.credentials import Hidden, recall, remember
-from daskref.connectors.files._mapping import raw
 from daskref.connectors.fsspec import _leases as bloblease
 from daskref.connectors.fsspec import _opening as opening
 from daskref.connectors.fsspec import _options as storageoptions

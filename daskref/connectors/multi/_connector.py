@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from daskref.connectors.base import Buffer, Connector, Key, Usage
-from daskref.connectors.files._mapping import raw
+from daskref.connectors.buffers import raw
 from daskref.connectors.multi._children import Child, Children
 
 # ProxyStore has it in this module.

@@ -16,17 +16,18 @@ from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
 from daskref.connectors.base import Buffer, Connector, Key, Usage
-from daskref.connectors.files._mapping import raw
+from daskref.connectors.buffers import raw
 from daskref.connectors.redis import _objects as redisobjects
-from daskref.connectors.redis._checks import (
+from daskref.connectors.redis._objects import RedisKey, checked
+from daskref.connectors.redis._options import (
     DEFAULTS,
+    Place,
     checked_options,
     flag,
     session_of,
     url_of,
+    without_query,
 )
-from daskref.connectors.redis._objects import RedisKey, checked
-from daskref.connectors.redis._options import Place, without_query
 from daskref.connectors.redis._pool import Wires
 from daskref.connectors.redis._scripts import LINK, MOVE, RENEW
 from daskref.connectors.redis._session import RedisSession, script

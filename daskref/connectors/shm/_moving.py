@@ -32,7 +32,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from daskref.background import Background
-from daskref.connectors.files._writing import copy_past_cache
 from daskref.connectors.files.directory import STUCK, ObjectDirectory
 from daskref.connectors.files.leases import hand_over
 from daskref.connectors.files.locks import (
@@ -45,6 +44,7 @@ from daskref.connectors.files.locks import (
 )
 from daskref.connectors.files.names import MOVING, NAME, PART, new_name
 from daskref.connectors.files.recycling import SMALLEST, Pool, unlink
+from daskref.connectors.files.writing import copy_past_cache
 from daskref.connectors.machine import least, memory
 from daskref.connectors.shm._room import Spill
 from daskref.exceptions import ConnectorUnavailableError

@@ -12,12 +12,10 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import time
-from functools import cache, cached_property
+from functools import cached_property
 
 from daskref.background import make_lock
-from daskref.connectors.file._network import is_memory
 from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.locks import write_whole
 from daskref.connectors.files.presence import (
@@ -29,6 +27,8 @@ from daskref.connectors.files.presence import (
     remove_whole,
     swept,
 )
+from daskref.connectors.filesystems import is_memory
+from daskref.connectors.processes import host
 from daskref.connectors.shm.session import SessionDirectory
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -74,17 +74,6 @@ class Spill:
             with self._lock:
                 self._objects = ObjectDirectory(make_spill(self.session, self.root))
         return self._objects
-
-
-@cache
-def host() -> dict[str, str]:
-    """Return what tells this host, and its present boot, from others."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()
-    except OSError:
-        boot = ""
-    return {"host": socket.gethostname(), "boot": boot}
 
 
 def find_spill(session: SessionDirectory) -> str | None:

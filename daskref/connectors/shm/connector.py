@@ -21,8 +21,8 @@ from urllib.parse import SplitResult, unquote
 
 from daskref.background import forget_in_child
 from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.buffers import raw
 from daskref.connectors.files import leases
-from daskref.connectors.files._mapping import raw
 from daskref.connectors.files.directory import FULL, ObjectDirectory
 from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
 from daskref.connectors.files.parked import ParkedMappings

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from daskref.background import forget_in_child, make_lock
 from daskref.connectors.zmq._keys import Handshake, Keys, RefusedError
-from daskref.connectors.zmq._limits import Limits
 from daskref.connectors.zmq._listening import prepare, shut, split_endpoint
 from daskref.connectors.zmq._wire import (
     REPLY_NBYTES,
     EndedError,
+    Limits,
     Reply,
     Request,
     Status,

@@ -10,17 +10,12 @@ from threading import Condition, Thread, current_thread
 from daskref.background import start_thread
 from daskref.connectors.zmq._arrivals import Arrival
 from daskref.connectors.zmq._connections import BrokenError, ClosedError, Line, Lines
-from daskref.connectors.zmq._limits import Limits
-from daskref.connectors.zmq._wire import Op, Request, Status
+from daskref.connectors.zmq._wire import Limits, Op, Request, Status, UnansweredError
 from daskref.connectors.zmq.sources import Candidates, Source
 
 #: Seconds between looks at whether the connector was closed, and between two questions
 #: where the object is.
 _LOOK, _ASK_AGAIN = 0.2, 1.0
-
-
-class UnansweredError(Exception):
-    """Nobody gave the object; the text says who was asked and what each answered."""
 
 
 class Transfer:

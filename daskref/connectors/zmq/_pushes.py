@@ -10,8 +10,7 @@ from daskref.background import make_lock
 from daskref.connectors.files.names import PUSHED
 from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.shm.connector import SharedMemoryConnector, SharedMemoryKey
-from daskref.connectors.zmq._limits import Limits
-from daskref.connectors.zmq._wire import PUSH_CHUNK, Request, Status
+from daskref.connectors.zmq._wire import PUSH_CHUNK, Limits, Request, Status
 from daskref.exceptions import ConnectorError
 
 

@@ -10,10 +10,16 @@ from daskref.connectors.base import Key
 from daskref.connectors.shm.connector import SharedMemoryConnector, SharedMemoryKey
 from daskref.connectors.zmq._arrivals import Arrival, begin
 from daskref.connectors.zmq._connections import ClosedError, Lines
-from daskref.connectors.zmq._fetching import Transfer, UnansweredError
-from daskref.connectors.zmq._limits import Limits
+from daskref.connectors.zmq._fetching import Transfer
 from daskref.connectors.zmq._requests import ask, push
-from daskref.connectors.zmq._wire import NAMES, Op, Request, Status
+from daskref.connectors.zmq._wire import (
+    NAMES,
+    Limits,
+    Op,
+    Request,
+    Status,
+    UnansweredError,
+)
 from daskref.connectors.zmq.sources import Source, Sources
 from daskref.exceptions import (
     ConnectorClosedError,

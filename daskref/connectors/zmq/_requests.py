@@ -6,9 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 from daskref.connectors.zmq._connections import BrokenError, ClosedError, Line, Lines
-from daskref.connectors.zmq._fetching import UnansweredError
-from daskref.connectors.zmq._limits import Limits
-from daskref.connectors.zmq._wire import PUSH_CHUNK, Op, Request, Status
+from daskref.connectors.zmq._wire import (
+    PUSH_CHUNK,
+    Limits,
+    Op,
+    Request,
+    Status,
+    UnansweredError,
+)
 from daskref.connectors.zmq.sources import Candidates, Source
 
 

@@ -16,13 +16,11 @@ from daskref.background import forget_in_child
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.space import Space
-from daskref.connectors.zmq._host import open_host, parse_place
-from daskref.connectors.zmq._limits import Limits
-from daskref.connectors.zmq._objectkey import ZmqKey, checked_key, short
-from daskref.connectors.zmq._objects import ZmqObjects
+from daskref.connectors.zmq._objects import ZmqKey, ZmqObjects, checked_key, short
 from daskref.connectors.zmq._remote import Remote
 from daskref.connectors.zmq._server import Served
-from daskref.connectors.zmq._session import ZmqSession, enter
+from daskref.connectors.zmq._session import ZmqSession, enter, open_host, parse_place
+from daskref.connectors.zmq._wire import Limits
 from daskref.connectors.zmq.sources import (
     KnownPeers,
     Locate,

@@ -25,7 +25,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from daskref.background import start_thread
-from daskref.connectors.files._mapping import HUGE, SharedMapping, address, can_collapse
+from daskref.connectors.buffers import address
+from daskref.connectors.files._mapping import HUGE, SharedMapping, can_collapse
 from daskref.connectors.files.locks import open_plain
 
 #: From here on objects are written through a mapping.

@@ -1,0 +1,43 @@
+"""The scheduler's plugin, where there is none yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from daskref.cluster.notices import tell_unknown
+from daskref.config import Settings
+from daskref.scheduler._plugin import NAME, ReferenceSchedulerPlugin
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+
+async def start(
+    scheduler: Scheduler, settings: dict[str, Any]
+) -> ReferenceSchedulerPlugin:
+    """Return the scheduler's plugin, made and started first if there is none.
+
+    Parameters
+    ----------
+    scheduler
+        Where this runs.
+    settings
+        Fields of :class:`~daskref.config.Settings` that go before those that the
+        scheduler has configured.
+
+    Raises
+    ------
+    NotInstalledError, IncompatibleError
+        If a worker cannot take part. Nothing was set up.
+    """
+    plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
+    if plugin is None:
+        tell_unknown()
+        plugin = ReferenceSchedulerPlugin(Settings.read(**settings))
+        scheduler.add_plugin(plugin, name=NAME)
+    try:
+        await plugin.start(scheduler)
+    except Exception:
+        await plugin.retire()
+        raise
+    return plugin
