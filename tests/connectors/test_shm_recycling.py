@@ -46,6 +46,34 @@ def test_what_another_process_evicts_is_written_again_through_the_mapping(
     assert shm.get(key) == fill(2 * MIB, 2)
 
 
+@pytest.mark.parametrize("writes", [True, False])
+def test_what_is_lent_is_not_written_again_meanwhile(shm, writes):
+    with SharedMemoryConnector(**shm.config()) as other:
+        for seed in (1, 2, 3):  # new pages, and such as are mapped
+            key = shm.put(fill(2 * MIB, seed))
+            number = inode(shm, key)
+            view = (shm if writes else other).lend(key)
+            assert view.readonly
+            assert view == fill(2 * MIB, seed)
+            part = view[MIB:]
+            del view
+            shm.evict(key)
+            assert shm.lend(key) is None
+            later = shm.put(fill(2 * MIB, 9))
+            assert inode(shm, later) != number
+            assert part == fill(2 * MIB, seed)[MIB:]
+            del part
+            shm.evict(later)
+
+
+def test_what_is_lent_goes_through_the_mapping_of_its_writer(shm, monkeypatch):
+    key = shm.put(fill(2 * MIB))
+    shm.evict(key)
+    key = shm.put(fill(2 * MIB, 2))
+    monkeypatch.setattr("daskref.connectors.files.directory.private_view", None)
+    assert shm.lend(key) == fill(2 * MIB, 2)
+
+
 def test_another_process_writes_the_files_again_too(shm):
     with SharedMemoryConnector(**shm.config()) as other:
         shm.evict(shm.put(fill(2 * MIB)))

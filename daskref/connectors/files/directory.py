@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import time
 from collections.abc import Callable, Sequence
 
 from daskref.connectors.files._mapping import (
+    SharedMapping,
+    map_holder,
     private_view,
+    unmap,
+    view_of,
 )
 from daskref.connectors.files.locks import (
     SHARED,
@@ -201,6 +206,13 @@ class ObjectDirectory:
                 raise
             os.close(fd)
 
+    def lend(self, name: str, nbytes: int) -> memoryview | None:
+        """Return an object, read-only, for a moment: to send it; see :meth:`get`.
+
+        If this process has written it, its pages are mapped already.
+        """
+        return self._read(name, nbytes, self._lent)
+
     def get(self, name: str, nbytes: int) -> memoryview | None:
         """Return an object; ``None`` if it is not here.
 
@@ -211,6 +223,24 @@ class ObjectDirectory:
         OSError
             If it cannot be read.
         """
+        return self._read(name, nbytes, self._private)
+
+    def _private(self, fd: int, nbytes: int, path: str) -> memoryview:
+        if self.parked is not None:
+            return self.parked.view(fd, nbytes, path)
+        return private_view(fd, nbytes)
+
+    def _lent(self, fd: int, nbytes: int, path: str) -> memoryview:
+        inode = os.fstat(fd).st_ino
+        kept = None if self.kept is None else self.kept.peek(inode, nbytes)
+        if kept is None:
+            return private_view(fd, nbytes).toreadonly()
+        # nobody has the file written again, or cut, while the holder has its lock
+        return view_of(kept.address, nbytes, _let_go, kept, map_holder(fd)).toreadonly()
+
+    def _read(
+        self, name: str, nbytes: int, map_it: Callable[[int, int, str], memoryview]
+    ) -> memoryview | None:
         if self.pool is not None and self.kept is not None:
             self.kept.prune(self.pool)
         fd = self._open(name)
@@ -230,10 +260,7 @@ class ObjectDirectory:
                 return memoryview(bytearray())
             if self.mapped and (self.pool is not None or nbytes >= _WORTH_MAPPING):
                 try:
-                    if self.parked is not None:
-                        view = self.parked.view(fd, nbytes, self.at(name))
-                    else:
-                        view = private_view(fd, nbytes)
+                    view = map_it(fd, nbytes, self.at(name))
                 except OSError as exc:
                     if exc.errno not in (errno.ENOMEM, errno.ENODEV, errno.EAGAIN):
                         raise
@@ -313,3 +340,8 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _let_go(kept: SharedMapping, holder: int) -> None:
+    """Give up the lock of a view through a mapping, which lasted as long. Anywhere."""
+    unmap(holder, mmap.PAGESIZE)

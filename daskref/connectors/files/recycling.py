@@ -296,6 +296,14 @@ class KeptMappings:
             return kept.mapping
         return None
 
+    def peek(self, inode: int, nbytes: int) -> SharedMapping | None:
+        """Return the mapping of a file of that length, if it is there; it stays."""
+        with self._lock:
+            kept = self._kept.get(inode)
+        if kept is not None and kept.mapping.nbytes >= nbytes:
+            return kept.mapping
+        return None
+
     def keep(self, inode: int, mapping: SharedMapping, path: str) -> None:
         """Keep the mapping of the file that *path* names."""
         dropped = []

@@ -377,6 +377,10 @@ class SharedMemoryConnector(Connector):
         """See :meth:`Connector.get`."""
         return self._find(key, ObjectDirectory.get)
 
+    def lend(self, key: Key) -> memoryview | None:
+        """Return an object to be sent: as :meth:`get` does, read-only, for a moment."""
+        return self._find(key, ObjectDirectory.lend)
+
     def take(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.take`."""
         return self._find(key, ObjectDirectory.take)

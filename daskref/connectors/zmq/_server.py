@@ -131,7 +131,7 @@ class Answers:
             if view.nbytes != request.nbytes:
                 return Status.REFUSED, empty
         else:
-            found = self._local.get(key)
+            found = self._local.lend(key)
             if found is None:
                 return Status.MISSING, empty
             view = found
