@@ -95,7 +95,7 @@ def test_defaults():
         shm_root=None,
         shm_budget=0.8,
         shm_recycle=0.25,
-        shm_recycle_idle=5.0,
+        shm_recycle_idle=30.0,
         prefetch=2**30,
         security_transport="auto",
         security_sign="auto",

@@ -138,7 +138,7 @@ class ZmqConnector(Connector):
         root: str | os.PathLike[str] | None = None,
         budget: float | str | None = 0.8,
         recycle: float | str | None = 0.25,
-        recycle_idle: float | str = 5.0,
+        recycle_idle: float | str = 30.0,
         spill_directory: str | os.PathLike[str] | None = None,
     ) -> None:
         given = {
