@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from daskref.connectors.filesystems import is_local
 
 from daskref.connectors import FileConnector, FileKey
+from daskref.connectors.filesystems import is_local
 from daskref.connectors.processes import this_process
 from daskref.exceptions import (
     ConfigError,
