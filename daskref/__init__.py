@@ -1,5 +1,18 @@
 """Pass-by-reference for Dask.
 
+The package, from the bottom up; each folder's ``__init__`` says what is in it::
+
+    connectors/            bytes in, bytes out: shared memory, files, Redis, S3, ...
+    objects/  proxy/       objects to bytes and back; transparent lazy proxies
+    store/                 put, get, proxy: objects in and out of one connector
+    lifetimes/  ownership/ what deletes the objects of a user's own store, and when
+    graph/  cluster/       nodes of task graphs; what all processes of a cluster share
+    client/  scheduler/  worker/    Dask, by the process in which the code runs
+    entry, preload, cli    doors that Dask and the shell open
+    testing/  bench/  demo/    tools
+
+Begin with :mod:`daskref.client.client`: it has the way of a value through these.
+
 The public names are imported on first use: Dask loads :mod:`daskref.entry` in the
 middle of its own import, when most of this package cannot be imported yet.
 """

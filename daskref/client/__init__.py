@@ -1,4 +1,15 @@
-"""The client, and what it holds."""
+"""The client process: what leaves it, what comes back, and what it holds.
+
+Read ``client`` first: the class, and the way of a value through the files.
+
+- ``_attachment``: what a client has while it passes values by reference; it joins the
+  session and leaves it
+- ``_holdings``: the objects that this client has put, each content once
+- ``_scatter``, ``_placing``: ``scatter``, step by step, and its wait for workers
+- ``_loans``: borrows that this client has lent to tasks
+- ``_hosts``: this client's part where workers run on several hosts
+- ``enabling``: ``enable`` and ``disable``, for a client that somebody else made
+"""
 
 from daskref.client.client import Client as Client
 from daskref.client.client import stats as stats

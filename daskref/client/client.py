@@ -3,6 +3,34 @@
 :class:`Client` is Dask's client and :class:`ByReference`; :func:`enable` puts the same
 mixin on a client that somebody else made.
 
+The way of a value, as three tours of a few files each. *How it works* draws them.
+
+A value leaves, by ``submit`` or ``scatter``:
+
+1. ``client/client.py``: ``_graph_to_futures``, through which every graph leaves, and
+   ``_scatter``
+2. ``graph/packing.py``: large values of a task are put; a node stands for the task
+3. ``client/_holdings.py``: ``put``, once per content; the scheduler is told of it
+4. ``cluster/session.py``: ``put``, unless the store is out of reach, full or failing
+5. ``store/_io.py``: serializes and signs, then calls ``put_frames`` of a connector
+
+A task runs:
+
+1. ``worker/plugin.py``: ``transition`` puts a boundary around the task
+2. ``worker/_boundary.py``: calls the task in its thread, with values
+3. ``graph/nodes.py``: ``PackedNode.load`` unpickles the task, its large values inside
+4. ``store/factory.py``: resolves a reference: ``get_reference`` of the session's store
+5. ``worker/plugin.py``: ``get_data`` and ``_refer`` put the result, once another
+   process asks for it
+
+A value dies:
+
+1. ``client/_holdings.py``: ``_release_unused``: the original is gone, and all futures
+2. ``scheduler/_plugin.py``: ``on_release``, and ``transition`` of Dask's tasks
+3. ``scheduler/_holders.py``: ``release`` returns the objects that nothing holds now
+4. ``scheduler/_evictions.py``: deletes them in a thread; ``scheduler/_network.py``
+   where several hosts have copies
+
 Private Dask names used here, checked by ``tests/test_private_names.py``:
 
 ==========================================  ============================================

@@ -1,1 +1,15 @@
-"""What clients, scheduler and workers share: the session, connections, the family."""
+"""What client, scheduler and workers share: one session, and connections that use it.
+
+Read ``session`` first: what one process has of the cluster's store. Then:
+
+- ``joining``, ``by_value``, ``sealing``: how a process asks to join, of any version,
+  and how its request keeps secrets out of logs
+- ``family``, ``_leases``: the serialization family ``daskref``, for values that have no
+  Dask key, and the leases that such objects live by
+- ``connections``, ``streams``: Dask's connections, with the family and with less delay
+- ``views``: results that lie in the stored memory of a task's arguments
+- ``relay``: the way round, inside Dask's messages, for a process that cannot see the
+  store
+- ``locating``, ``errands``: several hosts: where objects are, and orders to delete them
+- ``notices``: warnings about settings that do nothing
+"""

@@ -1,9 +1,11 @@
-"""Lifetimes: who deletes what is put into an explicit store, and when.
+"""Lifetimes: what deletes the objects of a user's own store, and when.
 
 An object that is bound to a lifetime is deleted when the lifetime ends. All lifetimes
 have ProxyStore's protocol, :class:`Lifetime`, and are given to ``put`` and ``proxy`` of
 a store, or are told keys and proxies with :meth:`~ContextLifetime.add_key` and
 :meth:`~ContextLifetime.add_proxy`.
+
+Read ``base`` first, then the four kinds: ``context``, ``static``, ``lease``, ``task``.
 
 Known limits
 ------------

@@ -1,1 +1,10 @@
-"""Objects to bytes and back: codec, identity, references."""
+"""Objects to bytes and back, and what is known of an object without its bytes.
+
+Read ``codec`` first (the stored layout), then ``pickling`` and ``reducers``, which make
+the pickle and the buffers beside it. A ``reference`` is a key, a store and metadata.
+
+- ``attributes``: what a reference answers by itself: shape, columns, length
+- ``identity``: the content hash, for Dask's ``tokenize``
+- ``signing``: signatures, checked before anything is unpickled
+- ``functions``: functions that travel pickled; ``failure``: an error stored as a value
+"""

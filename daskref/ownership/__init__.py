@@ -1,7 +1,8 @@
 """Ownership of stored objects: an owner, borrows, and the rules between them.
 
-Read :mod:`daskref.ownership.functions` first: what users call, and what holds; then
-``borrows``, the state in the owner's process, ``factories`` and ``proxies``.
+Read ``functions`` first: what users call, and what holds; then ``borrows``, the state
+in the owner's process, ``factories`` and ``proxies``. ``rules`` are the sentences that
+errors quote; ``reaper`` is the thread that deletes objects for finalizers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""Transparent lazy proxies."""
+"""Transparent lazy proxies: they act as their targets, and resolve on first use.
+
+Read ``proxy`` (the class, and the functions for users), then ``states`` (how a proxy
+resolves, and what it answers until then) and ``_forwarding`` (a class per set of
+special methods). ``_inspectors`` knows the callers that must not resolve one;
+``_locking`` lets one thread at a time resolve; ``_prefetch`` resolves in the
+background; ``_locker`` holds a proxy that nobody shall use by mistake.
+"""
 
 from daskref.proxy._locker import ProxyLocker as ProxyLocker
 from daskref.proxy._prefetch import resolve_async as resolve_async

@@ -1,4 +1,11 @@
-"""Stores: put, get, proxy; their registry, factories, futures and metrics."""
+"""Stores: objects in and out of one connector, as keys, references and proxies.
+
+Read ``store`` (proxies, futures), then ``_objects`` (``put``, ``get``, references) and
+``_io`` (serialize, sign, call the connector, count). A reader begins at ``factory``:
+what a proxy resolves with. ``registry`` and ``_registry`` find a process's stores by
+name; ``_provenance`` and ``mapped`` know which objects came out of a store; ``_future``
+and ``_metrics`` are the rest of the vocabulary.
+"""
 
 from daskref.store._future import Future as Future
 from daskref.store._metrics import Metrics as Metrics

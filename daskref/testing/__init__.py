@@ -1,7 +1,9 @@
-"""What helps to test connectors and deployments. Needs no test framework.
+"""For tests of connectors and of deployments. Needs no test framework.
 
-:func:`check_connector` checks a connector. :mod:`daskref.testing.hosts` makes hosts out
-of Linux namespaces, :mod:`daskref.testing.clusters` runs Dask on them.
+:func:`check_connector` checks a connector against the contract: folder ``contract``.
+Hosts are made of Linux namespaces: read ``hosts`` (a network of them), then ``host``
+(one, with its link) and ``namespaces``. ``clusters`` runs Dask on them; ``processes``,
+``agents`` and ``certificates`` are what that takes.
 """
 
 from daskref.testing.contract.check import RULES as RULES

@@ -1,4 +1,8 @@
-"""A directory that hosts share."""
+"""A directory that several hosts share: no locks, which network file systems may lack.
+
+Read ``connector`` first, then ``_session`` (participants, by files that they renew) and
+``_patience`` (files that another host wrote, and that show late).
+"""
 
 from daskref.connectors.file.connector import FileConnector as FileConnector
 from daskref.connectors.file.connector import FileKey as FileKey

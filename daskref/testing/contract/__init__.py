@@ -1,4 +1,10 @@
-"""What every connector keeps to."""
+"""The contract of a connector, as rules that a program can check.
+
+Read ``check`` first: it runs the rules on the connectors that a factory makes. The
+rules are in ``bytes``, ``keys``, ``takes``, ``lifetimes`` and ``processes``;
+``expectations`` words their failures, ``_commands`` starts the second process of those
+that need one.
+"""
 
 from daskref.testing.contract.check import RULES as RULES
 from daskref.testing.contract.check import check_connector as check_connector
