@@ -1,0 +1,42 @@
+"""The pictures of *How it works* name files that exist, and have dark colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.package.test_layers import MODULES, PACKAGE
+
+DOCS = PACKAGE.parent / "docs"
+PICTURES = sorted((DOCS / "_static").glob("*.svg"))
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.stem)
+def test_a_picture_names_files_that_exist(picture: Path) -> None:
+    files = [f"/{path.relative_to(PACKAGE)}" for path in MODULES.values()]
+    texts = ElementTree.parse(picture).iter(f"{SVG}text")
+    named = [(text.text or "").split(",")[0] for text in texts]
+    named = [name for name in named if name.endswith(".py")]
+    assert named
+    for name in named:
+        assert any(file.endswith(f"/{name}") for file in files), name
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.stem)
+def test_a_picture_scales_and_has_dark_colours_and_a_description(picture: Path) -> None:
+    root = ElementTree.parse(picture).getroot()
+    assert root.get("viewBox", "").startswith("0 0 720 ")
+    assert root.get("width") is None
+    assert root.findtext(f"{SVG}title")
+    assert root.findtext(f"{SVG}desc")
+    assert "prefers-color-scheme: dark" in (root.findtext(f"{SVG}style") or "")
+
+
+def test_how_it_works_shows_them_all() -> None:
+    text = (DOCS / "how-it-works.md").read_text(encoding="utf-8")
+    assert PICTURES
+    for picture in PICTURES:
+        assert f"(_static/{picture.name})" in text
