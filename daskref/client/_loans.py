@@ -80,8 +80,6 @@ class Lending:
                     repr(factory), "a task cannot send on what it borrowed", OWNER_LENDS
                 )
             borrows[factory.id] = factory.borrow
-        if not borrows:
-            return
         needed = _needed_by(graph(), list(keys), borrows)
         sent: list[tuple[str, list[Any]]] = []
         try:

@@ -213,8 +213,8 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         assert state is not None
         with collecting() as found:
             packed = pack_expr(expr, packer)
-        # as the user made it: in what is packed, nothing can be seen
-        state.lending.lend(found, partial(graph_of, expr, expr), keys)
+        if found:  # the graph as the user made it: in what is packed, nothing is seen
+            state.lending.lend(found, partial(graph_of, expr, expr), keys)
         return packed
 
     @_hidden

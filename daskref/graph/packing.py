@@ -46,8 +46,12 @@ from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 from dask.utils import funcname
 
 from daskref.exceptions import DaskrefError, NotProxiableError, OwnershipError
-from daskref.graph._functions import is_plain_function, is_small_function
-from daskref.graph._scanning import FoundLargeError, scan
+from daskref.graph._scanning import (
+    FoundLargeError,
+    is_plain_function,
+    is_small_function,
+    scan,
+)
 from daskref.graph.literals import (
     FEW,
     SCALARS,

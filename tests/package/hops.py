@@ -162,7 +162,7 @@ def _on(call: Callable[[Connector], Trace], made: Any) -> Callable[[], Trace]:
 
 
 CALLS = {
-    "client.submit(f, 4 MiB array)": Call(submit, 42, 22),
+    "client.submit(f, 4 MiB array)": Call(submit, 40, 22),
     "Store.proxy(array), file": Call(_on(proxy, _file), 24, 12),
     "Store.proxy(array), shm": Call(_on(proxy, _shm), 30, None),
     "Store.get(key), file": Call(_on(get, _file), 15, 8),
