@@ -79,9 +79,12 @@ def submit() -> Trace:
     """``client.submit(f, array)``, default connector, all on one host."""
     options = {"processes": False, "n_workers": 1, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
+        kept: list[Any] = []  # or the next put may take their pages
 
         def run(seed: int) -> Trace:
-            found, future = trace(client.submit, len, _array(seed))
+            array = _array(seed)
+            found, future = trace(client.submit, len, array)
+            kept.append((array, future))
             future.result()
             return found
 
@@ -162,7 +165,7 @@ def _on(call: Callable[[Connector], Trace], made: Any) -> Callable[[], Trace]:
 
 
 CALLS = {
-    "client.submit(f, 4 MiB array)": Call(submit, 40, 22),
+    "client.submit(f, 4 MiB array)": Call(submit, 42, 22),
     "Store.proxy(array), file": Call(_on(proxy, _file), 24, 12),
     "Store.proxy(array), shm": Call(_on(proxy, _shm), 30, None),
     "Store.get(key), file": Call(_on(get, _file), 15, 8),
