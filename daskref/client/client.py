@@ -9,10 +9,11 @@ A value leaves, by ``submit`` or ``scatter``:
 
 1. ``client/client.py``: ``_graph_to_futures``, through which every graph leaves, and
    ``_scatter``
-2. ``graph/packing.py``: large values of a task are put; a node stands for the task
+2. ``graph/packing.py``: serializes large values of a task and has them put; a node with
+   references stands for the task
 3. ``client/_holdings.py``: ``put``, once per content; the scheduler is told of it
 4. ``cluster/session.py``: ``put``, unless the store is out of reach, full or failing
-5. ``store/_io.py``: serializes and signs, then calls ``put_frames`` of a connector
+5. ``store/_io.py``: signs, counts, and calls ``put_frames`` of the connector
 
 A task runs:
 
