@@ -45,14 +45,14 @@ test-oldest: $(oldest_stamp)
 	$(OLDEST)/bin/python -m pytest $(parallel) $(fast) $(PYTEST_ARGS)
 
 # client, scheduler and workers of different Pythons: of those that are found here
-# (tests/pythons.py)
+# (tests/support/pythons.py)
 test-peers: $(stamp)
-	@$(bin)/python -m tests.pythons
-	$(bin)/python -m pytest -n $(JOBS) -m pythons tests/test_pythons.py $(PYTEST_ARGS)
+	@$(bin)/python -m tests.support.pythons
+	$(bin)/python -m pytest -n $(JOBS) -m pythons tests/package/test_pythons.py $(PYTEST_ARGS)
 
 # that, and what depends on Python on each
 test-pythons: test-peers
-	@found=$$($(bin)/python -m tests.pythons --extras test) && \
+	@found=$$($(bin)/python -m tests.support.pythons --extras test) && \
 	echo "$$found" | while read -r version python; do \
 	  echo "Python $$version"; \
 	  $$python -m pytest $(parallel) $(fast) $(PYTEST_ARGS) </dev/null || exit; \
@@ -63,7 +63,7 @@ bench: $(stamp)
 
 # docs/transparency.md, out of the tables of cases of the tests
 transparency: $(stamp)
-	$(bin)/python -m tests.transparency
+	$(bin)/python -m tests.support.transparency
 
 lint: $(stamp)
 	$(bin)/ruff check .

@@ -13,10 +13,10 @@ from distributed import LocalCluster
 
 import daskref
 from daskref.testing import processes as running
-from tests import s3 as s3_server
-from tests.connectors.redisservers import RedisServer
-from tests.daskforks import fork
-from tests.utils import wait_until
+from tests.support import s3 as s3_server
+from tests.support.common import wait_until
+from tests.support.forkserver import fork
+from tests.support.redis_servers import RedisServer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,9 +24,10 @@ def dask_starts_fast() -> Iterator[None]:
     """Fork the worker processes of this process's clusters off one that has Dask.
 
     As Dask's own tests do: each that is spawned takes 0.6 s of CPU to import it. So do
-    ``dask scheduler`` and ``dask worker``; see :mod:`tests.daskforks`. Programs that
-    make a cluster, nannies of the command line, and who runs on other hosts, other
-    Pythons or with other variables of Dask's, have theirs started as users do.
+    ``dask scheduler`` and ``dask worker``; see :mod:`tests.support.forkserver`.
+    Programs that make a cluster, nannies of the command line, and who runs on other
+    hosts, other Pythons or with other variables of Dask's, have theirs started as users
+    do.
     """
     spawn = running.spawn
 

@@ -1,6 +1,6 @@
 """What a client has while it passes values by reference: coming, and going.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 =====================================  =============================================
 name                                   what for

@@ -32,7 +32,7 @@ A value dies:
 4. ``scheduler/_evictions.py``: deletes them in a thread; ``scheduler/_network.py``
    where several hosts have copies
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==========================================  ============================================
 name                                        what for

@@ -1,6 +1,6 @@
 """Clients that somebody else made: by reference from now on, and the way back.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 =====================================  =============================================
 name                                   what for

@@ -4,7 +4,7 @@ Messages that Dask sends from an event loop (actor calls) are converted before t
 written, in a thread: a serialization family is asked on the loop for all but the
 largest messages, where it may not touch a store.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==============================  =====================================================
 name                            what for

@@ -5,7 +5,7 @@ after it, to send that together. Of a small round trip these intervals are most 
 time. They are also what lets batches grow under load, and that stays: a stream that is
 busy for longer than its interval sends what has come meanwhile at once.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==========================  =========================================================
 name                        what for

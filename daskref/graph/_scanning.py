@@ -5,7 +5,7 @@ over, its defaults, and the globals that it names. Most such functions are short
 take along nothing but other functions and modules: a few microseconds of looking tell.
 Everything else is pickled, up to the first large value.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ======================================  ============================================
 name                                    what for

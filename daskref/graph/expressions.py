@@ -4,7 +4,7 @@ A graph is scanned by pickling it, which Dask does anyway: the pickle is handed 
 nothing large was found. Otherwise the graph is materialized here, not on the scheduler,
 and each task that holds something large is packed by :mod:`daskref.graph.packing`.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ======================================  ============================================
 name                                    what for

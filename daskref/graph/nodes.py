@@ -3,7 +3,7 @@
 They are inert: wherever a graph travels they are a few hundred bytes. A worker's task
 thread calls them, as it calls any node among a task's arguments.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==========================  =========================================================
 name                        what for

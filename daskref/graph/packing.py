@@ -17,7 +17,7 @@ What is stored apart is
 If two of these share a part, or share one with the rest of the task, they would arrive
 with a copy of it each: those are stored together, or not apart.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ======================================  ============================================
 name                                    what for

@@ -12,7 +12,7 @@ so is what a user has registered with them. Writing joins nothing: :func:`encode
 returns the buffers of the object itself, with small ones between them. Reading copies
 nothing: :func:`decode` hands slices of the buffer to Dask.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==========================================  ============================================
 name                                        what for

@@ -23,8 +23,8 @@ PyTorch's storages         would be copied several times, and their sharing lost
 
 What is private here is not Dask's: PyTorch's ``TypedStorage._untyped_storage``, and
 that the state of pandas' Arrow arrays, and the fill value of NumPy's masked ones, is in
-their ``__dict__``, and where NumPy has its ``chararray``. ``tests/test_reducers.py``
-checks them.
+their ``__dict__``, and where NumPy has its ``chararray``.
+``tests/objects/test_reducers.py`` checks them.
 """
 
 from __future__ import annotations

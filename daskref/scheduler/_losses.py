@@ -3,7 +3,7 @@
 Dask computes results again, clients send again what they hold. Readers of anything else
 are told which host is gone.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 =============================================  =====================================
 name                                           what for

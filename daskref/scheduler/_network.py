@@ -3,7 +3,7 @@
 It knows which hosts have which object, says whom to fetch it from, and has it deleted
 wherever it is. :mod:`daskref.scheduler._losses` sees to what a host takes with it.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 =============================================  =====================================
 name                                           what for

@@ -4,7 +4,7 @@ It knows who holds each stored object and deletes an object when the last holder
 Dask's transitions are the truth: references in a task's graph node live until the task
 is forgotten, the reference of its result until the result is released.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 =============================================  =====================================
 name                                           what for

@@ -3,7 +3,7 @@
 They are tasks like others, but nothing is computed for them: a worker has one done as
 soon as it hears of it.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==================================  ================================================
 name                                what for

@@ -1,6 +1,6 @@
 """The task boundary: what Dask keeps as proxies, user functions see as values.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==========================  =========================================================
 name                        what for

@@ -1,6 +1,6 @@
 """A worker's part in a session whose hosts are apart.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 =================================================  =================================
 name                                               what for

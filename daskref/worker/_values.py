@@ -1,6 +1,6 @@
 """A worker's data: references for Dask and daskref, values for everybody else.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==========================  =========================================================
 name                        what for

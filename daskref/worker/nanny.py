@@ -7,7 +7,7 @@ A signal to a whole group of processes (Ctrl-C, the end of a batch job) ends sch
 and workers at once. Workers die of it, or of their nannies, after the scheduler has
 left the session, and only nannies, which end last, are there to remove it.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==========================================  =========================================
 name                                        what for

@@ -1,6 +1,6 @@
 """The worker plugin: values out as references, references in as values.
 
-Private Dask names used here, checked by ``tests/test_private_names.py``:
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 =================================================  =================================
 name                                               what for

@@ -10,9 +10,9 @@ import pytest
 
 from daskref.connectors import Connector, SharedMemoryConnector, ZmqConnector
 from daskref.connectors.registry import open_connector, registered
-from tests.connectors.processes import Child
-from tests.connectors.redisservers import Certificates, RedisServer
-from tests.connectors.zmqhosts import Hosts, peers
+from tests.support.child_processes import Child
+from tests.support.redis_servers import Certificates, RedisServer
+from tests.support.zmq_hosts import Hosts, peers
 
 #: Arguments for a store of the test's own, by scheme; none needed by default.
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -88,7 +88,7 @@ def child() -> Iterator[Callable[..., Child]]:
 
 @pytest.fixture
 def hosts(child: Callable[..., Child]) -> Iterator[Callable[..., Hosts]]:
-    """``**options -> Hosts``: hosts with directories of their own; see ``zmqhosts``."""
+    """``**options -> Hosts``: hosts with their own directories; see ``zmq_hosts``."""
     made: list[Hosts] = []
 
     def make(**options: Any) -> Hosts:

@@ -24,8 +24,8 @@ from daskref.connectors.shm.session import SessionDirectory
 from daskref.exceptions import ConnectorError, DaskrefError
 from daskref.objects.codec import encode
 from daskref.store import Store
-from tests.connectors.shmfiles import fill
-from tests.parts import require
+from tests.support.requirements import require
+from tests.support.shm_files import fill
 
 #: Somebody who is nobody here.
 OTHER = 65534

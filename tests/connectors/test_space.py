@@ -13,9 +13,9 @@ import pytest
 from daskref.connectors import SharedMemoryConnector, open_connector
 from daskref.connectors.files import recycling as segments_module
 from daskref.connectors.space import Space, of_deleted
-from tests.connectors.processes import Child
-from tests.spaces import require_namespaces, run_case
-from tests.utils import wait_until
+from tests.support.child_processes import Child
+from tests.support.common import wait_until
+from tests.support.namespaces import require_namespaces, run_case
 
 MIB = 2**20
 PAGE = os.sysconf("SC_PAGE_SIZE")

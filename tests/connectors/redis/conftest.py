@@ -10,8 +10,8 @@ import pytest
 
 from daskref.connectors import credentials
 from daskref.connectors.redis import RedisConnector
-from tests.connectors.redisservers import SECRET, RedisServer
-from tests.utils import wait_until
+from tests.support.common import wait_until
+from tests.support.redis_servers import SECRET, RedisServer
 
 
 @pytest.fixture(autouse=True)

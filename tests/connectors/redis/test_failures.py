@@ -16,14 +16,14 @@ import pytest
 from daskref.connectors.redis import RedisConnector
 from daskref.connectors.redis._objects import write
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError
-from tests.connectors.redisservers import (
+from tests.support.common import wait_until
+from tests.support.redis_servers import (
     SECRET,
     RedisServer,
     objects,
     pattern,
     with_user,
 )
-from tests.utils import wait_until
 
 
 class TestFailures:

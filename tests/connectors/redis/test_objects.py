@@ -13,7 +13,7 @@ from daskref.connectors.redis._objects import RedisKey, checked, write
 from daskref.connectors.redis._wire import writable
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError, WireError
 from daskref.testing import RULES, check_connector
-from tests.connectors.redisservers import RedisServer, objects, pattern
+from tests.support.redis_servers import RedisServer, objects, pattern
 
 KEY = "daskref:" + "0" * 32 + ":" + "0" * 8 + "-" + "0" * 24
 

@@ -13,9 +13,9 @@ import pytest
 from daskref.connectors.redis import RedisConnector
 from daskref.connectors.redis._objects import write
 from daskref.exceptions import ConnectorUnavailableError
-from tests.connectors.processes import Child
-from tests.connectors.redisservers import RedisServer, objects, pattern
-from tests.utils import wait_until
+from tests.support.child_processes import Child
+from tests.support.common import wait_until
+from tests.support.redis_servers import RedisServer, objects, pattern
 
 
 class TestSessions:

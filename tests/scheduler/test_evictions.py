@@ -1,0 +1,220 @@
+"""Deleting from the scheduler's own store, without a scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daskref.cluster.session import Session
+from daskref.config import Settings
+from daskref.connectors import LocalConnector, MultiConnector
+from daskref.exceptions import ConnectorError
+from daskref.scheduler._evictions import Evictions, Outage, evict_each
+from daskref.scheduler._plugin import ReferenceSchedulerPlugin
+from daskref.store import Store
+from tests.support.redis_servers import SECRET, RedisServer
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    session = Session.create(Settings.read(connector="shm://", shm_root=str(tmp_path)))
+    yield session
+    session.leave()
+
+
+def test_in_batches_and_all_of_them_before_it_ends(session: Session) -> None:
+    batches: list[list[Any]] = []
+
+    async def test() -> None:
+        evictions = Evictions(
+            session, lambda keys: batches.append(keys) or [], Outage()
+        )
+        await evictions.finish()  # nothing to do
+        evictions.add([("a", 1)])
+        evictions.add([("b", 1)])
+        assert list(evictions) == [("a", 1), ("b", 1)]
+        await asyncio.sleep(0)
+        evictions.add([("c", 1)])
+        await evictions.finish()
+        assert not list(evictions)
+
+    asyncio.run(test())
+    assert batches == [[("a", 1), ("b", 1)], [("c", 1)]]
+
+
+def test_nothing_is_begun_after_the_end(session: Session) -> None:
+    batches: list[list[Any]] = []
+
+    async def test() -> None:
+        evictions = Evictions(
+            session, lambda keys: batches.append(keys) or [], Outage()
+        )
+        evictions.add([("a", 1)])
+        await evictions.close()
+        evictions.add([("b", 1)])  # of a client that goes after the scheduler
+        assert not list(evictions)
+        await evictions.finish()
+
+    asyncio.run(test())
+    assert batches == [[("a", 1)]]
+
+
+def test_a_failure_does_not_keep_others(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    evicted: list[Any] = []
+
+    def evict(keys: Any) -> list[Any]:
+        if not evicted:
+            evicted.append("failed")
+            raise OSError("no")
+        evicted.extend(keys)
+        return [("stays", 1)] if evicted == ["failed", ("b", 1)] else []
+
+    async def test() -> None:
+        evictions = Evictions(session, evict, Outage())
+        with caplog.at_level(logging.ERROR):
+            evictions.add([("a", 1)])
+            await evictions.finish()
+        evictions.add([("b", 1)])
+        await evictions.finish()
+        assert evicted == ["failed", ("b", 1)]
+        await evictions.sweep([], 60.0)
+        await evictions.finish()
+        await evictions.sweep([], 60.0)
+
+    asyncio.run(test())
+    assert evicted == ["failed", ("b", 1), ("a", 1), ("stays", 1)]
+    assert "the next reconciliation tries again" in caplog.text
+
+
+def test_sweeps_neither_what_is_held_nor_what_is_to_be_deleted(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[Any] = []
+
+    def sweep(known: list[Any], grace: float) -> list[Any]:
+        swept.append((known, grace))
+        return [("stray", 1)]
+
+    assert session.store is not None
+    monkeypatch.setattr(session.store.connector, "sweep", sweep)
+
+    async def test() -> None:
+        evictions = Evictions(session, lambda keys: [], Outage())
+        evictions.add([("going", 1)])
+        await evictions.sweep([("held", 1)], 7.0)
+        await evictions.finish()
+
+    asyncio.run(test())
+    assert swept == [([("held", 1), ("going", 1)], 7.0)]
+    assert session.report()["evictions"] == 1
+
+
+def test_an_object_that_cannot_be_deleted_does_not_keep_those_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(LocalConnector):
+        def evict(self, key: Any) -> None:
+            if key == keys[1]:
+                raise ConnectorError(repr(self), "the server is gone")
+            super().evict(key)
+
+    with Store("failing", Failing()) as store:
+        keys = [store.put(i) for i in range(3)]
+        assert evict_each(store, keys, Outage()) == [keys[1]]
+        assert [store.exists(key) for key in keys] == [False, True, False]
+    assert "the server is gone" in caplog.text
+
+
+def test_a_step_of_reconciliation_that_fails_does_not_keep_the_others(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    swept: list[Any] = []
+
+    async def sweep(known: Any, grace: float) -> None:
+        swept.append(grace)
+
+    async def test() -> None:
+        plugin: Any = ReferenceSchedulerPlugin(session.info.settings)
+        plugin.session = session
+        plugin.bindings = SimpleNamespace(retry=lambda: 1 / 0)
+        plugin.network = SimpleNamespace(reconcile=lambda grace: 1 / 0)
+        plugin._evictions = SimpleNamespace(sweep=sweep)
+        await plugin.reconcile()
+
+    asyncio.run(test())
+    assert swept == [session.info.settings.reconcile_grace]
+    assert caplog.text.count("ZeroDivisionError") == 2
+
+
+def test_a_connector_that_cannot_be_swept_does_not_keep_the_others() -> None:
+    class Failing(LocalConnector):
+        def sweep(self, known: Any = None, grace: float = 30.0) -> Any:
+            raise ConnectorError(repr(self), "the server is gone")
+
+    class Working(LocalConnector):
+        def sweep(self, known: Any = None, grace: float = 30.0) -> Any:
+            return [("swept",)]
+
+    with MultiConnector(
+        {"failing": (Failing(), None), "working": (Working(), None)}
+    ) as multi:
+        assert multi.sweep([]) == [("working", ("swept",))]
+
+
+@pytest.mark.slow
+def test_a_store_that_hangs_is_told_in_one_line_until_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = RedisServer(requirepass=SECRET)
+    quick = "timeout=0.3&connect_timeout=0.3"
+    url = f"redis://:{SECRET}@127.0.0.1:{server.port}/0?{quick}"
+    session = Session.create(Settings.read(connector=url))
+    assert session.store is not None
+    store, outage = session.store, Outage()
+
+    async def hang(evictions: Evictions, key: Any) -> None:
+        caplog.clear()
+        with server.stopped():
+            evictions.add([key])
+            await evictions.finish()
+            for _ in range(2):
+                await evictions.sweep([], 60.0)
+                await evictions.finish()
+        assert caplog.text.count("\n") == 1, caplog.text
+        assert caplog.records[0].levelno == logging.WARNING
+        assert "out of reach" in caplog.text
+        assert "did not answer in time" in caplog.text
+        assert SECRET not in caplog.text
+        await evictions.sweep([], 60.0)
+        await evictions.finish()
+        assert not store.exists(key)
+
+    async def test() -> None:
+        evictions = Evictions(
+            session, lambda keys: evict_each(store, keys, outage), outage
+        )
+        for value in b"first", b"second":  # it is back in between, so told again
+            await hang(evictions, store.put(value))
+
+    try:
+        asyncio.run(test())
+    finally:
+        session.leave()
+        server.close()
+
+
+def test_what_is_no_outage_is_told_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage()
+    for _ in range(2):
+        outage.tell("It failed", ConnectorError("<Store>", "the store is full"))
+        outage.tell("It failed", ZeroDivisionError("ours"))
+    assert caplog.text.count("It failed: <Store>: the store is full") == 2
+    assert caplog.text.count("ZeroDivisionError: ours") == 2

@@ -1,0 +1,140 @@
+"""What a store did, by key and in all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from daskref import Store, get_store, resolve
+from daskref.connectors import LocalConnector
+from daskref.store._metrics import StoreMetrics, TimeStats
+from tests.store.test_store import ProxyStoreConnector
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store("measured", LocalConnector(), metrics=True, register=True) as store:
+        yield store
+
+
+def metrics_of(store: Store) -> StoreMetrics:
+    assert store.metrics is not None
+    return store.metrics
+
+
+def test_off_by_default() -> None:
+    with Store("plain", LocalConnector()) as store:
+        store.put(1)
+        assert store.metrics is None
+
+
+def test_by_key(store: Store) -> None:
+    key = store.put(bytes(5000))
+    other = store.put(1)
+    for _ in range(3):
+        store.get(key)
+    store.evict(key)
+    found = metrics_of(store).get_metrics(key)
+    assert found is not None
+    assert found.counters == {"store.get.cache_misses": 1, "store.get.cache_hits": 2}
+    assert {name: stats.count for name, stats in found.times.items()} == {
+        "store.put": 1,
+        "store.put.serialize": 1,
+        "store.put.connector": 1,
+        "store.get": 3,
+        "store.get.connector": 1,
+        "store.get.deserialize": 1,
+        "store.evict": 1,
+        "store.evict.connector": 1,
+    }
+    for name in ("store.put.object_size", "store.get.object_size"):
+        assert 5000 < found.attributes[name] < 6000
+    for name in ("store.put", "store.get", "store.evict"):
+        parts = [s for n, s in found.times.items() if n.startswith(f"{name}.")]
+        whole = found.times[name]
+        assert 0 < sum(part.total_time_ms for part in parts) <= whole.total_time_ms
+    assert "store.get" not in metrics_of(store).get_metrics(other).times  # type: ignore[union-attr]
+    assert metrics_of(store).get_metrics(("no", "key")) is None
+
+
+def test_in_all(store: Store) -> None:
+    keys = [store.put(bytes(1000)) for _ in range(3)]
+    for key in keys:
+        store.get(key)
+    total = metrics_of(store).total()
+    assert total.times["store.put"].count == 3
+    assert total.counters == {"store.get.cache_misses": 3}
+    assert total.attributes["store.put.object_size"] > 3000
+    assert metrics_of(store).aggregate_times()["store.get"].count == 3
+    json.dumps(total.as_dict())
+
+
+def test_proxies(store: Store) -> None:
+    proxy = store.proxy([1], populate_target=False)
+    resolve(proxy)
+    found = metrics_of(store).get_metrics(proxy)
+    assert found is not None
+    assert found.times["store.proxy"].count == 1
+    assert found.times["store.get"].count == 1
+
+
+def test_batches() -> None:
+    connector: Any = ProxyStoreConnector("measured")
+    with Store("batches", connector, metrics=True) as store:
+        keys = store.put_batch([bytes(1000), bytes(2000)])
+        batch = metrics_of(store).get_metrics(keys)
+        assert batch is not None
+        assert batch.times["store.put_batch.connector"].count == 1
+        sizes = [metrics_of(store).get_metrics(key).attributes for key in keys]  # type: ignore[union-attr]
+        assert [size["store.put.object_size"] // 1000 for size in sizes] == [1, 2]
+
+
+def test_other_processes_measure_too(store: Store) -> None:
+    config = pickle.loads(pickle.dumps(store.config()))
+    with Store.from_config(config) as other:
+        assert other.metrics is not None
+        assert other.metrics is not store.metrics
+
+
+def test_memory_is_bounded() -> None:
+    metrics = StoreMetrics(keys=2)
+    for number in range(5):
+        metrics.add_time("store.put", (number,), 1.0)
+        metrics.add_counter("store.get.cache_hits", (0,), 1)
+    assert len(metrics._by_key) == 2
+    assert metrics.get_metrics((0,)) is not None  # used last
+    assert metrics.get_metrics((2,)) is None
+    assert metrics.total().times["store.put"].count == 5
+    assert metrics.total().counters["store.get.cache_hits"] == 5
+
+
+def test_reports_do_not_change(store: Store) -> None:
+    key = store.put([1])
+    before = metrics_of(store).get_metrics(key)
+    store.get(key)
+    assert before is not None
+    assert "store.get" not in before.times
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        before.counters = {}  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        before.counters["x"] = 1  # type: ignore[index]
+
+
+def test_times_add_up() -> None:
+    stats = TimeStats()
+    for time_ms in (3.0, 1.0, 2.0):
+        stats = stats.add_time(time_ms)
+    assert (stats.count, stats.min_time_ms, stats.max_time_ms) == (3, 1.0, 3.0)
+    assert stats.avg_time_ms == pytest.approx(2.0)
+    assert stats.total_time_ms == pytest.approx(6.0)
+    assert stats.last_time_ms == 2.0
+    assert stats.last_timestamp > 0
+
+
+def test_of_a_proxys_store(store: Store) -> None:
+    assert get_store(store.proxy([1])) is store
