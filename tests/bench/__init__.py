@@ -1,0 +1,1 @@
+"""The benchmark. Small clusters; some tests need hosts made of namespaces."""

@@ -1,0 +1,1 @@
+"""The client's part. Needs at most a cluster in one process."""

@@ -1,0 +1,1 @@
+"""Connectors, without Dask. Needs Redis and S3 servers on loopback where it says so."""

@@ -29,8 +29,6 @@ from tests.integration.test_store_unreachable import everything, make, total
 from tests.support.common import large, wait_until
 from tests.support.namespaces import require_hosts
 
-pytestmark = [pytest.mark.slow, pytest.mark.hosts]
-
 TIMEOUT = 60
 SUM = 262144.0  # of large()
 UNSEEN = "cannot see the cluster's store"

@@ -21,8 +21,6 @@ from daskref.testing.namespaces import Keeper, execute
 from tests.support.common import start, wait_until
 from tests.support.namespaces import ENVIRONMENT, require_hosts
 
-pytestmark = [pytest.mark.slow, pytest.mark.hosts]
-
 MB = 1_000_000
 
 

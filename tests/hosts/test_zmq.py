@@ -28,8 +28,6 @@ from tests.integration.test_store_unreachable import total
 from tests.support.common import large, wait_until
 from tests.support.namespaces import require_hosts
 
-pytestmark = [pytest.mark.slow, pytest.mark.hosts]
-
 TIMEOUT = 60
 MIB = 1 << 20
 

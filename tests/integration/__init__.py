@@ -1,0 +1,1 @@
+"""The promises of the README, one a file, on clusters of processes; often slow."""

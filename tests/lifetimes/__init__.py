@@ -1,0 +1,1 @@
+"""Lifetimes of objects in users' stores. Needs no cluster; starts some processes."""

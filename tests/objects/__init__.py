@@ -1,0 +1,1 @@
+"""Objects as bytes, their identity, references. Needs no cluster and no server."""

@@ -1,0 +1,1 @@
+"""Owners and borrows in one process. Needs no cluster."""

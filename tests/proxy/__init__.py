@@ -1,0 +1,1 @@
+"""Proxies by themselves, and Dask's functions on them. Needs no cluster."""

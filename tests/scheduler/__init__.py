@@ -1,0 +1,1 @@
+"""The scheduler's part, without a scheduler."""

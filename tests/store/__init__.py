@@ -1,0 +1,1 @@
+"""Stores and their registry. Needs no cluster and no server."""

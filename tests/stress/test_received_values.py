@@ -18,7 +18,6 @@ from tests.support.routes import Call, Losses, Sites, calls
 from tests.support.values import KINDS, MANY
 
 pytestmark = [
-    pytest.mark.stress,
     pytest.mark.timeout(1800),
     pytest.mark.filterwarnings(  # the threads of Dask use it, while hypothesis draws
         "ignore:Do not use the `random` module"

@@ -1,0 +1,1 @@
+"""What tests share: values, clusters, servers, fakes. Has no tests."""

@@ -1,0 +1,1 @@
+"""What daskref.testing offers to others. Agents need namespaces."""

@@ -1,0 +1,1 @@
+"""What the scheduler does for hosts that are apart, without hosts."""
