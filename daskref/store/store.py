@@ -9,7 +9,7 @@ from typing import Any
 from daskref.connectors.base import Key
 from daskref.exceptions import NotProxiableError
 from daskref.objects.codec import decode
-from daskref.objects.reference import describe, unknown
+from daskref.objects.reference import StoreConfig, describe, unknown
 from daskref.proxy import ProxyLocker
 from daskref.proxy.proxy import Proxy, is_proxy, populate
 from daskref.store import _registry
@@ -445,4 +445,8 @@ def _check_exclusive(evict: bool, lifetime: object) -> None:
         )
 
 
-_registry.make = Store.from_config
+def _make(config: StoreConfig) -> Store:
+    return Store.from_config(config)
+
+
+_registry.make = _make

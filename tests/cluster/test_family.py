@@ -29,7 +29,7 @@ from daskref.config import Settings
 from daskref.exceptions import ConnectorError, WireError
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
 from daskref.store import Store
-from daskref.store import registry as stores
+from daskref.store import _registry as stores
 from daskref.store.factory import StoreFactory
 from daskref.store.registry import get_or_create_store
 from tests.support.common import large, wait_until

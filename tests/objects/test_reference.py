@@ -133,7 +133,7 @@ class TestInert:
         def forbidden(*args: Any, **kwargs: Any) -> Any:
             raise AssertionError("a reference touched the outside")
 
-        monkeypatch.setattr("daskref.store.factory.get_or_create_store", forbidden)
+        monkeypatch.setattr("daskref.store.factory.get_or_make", forbidden)
         monkeypatch.setattr("daskref.connectors.registry.load_class", forbidden)
         monkeypatch.setattr(builtins, "open", forbidden)
         monkeypatch.setattr(Metadata, "type", forbidden)

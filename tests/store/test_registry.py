@@ -26,7 +26,7 @@ from daskref import (
 from daskref.connectors import FileConnector, LocalConnector
 from daskref.exceptions import ConnectorUnavailableError, ResolveError, StoreExistsError
 from daskref.objects.reference import StoreConfig
-from daskref.store import registry as stores
+from daskref.store import _registry as stores
 
 MISSING = StoreConfig(
     "gone", "daskref.connectors.local:LocalConnector", (("id", "no"),)

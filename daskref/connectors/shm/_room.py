@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import time
-from functools import cached_property
 
 from daskref.background import make_lock
 from daskref.connectors.files.directory import ObjectDirectory
@@ -55,12 +54,15 @@ class Spill:
         self.session = session
         self.root = root
         self._objects = None
+        self._is_memory: bool | None = None
         self._lock = make_lock()
 
-    @cached_property
+    @property
     def is_memory(self) -> bool:
         """Whether it would take memory, too: then nothing is gained by moving."""
-        return is_memory(self.root)
+        if self._is_memory is None:
+            self._is_memory = is_memory(self.root)
+        return self._is_memory
 
     def find(self) -> ObjectDirectory | None:
         """Return them; ``None`` if there are none. Raises as :func:`find_spill`."""
