@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -18,9 +17,6 @@ from daskref.exceptions import (
     ConnectorUnavailableError,
     WireError,
 )
-
-#: What ProxyStore's connector names its objects.
-_THEIRS = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class LocalKey(NamedTuple):
@@ -59,8 +55,7 @@ class LocalConnector(Connector):
     Notes
     -----
     :meth:`get` returns a copy, writable. The objects go with the last connector that
-    has this *id*. A key of ProxyStore's class is that of what its connector put here,
-    through :class:`daskref.connectors.proxystore.LocalObjects`.
+    has this *id*.
     """
 
     scheme: ClassVar[str] = "local"
@@ -178,10 +173,6 @@ class LocalConnector(Connector):
         objects = {id(obj): len(obj) for obj in list(self._open().objects.values())}
         return Usage(len(objects), sum(objects.values()))
 
-    def all_keys(self) -> list[LocalKey]:
-        """Return the keys of all objects that are there now."""
-        return [LocalKey(name) for name in list(self._open().objects)]
-
     def config(self) -> dict[str, Any]:
         """See :meth:`Connector.config`."""
         return {"id": self._id}
@@ -201,11 +192,8 @@ class LocalConnector(Connector):
 
 
 def _name(key: Key) -> str:
-    known = type(key) in (tuple, LocalKey) or getattr(key, "_fields", ()) == ("id",)
-    if known and len(key) == 1 and isinstance(key[0], str):
+    if type(key) in (tuple, LocalKey) and len(key) == 1 and isinstance(key[0], str):
         name = key[0]
-        if _THEIRS.fullmatch(name):
-            name = name.replace("-", "")
         if len(name) == 32 and set(name) <= set("0123456789abcdef"):
             return name
     raise WireError(f"{key!r} is not a LocalKey that daskref made")

@@ -46,7 +46,6 @@ from distributed.utils import ensure_memoryview
 from daskref.connectors.base import Buffer
 from daskref.connectors.buffers import raw
 from daskref.exceptions import NotProxiableError, WireError
-from daskref.objects._proxystore import is_proxystores, read_proxystores
 from daskref.objects.pickling import Pickle, pickled
 
 MAGIC = b"\x89daskref"
@@ -232,8 +231,7 @@ def decode(buffer: Buffer) -> Any:
     -------
     object
         Backed by *buffer* without a copy, for types that can be; as writable as the
-        original: of a read-only *buffer*, Dask then makes a copy. What ProxyStore's
-        store wrote is read by ProxyStore.
+        original: of a read-only *buffer*, Dask then makes a copy.
 
     Raises
     ------
@@ -243,16 +241,12 @@ def decode(buffer: Buffer) -> Any:
     """
     view = ensure_memoryview(buffer)
     if view.nbytes < _PRELUDE.size:
-        if is_proxystores(view):
-            return read_proxystores(view)
         raise WireError(
             f"{view.nbytes} bytes are too few for a stored object: the object is "
             "truncated, or daskref did not write it"
         )
     magic, version, _, packed, total, _ = _PRELUDE.unpack_from(view)
     if magic != MAGIC:
-        if is_proxystores(view):
-            return read_proxystores(view)
         raise WireError(
             f"the bytes start with {magic!r}, not {MAGIC!r}: daskref did not write them"
         )

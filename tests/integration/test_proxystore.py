@@ -1,14 +1,12 @@
-"""ProxyStore, the released package: its connectors here, its keys, its objects."""
+"""ProxyStore, the released package: its connectors here, and data copied from it."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import pickle
 import shutil
 import socket
-import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -28,18 +26,14 @@ from daskref.connectors import (
     LocalConnector,
     MultiConnector,
     Policy,
-    SharedMemoryConnector,
     open_connector,
 )
 from daskref.connectors.adapter import AdaptedConnector, adapt
 from daskref.connectors.base import DeferrableConnector
-from daskref.connectors.proxystore import _CHUNK, LocalObjects, to_proxystore
 from daskref.connectors.registry import connector_path, load_connector
 from daskref.exceptions import (
-    ConfigError,
     ConnectorClosedError,
     ConnectorError,
-    MissingKeyError,
     ResolveError,
     WireError,
 )
@@ -377,241 +371,43 @@ class TestStores:
             np.testing.assert_array_equal(store.get(big), np.arange(1000))
 
 
-class TestKeysOfFiles:
-    """Our FileConnector and theirs, on one directory."""
+class TestKeys:
+    """Keys of theirs, on the same store, are none of ours."""
 
-    @pytest.fixture
-    def both(self, tmp_path: Path) -> Iterator[tuple[FileConnector, Any]]:
-        their = theirs("connectors.file").FileConnector(str(tmp_path), clear=False)
-        with FileConnector(tmp_path) as ours:
-            yield ours, their
+    @pytest.mark.parametrize("form", [tuple, lambda key: key], ids=["plain", "theirs"])
+    def test_are_refused(self, form: Any, kind: str, spec: Any) -> None:
+        their = instance(spec)
+        key = their.put(b"bytes")
+        ours = {
+            "file": lambda: FileConnector(spec["store_dir"]),
+            "local": LocalConnector,
+            "redis": lambda: open_connector(f"redis://127.0.0.1:{spec['port']}"),
+        }[kind]
+        with ours() as connector:
+            for method in "get take exists evict link".split():
+                with pytest.raises(WireError, match="Key"):
+                    getattr(connector, method)(form(key))
+        assert their.get(key) == b"bytes"
+        their.evict(key)
         their.close()
 
-    def test_ours_reads_theirs(self, both: Any, tmp_path: Path) -> None:
-        ours, their = both
-        key = their.put(b"bytes")
-        for form in (key, tuple(key)):
-            assert ours.get(form) == b"bytes"
-            assert ours.exists(form)
-        assert ours.get_batch([key]) == [b"bytes"]
-        assert ours.link(key) is None
-        assert not ours.renew(key, 1)
-        ours.evict(key)
-        ours.evict(key)
-        assert not their.exists(key)
-        assert their.get(key) is None
-        assert ours.get(key) is None
-        assert not ours.exists(key)
-        key = their.put(b"bytes")
-        assert ours.take(key) == b"bytes"
-        assert ours.take(key) is None
-        assert [p for p in tmp_path.iterdir() if p.is_file()] == []
 
-    def test_not_before_it_is_whole(self, both: Any, tmp_path: Path) -> None:
-        ours, their = both
-        key = their.new_key()
-        (tmp_path / key.filename).write_bytes(b"by")
-        assert ours.get(key) is None
-        assert not ours.exists(key)
-        their.set(key, b"bytes")
-        assert ours.get(key) == b"bytes"
-
-    @pytest.mark.parametrize("nbytes", [0, 5, 1 << 20])
-    def test_theirs_reads_ours(self, both: Any, nbytes: int) -> None:
-        ours, their = both
-        value = os.urandom(nbytes)
-        key = ours.put_frames([value[:3], value[3:]])
-        shared = to_proxystore(ours, key)
-        assert type(shared) is theirs("connectors.file").FileKey
-        assert their.exists(shared)
-        assert their.get(shared) == value
-        ours.evict(key)
-        assert not their.exists(shared)
-        assert their.get(shared) is None
-        with pytest.raises(MissingKeyError):
-            to_proxystore(ours, key)
-
-    def test_what_they_evict_is_gone(self, both: Any) -> None:
-        ours, their = both
-        key = ours.put(b"bytes")
-        their.evict(to_proxystore(ours, key))
-        assert ours.get(key) is None
-        assert ours.usage() == (0, 0)
-
-    def test_closing_ours_leaves_theirs(self, both: Any) -> None:
-        ours, their = both
-        key = their.put(b"bytes")
-        ours.close()
-        assert their.get(key) == b"bytes"
-
-
-class TestKeysOfLocals:
-    """Our LocalConnector and theirs, in one process."""
-
-    @pytest.fixture
-    def both(self) -> Iterator[tuple[LocalConnector, Any]]:
-        module = theirs("connectors.local")
-        with LocalConnector() as ours:
-            yield ours, module.LocalConnector(LocalObjects(ours))
-
-    def test_ours_reads_theirs(self, both: Any) -> None:
-        ours, their = both
-        key = their.put(b"bytes")
-        assert ours.get(key) == b"bytes"
-        assert ours.usage() == (1, 5)
-        ours.evict(key)
-        assert their.get(key) is None
-
-    def test_theirs_reads_ours(self, both: Any) -> None:
-        ours, their = both
-        key = to_proxystore(ours, ours.put(b"bytes"))
-        assert their.exists(key)
-        assert their.get(key) == b"bytes"
-        assert list(their._store) == [key]
-        their.evict(key)
-        their.evict(key)
-        assert not ours.all_keys()
-        assert not their.exists(key)
-        assert not their.exists("nonsense")
-
-    def test_a_key_of_ours_that_is_not_there(self, both: Any) -> None:
-        ours, _ = both
-        with pytest.raises(MissingKeyError):
-            to_proxystore(ours, ours.new_key())
-
-
-class TestKeysOfRedis:
-    """Our RedisConnector and theirs, on one server."""
-
-    @pytest.fixture
-    def both(self, redis_port: int) -> Iterator[tuple[Any, Any]]:
-        their = theirs("connectors.redis").RedisConnector("127.0.0.1", redis_port)
-        with open_connector(f"redis://127.0.0.1:{redis_port}") as ours:
-            yield ours, their
-        their.close()
-
-    def test_they_agree_on_what_is_one_string(self) -> None:
-        from daskref.connectors.redis._options import DEFAULTS
-
-        assert DEFAULTS["chunk"] == _CHUNK
-
-    def test_ours_reads_theirs(self, both: Any) -> None:
-        ours, their = both
-        key = their.put(b"bytes")
-        assert ours.get(key) == b"bytes"
-        assert ours.exists(key)
-        ours.evict(key)
-        assert their.get(key) is None
-
-    def test_theirs_reads_ours(self, both: Any) -> None:
-        ours, their = both
-        value = os.urandom(1 << 20)
-        key = ours.put(value)
-        shared = to_proxystore(ours, key)
-        assert type(shared) is theirs("connectors.redis").RedisKey
-        assert their.get(shared) == value
-        ours.evict(key)
-        assert not their.exists(shared)
-
-    def test_what_is_in_several_strings_is_an_error(
-        self, both: Any, redis_port: int
-    ) -> None:
-        ours, their = both
-        key = ours.put(bytes(8 << 20))
-        with pytest.raises(ConnectorError, match="with a larger `chunk`"):
-            to_proxystore(ours, key)
-        spec = f"redis://127.0.0.1:{redis_port}?chunk=16 MiB"
-        with open_connector(spec) as large:
-            shared = to_proxystore(large, large.put(bytes(8 << 20)))
-            assert len(their.get(shared)) == 8 << 20
-
-
-def test_theirs_has_no_such_connector() -> None:
-    with SharedMemoryConnector() as connector:
-        key = connector.put(b"bytes")
-        with pytest.raises(ConnectorError, match="ProxyStore has no such connector"):
-            to_proxystore(connector, key)
-
-
-class TestWithoutProxyStore:
-    @pytest.fixture(autouse=True)
-    def absent(self, monkeypatch: Any) -> None:
-        for name in [n for n in sys.modules if n.partition(".")[0] == "proxystore"]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setitem(sys.modules, "proxystore", None)
-
-    def test_their_objects_say_what_to_install(self) -> None:
-        with Store("local", LocalConnector()) as store:
-            key = store.connector.put(b"US\ntext")
-            with pytest.raises(WireError, match="pip install proxystore"):
-                store.get(key)
-
-    def test_their_keys_say_what_to_install(self, tmp_path: Path) -> None:
-        with FileConnector(tmp_path) as connector:
-            key = connector.put(b"bytes")
-            with pytest.raises(ConfigError, match="pip install proxystore"):
-                to_proxystore(connector, key)
-
-    def test_their_keys_are_read_all_the_same(self, tmp_path: Path) -> None:
-        (tmp_path / "abc").write_bytes(b"bytes")
-        (tmp_path / "abc.ready").touch()
-        with FileConnector(tmp_path) as connector:
-            assert connector.get(("abc",)) == b"bytes"
-
-
-class TestTheirObjects:
-    """What ProxyStore's Store serialized, through a Store of ours."""
-
-    @pytest.mark.parametrize(
-        "obj",
-        [b"bytes", "text", [1, {"a": 2}], np.arange(10), lambda: 5],
-        ids=lambda obj: type(obj).__name__,
-    )
-    def test_are_read(self, obj: Any, tmp_path: Path) -> None:
-        module, connectors = theirs("store"), theirs("connectors.file")
-        with (
-            module.Store(
-                "theirs", connectors.FileConnector(str(tmp_path), clear=False)
-            ) as store,
-            Store("ours", FileConnector(tmp_path)) as ours,
-        ):
-            found = ours.get(store.put(obj))
-            if callable(obj):
-                assert found() == obj()
-            else:
-                np.testing.assert_equal(found, obj)
-                assert type(found) is type(obj)
-
-    def test_tables(self) -> None:
-        pandas, polars = require_module("pandas"), require_module("polars")
-        serialize = theirs("serialize").serialize
-        with Store("ours", LocalConnector()) as ours:
-            for frame in (pandas.DataFrame({"a": [1]}), polars.DataFrame({"a": [1]})):
-                found = ours.get(ours.connector.put(serialize(frame)))
-                assert type(found) is type(frame)
-                assert found["a"][0] == 1
-
-    @pytest.mark.parametrize(
-        "data", [b"NP\nnonsense", b"PK\n", b"NP\n" + bytes(100), b"US\n\xff"]
-    )
-    def test_that_are_damaged(self, data: bytes) -> None:
-        theirs("store")
-        with Store("ours", LocalConnector()) as ours:
-            key = ours.connector.put(data)
-            with pytest.raises(WireError, match="ProxyStore cannot"):
-                ours.get(key)
-
-    def test_ours_say_so_to_them(self, tmp_path: Path) -> None:
-        module, connectors = theirs("store"), theirs("connectors.file")
-        with (
-            module.Store(
-                "theirs", connectors.FileConnector(str(tmp_path), clear=False)
-            ) as store,
-            Store("ours", FileConnector(tmp_path)) as ours,
-        ):
-            key = ours.put([1])
-            with pytest.raises(theirs("serialize").SerializationError):
-                store.get(to_proxystore(ours.connector, key))
+def test_with_their_serializers_each_reads_what_the_other_wrote(tmp_path: Path) -> None:
+    serialize = theirs("serialize").serialize
+    deserialize = theirs("serialize").deserialize
+    make = theirs("connectors.file").FileConnector
+    with (
+        theirs("store").Store("theirs", make(str(tmp_path), clear=False)) as before,
+        Store(
+            "ours",
+            make(str(tmp_path), clear=False),
+            serializer=serialize,
+            deserializer=lambda data: deserialize(bytes(data)),
+        ) as after,
+    ):
+        for obj in ([1, {"a": 2}], "text", b"bytes", np.arange(10)):
+            np.testing.assert_equal(after.get(before.put(obj)), obj)
+            np.testing.assert_equal(before.get(after.put(obj)), obj)
 
 
 # The five paths, with a connector of theirs as the cluster's.

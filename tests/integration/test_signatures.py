@@ -263,10 +263,9 @@ def test_buffers_are_data(store):
         lambda marker: failure(Evil(marker)),
         lambda marker: pickle.dumps(Evil(marker)),
         lambda marker: signed_with(bytes(32), marker),
-        lambda marker: proxystore_bytes(Evil(marker)),
         lambda marker: b"",
     ],
-    ids=["object", "failure", "pickle", "other key", "ProxyStore", "nothing"],
+    ids=["object", "failure", "pickle", "other key", "nothing"],
 )
 def test_nothing_else_is_unpickled(store, tmp_path, data):
     marker = tmp_path / "marker"
@@ -288,10 +287,6 @@ def signed_with(key: bytes, marker: Path) -> bytes:
     encoded = encode(Evil(marker))
     envelope = signing.Signer("signed", key).sign(encoded)
     return b"".join([envelope, *encoded.frames])
-
-
-def proxystore_bytes(obj: Any) -> bytes:
-    return b"\x04\n" + pickle.dumps(obj)  # as ProxyStore's serializer marks a pickle
 
 
 def test_signed_objects_cannot_be_swapped(store):

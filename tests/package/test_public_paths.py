@@ -12,13 +12,13 @@ import daskref
 MODULES = """
     daskref
     daskref.connectors daskref.connectors.base daskref.connectors.registry
-    daskref.connectors.credentials daskref.connectors.proxystore
-    daskref.connectors.local daskref.connectors.file daskref.connectors.shm
-    daskref.connectors.zmq daskref.connectors.redis daskref.connectors.fsspec
-    daskref.connectors.multi daskref.lifetimes daskref.ownership daskref.testing
-    daskref.testing.hosts daskref.testing.host daskref.testing.agents
-    daskref.testing.clusters daskref.testing.processes daskref.exceptions
-    daskref.config daskref.store daskref.proxy daskref.cli daskref.entry
+    daskref.connectors.credentials daskref.connectors.local daskref.connectors.file
+    daskref.connectors.shm daskref.connectors.zmq daskref.connectors.redis
+    daskref.connectors.fsspec daskref.connectors.multi daskref.lifetimes
+    daskref.ownership daskref.testing daskref.testing.hosts daskref.testing.host
+    daskref.testing.agents daskref.testing.clusters daskref.testing.processes
+    daskref.exceptions daskref.config daskref.store daskref.proxy daskref.cli
+    daskref.entry
 """.split()
 
 #: Names that were published in them; ``__all__`` may have more.

@@ -21,11 +21,10 @@ from urllib.parse import SplitResult, unquote
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.connectors.file._patience import Patience
-from daskref.connectors.file._proxystore import ProxyStoreFile
 from daskref.connectors.file._session import FileSession
 from daskref.connectors.files import leases
 from daskref.connectors.files.directory import FULL, ObjectDirectory, sync_directory
-from daskref.connectors.files.names import READY, UNKNOWN_SIZE, checked, new_name
+from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
 from daskref.connectors.files.presence import own_directories
 from daskref.connectors.filesystems import is_local
 from daskref.exceptions import (
@@ -33,7 +32,6 @@ from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorError,
     ConnectorUnavailableError,
-    MissingKeyError,
     WireError,
 )
 from daskref.units import parse_duration
@@ -91,9 +89,6 @@ class FileConnector(Connector):
     :meth:`get` returns a private mapping on a local file system, of objects from 64 KiB
     on; it reads smaller ones, and on a network file system all, because another host
     may delete them.
-
-    Keys of ProxyStore's ``FileConnector`` on the same directory will do for
-    :meth:`get`, :meth:`exists` and :meth:`evict`.
 
     Examples
     --------
@@ -257,8 +252,6 @@ class FileConnector(Connector):
 
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`."""
-        if theirs := self._theirs(key):
-            return self._patience.look(key, theirs.get)
         return self._find(key, ObjectDirectory.get)
 
     def take(self, key: Key) -> memoryview | None:
@@ -267,8 +260,6 @@ class FileConnector(Connector):
         A network file system that repeats a request whose answer was lost may tell the
         one who deleted the object that it was gone; then nobody gets it.
         """
-        if theirs := self._theirs(key):
-            return self._patience.look(key, theirs.take)
         return self._find(key, ObjectDirectory.take)
 
     def _find(
@@ -292,19 +283,13 @@ class FileConnector(Connector):
 
     def exists(self, key: Key) -> bool:
         """See :meth:`Connector.exists`; does not wait as :meth:`get` does."""
-        if theirs := self._theirs(key):
-            return theirs.exists()
         name, _ = checked(key, FileKey)
         return any(place.exists(name) for place in self._places())
 
     def evict(self, key: Key) -> None:
         """See :meth:`Connector.evict`."""
-        theirs = self._theirs(key)
-        name = "" if theirs else checked(key, FileKey)[0]
+        name, _ = checked(key, FileKey)
         try:
-            if theirs:
-                theirs.evict()
-                return
             evicted = any(place.evict(name) for place in self._places())
             if not evicted and not self._local:
                 self._patience.refresh()
@@ -316,8 +301,6 @@ class FileConnector(Connector):
 
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`."""
-        if self._theirs(key):
-            return None
         name, nbytes = checked(key, FileKey)
         new = new_name(self._ready().writer)
         with self._translated("a link"):
@@ -327,44 +310,9 @@ class FileConnector(Connector):
 
     def renew(self, key: Key, seconds: float) -> bool:
         """See :meth:`Connector.renew`."""
-        if self._theirs(key):
-            return False
         name, _ = checked(key, FileKey)
         with self._translated("a lease"):
             return any(leases.renew(place, name, seconds) for place in self._places())
-
-    def _theirs(self, key: object) -> ProxyStoreFile | None:
-        theirs = ProxyStoreFile.of_key(key, self._store_dir)
-        if theirs is not None:
-            self._ready()
-        return theirs
-
-    def share(self, key: Key) -> str:
-        """Let ProxyStore's ``FileConnector`` on this directory read an object.
-
-        Parameters
-        ----------
-        key
-            See :meth:`get`.
-
-        Returns
-        -------
-        str
-            The ``filename`` for its key. The object is one and the same: whoever
-            evicts it, by whichever key, evicts it for all.
-
-        Raises
-        ------
-        MissingKeyError
-            If there is no such object.
-        """
-        name, _ = checked(key, FileKey)
-        for place in self._places():
-            if place.exists(name):
-                with self._translated("a marker"):
-                    os.close(os.open(place.at(name) + READY, os.O_CREAT, 0o600))
-                return os.path.join(os.path.basename(place.path), name)
-        raise MissingKeyError(key, repr(self))
 
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0

@@ -23,7 +23,7 @@ from daskref.connectors.files.locks import (
     try_lock,
     unlock,
 )
-from daskref.connectors.files.names import LEASE, PART, READY, UNKNOWN_SIZE
+from daskref.connectors.files.names import LEASE, PART, UNKNOWN_SIZE
 from daskref.connectors.files.parked import ParkedMappings
 from daskref.connectors.files.parts import Parts, reveal
 from daskref.connectors.files.reading import read_whole
@@ -290,10 +290,7 @@ class ObjectDirectory:
 
     def _evict(self, path: str) -> bool:
         if self.pool is None:
-            evicted = unlink(path)
-            if evicted:
-                unlink(path + READY)
-            return evicted
+            return unlink(path)
         try:
             there = os.lstat(path)
             if there.st_nlink == 1 and self.pool.add(

@@ -21,7 +21,6 @@ from daskref.connectors.files.names import (
     NAME,
     PART,
     PUSHED,
-    READY,
 )
 from daskref.connectors.files.presence import read_own
 from daskref.connectors.files.recycling import unlink
@@ -135,7 +134,11 @@ def _sweep(
     elif name.startswith("p-") and len(name) == 10:
         if is_gone(name.removeprefix("p-")):
             unlink(objects.at(name))
-    elif (of := _owner(name)) is not None and not objects.exists(of):
+    elif (
+        name.startswith(LEASE)
+        and NAME.fullmatch(of := name.removeprefix(LEASE))
+        and not objects.exists(of)
+    ):
         unlink(objects.at(name))
     if not NAME.fullmatch(name) or (known is not None and name in known):
         return False
@@ -154,12 +157,6 @@ def _unlink_dead(path: str) -> None:
     with exclusively(path) as fd:
         if fd is not None:
             unlink(path)
-
-
-def _owner(name: str) -> str | None:
-    """Return the object that a lease or a marker belongs to."""
-    of = name.removeprefix(LEASE).removesuffix(READY)
-    return of if of != name and NAME.fullmatch(of) else None
 
 
 def _expiry(objects: ObjectDirectory, name: str) -> float | None:

@@ -16,8 +16,6 @@ LEASE, PART = "l-", ".w-"
 ARRIVING, ARRIVAL, PUSHED = ".f-", "f-", ".u-"
 #: While it is moved from memory to disk: a second name in memory.
 MOVING = ".m-"
-#: What stands after the name, in an empty file, where ProxyStore may read the object.
-READY = ".ready"
 #: In keys of objects that were not there yet when the key was made.
 UNKNOWN_SIZE = -1
 

@@ -245,18 +245,12 @@ class RedisConnector(Connector):
             roots.setdefault(found.root, []).append(found.name)
         session = self._ready()
         for root, names in roots.items():
-            if root:
-                session.drop(names, root=root)
-            else:
-                command = [b"UNLINK", *(name.encode() for name in names)]
-                self._wires.ask(command, patient=False)
+            session.drop(names, root=root)
 
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`; the new key is of the same session."""
         found = self._checked(key)
         session = self._ready()
-        if not found.root:
-            return None
         name = f"{session.writer}-{os.urandom(12).hex()}"
         command = script(LINK, found.root, found.name, name, session.ttl)
         if not self._wires.ask(command, patient=False):
@@ -279,10 +273,6 @@ class RedisConnector(Connector):
         found = self._checked(key)
         session = self._ready()
         name = f"{session.writer}-{os.urandom(12).hex()}"
-        if not found.root:
-            return self._wires.run(
-                lambda wire: redisobjects.take_foreign(wire, found.key)
-            )
         if not self._wires.ask(script(MOVE, found.root, found.name, name)):
             return None
         ours = found._replace(key=found.root + name.encode(), name=name)
@@ -299,8 +289,6 @@ class RedisConnector(Connector):
         """See :meth:`Connector.renew`."""
         found = self._checked(key)
         session = self._ready()
-        if not found.root:
-            return False
         milliseconds = round(seconds * 1000)
         command = script(RENEW, found.root, found.name, milliseconds, session.ttl)
         return bool(self._wires.ask(command))

@@ -22,8 +22,6 @@ from daskref.exceptions import WireError
 _PIECE = 2**20
 #: How often to look again where an object is, if it changed places meanwhile.
 _LOOKS = 5
-#: A key that ProxyStore's connector made.
-_FOREIGN = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: What follows the prefix: session, and name within it.
 _OWN = re.compile(r"([0-9a-f]{32}):([0-9a-f]{8}-[0-9a-f]{24})")
 
@@ -43,7 +41,7 @@ class Found(NamedTuple):
 
     #: In the server.
     key: bytes
-    #: Of the session, with the colon at its end; empty if ProxyStore made the key.
+    #: Of the session, with the colon at its end.
     root: bytes
     #: In the session.
     name: str
@@ -57,24 +55,20 @@ def checked(key: object, prefix: str) -> Found:
     Raises
     ------
     WireError
-        If it is not one that a connector with this *prefix*, or ProxyStore's, made.
+        If it is not one that a connector with this *prefix* made.
     """
-    if isinstance(key, tuple) and key and isinstance(key[0], str):
-        text, nbytes = key[0], key[1] if len(key) == 2 else -1
-        start, found = f"{prefix}:", _OWN.fullmatch(text, len(prefix) + 1)
+    if isinstance(key, tuple) and type(key) in (tuple, RedisKey) and len(key) == 2:
+        text, nbytes = key
+        start = f"{prefix}:"
         if (
-            type(key) in (tuple, RedisKey)
-            and len(key) == 2
+            isinstance(text, str)
             and text.startswith(start)
-            and found
+            and (found := _OWN.fullmatch(text, len(start)))
             and type(nbytes) is int
             and nbytes >= -1
         ):
-            return Found(
-                text.encode(), f"{start}{found[1]}:".encode(), found[2], nbytes
-            )
-        if len(key) == 1 and _FOREIGN.fullmatch(text):
-            return Found(text.encode(), b"", text, -1)
+            root = f"{start}{found[1]}:".encode()
+            return Found(text.encode(), root, found[2], nbytes)
     raise WireError(f"{key!r} is not a RedisKey with the prefix {prefix!r}")
 
 
@@ -246,10 +240,3 @@ def _into(view: memoryview) -> Callable[[int], memoryview]:
         return view if nbytes == view.nbytes else allocate(nbytes)
 
     return fitting
-
-
-def take_foreign(wire: Wire, key: bytes) -> memoryview | None:
-    """Return and delete, in one step, an object that ProxyStore's connector put."""
-    commands = [b"MULTI"], [b"GET", key], [b"UNLINK", key], [b"EXEC"]
-    data = wire.ask_all(commands)[-1][0]
-    return None if data is None else memoryview(bytearray(data))

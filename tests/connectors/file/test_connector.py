@@ -17,7 +17,6 @@ from daskref.exceptions import (
     ConfigError,
     ConnectorError,
     ConnectorUnavailableError,
-    MissingKeyError,
     WireError,
 )
 from daskref.testing import RULES, check_connector
@@ -536,40 +535,6 @@ def test_a_full_directory_is_a_clear_error():
         assert "it is full" in text
         assert "No space left on device" in text
         assert "daskref.connector" in text
-
-
-class TestSharing:
-    """Files that ProxyStore reads; its own: tests/integration/test_proxystore.py."""
-
-    def test_an_evicted_object_takes_its_marker_along(self, tmp_path):
-        with FileConnector(tmp_path) as connector:
-            key = connector.put(b"bytes")
-            path = tmp_path / connector.share(key)
-            assert connector.share(key) == str(path.relative_to(tmp_path))
-            assert path.read_bytes() == b"bytes"
-            marker = Path(f"{path}.ready")
-            assert marker.exists()
-            assert connector.usage().objects == 1
-            connector.evict(key)
-            assert not marker.exists()
-            with pytest.raises(MissingKeyError):
-                connector.share(key)
-
-    def test_a_marker_without_its_object_is_swept(self, tmp_path):
-        with FileConnector(tmp_path) as connector:
-            path = tmp_path / connector.share(connector.put(b"bytes"))
-            path.unlink()
-            assert connector.sweep() == []
-            assert not Path(f"{path}.ready").exists()
-
-    @pytest.mark.parametrize(
-        "name", ["", "..", "../x", "a/b", ".hidden", "a.ready", "a\0", "ä", None, 5]
-    )
-    def test_other_names_are_refused(self, name, tmp_path):
-        with FileConnector(tmp_path) as connector:
-            for call in (connector.get, connector.exists, connector.evict):
-                with pytest.raises(WireError, match="ProxyStore"):
-                    call((name,))
 
 
 @pytest.mark.slow
