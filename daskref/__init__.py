@@ -22,13 +22,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _HOMES
     from daskref import connectors as connectors
     from daskref._version import __version__ as __version__
-    from daskref.client.client import Client as Client
-    from daskref.client.client import stats as stats
-    from daskref.client.enabling import disable as disable
-    from daskref.client.enabling import enable as enable
+    from daskref.client import Client as Client
+    from daskref.client import disable as disable
+    from daskref.client import enable as enable
+    from daskref.client import stats as stats
     from daskref.graph.nodes import lazy as lazy
     from daskref.lifetimes import ContextLifetime as ContextLifetime
     from daskref.lifetimes import LeaseLifetime as LeaseLifetime
@@ -43,94 +43,37 @@ if TYPE_CHECKING:
     from daskref.ownership import mut_borrow as mut_borrow
     from daskref.ownership import update as update
     from daskref.preload import dask_setup as dask_setup
+    from daskref.proxy import Proxy as Proxy
     from daskref.proxy import ProxyLocker as ProxyLocker
+    from daskref.proxy import extract as extract
+    from daskref.proxy import get_factory as get_factory
+    from daskref.proxy import is_resolved as is_resolved
+    from daskref.proxy import resolve as resolve
     from daskref.proxy import resolve_async as resolve_async
-    from daskref.proxy.proxy import Proxy as Proxy
-    from daskref.proxy.proxy import extract as extract
-    from daskref.proxy.proxy import get_factory as get_factory
-    from daskref.proxy.proxy import is_resolved as is_resolved
-    from daskref.proxy.proxy import resolve as resolve
-    from daskref.store.registry import get_key as get_key
-    from daskref.store.registry import get_or_create_store as get_or_create_store
-    from daskref.store.registry import get_store as get_store
-    from daskref.store.registry import register_store as register_store
-    from daskref.store.registry import store_registration as store_registration
-    from daskref.store.registry import unregister_store as unregister_store
-    from daskref.store.store import Store as Store
+    from daskref.store import Store as Store
+    from daskref.store import get_key as get_key
+    from daskref.store import get_or_create_store as get_or_create_store
+    from daskref.store import get_store as get_store
+    from daskref.store import register_store as register_store
+    from daskref.store import store_registration as store_registration
+    from daskref.store import unregister_store as unregister_store
 
-_HOMES = {
-    "Client": "daskref.client",
-    "ContextLifetime": "daskref.lifetimes",
-    "LeaseLifetime": "daskref.lifetimes",
-    "OwnedProxy": "daskref.ownership",
-    "Proxy": "daskref.proxy",
-    "ProxyLocker": "daskref.proxy",
-    "StaticLifetime": "daskref.lifetimes",
-    "Store": "daskref.store",
-    "StoreConfig": "daskref.objects.reference",
-    "TaskLifetime": "daskref.lifetimes",
-    "__version__": "daskref._version",
-    "borrow": "daskref.ownership",
-    "clone": "daskref.ownership",
-    "connectors": "daskref.connectors",
-    "dask_setup": "daskref.preload",
-    "disable": "daskref.client.enabling",
-    "drop": "daskref.ownership",
-    "enable": "daskref.client.enabling",
-    "extract": "daskref.proxy",
-    "get_factory": "daskref.proxy",
-    "get_key": "daskref.store.registry",
-    "get_or_create_store": "daskref.store.registry",
-    "get_store": "daskref.store.registry",
-    "into_owned": "daskref.ownership",
-    "is_resolved": "daskref.proxy",
-    "lazy": "daskref.graph.nodes",
-    "mut_borrow": "daskref.ownership",
-    "register_store": "daskref.store.registry",
-    "resolve": "daskref.proxy",
-    "resolve_async": "daskref.proxy",
-    "stats": "daskref.client",
-    "store_registration": "daskref.store.registry",
-    "unregister_store": "daskref.store.registry",
-    "update": "daskref.ownership",
-}
-
-__all__ = [
-    "Client",
-    "ContextLifetime",
-    "LeaseLifetime",
-    "OwnedProxy",
-    "Proxy",
-    "ProxyLocker",
-    "StaticLifetime",
-    "Store",
-    "StoreConfig",
-    "TaskLifetime",
-    "__version__",
-    "borrow",
-    "clone",
-    "connectors",
-    "dask_setup",
-    "disable",
-    "drop",
-    "enable",
-    "extract",
-    "get_factory",
-    "get_key",
-    "get_or_create_store",
-    "get_store",
-    "into_owned",
-    "is_resolved",
-    "lazy",
-    "mut_borrow",
-    "register_store",
-    "resolve",
+_NAMES = {
+    "daskref": "connectors",
+    "daskref._version": "__version__",
+    "daskref.client": "Client disable enable stats",
+    "daskref.graph.nodes": "lazy",
+    "daskref.lifetimes": "ContextLifetime LeaseLifetime StaticLifetime TaskLifetime",
+    "daskref.objects.reference": "StoreConfig",
+    "daskref.ownership": "OwnedProxy borrow clone drop into_owned mut_borrow update",
+    "daskref.preload": "dask_setup",
+    "daskref.proxy": "Proxy ProxyLocker extract get_factory is_resolved resolve "
     "resolve_async",
-    "stats",
-    "store_registration",
-    "unregister_store",
-    "update",
-]
+    "daskref.store": "Store get_key get_or_create_store get_store register_store "
+    "store_registration unregister_store",
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -138,9 +81,9 @@ def __getattr__(name: str) -> Any:
         home = _HOMES[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    module = import_module(home)
-    value = module if name == "connectors" else getattr(module, name)
-    globals()[name] = value
+    if home == __name__:
+        return import_module(f"{home}.{name}")
+    value = globals()[name] = getattr(import_module(home), name)
     return value
 
 
