@@ -1,4 +1,4 @@
-"""Scattered data survives its workers."""
+"""Scattered data: it arrives, stored once, and survives its workers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,7 @@ from distributed import LocalCluster, Variable, worker_client
 
 import daskref
 from tests.support.common import LARGE, large, processes, start_worker, wait_until
+from tests.support.tasks import SEEN, describe, total
 
 SUM = LARGE / 8
 
@@ -24,10 +26,6 @@ RECONCILE = {
     "DASK_DASKREF__RECONCILE_INTERVAL": "100ms",
     "DASK_DASKREF__RECONCILE_GRACE": "100ms",
 }
-
-
-def total(x: Any, *ignored: Any) -> float:
-    return float(np.asarray(x).sum())
 
 
 def addresses(client: Any) -> list[str]:
@@ -51,6 +49,67 @@ def one_more(scheduler: Any, client: Any) -> Iterator[None]:
         yield
     finally:
         worker.stop()
+
+
+class TestArrives:
+    @pytest.mark.parametrize("broadcast", [False, True])
+    @pytest.mark.parametrize("hash", [False, True])
+    @pytest.mark.parametrize("direct", [None, True])
+    def test_object(
+        self, client: Any, puts: Any, broadcast: bool, hash: bool, direct: Any
+    ) -> None:
+        x = large()
+        future = client.scatter(x, broadcast=broadcast, hash=hash, direct=direct)
+        assert future.status == "finished"
+        assert future.type is np.ndarray
+        assert client.submit(describe, future).result() == [SEEN]
+        np.testing.assert_array_equal(future.result(), x)
+        assert puts() == 1
+
+    def test_containers(self, client: Any) -> None:
+        x, y = large(1), large(2)
+        pair = namedtuple("pair", "a b")
+        for data in ([x, y, 3], (x, 3), pair(x, y)):
+            futures = client.scatter(data)
+            if type(data) is pair and type(futures) is not pair:
+                continue  # Dask before 2026.1
+            assert type(futures) is type(data)
+            for value, item in zip(client.gather(list(futures)), data, strict=True):
+                np.testing.assert_array_equal(value, item)
+        assert {f.result() for f in client.scatter({1, 2})} == {1, 2}
+        futures = client.scatter({"x": x, "small": 3})
+        assert set(futures) == {"x", "small"}
+        assert client.gather(futures)["small"] == 3
+        assert client.gather(client.scatter(range(3))) == [0, 1, 2]
+        with pytest.raises(TypeError, match="Iterators"):
+            client.scatter(iter([x]))
+
+    def test_a_list_as_one_value(self, client: Any, puts: Any) -> None:
+        futures = client.scatter({"arrays": [large(1), large(2)]})
+        arrays = futures["arrays"].result()
+        assert [float(a[0]) for a in arrays] == [1, 2]
+        assert puts() == 1
+
+    def test_many_small_values_do_not_pile_up(self, client: Any, puts: Any) -> None:
+        arrays = [np.full(25_000, float(i)) for i in range(20)]
+        futures = client.scatter(arrays)
+        assert [float(a[0]) for a in client.gather(futures)] == list(range(20))
+        assert puts() == 20
+
+    def test_workers(self, client: Any) -> None:
+        worker = list(client.scheduler_info()["workers"])[1]
+        future = client.scatter(large(), workers=worker)
+        assert list(client.who_has(future).values()) == [(worker,)]
+
+    def test_inside_a_task(self, client: Any) -> None:
+        def task() -> Any:
+            with worker_client() as inner:
+                future = inner.scatter(np.ones(1 << 18))
+                return type(inner).__mro__[1].__name__, inner.submit(
+                    total, future
+                ).result()
+
+        assert client.submit(task).result() == ("ByReference", 262144.0)
 
 
 class TestKilledWorkers:
