@@ -1,1 +1,4 @@
-"""The promises of the README, one a file, on clusters of processes; often slow."""
+"""The promises of the README, one a file, on clusters of processes; often slow.
+
+``tests/package/test_promises.py`` says which file is for which.
+"""
