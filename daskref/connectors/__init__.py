@@ -1,11 +1,10 @@
 """Connectors: bytes in, bytes out. They know nothing of objects or Dask.
 
 Read ``base`` (the contract), then ``local`` (the smallest one) and ``registry`` (by URL
-or class). ``adapter`` takes classes of other libraries, ``proxystore`` keys in common
-with ProxyStore's. Each other kind has a folder: ``shm``, ``file``, ``zmq``, ``redis``,
-``fsspec``, ``multi``; ``files`` is the engine of the first three. ``credentials``,
-``buffers``, ``space``, ``machine``, ``filesystems`` and ``processes`` are shared by
-all.
+or class). ``adapter`` takes classes of other libraries, ProxyStore's included. Each
+other kind has a folder: ``shm``, ``file``, ``zmq``, ``redis``, ``fsspec``, ``multi``;
+``files`` is the engine of the first three. ``credentials``, ``buffers``, ``space``,
+``machine``, ``filesystems`` and ``processes`` are shared by all.
 """
 
 from typing import TYPE_CHECKING

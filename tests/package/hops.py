@@ -168,7 +168,7 @@ CALLS = {
     "client.submit(f, 4 MiB array)": Call(submit, 42, 22),
     "Store.proxy(array), file": Call(_on(proxy, _file), 24, 12),
     "Store.proxy(array), shm": Call(_on(proxy, _shm), 30, None),
-    "Store.get(key), file": Call(_on(get, _file), 15, 8),
+    "Store.get(key), file": Call(_on(get, _file), 14, 8),
     "Store.get(key), shm": Call(_on(get, _shm), 18, None),
     "ZmqConnector.get, other host": Call(fetch, 28, 18),
 }
