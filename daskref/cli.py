@@ -16,7 +16,7 @@ from daskref.cluster.notices import setting_text, tell_unknown
 from daskref.cluster.session import open_session_connector
 from daskref.config import Settings, setting_name
 from daskref.connectors import MultiConnector, SharedMemoryConnector, ZmqConnector
-from daskref.connectors.space import Space
+from daskref.connectors.base import Connector
 from daskref.exceptions import DaskrefError
 from daskref.store.store import Store
 
@@ -116,8 +116,8 @@ def _where_set(settings: Settings, path: str) -> str:
     return f"Set the option spill_directory of {setting_name('connector')}"
 
 
-def _print_space(connector: Any) -> None:
-    space = getattr(connector, "space", Space)()
+def _print_space(connector: Connector) -> None:
+    space = connector.space()
     if any(space):
         for name, nbytes in space._asdict().items():
             print(f"  {name:20} {format_bytes(nbytes)}")

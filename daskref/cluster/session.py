@@ -24,7 +24,6 @@ from daskref.config import Settings
 from daskref.connectors import ZmqConnector, open_connector
 from daskref.connectors.base import Connector, Key
 from daskref.connectors.credentials import remember
-from daskref.connectors.space import Space
 from daskref.exceptions import (
     ConnectorError,
     ConnectorUnavailableError,
@@ -188,12 +187,11 @@ class Session:
         store = Store(name, connector, counters=counters, signing_key=key)
         connector = store.connector
         try:
-            put = getattr(connector, "put_everywhere", lambda obj: [connector.put(obj)])
-            probes = tuple(put(PROBE))
+            probes = tuple(connector.put_everywhere(PROBE))
         except Exception:
             store.close()
             raise
-        secrets: dict[str, Any] = getattr(connector, "secrets", dict)()  # ours only
+        secrets = connector.secrets()
         if key is not None:
             secrets = {**secrets, **secret_of(name, key)}
         info = SessionInfo(session_id, store.config(), settings, probes, secrets)
@@ -411,8 +409,6 @@ class Session:
         """
         assert self.store is not None
         connector, seconds = self.store.connector, self.info.settings.lease
-        if not hasattr(connector, "renew"):
-            return  # one of ProxyStore's: the object lives as long as the store
         connector.renew(reference.key, seconds)
         self.counters.add("bytes_kept", reference.nbytes)
         if time.monotonic() > self._next_sweep:
@@ -423,7 +419,7 @@ class Session:
         """Return this process's counts, its host's name, and what tells it apart."""
         counts = self.counters.snapshot()
         if self.store is not None:
-            counts["fallbacks"] += getattr(self.store.connector, "overflows", 0)
+            counts["fallbacks"] += self.store.connector.overflows
         return {
             "process": self._process,
             "host": socket.gethostname(),
@@ -444,13 +440,12 @@ class Session:
         connector = self.store.connector
         usage = connector.usage()
         probes = len(self.info.probes)
-        space = getattr(connector, "space", Space)()
         return {
             "place": "" if self.across_hosts is None else self.across_hosts.host,
             "host": socket.gethostname(),
             "objects": usage.objects - probes,
             "bytes": usage.nbytes - probes * len(PROBE),
-            **space._asdict(),
+            **connector.space()._asdict(),
         }
 
     def _failed(self, exc: DaskrefError) -> None:
@@ -470,7 +465,7 @@ class Session:
 def _signs(settings: Settings, connector: Connector) -> bool:
     """Tell whether the objects of a session are signed."""
     if settings.security_sign == "auto":
-        return not getattr(connector, "private", False)
+        return not connector.private
     return settings.security_sign == "true"
 
 

@@ -40,13 +40,12 @@ def adapt(connector: Any, *, member: bool = False) -> Connector:
     Parameters
     ----------
     connector
-        Any; one of daskref's kind is returned as it is.
+        Any; a :class:`Connector` is returned as it is.
     member
         Whether others use the store as well: then closing deletes nothing.
     """
-    if isinstance(connector, Connector) or hasattr(connector, "put_frames"):
-        ours: Connector = connector
-        return ours
+    if isinstance(connector, Connector):
+        return connector
     return adapted_class(type(connector))(connector, member=member)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from urllib.parse import SplitResult
 
+from daskref.connectors.buffers import raw
 from daskref.connectors.space import Space
+from daskref.exceptions import ConfigError, NotDeferrableError
 
 #: Anything that supports the buffer protocol.
 Buffer: TypeAlias = Any
@@ -28,10 +31,11 @@ class Usage(NamedTuple):
 class Connector(ABC):
     """Store byte strings under keys that the connector makes.
 
-    The contract is documented here once; backends document only differences. A class
-    that has ProxyStore's connector methods (``put get exists evict put_batch get_batch
-    config from_config close``) works in a :class:`daskref.Store` as it is: the further
-    methods here are looked up before they are used.
+    The contract is documented here once; backends document only differences. An object
+    of another class that has ProxyStore's connector methods (``put get exists evict
+    put_batch get_batch config from_config close``) is wrapped once, where a
+    :class:`daskref.Store` or :func:`open_connector` receives it, and has every method
+    from then on.
 
     Notes
     -----
@@ -173,7 +177,34 @@ class Connector(ABC):
         """
         return cls(**config)
 
-    # Optional from here on: the defaults are correct, a backend makes them fast.
+    # Optional from here on: a default does without, or says that it cannot.
+
+    @classmethod
+    def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
+        """Return the arguments that a URL stands for, those after ``?`` excepted.
+
+        Parameters
+        ----------
+        url
+            A spec of :attr:`scheme`.
+
+        Returns
+        -------
+        dict
+            Arguments of the class. None by default: the scheme is all there is.
+
+        Raises
+        ------
+        ConfigError
+            If the URL is malformed.
+        """
+        if url.netloc or url.path.strip("/") or url.fragment:
+            raise ConfigError(
+                "daskref.connector",
+                f"{url.scheme}://{url.netloc}{url.path}",
+                f"{url.scheme}:// and nothing after it but ?…",
+            )
+        return {}
 
     def put(self, obj: Buffer) -> Key:
         """Store one buffer; raises as :meth:`put_frames` does.
@@ -236,6 +267,25 @@ class Connector(ABC):
             In the same order; ``None`` in the place of each that is missing.
         """
         return [self.get(key) for key in keys]
+
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        """Store buffers, one after another, as the object of a key.
+
+        Parameters
+        ----------
+        key
+            See :meth:`DeferrableConnector.set`.
+        frames
+            See :meth:`put_frames`. The default joins them: one copy more.
+
+        Raises
+        ------
+        NotDeferrableError
+            If the connector is no :class:`DeferrableConnector`.
+        """
+        if not isinstance(self, DeferrableConnector):
+            raise NotDeferrableError(repr(self))
+        self.set(key, b"".join(map(raw, frames)))
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
         """Delete several objects; see :meth:`evict`.
@@ -381,8 +431,7 @@ class DeferrableConnector(Protocol):
     """What a connector has as well, if an object can come after its key.
 
     Names and signatures are those of ProxyStore's protocol, so its deferrable
-    connectors are ours. A connector may have ``set_frames(key, frames)`` besides
-    :meth:`set`, to write several buffers as :meth:`Connector.put_frames` does.
+    connectors are ours.
     """
 
     def new_key(self, obj: Buffer | None = None) -> Key:

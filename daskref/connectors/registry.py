@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from daskref.connectors.adapter import adapt, adapted_class, class_of
 from daskref.connectors.base import Connector
@@ -158,7 +158,7 @@ def describe_connector(connector: Any) -> dict[str, Any]:
     return {
         "class": connector_path(ours),
         "from-config": ours.config(),
-        "secrets": getattr(ours, "secrets", dict)(),
+        "secrets": ours.secrets(),
     }
 
 
@@ -183,19 +183,7 @@ def _from_url(spec: str) -> tuple[type[Connector], dict[str, Any]]:
         hint = f" (did you mean {meant}?)" if meant else ""
         raise ConfigError(_SETTING, spec, f"{_schemes()}{hint}")
     cls = load_scheme(name)
-    return cls, {**_from_location(cls, spec, url), **dict(query)}
-
-
-def _from_location(cls: type[Connector], spec: str, url: SplitResult) -> dict[str, Any]:
-    read = getattr(cls, "options_from_url", None)
-    if read is not None:
-        options: dict[str, Any] = read(url)
-        return options
-    if url.netloc or url.path.strip("/") or url.fragment:
-        raise ConfigError(
-            _SETTING, spec, f"{url.scheme}:// and nothing after it but ?…"
-        )
-    return {}
+    return cls, {**cls.options_from_url(url), **dict(query)}
 
 
 def _check_options(cls: type[Any], options: Mapping[str, Any]) -> None:
@@ -297,8 +285,6 @@ def load_connector(path: str, options: Mapping[str, Any]) -> Connector:
         If this process cannot reach that store.
     """
     cls = load_class(path)
-    if not issubclass(cls, Connector) and not hasattr(cls, "put_frames"):
+    if not issubclass(cls, Connector):
         cls = adapted_class(cls)
-    make = getattr(cls, "from_config", None)
-    connector: Connector = make(dict(options)) if make else cls(**options)
-    return connector
+    return cls.from_config(dict(options))

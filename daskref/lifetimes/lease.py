@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from daskref.background import Background, make_lock
@@ -126,21 +126,17 @@ class LeaseLifetime(ContextLifetime):
         self._background.stop()
         atexit.unregister(self._at_exit)
         if not self._done:
-            sweep = getattr(self.store.connector, "sweep", None)
-            if sweep is not None:
-                try:
-                    sweep()
-                except DaskrefError:  # its own objects' turn is next, and they raise
-                    logger.debug("LIFETIME %s could not sweep", self.name)
+            try:
+                self.store.connector.sweep()
+            except DaskrefError:  # its own objects' turn is next, and they raise
+                logger.debug("LIFETIME %s could not sweep", self.name)
         super().close(close_stores=close_stores)
 
     def _renew(self, keys: Iterable[Key]) -> None:
-        renew: Callable[[Key, float], bool] | None
-        renew = getattr(self.store.connector, "renew", None)
         with self._renewal:
             for key in keys:
                 left = max(0.0, self._expiry - time.time())
-                if renew is None or not renew(key, left):
+                if not self.store.connector.renew(key, left):
                     self._keep_alone()
 
     def _keep_alone(self) -> None:

@@ -188,8 +188,7 @@ def clone(proxy: OwnedProxy[T]) -> OwnedProxy[T]:
         factory = ownership.factory
         reference = factory.reference
         with opened(reference.store) as store:
-            link = getattr(store.connector, "link", None)
-            key = link(reference.key) if link is not None else None
+            key = store.connector.link(reference.key)
             if key is None:
                 data = store.connector.get(reference.key)
                 if data is None:

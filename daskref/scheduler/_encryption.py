@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.config
 
+from daskref.connectors import ZmqConnector
 from daskref.connectors.base import Connector
 from daskref.connectors.registry import load_class
 from daskref.exceptions import ConfigError
@@ -75,7 +76,7 @@ def check_transport(connector: Connector, require_encryption: bool) -> None:
     if not require_encryption:
         return
     for cls, config in _parts(type(connector), connector.config()):
-        if getattr(cls, "scheme", None) == "zmq" and config.get("security") == "clear":
+        if issubclass(cls, ZmqConnector) and config.get("security") == "clear":
             raise ConfigError(
                 "daskref.security.transport",
                 "clear",

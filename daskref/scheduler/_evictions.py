@@ -156,9 +156,7 @@ class Evictions:
         if self._failed:
             failed, self._failed = self._failed, []
             self.add(failed)
-        sweep = getattr(self._session.store.connector, "sweep", None)
-        if sweep is None:
-            return
+        sweep = self._session.store.connector.sweep
         try:
             swept = await self._session.run(sweep, [*known, *self._queue], grace)
         except Exception as exc:

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from zict import LRU
@@ -160,8 +161,8 @@ class ObjectIO:
         Nothing remains of any of them if one fails, unless the connector's own batch
         leaves something behind.
         """
-        batch = getattr(type(self.connector), "put_batch", None)
-        if batch in (None, Connector.put_batch) or len(objs) < 2:
+        one_by_one = type(self.connector).put_batch is Connector.put_batch
+        if one_by_one or len(objs) < 2:
             return self._put_each(objs, serializer, hints, view)
         operation = Operation()
         joined: list[bytes] = []
@@ -237,20 +238,15 @@ class ObjectIO:
 
     def set(self, key: Key, obj: Any, serializer: Dump | None = None) -> None:
         """Write an object under a key that was made before it."""
-        connector: Any = self.connector
-        if not isinstance(connector, DeferrableConnector):
+        if not isinstance(self.connector, DeferrableConnector):
             raise NotDeferrableError(self.where)
         operation = Operation()
         frames, nbytes, _ = self._signed(
             self._dump(obj, serializer, operation), operation
         )
-        set_frames = getattr(connector, "set_frames", None)
         try:
             with metered("daskref-put"), operation.part("connector"):
-                if set_frames is not None:
-                    set_frames(key, frames)
-                else:
-                    connector.set(key, b"".join(frames))
+                self.connector.set_frames(key, frames)
         except (DaskrefError, MemoryError) as exc:
             _forget_locals(exc)
             raise
@@ -292,10 +288,10 @@ class ObjectIO:
     def _hints(self, obj: Any, hints: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the keywords for a put of the connector's."""
         hints = dict(hints or {})
-        if getattr(self.connector, "takes_hints", False):
+        if self.connector.takes_hints:
             cls = type(obj)
             return {"type_name": f"{cls.__module__}.{cls.__qualname__}", **hints}
-        if hints and isinstance(self.connector, Connector):
+        if hints:
             raise TypeError(
                 f"{self.where} takes no further arguments, but was given "
                 f"{', '.join(sorted(hints))}"
@@ -313,14 +309,9 @@ class ObjectIO:
     def _write(
         self, frames: list[Buffer], nbytes: int, hints: Mapping[str, Any]
     ) -> Key:
-        put_frames = getattr(self.connector, "put_frames", None)
         try:
             with metered("daskref-put"):
-                if put_frames is not None:
-                    key: Key = put_frames(frames, **hints)
-                    return key
-                # one of ProxyStore's
-                return self.connector.put(b"".join(frames), **hints)
+                return self.connector.put_frames(frames, **hints)
         except (DaskrefError, MemoryError):
             raise
         except Exception as exc:
@@ -382,12 +373,9 @@ class ObjectIO:
         return self._read(key, self._take, deserializer, seal, evicts=True)
 
     def _take(self, key: Key) -> Buffer | None:
-        take = getattr(self.connector, "take", None)
-        if take is not None and getattr(take, "__func__", None) is not Connector.take:
-            data: Buffer | None = take(key)
-            return data
-        with self._taking:  # one taker in this process, at least
-            return Connector.take(self.connector, key)
+        apart = type(self.connector).take is not Connector.take
+        with nullcontext() if apart else self._taking:  # one taker here, at least
+            return self.connector.take(key)
 
     def _read(
         self,

@@ -434,8 +434,7 @@ class ObjectStore:
         Reference or None
             ``None`` if the object is gone, or the connector cannot do this.
         """
-        link = getattr(self.connector, "link", None)
-        key = None if link is None else link(reference.key)
+        key = self.connector.link(reference.key)
         return None if key is None else Reference(key, self._config, reference.metadata)
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:

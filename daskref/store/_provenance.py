@@ -37,7 +37,6 @@ class Origins:
     def __init__(self, connector: Connector, load: Callable[..., Any]) -> None:
         self._connector = connector
         self._load = load
-        self._link = getattr(connector, "link", None)
         self._origins = {}
         self._kept = {}
 
@@ -70,7 +69,7 @@ class Origins:
             any more.
         """
         origin = self._find(obj)
-        if origin is None or self._link is None:
+        if origin is None:
             return None
         token = token or encode(obj).token
         if token != origin.metadata.token:
@@ -82,7 +81,7 @@ class Origins:
             again = self._load(data, origin.key, None, origin.metadata.seal)
             if encode(again).token != token:
                 return None
-        key = self._link(origin.key)
+        key = self._connector.link(origin.key)
         return None if key is None else self._moved(origin, key)
 
     def keep(self, obj: Any, release: Callable[[Key], None]) -> None:
@@ -101,9 +100,9 @@ class Origins:
         """
         number, origins, kept = id(obj), self._origins, self._kept
         origin = self._find(obj)
-        if origin is None or number in kept or self._link is None:
+        if origin is None or number in kept:
             return
-        key = self._link(origin.key)
+        key = self._connector.link(origin.key)
         if key is None:
             return
 

@@ -143,10 +143,8 @@ def same_place(one: StoreConfig, other: StoreConfig) -> bool:
 
 
 def secrets_of(store: Store | None) -> dict[str, dict[str, str]]:
-    """Return what opens the store besides its config; ProxyStore's have none."""
-    connector = None if store is None else store.connector
-    secrets: dict[str, dict[str, str]] = getattr(connector, "secrets", dict)()
-    return secrets
+    """Return what opens the store besides its config; nothing of no store."""
+    return {} if store is None else store.connector.secrets()
 
 
 def tell(

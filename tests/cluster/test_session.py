@@ -219,11 +219,7 @@ class TestPut:
         def fail(self: Any, key: Any) -> Any:
             raise ConnectorError("<local>", "it is away")
 
-        connector = session.store.connector  # type: ignore[union-attr]
         monkeypatch.setattr(LocalConnector, method, fail)
-        if method == "link":
-            monkeypatch.setattr(connector, "link", fail.__get__(connector))
-            monkeypatch.setattr(session.store._origins, "_link", connector.link)  # type: ignore[union-attr]
         assert session.relink(found) is None
         session.keep(found, lambda *args: None)
 

@@ -11,8 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from daskref.connectors.base import Buffer, Connector, Key, Usage
-from daskref.connectors.buffers import raw
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.multi._children import Child, Children
 
 # ProxyStore has it in this module.
@@ -162,11 +161,8 @@ class MultiConnector(Connector):
         name, connector = self._children.route(
             nbytes, subset_tags, superset_tags, type_name
         )
-        put_frames = getattr(connector, "put_frames", None)
         hints = _hints(connector, subset_tags, superset_tags, type_name)
-        if put_frames is not None:
-            return MultiKey(name, put_frames(frames, **hints))
-        return MultiKey(name, connector.put(b"".join(map(raw, frames)), **hints))
+        return MultiKey(name, connector.put_frames(frames, **hints))
 
     def put(self, obj: Buffer, **hints: Any) -> Key:
         """See :meth:`put_frames`."""
@@ -272,7 +268,11 @@ class MultiConnector(Connector):
         nbytes = None if obj is None else memoryview(obj).nbytes
         try:
             name, connector = self._children.route(
-                nbytes, (), (), "", lambda connector: hasattr(connector, "new_key")
+                nbytes,
+                (),
+                (),
+                "",
+                lambda connector: isinstance(connector, DeferrableConnector),
             )
         except ConnectorError as exc:
             raise NotImplementedError(str(exc)) from exc
@@ -286,13 +286,9 @@ class MultiConnector(Connector):
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
         """Store buffers, one after another, as the object of a key; see :meth:`set`."""
         connector, inner = self._find(key)
-        deferrable: Any = connector
-        if hasattr(connector, "set_frames"):
-            deferrable.set_frames(inner, frames)
-        elif hasattr(connector, "set"):
-            deferrable.set(inner, b"".join(map(raw, frames)))
-        else:
+        if not isinstance(connector, DeferrableConnector):
             raise WireError(f"{key!r} is of a connector without keys before objects")
+        connector.set_frames(inner, frames)
 
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`."""
@@ -337,10 +333,7 @@ class MultiConnector(Connector):
     def space(self) -> Space:
         """Return what all connectors within reach take of this host, added up."""
         self._children.check_open()
-        spaces = [
-            getattr(connector, "space", Space)()
-            for _, connector in self._children.reached()
-        ]
+        spaces = [connector.space() for _, connector in self._children.reached()]
         return Space(*map(sum, zip(*spaces, strict=True)))
 
     # The connector itself
@@ -349,13 +342,13 @@ class MultiConnector(Connector):
     def private(self) -> bool:  # type: ignore[override]
         """Whether all connectors are; one that is not open here is not."""
         opened = [child.connector for child in self._children.by_name.values()]
-        return all(getattr(connector, "private", False) for connector in opened)
+        return all(each is not None and each.private for each in opened)
 
     @property
     def overflows(self) -> int:  # type: ignore[override]
         """How many of this process's objects went to a slower place."""
         opened = [child.connector for child in self._children.by_name.values()]
-        return sum(getattr(connector, "overflows", 0) for connector in opened)
+        return sum(each.overflows for each in opened if each is not None)
 
     def config(self) -> dict[str, Any]:
         """See :meth:`Connector.config`."""
@@ -380,7 +373,7 @@ def _hints(
     superset_tags: Iterable[str],
     type_name: str | Sequence[str],
 ) -> dict[str, Any]:
-    if not getattr(connector, "takes_hints", False):
+    if not connector.takes_hints:
         return {}
     hints = {
         "subset_tags": subset_tags,

@@ -28,8 +28,6 @@ def round_trips(connector: Connector) -> None:
 
 def frames(connector: Connector) -> None:
     """Expect the frames of an object joined, whatever their formats."""
-    if not hasattr(connector, "put_frames"):
-        return
     doubles: Any = array.array("d", range(1000))
     matrix = memoryview(bytes(range(24))).cast("B", (4, 6))
     empty = memoryview(array.array("I"))

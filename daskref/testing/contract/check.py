@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from daskref.connectors.adapter import adapt
 from daskref.connectors.base import Connector
 from daskref.testing.contract import bytes as rules_bytes
 from daskref.testing.contract import keys as rules_keys
@@ -25,7 +26,8 @@ def check_connector(
     ----------
     make
         () -> a new connector, with a store that no other test uses. It is called once
-        per rule; what it returns is closed afterwards.
+        per rule; what it returns is closed afterwards. One that is no ``Connector`` is
+        checked as a :class:`daskref.Store` uses it.
     relax
         Names of rules, from :data:`RULES`, not to check.
 
@@ -46,7 +48,7 @@ def check_connector(
     for name, rule in RULES.items():
         if name in relax:
             continue
-        connector = make()
+        connector = adapt(make())
         try:
             rule(connector)
         except AssertionError as exc:

@@ -72,9 +72,8 @@ def batches(connector: Connector) -> None:
     connector.evict(keys[1])
     missing = connector.get_batch(keys)
     expect([v is None for v in missing] == [False, True, False], "get_batch of a gap")
-    if hasattr(connector, "evict_batch"):
-        connector.evict_batch([*keys, keys[0]])
-        expect(not any(map(connector.exists, keys)), "evict_batch leaves objects")
+    connector.evict_batch([*keys, keys[0]])
+    expect(not any(map(connector.exists, keys)), "evict_batch leaves objects")
 
 
 def new_key(connector: Connector) -> Key | None:
@@ -105,13 +104,11 @@ def defers(connector: Connector) -> None:
         expect_bytes(connector, key, value, "what was set")
         connector.evict(key)
         expect(connector.get(key) is None, "what was set and evicted is there")
-    if hasattr(connector, "set_frames"):
-        key = connector.new_key()
-        connector.set_frames(key, [b"a", b"", pattern(70_000)])
-        expect_bytes(connector, key, b"a" + pattern(70_000), "frames that were set")
-        linked = connector.link(key) if hasattr(connector, "link") else None
-        if linked is not None:
-            expect_bytes(connector, linked, b"a" + pattern(70_000), "a link of it")
+    key = connector.new_key()
+    connector.set_frames(key, [b"a", b"", pattern(70_000)])
+    expect_bytes(connector, key, b"a" + pattern(70_000), "frames that were set")
+    if (linked := connector.link(key)) is not None:
+        expect_bytes(connector, linked, b"a" + pattern(70_000), "a link of it")
     strange: list[Any] = [_Stranger("0" * 32, 4), ("a", 1), "text", None, ()]
     for foreign in strange:
         expect_raises(
