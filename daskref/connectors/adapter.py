@@ -15,8 +15,9 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, get_type_hints
 
+from daskref.annotations import override
 from daskref.background import make_lock
-from daskref.connectors.base import Buffer, Connector, Key
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key
 from daskref.connectors.buffers import raw
 from daskref.connectors.credentials import mask
 from daskref.exceptions import (
@@ -101,8 +102,8 @@ class AdaptedConnector(Connector):
         self._taking = make_lock()
 
     @classmethod
+    @override
     def from_config(cls, config: dict[str, Any]) -> Connector:
-        """Open the store that another process's :meth:`config` describes."""
         make = getattr(cls.adapts, "from_config", None)
         return cls(
             make(dict(config)) if make is not None else cls.adapts(**config),
@@ -202,8 +203,8 @@ class AdaptedConnector(Connector):
         self._learn(key)
         return key
 
+    @override
     def put(self, obj: Buffer, **hints: Any) -> Key:
-        """See :meth:`put_frames`."""
         return self.put_frames([obj], **hints)
 
     def put_batch(self, objs: Iterable[Buffer], **hints: Any) -> list[Key]:
@@ -220,19 +221,19 @@ class AdaptedConnector(Connector):
         """See :meth:`Connector.get`; read-only."""
         return _view(self._about("get", key))
 
+    @override
     def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
-        """See :meth:`Connector.get_batch`."""
         restored = [self._restored(key) for key in keys]
         if not restored:
             return []
         return [_view(found) for found in self._call("get_batch", restored)]
 
+    @override
     def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`."""
         return bool(self._about("exists", key))
 
+    @override
     def evict(self, key: Key) -> None:
-        """See :meth:`Connector.evict`."""
         self._about("evict", key)
 
     def take(self, key: Key) -> memoryview | None:
@@ -242,13 +243,13 @@ class AdaptedConnector(Connector):
 
     # The connector itself
 
+    @override
     def config(self) -> dict[str, Any]:
-        """See :meth:`Connector.config`."""
         config: dict[str, Any] = self._inner.config()
         return config
 
+    @override
     def secrets(self) -> dict[str, dict[str, str]]:
-        """See :meth:`Connector.secrets`."""
         tell: Callable[[], Any] = getattr(self._inner, "secrets", dict)
         return dict(tell())
 
@@ -271,17 +272,17 @@ class AdaptedConnector(Connector):
         return _reopened, (self.adapts, self.config())
 
 
-class DeferrableAdaptedConnector(AdaptedConnector):
+class DeferrableAdaptedConnector(AdaptedConnector, DeferrableConnector):
     """One whose objects can come after their keys."""
 
+    @override
     def new_key(self, obj: Buffer | None = None) -> Key:
-        """See :meth:`DeferrableConnector.new_key`."""
         key: Key = self._call("new_key", obj)
         self._learn(key)
         return key
 
+    @override
     def set(self, key: Key, obj: Buffer) -> None:
-        """See :meth:`DeferrableConnector.set`."""
         self._call("set", self._restored(key), b"".join([raw(obj)]))
 
 

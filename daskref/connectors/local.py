@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from daskref.annotations import override
 from daskref.background import make_lock
-from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.exceptions import (
     ConnectorClosedError,
@@ -38,7 +39,7 @@ _shelves: dict[str, _Shelf] = {}
 _lock = make_lock()
 
 
-class LocalConnector(Connector):
+class LocalConnector(Connector, DeferrableConnector):
     """Store objects in this process.
 
     Parameters
@@ -88,55 +89,55 @@ class LocalConnector(Connector):
             )
         return self._shelf
 
+    @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
-        """See :meth:`Connector.put_frames`."""
         shelf = self._open()
         name = secrets.token_hex(16)
         shelf.objects[name] = b"".join(raw(frame) for frame in frames)
         return LocalKey(name)
 
+    @override
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`."""
         name = _name(key)
         found = self._open().objects.get(name)
         return None if found is None else memoryview(bytearray(found))
 
+    @override
     def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`."""
         name = _name(key)
         return name in self._open().objects
 
+    @override
     def evict(self, key: Key) -> None:
-        """See :meth:`Connector.evict`."""
         name = _name(key)
         shelf = self._open()
         shelf.objects.pop(name, None)
         shelf.leases.pop(name, None)
 
+    @override
     def take(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.take`."""
         name = _name(key)
         shelf = self._open()
         found = shelf.objects.pop(name, None)  # for one thread only
         shelf.leases.pop(name, None)
         return None if found is None else memoryview(bytearray(found))
 
+    @override
     def new_key(self, obj: Buffer | None = None) -> Key:
-        """See :meth:`DeferrableConnector.new_key`."""
         self._open()
         return LocalKey(secrets.token_hex(16))
 
+    @override
     def set(self, key: Key, obj: Buffer) -> None:
-        """See :meth:`DeferrableConnector.set`."""
         self.set_frames(key, [obj])
 
+    @override
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
         name = _name(key)
         self._open().objects[name] = b"".join(raw(frame) for frame in frames)
 
+    @override
     def link(self, key: Key) -> Key | None:
-        """See :meth:`Connector.link`."""
         name = _name(key)
         shelf = self._open()
         found = shelf.objects.get(name)
@@ -146,8 +147,8 @@ class LocalConnector(Connector):
         shelf.objects[new] = found
         return LocalKey(new)
 
+    @override
     def renew(self, key: Key, seconds: float) -> bool:
-        """See :meth:`Connector.renew`."""
         name = _name(key)
         shelf = self._open()
         if name not in shelf.objects:
@@ -168,17 +169,17 @@ class LocalConnector(Connector):
                 swept.append(LocalKey(name))
         return swept
 
+    @override
     def usage(self) -> Usage:
-        """See :meth:`Connector.usage`."""
         objects = {id(obj): len(obj) for obj in list(self._open().objects.values())}
         return Usage(len(objects), sum(objects.values()))
 
+    @override
     def config(self) -> dict[str, Any]:
-        """See :meth:`Connector.config`."""
         return {"id": self._id}
 
+    @override
     def close(self) -> None:
-        """See :meth:`Connector.close`."""
         with _lock:
             if self._closed:
                 return

@@ -7,10 +7,11 @@ import os
 import uuid
 from typing import Any
 
+from daskref.annotations import override
 from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import LifetimeError
-from daskref.lifetimes.base import evict_all, reference_of
+from daskref.lifetimes.base import Lifetime, evict_all, reference_of
 from daskref.objects.reference import StoreConfig
 from daskref.proxy.proxy import Proxy
 from daskref.store.registry import config_of, same_place
@@ -19,7 +20,7 @@ from daskref.store.store import Store
 logger = logging.getLogger(__name__)
 
 
-class ContextLifetime:
+class ContextLifetime(Lifetime):
     """Delete objects at the end of a block.
 
     Parameters
@@ -70,8 +71,8 @@ class ContextLifetime:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @override
     def add_key(self, *keys: Key, store: Store | None = None) -> None:
-        """See :meth:`Lifetime.add_key`."""
         if store is not None:
             self._check_place(config_of(store))
         with self._lock:
@@ -80,19 +81,19 @@ class ContextLifetime:
             self._keys.update(keys)
         logger.debug("LIFETIME %s binds %s", self.name, keys)
 
+    @override
     def add_proxy(self, *proxies: Proxy[Any]) -> None:
-        """See :meth:`Lifetime.add_proxy`."""
         references = [reference_of(proxy) for proxy in proxies]
         for reference in references:
             self._check_place(reference.store)
         self.add_key(*(reference.key for reference in references))
 
+    @override
     def active_count(self) -> int:
-        """See :meth:`Lifetime.active_count`."""
         return len(self._keys)
 
+    @override
     def close(self, *, close_stores: bool = False) -> None:
-        """See :meth:`Lifetime.close`."""
         with self._lock:
             keys, self._keys = self._keys, set()
             ended, self._done = self._done, True
@@ -105,8 +106,8 @@ class ContextLifetime:
                 self.store.close()
         logger.debug("LIFETIME %s ended, %d objects evicted", self.name, len(keys))
 
+    @override
     def done(self) -> bool:
-        """See :meth:`Lifetime.done`."""
         return self._done
 
     def _check_place(self, config: StoreConfig) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from daskref.annotations import override
 from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError, LifetimeError
@@ -20,7 +21,7 @@ from daskref.store.store import Store
 logger = logging.getLogger(__name__)
 
 
-class StaticLifetime:
+class StaticLifetime(Lifetime):
     """Delete objects when this process exits.
 
     Notes
@@ -62,8 +63,8 @@ class StaticLifetime:
         state = "ended" if self._done else f"{self.active_count()} objects"
         return f"<StaticLifetime of process {self._pid}, {state}>"
 
+    @override
     def add_key(self, *keys: Key, store: Store | None = None) -> None:
-        """See :meth:`Lifetime.add_key`."""
         if store is None:
             raise ValueError("StaticLifetime.add_key() needs the store of the keys")
         with self._lock:
@@ -77,8 +78,8 @@ class StaticLifetime:
         for reference in [reference_of(proxy) for proxy in proxies]:
             self.add_key(reference.key, store=get_or_create_store(reference.store))
 
+    @override
     def active_count(self) -> int:
-        """See :meth:`Lifetime.active_count`."""
         with self._lock:
             return sum(map(len, self._keys.values()))
 
@@ -98,8 +99,8 @@ class StaticLifetime:
         if failed is not None:
             raise failed
 
+    @override
     def done(self) -> bool:
-        """See :meth:`Lifetime.done`."""
         return self._done
 
 

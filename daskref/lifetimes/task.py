@@ -5,17 +5,18 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from daskref.annotations import override
 from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import LifetimeError
-from daskref.lifetimes.base import reference_of
+from daskref.lifetimes.base import Lifetime, reference_of
 from daskref.objects.reference import StoreConfig
 from daskref.proxy.proxy import Proxy
 from daskref.store.registry import config_of, registered, secrets_of, tell
 from daskref.store.store import Store
 
 
-class TaskLifetime:
+class TaskLifetime(Lifetime):
     """Delete objects when Dask forgets a key.
 
     Parameters
@@ -76,20 +77,20 @@ class TaskLifetime:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @override
     def add_key(self, *keys: Key, store: Store | None = None) -> None:
-        """See :meth:`Lifetime.add_key`."""
         if store is None:
             raise ValueError("TaskLifetime.add_key() needs the store of the keys")
         self._bind([(key, 0) for key in keys], config_of(store), secrets_of(store))
 
+    @override
     def add_proxy(self, *proxies: Proxy[Any]) -> None:
-        """See :meth:`Lifetime.add_proxy`."""
         for reference in [reference_of(proxy) for proxy in proxies]:
             secrets = secrets_of(registered(reference.store))
             self._bind([(reference.key, reference.nbytes)], reference.store, secrets)
 
+    @override
     def active_count(self) -> int:
-        """See :meth:`Lifetime.active_count`."""
         return len(self._bound)
 
     def close(self, *, close_stores: bool = False) -> None:
@@ -112,8 +113,8 @@ class TaskLifetime:
                 }
             )
 
+    @override
     def done(self) -> bool:
-        """See :meth:`Lifetime.done`."""
         return self._done
 
     def end(self) -> None:

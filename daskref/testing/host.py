@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from daskref.annotations import override
 from daskref.exceptions import NamespaceError
 from daskref.testing.namespaces import PATIENCE, Keeper, execute
 from daskref.testing.processes import (
@@ -62,8 +63,8 @@ class HostProcess(Process):
         self.popen.stdin.write(f"{line}\n")
         self.popen.stdin.flush()
 
+    @override
     def stop(self) -> None:
-        """See :meth:`Process.stop`."""
         super().stop()
         if self.popen.stdin is not None:
             with contextlib.suppress(BrokenPipeError):

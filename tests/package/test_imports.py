@@ -16,7 +16,10 @@ PACKAGE = Path(__file__).parents[2] / "daskref"
 
 #: From the bottom up. A module imports from its own layer or lower ones.
 LAYERS = [
-    ["_version", "exceptions", "ports", "units", "background", "config", "metrics"],
+    [
+        *["_version", "annotations", "exceptions", "units", "background", "config"],
+        "metrics",
+    ],
     ["connectors"],
     ["objects"],
     ["proxy"],
@@ -30,7 +33,7 @@ LAYERS = [
     ["bench"],
     ["cli", "demo"],
 ]
-SHARED = {"exceptions", "ports", "units", "background"}
+SHARED = {"annotations", "exceptions", "units", "background"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
     *["metrics", "objects", "ownership", "graph", "cluster", "client", "scheduler"],

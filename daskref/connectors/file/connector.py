@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
-from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.annotations import override
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.connectors.file._patience import Patience
 from daskref.connectors.file._session import FileSession
@@ -48,7 +49,7 @@ class FileKey(NamedTuple):
     nbytes: int
 
 
-class FileConnector(Connector):
+class FileConnector(Connector, DeferrableConnector):
     """Store objects in a directory, on a shared file system for instance.
 
     Parameters
@@ -221,8 +222,8 @@ class FileConnector(Connector):
             repr(self), f"{what} could not be written ({exc.strerror}){advice}"
         )
 
+    @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
-        """See :meth:`Connector.put_frames`."""
         name = new_name(self._ready().writer)
         return FileKey(name, self._put(name, frames))
 
@@ -237,21 +238,21 @@ class FileConnector(Connector):
             raise self._not_written(f"an object of {nbytes} B", exc) from exc
         return nbytes
 
+    @override
     def new_key(self, obj: Buffer | None = None) -> Key:
-        """See :meth:`DeferrableConnector.new_key`."""
         return FileKey(new_name(self._ready().writer), UNKNOWN_SIZE)
 
+    @override
     def set(self, key: Key, obj: Buffer) -> None:
-        """See :meth:`DeferrableConnector.set`."""
         self.set_frames(key, [obj])
 
+    @override
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
         name, _ = checked(key, FileKey)
         self._put(new_name(self._ready().writer), frames, name)
 
+    @override
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`."""
         return self._find(key, ObjectDirectory.get)
 
     def take(self, key: Key) -> memoryview | None:
@@ -286,8 +287,8 @@ class FileConnector(Connector):
         name, _ = checked(key, FileKey)
         return any(place.exists(name) for place in self._places())
 
+    @override
     def evict(self, key: Key) -> None:
-        """See :meth:`Connector.evict`."""
         name, _ = checked(key, FileKey)
         try:
             evicted = any(place.evict(name) for place in self._places())
@@ -299,8 +300,8 @@ class FileConnector(Connector):
                 repr(self), f"{key!r} could not be deleted: {exc.strerror}"
             ) from exc
 
+    @override
     def link(self, key: Key) -> Key | None:
-        """See :meth:`Connector.link`."""
         name, nbytes = checked(key, FileKey)
         new = new_name(self._ready().writer)
         with self._translated("a link"):
@@ -308,8 +309,8 @@ class FileConnector(Connector):
                 return FileKey(new, nbytes)
         return None
 
+    @override
     def renew(self, key: Key, seconds: float) -> bool:
-        """See :meth:`Connector.renew`."""
         name, _ = checked(key, FileKey)
         with self._translated("a lease"):
             return any(leases.renew(place, name, seconds) for place in self._places())
@@ -329,8 +330,8 @@ class FileConnector(Connector):
         self._ready()
         return leases.usage(self._own)
 
+    @override
     def config(self) -> dict[str, Any]:
-        """See :meth:`Connector.config`."""
         return {
             "store_dir": self._store_dir,
             "clear": self._clear,
@@ -340,8 +341,8 @@ class FileConnector(Connector):
             "nonce": self._session.nonce,
         }
 
+    @override
     def close(self) -> None:
-        """See :meth:`Connector.close`."""
         self._closed = True
         self._finalizer()
         self._unmake()

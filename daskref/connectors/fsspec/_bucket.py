@@ -9,6 +9,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, TypeVar
 
+from daskref.annotations import override
 from daskref.background import forget_in_child
 from daskref.connectors.fsspec._blobs import Blobs, pieces
 from daskref.connectors.fsspec._errors import NO_BUCKET, code
@@ -80,8 +81,8 @@ class Bucket(Blobs):
                 forget_in_child(self)
             return self._fs
 
+    @override
     def path(self, *names: str) -> str:
-        """See :meth:`Blobs.path`."""
         return "/".join((self._root, *names))
 
     # Threads and the loop.
@@ -117,15 +118,14 @@ class Bucket(Blobs):
 
     # Writing.
 
+    @override
     def put(
         self, path: str, views: Sequence[memoryview], exclusive: bool = False
     ) -> None:
-        """See :meth:`Blobs.put`."""
         self._run(lambda: self._put(path, views, exclusive))
 
+    @override
     def put_many(self, objects: Sequence[tuple[str, Sequence[memoryview]]]) -> None:
-        """See :meth:`Blobs.put_many`."""
-
         async def put_all() -> None:
             await gather(self._put(path, views) for path, views in objects)
 
@@ -177,15 +177,14 @@ class Bucket(Blobs):
 
     # Reading.
 
+    @override
     def get(self, path: str, nbytes: int | None) -> memoryview | None:
-        """See :meth:`Blobs.get`."""
         return self._run(lambda: self._get(path, nbytes))
 
+    @override
     def get_many(
         self, objects: Sequence[tuple[str, int | None]]
     ) -> list[memoryview | None]:
-        """See :meth:`Blobs.get_many`."""
-
         async def get_all() -> list[memoryview | None]:
             return await gather(self._get(path, nbytes) for path, nbytes in objects)
 
@@ -224,8 +223,8 @@ class Bucket(Blobs):
             raise
         return view
 
+    @override
     def size(self, path: str) -> int | None:
-        """See :meth:`Blobs.size`."""
         return self._run(lambda: self._size(path))
 
     async def _size(self, path: str) -> int | None:
@@ -240,9 +239,8 @@ class Bucket(Blobs):
 
     # Deleting, copying, listing.
 
+    @override
     def delete(self, paths: Sequence[str]) -> None:
-        """See :meth:`Blobs.delete`."""
-
         async def delete_all() -> None:
             await gather(
                 self._request(lambda some=some: self._delete(some))  # type: ignore[misc]
@@ -259,9 +257,8 @@ class Bucket(Blobs):
         with suppress(FileNotFoundError):
             await self._fs._rm_file(paths[0])
 
+    @override
     def copy(self, source: str, target: str, nbytes: int) -> bool:
-        """See :meth:`Blobs.copy`."""
-
         async def copy() -> bool:
             try:
                 await self._copy(source, target, nbytes)
@@ -274,9 +271,8 @@ class Bucket(Blobs):
     async def _copy(self, source: str, target: str, nbytes: int) -> None:
         await self._request(lambda: self._fs._cp_file(source, target))
 
+    @override
     def sizes(self, directory: str) -> dict[str, int]:
-        """See :meth:`Blobs.sizes`."""
-
         async def find() -> dict[str, Any]:
             try:
                 found: dict[str, Any] = await self._request(
@@ -288,9 +284,8 @@ class Bucket(Blobs):
 
         return by_name(directory, self._run(find))
 
+    @override
     def directories(self) -> list[str]:
-        """See :meth:`Blobs.directories`."""
-
         async def ls() -> list[str]:
             try:
                 found: list[str] = await self._request(
@@ -320,8 +315,8 @@ class Bucket(Blobs):
     def _disconnect(self, fs: Any) -> None:
         """Close connections; by default the driver does when it is collected."""
 
+    @override
     def forget(self) -> None:
-        """See :meth:`Blobs.forget`."""
         if self._fs is not None:
             _of_parents.append(self._fs)
         self._fs = None

@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult
 
+from daskref.annotations import override
 from daskref.background import start_thread
-from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.connectors.credentials import Hidden, recall, remember
 from daskref.connectors.fsspec import _leases as bloblease
@@ -46,7 +47,7 @@ class FsspecKey(NamedTuple):
     nbytes: int
 
 
-class FsspecConnector(Connector):
+class FsspecConnector(Connector, DeferrableConnector):
     """Store objects in a bucket, or at any other URL that fsspec knows.
 
     Parameters
@@ -220,8 +221,8 @@ class FsspecConnector(Connector):
 
     # The contract.
 
+    @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
-        """See :meth:`Connector.put_frames`."""
         views = [raw(frame) for frame in frames]
         nbytes = sum(view.nbytes for view in views)
         with self._edge(f"an object of {nbytes} B could not be written"):
@@ -247,8 +248,8 @@ class FsspecConnector(Connector):
                 raise
         return [FsspecKey(n, v.nbytes) for n, v in zip(names, views, strict=True)]
 
+    @override
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`."""
         name, nbytes = _checked(key)
         with self._edge(f"{name} could not be read"):
             return self._blobs.get(self._ready().at(name), nbytes)
@@ -260,14 +261,14 @@ class FsspecConnector(Connector):
             at = self._ready().at
             return self._blobs.get_many([(at(name), nbytes) for name, nbytes in found])
 
+    @override
     def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`."""
         name, _ = _checked(key)
         with self._edge(f"{name} could not be looked for"):
             return self._blobs.size(self._ready().at(name)) is not None
 
+    @override
     def evict(self, key: Key) -> None:
-        """See :meth:`Connector.evict`."""
         self.evict_batch([key])
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
@@ -382,8 +383,8 @@ class FsspecConnector(Connector):
                     repr(self), f"{name} was set before, and objects do not change"
                 ) from exc
 
+    @override
     def renew(self, key: Key, seconds: float) -> bool:
-        """See :meth:`Connector.renew`."""
         name, _ = _checked(key)
         with self._edge(f"the lease of {name} could not be renewed"):
             return bloblease.renew(self._blobs, self._ready(), name, seconds)
@@ -404,8 +405,8 @@ class FsspecConnector(Connector):
         with self._edge("the objects could not be counted"):
             return bloblease.usage(self._blobs, self._ready())
 
+    @override
     def config(self) -> dict[str, Any]:
-        """See :meth:`Connector.config`."""
         return {
             "url": self._url,
             **self._limits,
@@ -415,8 +416,8 @@ class FsspecConnector(Connector):
             "nonce": self._session.nonce,
         }
 
+    @override
     def secrets(self) -> dict[str, dict[str, str]]:
-        """See :meth:`Connector.secrets`."""
         if not self._secret.value:
             return {}
         return {self._place: {"options": json.dumps(self._secret.value)}}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from daskref.annotations import override
 from daskref.background import forget_in_child, make_lock
 from daskref.connectors.fsspec._blobs import Blobs, part_name, pieces
 from daskref.connectors.fsspec._bucket import by_name, check_size
@@ -46,8 +47,8 @@ class Tree(Blobs):
         self.exclusive = self._memory or bool(getattr(self._fs, "local_file", False))
         forget_in_child(self)
 
+    @override
     def path(self, *names: str) -> str:
-        """See :meth:`Blobs.path`."""
         return "/".join((self._root.rstrip("/"), *names))
 
     def _ready(self) -> Any:
@@ -55,10 +56,10 @@ class Tree(Blobs):
             self._fs = self._open()
         return self._fs
 
+    @override
     def put(
         self, path: str, views: Sequence[memoryview], exclusive: bool = False
     ) -> None:
-        """See :meth:`Blobs.put`."""
         fs = self._ready()
         if self._memory:
             data = b"".join(views)
@@ -84,13 +85,13 @@ class Tree(Blobs):
                 fs.rm_file(part)
             raise
 
+    @override
     def put_many(self, objects: Sequence[tuple[str, Sequence[memoryview]]]) -> None:
-        """See :meth:`Blobs.put_many`."""
         for path, views in objects:
             self.put(path, views)
 
+    @override
     def get(self, path: str, nbytes: int | None) -> memoryview | None:
-        """See :meth:`Blobs.get`."""
         fs = self._ready()
         there = self.size(path)
         if there is None:
@@ -111,57 +112,57 @@ class Tree(Blobs):
             return None
         return view
 
+    @override
     def get_many(
         self, objects: Sequence[tuple[str, int | None]]
     ) -> list[memoryview | None]:
-        """See :meth:`Blobs.get_many`."""
         return [self.get(path, nbytes) for path, nbytes in objects]
 
+    @override
     def size(self, path: str) -> int | None:
-        """See :meth:`Blobs.size`."""
         try:
             info = self._ready().info(path)
         except FileNotFoundError:
             return None
         return info["size"] if info["type"] == "file" else None
 
+    @override
     def delete(self, paths: Sequence[str]) -> None:
-        """See :meth:`Blobs.delete`."""
         fs = self._ready()
         for path in paths:
             with suppress(FileNotFoundError):
                 fs.rm_file(path)
 
+    @override
     def copy(self, source: str, target: str, nbytes: int) -> bool:
-        """See :meth:`Blobs.copy`."""
         try:
             self._ready().cp_file(source, target)
         except (FileNotFoundError, NotImplementedError):
             return False
         return True
 
+    @override
     def sizes(self, directory: str) -> dict[str, int]:
-        """See :meth:`Blobs.sizes`."""
         try:
             return by_name(directory, self._ready().find(directory, detail=True))
         except FileNotFoundError:
             return {}
 
+    @override
     def directories(self) -> list[str]:
-        """See :meth:`Blobs.directories`."""
         try:
             found = self._ready().ls(self._root, detail=False)
         except FileNotFoundError:
             return []
         return [path.rstrip("/").rpartition("/")[2] for path in found]
 
+    @override
     def make_directory(self, directory: str) -> None:
-        """See :meth:`Blobs.make_directory`."""
         if not self._memory:
             self._ready().makedirs(directory, exist_ok=True)
 
+    @override
     def remove_directory(self, directory: str) -> None:
-        """See :meth:`Blobs.remove_directory`."""
         if not self._memory:
             with suppress(OSError):
                 self._ready().rmdir(directory)
@@ -170,7 +171,7 @@ class Tree(Blobs):
         """See :meth:`Blobs.close`. A later call of another method opens it again."""
         self._fs = None
 
+    @override
     def forget(self) -> None:
-        """See :meth:`Blobs.forget`."""
         if not self._memory:
             self._fs = None

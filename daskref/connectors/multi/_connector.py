@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from daskref.annotations import override
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.multi._children import Child, Children
 
@@ -31,7 +32,7 @@ class MultiKey(NamedTuple):
     connector_key: Any
 
 
-class MultiConnector(Connector):
+class MultiConnector(Connector, DeferrableConnector):
     """Put each object into the one of several connectors whose policy takes it.
 
     Parameters
@@ -164,8 +165,8 @@ class MultiConnector(Connector):
         hints = _hints(connector, subset_tags, superset_tags, type_name)
         return MultiKey(name, connector.put_frames(frames, **hints))
 
+    @override
     def put(self, obj: Buffer, **hints: Any) -> Key:
-        """See :meth:`put_frames`."""
         return self.put_frames([obj], **hints)
 
     def put_everywhere(self, obj: Buffer) -> list[Key]:
@@ -279,25 +280,25 @@ class MultiConnector(Connector):
         deferrable: Any = connector
         return MultiKey(name, deferrable.new_key(obj))
 
+    @override
     def set(self, key: Key, obj: Buffer) -> None:
-        """See :meth:`DeferrableConnector.set`."""
         self.set_frames(key, [obj])
 
+    @override
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
         connector, inner = self._find(key)
         if not isinstance(connector, DeferrableConnector):
             raise WireError(f"{key!r} is of a connector without keys before objects")
         connector.set_frames(inner, frames)
 
+    @override
     def link(self, key: Key) -> Key | None:
-        """See :meth:`Connector.link`."""
         connector, inner = self._find(key)
         linked = connector.link(inner)
         return None if linked is None else MultiKey(key[0], linked)
 
+    @override
     def renew(self, key: Key, seconds: float) -> bool:
-        """See :meth:`Connector.renew`."""
         connector, inner = self._find(key)
         return connector.renew(inner, seconds)
 
@@ -350,8 +351,8 @@ class MultiConnector(Connector):
         opened = [child.connector for child in self._children.by_name.values()]
         return sum(each.overflows for each in opened if each is not None)
 
+    @override
     def config(self) -> dict[str, Any]:
-        """See :meth:`Connector.config`."""
         return {"connectors": self._children.config()}
 
     def secrets(self) -> dict[str, dict[str, str]]:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
-from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.annotations import override
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.connectors.redis import _objects as redisobjects
 from daskref.connectors.redis._objects import RedisKey, checked
@@ -34,7 +35,7 @@ from daskref.connectors.redis._session import RedisSession, script
 from daskref.exceptions import ConnectorClosedError, ConnectorError
 
 
-class RedisConnector(Connector):
+class RedisConnector(Connector, DeferrableConnector):
     """Store objects in a Redis server (or Valkey), for processes on many hosts.
 
     Parameters
@@ -191,8 +192,8 @@ class RedisConnector(Connector):
 
     # The contract
 
+    @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
-        """See :meth:`Connector.put_frames`."""
         return self._put_all([frames])[0]
 
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
@@ -218,8 +219,8 @@ class RedisConnector(Connector):
             for name, parts in zip(names, views, strict=True)
         ]
 
+    @override
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`."""
         return self.get_batch([key])[0]
 
     def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
@@ -228,14 +229,14 @@ class RedisConnector(Connector):
         self._ready()
         return self._wires.run(lambda wire: redisobjects.read(wire, wanted))
 
+    @override
     def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`."""
         found = self._checked(key)
         self._ready()
         return bool(self._wires.ask([b"EXISTS", found.key]))
 
+    @override
     def evict(self, key: Key) -> None:
-        """See :meth:`Connector.evict`."""
         self.evict_batch([key])
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
@@ -285,8 +286,8 @@ class RedisConnector(Connector):
         session.abandon([name], root=found.root)
         return view
 
+    @override
     def renew(self, key: Key, seconds: float) -> bool:
-        """See :meth:`Connector.renew`."""
         found = self._checked(key)
         session = self._ready()
         milliseconds = round(seconds * 1000)
@@ -318,8 +319,8 @@ class RedisConnector(Connector):
             **changed,
         }
 
+    @override
     def secrets(self) -> dict[str, dict[str, str]]:
-        """See :meth:`Connector.secrets`."""
         return self._place.secrets()
 
     def close(self, clear: bool | None = None) -> None:

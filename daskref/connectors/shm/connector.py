@@ -19,8 +19,9 @@ from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
+from daskref.annotations import override
 from daskref.background import forget_in_child
-from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.connectors.files import leases
 from daskref.connectors.files.directory import FULL, ObjectDirectory
@@ -55,7 +56,7 @@ class SharedMemoryKey(NamedTuple):
     nbytes: int
 
 
-class SharedMemoryConnector(Connector):
+class SharedMemoryConnector(Connector, DeferrableConnector):
     """Store objects in a directory of this host's shared memory.
 
     Parameters
@@ -246,21 +247,21 @@ class SharedMemoryConnector(Connector):
         if (disk := self._spill.find()) is not None:
             yield disk
 
+    @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
-        """See :meth:`Connector.put_frames`."""
         name = new_name(self._ready().writer)
         return SharedMemoryKey(name, self._put(name, frames))
 
+    @override
     def new_key(self, obj: Buffer | None = None) -> Key:
-        """See :meth:`DeferrableConnector.new_key`."""
         return SharedMemoryKey(new_name(self._ready().writer), UNKNOWN_SIZE)
 
+    @override
     def set(self, key: Key, obj: Buffer) -> None:
-        """See :meth:`DeferrableConnector.set`."""
         self.set_frames(key, [obj])
 
+    @override
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        """Store buffers, one after another, as the object of a key; see :meth:`set`."""
         name, _ = checked(key, SharedMemoryKey)
         self._put(new_name(self._ready().writer), frames, name)
 
@@ -373,16 +374,16 @@ class SharedMemoryConnector(Connector):
             "daskref.shm.budget",
         )
 
+    @override
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`."""
         return self._find(key, ObjectDirectory.get)
 
     def lend(self, key: Key) -> memoryview | None:
         """Return an object to be sent: as :meth:`get` does, read-only, for a moment."""
         return self._find(key, ObjectDirectory.lend)
 
+    @override
     def take(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.take`."""
         return self._find(key, ObjectDirectory.take)
 
     def _find(
@@ -402,27 +403,27 @@ class SharedMemoryConnector(Connector):
                 repr(self), f"{name} could not be read: {exc.strerror}{advice}"
             ) from exc
 
+    @override
     def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`."""
         name, _ = checked(key, SharedMemoryKey)
         return any(tier.exists(name) for tier in self._tiers())
 
+    @override
     def evict(self, key: Key) -> None:
-        """See :meth:`Connector.evict`."""
         name, _ = checked(key, SharedMemoryKey)
         for tier in self._tiers():  # it may have been moved once, and put again
             tier.evict(name)
 
+    @override
     def link(self, key: Key) -> Key | None:
-        """See :meth:`Connector.link`."""
         name, nbytes = checked(key, SharedMemoryKey)
         new = new_name(self._ready().writer)
         if any(tier.link(name, new) for tier in self._tiers()):
             return SharedMemoryKey(new, nbytes)
         return None
 
+    @override
     def renew(self, key: Key, seconds: float) -> bool:
-        """See :meth:`Connector.renew`."""
         name, _ = checked(key, SharedMemoryKey)
         return any(leases.renew(tier, name, seconds) for tier in self._tiers())
 
@@ -450,13 +451,13 @@ class SharedMemoryConnector(Connector):
         """Return the names of all objects."""
         return [name for tier in self._tiers() for name in leases.names(tier)]
 
+    @override
     def usage(self) -> Usage:
-        """See :meth:`Connector.usage`."""
         usages = [leases.usage(tier) for tier in self._tiers()]
         return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
 
+    @override
     def space(self) -> Space:
-        """See :meth:`Connector.space`."""
         memory, *disk = (of_objects(tier.path) for tier in self._tiers())
         path = self._session.path
         pool, pinned = of_deleted(path)
@@ -471,16 +472,16 @@ class SharedMemoryConnector(Connector):
             disk_free=left(self._spill_root),
         )
 
+    @override
     def config(self) -> dict[str, Any]:
-        """See :meth:`Connector.config`."""
         return {
             "directory": self._session.path,
             "nonce": self._session.nonce,
             **self._options,
         }
 
+    @override
     def close(self) -> None:
-        """See :meth:`Connector.close`."""
         self._closed = True
         self._finalizer()
 

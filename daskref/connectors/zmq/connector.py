@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any, ClassVar
 
+from daskref.annotations import override
 from daskref.background import forget_in_child
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.shm.connector import SharedMemoryConnector
@@ -272,8 +273,8 @@ class ZmqConnector(Connector):
 
         return leave
 
+    @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
-        """See :meth:`Connector.put_frames`."""
         return self._objects.put(frames)
 
     def supply(self, key: Key, frames: Sequence[Buffer] | None = None) -> str | None:
@@ -389,8 +390,8 @@ class ZmqConnector(Connector):
         """Return the keys of the session."""
         return self._session.secrets()
 
+    @override
     def config(self) -> dict[str, Any]:
-        """See :meth:`Connector.config`."""
         return {**self._config, "peers": dict(self._config["peers"])}
 
     def close(self) -> None:

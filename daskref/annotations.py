@@ -1,0 +1,13 @@
+"""What type checkers know, and the oldest version of Python that runs this does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import override as override
+else:
+
+    def override(method):
+        """Mark a method that a base class has, and documents, as well."""
+        return method
