@@ -7,33 +7,28 @@ Importing this module hands daskref's defaults to Dask; nothing is read before
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from numbers import Real
 from pathlib import PurePath
-from threading import TIMEOUT_MAX
-from typing import Any, TypeAlias
+from typing import Any
 
 import dask.config
 import yaml
-from dask.utils import parse_bytes, parse_timedelta
 
 from daskref.exceptions import ConfigError
-from daskref.units import parse_advertised, parse_ports
-
-#: A number of bytes (int), or a fraction from 0 to 1 (float).
-Share: TypeAlias = int | float
-
-_SIZE = 'a size such as "1 MiB" or 1048576, not negative'
-_SHARE = 'a fraction from 0 to 1, or a size such as "8 GiB", of 1 MiB or more'
-#: Numbers below it are no sizes: 1.5 is not meant to be one byte.
-_LEAST_SHARE = 2**20
-_COUNT = "a whole number above 0"
-_LATENCY = '"dask", or a duration such as "1ms" or 0.001, not negative'
-_SECONDS = 'a positive duration such as "30s" or 30'
+from daskref.units import (
+    Reader,
+    Share,
+    one_of,
+    parse_advertised,
+    parse_count,
+    parse_ports,
+    parse_seconds,
+    parse_share,
+    parse_size,
+)
 
 
 @cache
@@ -81,101 +76,16 @@ def _malformed_sections() -> dict[str, Any]:
     }
 
 
-def parse_size(setting: str, value: object) -> int:
-    """Return a size in bytes.
-
-    Parameters
-    ----------
-    setting
-        Name to complain about.
-    value
-        Number of bytes, or text such as ``"1 MiB"``.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither, negative, or not finite.
-    """
-    given: object = value
-    if isinstance(value, str) and value.strip():
-        try:
-            given = parse_bytes(value)
-        except (ValueError, OverflowError) as exc:
-            raise ConfigError(setting, value, _SIZE) from exc
-    number = _number(given)
-    if number is None or number < 0:
-        raise ConfigError(setting, value, _SIZE)
-    return int(number)
-
-
-def parse_share(setting: str, value: object) -> Share:
-    """Return a fraction (float) for a number from 0 to 1, else a size (int)."""
-    number = _number(value)
-    if number is not None and 0 <= number <= 1:
-        return float(number)
+def _parse_latency(value: object, setting: str) -> float | str:
+    if value == "dask":
+        return "dask"
     try:
-        size = parse_size(setting, value)
+        return parse_seconds(value, setting, zero=True)
     except ConfigError as exc:
-        raise ConfigError(setting, value, _SHARE) from exc
-    bare = number is not None or (
-        isinstance(value, str) and value.strip()[-1].isdigit()
-    )
-    if bare and 0 < size < _LEAST_SHARE:
-        raise ConfigError(setting, value, _SHARE)
-    return size
+        raise ConfigError(setting, value, f'"dask", or {exc.expected}') from exc
 
 
-def parse_seconds(setting: str, value: object) -> float:
-    """Return a duration in seconds.
-
-    Parameters
-    ----------
-    setting
-        Name to complain about.
-    value
-        Number of seconds, or text such as ``"10 minutes"``.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither, not positive, or not finite.
-    """
-    given = value
-    if isinstance(value, str):
-        try:
-            given = parse_timedelta(value)
-        # parse_timedelta raises KeyError for unknown units and IndexError for ""
-        except (ValueError, LookupError, OverflowError) as exc:
-            raise ConfigError(setting, value, _SECONDS) from exc
-    number = _number(given)
-    # what the waiting functions of Python take
-    if number is None or not 0 < number <= TIMEOUT_MAX:
-        raise ConfigError(setting, value, _SECONDS)
-    return float(number)
-
-
-def _parse_latency(setting: str, value: object) -> float | str:
-    if isinstance(value, str) and value == "dask":
-        return value
-    if _number(value) == 0:
-        return 0.0
-    try:
-        return parse_seconds(setting, value)
-    except ConfigError as exc:
-        raise ConfigError(setting, value, _LATENCY) from exc
-
-
-def _number(value: object) -> int | float | None:
-    # bool is an int, but `threshold: yes` is a mistake; NumPy's numbers are Real
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    try:
-        return value if math.isfinite(value) else None  # type: ignore[return-value]
-    except OverflowError:  # a whole number that nothing here can be
-        return None
-
-
-def _parse_connector(setting: str, value: object) -> str | dict[str, Any]:
+def _parse_connector(value: object, setting: str) -> str | dict[str, Any]:
     if isinstance(value, str) and (value == "auto" or "://" in value):
         return value
     if isinstance(value, Mapping) and isinstance(value.get("class"), str):
@@ -188,7 +98,7 @@ def _parse_connector(setting: str, value: object) -> str | dict[str, Any]:
     )
 
 
-def _parse_path(setting: str, value: object) -> str | None:
+def _parse_path(value: object, setting: str) -> str | None:
     if isinstance(value, PurePath):
         return str(value)
     if value is None or (isinstance(value, str) and value):
@@ -196,7 +106,7 @@ def _parse_path(setting: str, value: object) -> str | None:
     raise ConfigError(setting, value, "the path of a directory, or null")
 
 
-def _parse_interface(setting: str, value: object) -> str | None:
+def _parse_interface(value: object, setting: str) -> str | None:
     if value is None or (isinstance(value, str) and value.strip()):
         return value
     raise ConfigError(
@@ -204,50 +114,31 @@ def _parse_interface(setting: str, value: object) -> str | None:
     )
 
 
-def _parse_port(setting: str, value: object) -> int | str:
+def _parse_port(value: object, setting: str) -> int | str:
     parse_ports(value, setting)
     return value  # type: ignore[return-value]
 
 
-def _parse_advertise(setting: str, value: object) -> str | None:
+def _parse_advertise(value: object, setting: str) -> str | None:
     if value is None:
         return None
     parse_advertised(value, setting)
     return str(value)
 
 
-def _parse_count(setting: str, value: object) -> int:
-    number = _number(value)
-    if isinstance(value, str) and value.strip().isdecimal():  # of the environment
-        number = int(value)
-    if number is None or number < 1 or number != int(number):
-        raise ConfigError(setting, value, _COUNT)
-    return int(number)
-
-
-def _one_of(*choices: str) -> Callable[[str, object], str]:
-    def parse(setting: str, value: object) -> str:
-        if isinstance(value, str) and value in choices:
-            return value
-        raise ConfigError(setting, value, " or ".join(map(repr, choices)))
-
-    return parse
-
-
-def _parse_switch(setting: str, value: object) -> str:
+def _parse_switch(value: object, setting: str) -> str:
     text = str(value).lower() if isinstance(value, bool | str) else ""
     if text in ("auto", "true", "false"):
         return text
     raise ConfigError(setting, value, "'auto', true or false")
 
 
-#: Field of :class:`Settings` -> (setting below ``daskref.``, its parser:
-#: ``(name, value) -> value``).
-_FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
+#: Field of :class:`Settings` -> (setting below ``daskref.``, what reads it).
+_FIELDS: dict[str, tuple[str, Reader]] = {
     "threshold": ("threshold", parse_size),
     "connector": ("connector", _parse_connector),
-    "on_failure": ("on-failure", _one_of("inband", "raise")),
-    "results": ("results", _one_of("on-transfer", "on-completion")),
+    "on_failure": ("on-failure", one_of("inband", "raise")),
+    "results": ("results", one_of("on-transfer", "on-completion")),
     "timeout": ("timeout", parse_seconds),
     "latency": ("latency", _parse_latency),
     "lease": ("lease", parse_seconds),
@@ -260,12 +151,12 @@ _FIELDS: dict[str, tuple[str, Callable[[str, object], Any]]] = {
     "shm_recycle": ("shm.recycle", parse_share),
     "shm_recycle_idle": ("shm.recycle-idle", parse_seconds),
     "prefetch": ("prefetch", parse_size),
-    "security_transport": ("security.transport", _one_of("auto", "tls", "clear")),
+    "security_transport": ("security.transport", one_of("auto", "tls", "clear")),
     "security_sign": ("security.sign", _parse_switch),
     "zmq_interface": ("zmq.interface", _parse_interface),
     "zmq_port": ("zmq.port", _parse_port),
     "zmq_advertise": ("zmq.advertise", _parse_advertise),
-    "zmq_fan_out": ("zmq.fan-out", _parse_count),
+    "zmq_fan_out": ("zmq.fan-out", parse_count),
 }
 
 
@@ -354,7 +245,7 @@ class Settings:
             value = overrides.get(name)
             if value is None:
                 value = _get(setting)
-            values[name] = parse(f"daskref.{setting}", value)
+            values[name] = parse(value, f"daskref.{setting}")
         return cls(**values)
 
 
@@ -372,7 +263,7 @@ def changed(**overrides: Any) -> dict[str, Any]:
         If a value is malformed.
     """
     plain = {
-        name: parse(setting, dask.config.get(setting, config=defaults()["daskref"]))
+        name: parse(dask.config.get(setting, config=defaults()["daskref"]), setting)
         for name, (setting, parse) in _FIELDS.items()
     }
     ours = vars(Settings.read(**overrides))
@@ -423,7 +314,7 @@ def threshold() -> int:
     # identity, not equality: True == 1, but only one of them is a size
     if raw is known and raw is not None:
         return nbytes
-    nbytes = parse_size("daskref.threshold", raw)
+    nbytes = parse_size(raw, "daskref.threshold")
     _last_threshold = (raw, nbytes)
     return nbytes
 

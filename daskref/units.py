@@ -1,34 +1,86 @@
-"""Sizes and limits as users write them."""
+"""Numbers, sizes, durations and ports as users write them: settings, options, URLs.
+
+Each reader is ``(value, setting) -> value``. Its :class:`ConfigError` names the
+setting, what was given, and what would be valid.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from numbers import Real
+from threading import TIMEOUT_MAX
+from typing import Any, NamedTuple, TypeAlias
 
 from daskref.exceptions import ConfigError
 
-_UNITS: dict[str, int] = {
-    "": 1,
-    "b": 1,
-    **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)},
-    **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)},
+#: ``(value, setting) -> value``; raises :class:`ConfigError`.
+Reader: TypeAlias = Callable[[Any, str], Any]
+#: A number of bytes (int), or a fraction from 0 to 1 (float).
+Share: TypeAlias = int | float
+
+_QUANTITY = re.compile(
+    r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*([a-z]*|%)\s*", re.IGNORECASE
+)
+_BYTES = {
+    f"{letter}{b}": base**power
+    for base, i in ((1000, ""), (1024, "i"))
+    for power, letter in enumerate(["", *(f"{each}{i}" for each in "kmgtp")])
+    for b in ("", "b")
 }
-_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e\+?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
-_SECONDS: dict[str, float] = {
+_SECONDS = {
     "": 1.0,
-    "ms": 0.001,
-    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(["ns", "nanosecond", "nanoseconds"], 1e-9),
+    **dict.fromkeys(["us", "microsecond", "microseconds"], 1e-6),
+    **dict.fromkeys(["ms", "millisecond", "milliseconds"], 1e-3),
+    **dict.fromkeys(["s", "sec", "second", "seconds"], 1.0),
+    **dict.fromkeys(["m", "min", "minute", "minutes"], 60.0),
+    **dict.fromkeys(["h", "hour", "hours"], 3600.0),
+    **dict.fromkeys(["d", "day", "days"], 86400.0),
+    **dict.fromkeys(["w", "week", "weeks"], 604800.0),
 }
-_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
-#: Smaller numbers with a point are fractions.
-_LEAST = 2**20
-_BYTES = 'a size such as "64 MiB", "1e9" or 67108864'
+_FRACTION = {"": 1.0, "%": 0.01}
+#: Numbers below it are no sizes: 1.5 is not meant to be one byte.
+_LEAST_SHARE = 2**20
 
 
-def parse_size(value: object, setting: str, expected: str = _BYTES) -> int:
+def read_options(
+    readers: Mapping[str, Reader],
+    given: Mapping[str, Any],
+    setting: str = "daskref.connector: option {}",
+) -> dict[str, Any]:
+    """Return options with the types that they are to have.
+
+    Parameters
+    ----------
+    readers
+        Name -> what reads the option; others are returned as they are.
+    given
+        Name -> what the user wrote.
+    setting
+        The name for errors, with ``{}`` in the place of the option's.
+
+    Raises
+    ------
+    ConfigError
+        If one is malformed.
+
+    Examples
+    --------
+    >>> read_options({"timeout": parse_seconds}, {"timeout": "500ms", "name": "x"})
+    {'timeout': 0.5, 'name': 'x'}
+    """
+    return {
+        name: readers[name](value, setting.format(name)) if name in readers else value
+        for name, value in given.items()
+    }
+
+
+def parse_size(
+    value: object, setting: str, *, least: int = 0, most: int | None = None
+) -> int:
     """Return a size in bytes.
 
     Parameters
@@ -37,109 +89,150 @@ def parse_size(value: object, setting: str, expected: str = _BYTES) -> int:
         ``"64 MiB"``, ``"1e9"``, ``67108864``.
     setting
         Name of the setting, for the error.
-    expected
-        What would be valid, for the error.
-
-    Raises
-    ------
-    ConfigError
-        If *value* is not a size.
+    least, most
+        What is valid, in bytes; both included.
 
     Examples
     --------
     >>> parse_size("64 MiB", "daskref.threshold")
     67108864
     """
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value)
-        if match and match[2].lower() in _UNITS:
-            number = float(match[1]) * _UNITS[match[2].lower()]
-            if math.isfinite(number):
-                return math.ceil(number)
-    elif (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    ):
-        return math.ceil(value)
-    raise ConfigError(setting, value, expected)
+    number = _quantity(value, _BYTES)
+    nbytes = None if number is None else math.ceil(number)
+    if nbytes is None or nbytes < least or (most is not None and nbytes > most):
+        expected = 'a size such as "64 MiB", "1e9" or 67108864'
+        raise ConfigError(setting, value, expected + _bounds(least, most, _as_size))
+    return nbytes
 
 
-def parse_limit(value: object, setting: str) -> int | float:
-    """Return a limit: a ``float`` is a fraction, an ``int`` is bytes.
+def parse_share(value: object, setting: str) -> Share:
+    """Return a fraction (float) or a number of bytes (int).
 
     Parameters
     ----------
     value
-        A fraction (``0.8``, ``"0.8"``, ``"80%"``, ``1.0``), a size as
-        :func:`parse_size` takes it, or ``False`` or ``None`` for nothing.
+        A fraction (``0.8``, ``"0.8"``, ``"80%"``, ``1``), a size as :func:`parse_size`
+        takes it, or 0 or ``False`` for nothing.
     setting
         Name of the setting, for the error.
 
-    Raises
-    ------
-    ConfigError
-        If *value* is neither.
-
     Examples
     --------
-    >>> parse_limit("80%", "daskref.shm.budget")
+    >>> parse_share("80%", "daskref.shm.budget")
     0.8
     """
-    expected = f"a fraction from 0 to 1, {_BYTES}, or 0 for nothing"
-    if value is None or value is False:
+    if value is False:
         return 0
-    if isinstance(value, str):
-        text = value.strip()
-        percent = text.endswith("%")
-        try:
-            number = float(text.removesuffix("%")) / (100 if percent else 1)
-        except ValueError:
-            return parse_size(value, setting, expected)
-        if percent or ("." in text and number < _LEAST):
-            value = number
-            if percent and not 0 <= number <= 1:
-                raise ConfigError(setting, f"{text}", expected)
-    if isinstance(value, float) and value < _LEAST:
-        if not 0 <= value <= 1:  # 1.5 is not meant to be one byte
-            raise ConfigError(setting, value, expected)
-        return value
-    return parse_size(value, setting, expected)
+    number = fraction = _quantity(value, _FRACTION)
+    if fraction is None:
+        number = _quantity(value, _BYTES)
+    elif fraction <= 1:
+        return float(fraction) if fraction else 0
+    elif fraction < _LEAST_SHARE:
+        number = None
+    if number is None:
+        raise ConfigError(
+            setting,
+            value,
+            'a fraction from 0 to 1, or a size such as "8 GiB", of 1 MiB or more if it '
+            "has no unit",
+        )
+    return math.ceil(number)
 
 
-def parse_duration(value: object, setting: str) -> float:
-    """Return a duration in seconds.
+def parse_seconds(value: object, setting: str, *, zero: bool = False) -> float:
+    """Return a duration in seconds, of those that Python's functions can wait.
 
     Parameters
     ----------
     value
-        ``2``, ``0.5``, ``"0.5"``, ``"500ms"``, ``"2s"``, ``"1 min"``; 0 for none.
+        ``2``, ``0.5``, ``"0.5"``, ``"500ms"``, ``"2s"``, ``"1 min"``, ``"10 minutes"``.
     setting
         Name of the setting, for the error.
-
-    Raises
-    ------
-    ConfigError
-        If *value* is not a duration.
+    zero
+        Whether 0 is valid.
 
     Examples
     --------
-    >>> parse_duration("500ms", "daskref.connector: option patience")
+    >>> parse_seconds("500ms", "daskref.timeout")
     0.5
     """
+    seconds = _quantity(value, _SECONDS)
+    if seconds is None or seconds > TIMEOUT_MAX or not (seconds or zero):
+        what = "a duration" if zero else "a positive duration"
+        raise ConfigError(setting, value, f'{what} such as "30s", "500ms" or 30')
+    return float(seconds)
+
+
+def parse_count(
+    value: object, setting: str, *, least: int = 1, most: int | None = None
+) -> int:
+    """Return a whole number.
+
+    Parameters
+    ----------
+    value
+        ``3``, or ``"3"``.
+    setting
+        Name of the setting, for the error.
+    least, most
+        What is valid; both included.
+    """
+    number = _quantity(value, {"": 1})
+    count = None if number is None or number % 1 else int(number)
+    if count is None or count < least or (most is not None and count > most):
+        expected = "a whole number" + _bounds(least, most, str)
+        raise ConfigError(setting, value, expected)
+    return count
+
+
+def parse_flag(value: object, setting: str) -> bool:
+    """Return a truth value: ``True``, ``"true"``, ``"1"``, in whatever case."""
+    valid = {"true": True, "1": True, "false": False, "0": False}
+    if (text := str(value).lower()) in valid:
+        return valid[text]
+    raise ConfigError(setting, value, "true or false")
+
+
+def one_of(*choices: str) -> Reader:
+    """Return a reader that takes these texts and no others."""
+
+    def parse(value: object, setting: str) -> str:
+        if isinstance(value, str) and value in choices:
+            return value
+        raise ConfigError(setting, value, " or ".join(map(repr, choices)))
+
+    return parse
+
+
+def _quantity(value: Any, units: Mapping[str, float]) -> int | float | None:
+    """Return what a number, or a text of number and unit, comes to; not negative."""
     if isinstance(value, str):
-        match = _DURATION.fullmatch(value)
-        if match and match[2].lower() in _SECONDS:
-            return float(match[1]) * _SECONDS[match[2].lower()]
-    elif (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    ):
-        return float(value)
-    raise ConfigError(setting, value, 'seconds, as in 2, "2s" or "500ms"')
+        match = _QUANTITY.fullmatch(value)
+        if match is None or (unit := match[3].lower()) not in units:
+            return None
+        value = float(match[1] + (match[2] or "")) * units[unit]
+    # bool is an int, but `threshold: yes` is a mistake; NumPy's numbers are Real
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    number: Any = value
+    try:
+        return number if math.isfinite(number) and number >= 0 else None
+    except OverflowError:  # a whole number that nothing here can be
+        return None
+
+
+def _bounds(least: int, most: int | None, show: Callable[[int], str]) -> str:
+    if most is None:
+        return f", {show(least)} or more"
+    return f", from {show(least)} to {show(most)}"
+
+
+def _as_size(nbytes: int) -> str:
+    for unit in ("MiB", "MB"):
+        if nbytes and nbytes % _BYTES[unit.lower()] == 0:
+            return f"{nbytes // _BYTES[unit.lower()]} {unit}"
+    return f"{nbytes} B"
 
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
@@ -158,17 +251,7 @@ class Advertised(NamedTuple):
 def parse_ports(value: object, setting: str = "zmq: port") -> range:
     """Return the ports that ``5000``, ``"5000"`` or ``"5000:5100"`` means, in order.
 
-    Parameters
-    ----------
-    value
-        What the user wrote.
-    setting
-        Name to complain about.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither. ``0`` is any free port.
+    ``0`` is any free port.
 
     Examples
     --------
@@ -189,18 +272,6 @@ def parse_ports(value: object, setting: str = "zmq: port") -> range:
 
 def parse_advertised(value: object, setting: str = "zmq: advertise") -> Advertised:
     """Return address and port of ``"10.0.0.1"``, ``"node:5000"``, ``"[fd00::1]:5000"``.
-
-    Parameters
-    ----------
-    value
-        What the user wrote.
-    setting
-        Name to complain about.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither ``address`` nor ``address:port``.
 
     Examples
     --------

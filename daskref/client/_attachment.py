@@ -45,6 +45,7 @@ from daskref.exceptions import ConnectorError, IncompatibleError, NotInstalledEr
 from daskref.graph.packing import Packer
 from daskref.lifetimes.task import BoundLifetimes
 from daskref.objects.signing import secret_of, told_here
+from daskref.units import parse_size
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,7 @@ class Attachment:
         self.placing = Placing()
         self._client = client
         self._threshold = (
-            None
-            if threshold is None
-            else config.parse_size("daskref.threshold", threshold)
+            None if threshold is None else parse_size(threshold, "daskref.threshold")
         )
         self._streams = Streams(session.info.settings.latency)
         self._streams.shorten(client.scheduler_comm)

@@ -12,7 +12,7 @@ from daskref.connectors.registry import (
     registered,
 )
 from daskref.exceptions import ConfigError, ConnectorUnavailableError
-from daskref.units import parse_limit, parse_size
+from daskref.units import parse_seconds, parse_share, parse_size
 
 
 def test_every_class_is_registered_under_its_scheme():
@@ -131,30 +131,48 @@ def test_malformed_sizes(value):
 
 
 @pytest.mark.parametrize(
-    ("value", "limit"),
+    ("value", "share"),
     [
         (0.8, 0.8),
         ("0.8", 0.8),
         ("80%", 0.8),
         (1.0, 1.0),
-        (1, 1),
-        ("1", 1),
+        (1, 1.0),
+        ("1", 1.0),
         ("1 GiB", 2**30),
+        ("400 kB", 400_000),
         (0, 0),
-        (None, 0),
+        ("0", 0),
         (False, 0),
         (1e9, 10**9),
         ("1.5 MiB", 1_572_864),
     ],
 )
-def test_limits(value, limit):
-    assert parse_limit(value, "x") == limit
-    assert type(parse_limit(value, "x")) is type(limit)
+def test_shares(value, share):
+    assert parse_share(value, "x") == share
+    assert type(parse_share(value, "x")) is type(share)
 
 
 @pytest.mark.parametrize(
-    "value", ["120%", "-5%", "much", True, -0.5, (), 1.5, "1.5", 80.0]
+    "value", ["120%", "-5%", "much", True, None, -0.5, (), 1.5, "1.5", 80.0, 80, "80"]
 )
-def test_malformed_limits(value):
+def test_malformed_shares(value):
     with pytest.raises(ConfigError, match="expected a fraction from 0 to 1"):
-        parse_limit(value, "daskref.x")
+        parse_share(value, "daskref.x")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(2, 2.0), ("0.5", 0.5), ("500ms", 0.5), ("1 min", 60.0), ("2 Hours", 7200.0)],
+)
+def test_durations(value, seconds):
+    assert parse_seconds(value, "x") == seconds
+    assert parse_seconds(0, "x", zero=True) == 0.0
+
+
+@pytest.mark.parametrize(
+    "value", ["", "s", "soon", "1 parsec", 0, "0 s", -1, "-1s", True, 1e99]
+)
+def test_malformed_durations(value):
+    with pytest.raises(ConfigError, match='expected a positive duration such as "30s"'):
+        parse_seconds(value, "daskref.x")

@@ -195,6 +195,8 @@ def test_malformed_values_name_the_setting_and_what_is_valid(field, setting, val
 def test_fractions_and_sizes():
     assert Settings.read(shm_budget=1).shm_budget == 1.0
     assert isinstance(Settings.read(shm_budget=1).shm_budget, float)
+    assert Settings.read(shm_budget="80%").shm_budget == 0.8
+    assert Settings.read(shm_budget="0.8").shm_budget == 0.8
     size = Settings.read(shm_budget="1 GiB").shm_budget
     assert size == 2**30
     assert isinstance(size, int)

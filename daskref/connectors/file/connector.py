@@ -15,6 +15,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
@@ -35,9 +36,13 @@ from daskref.exceptions import (
     ConnectorUnavailableError,
     WireError,
 )
-from daskref.units import parse_duration
+from daskref.units import Reader, one_of, parse_flag, parse_seconds, read_options
 
-_FSYNC = ("never", "data", "full")
+_READERS: dict[str, Reader] = {
+    "clear": parse_flag,
+    "fsync": one_of("never", "data", "full"),
+    "patience": partial(parse_seconds, zero=True),
+}
 
 
 class FileKey(NamedTuple):
@@ -124,13 +129,9 @@ class FileConnector(Connector, DeferrableConnector):
         nonce: str | None = None,
     ) -> None:
         self._store_dir = os.path.abspath(os.fspath(store_dir))
-        self._clear = _flag(clear)
-        if fsync not in _FSYNC:
-            raise ConfigError(
-                "daskref.connector: option fsync", fsync, " or ".join(map(repr, _FSYNC))
-            )
-        self._fsync = fsync
-        seconds = parse_duration(patience, "daskref.connector: option patience")
+        given = {"clear": clear, "fsync": fsync, "patience": patience}
+        options = read_options(_READERS, given)
+        self._clear, self._fsync, seconds = options.values()
         self._made = False
         if session is None:
             self._make()
@@ -349,12 +350,3 @@ class FileConnector(Connector, DeferrableConnector):
 
     def __repr__(self) -> str:
         return f"<FileConnector {self._store_dir}>"
-
-
-def _flag(value: bool | str) -> bool:
-    if isinstance(value, bool):
-        return value
-    valid = {"true": True, "1": True, "false": False, "0": False}
-    if str(value).lower() in valid:
-        return valid[str(value).lower()]
-    raise ConfigError("daskref.connector: option clear", value, "true or false")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -13,7 +14,13 @@ from daskref.connectors.fsspec._options import S3, check_names, for_driver
 from daskref.connectors.fsspec._s3 import LEAST_PART, S3Bucket
 from daskref.connectors.fsspec._tree import Tree
 from daskref.exceptions import ConfigError
-from daskref.units import parse_size
+from daskref.units import (
+    Reader,
+    parse_count,
+    parse_seconds,
+    parse_size,
+    read_options,
+)
 
 _SETTING = "daskref.connector"
 #: What brings the driver of a protocol.
@@ -40,29 +47,14 @@ def read_limits(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
     ConfigError
         If one is malformed or too small.
     """
-    size = parse_size(given["part_size"], f"{_SETTING}: option part_size")
     least = LEAST_PART if protocol in S3 else 1
-    return {
-        "part_size": int(_at_least(least, "part_size", size)),
-        "concurrency": int(_at_least(1, "concurrency", given["concurrency"])),
-        "retries": int(_at_least(0, "retries", given["retries"])),
-        **{
-            name: _at_least(0.001, name, given[name])
-            for name in ("connect_timeout", "timeout", "lease")
-        },
+    readers: dict[str, Reader] = {
+        "part_size": partial(parse_size, least=least),
+        "concurrency": parse_count,
+        "retries": partial(parse_count, least=0),
+        **dict.fromkeys(("connect_timeout", "timeout", "lease"), parse_seconds),
     }
-
-
-def _at_least(least: float, name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or not least <= number < float("inf"):
-        raise ConfigError(
-            f"{_SETTING}: option {name}", value, f"a number not less than {least:g}"
-        )
-    return number
+    return read_options(readers, given)
 
 
 def open_blobs(

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from daskref.connectors.credentials import mask
 from daskref.exceptions import ConfigError
+from daskref.units import parse_flag
 
 _SETTING = "daskref.connector"
 
@@ -112,17 +113,16 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     result = {}
     for name, value in options.items():
-        if name in _FLAGS and isinstance(value, str):
-            value = {"true": True, "1": True, "false": False, "0": False}.get(
-                value.lower(), value
-            )
         if name in MAPPINGS and isinstance(value, str):
             try:
                 value = json.loads(value)
             except ValueError:
                 raise _malformed(name, "a mapping, written as JSON") from None
-        if name in _FLAGS and not isinstance(value, bool):
-            raise _malformed(name, "true or false")
+        if name in _FLAGS:
+            try:
+                value = parse_flag(value, name)
+            except ConfigError as exc:
+                raise _malformed(name, exc.expected) from None
         if name in MAPPINGS and not isinstance(value, Mapping):
             raise _malformed(name, "a mapping")
         try:

@@ -22,9 +22,8 @@ from daskref.connectors.redis import _objects as redisobjects
 from daskref.connectors.redis._objects import RedisKey, checked
 from daskref.connectors.redis._options import (
     DEFAULTS,
+    READERS,
     Place,
-    checked_options,
-    flag,
     session_of,
     url_of,
     without_query,
@@ -33,6 +32,7 @@ from daskref.connectors.redis._pool import Wires
 from daskref.connectors.redis._scripts import LINK, MOVE, RENEW
 from daskref.connectors.redis._session import RedisSession, script
 from daskref.exceptions import ConnectorClosedError, ConnectorError
+from daskref.units import read_options
 
 
 class RedisConnector(Connector, DeferrableConnector):
@@ -134,20 +134,22 @@ class RedisConnector(Connector, DeferrableConnector):
         session: str | None = None,
     ) -> None:
         self._closed = True
-        self._options = checked_options(
-            prefix=prefix,
-            chunk=chunk,
-            lease=lease,
-            ttl=ttl,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            retries=retries,
-            ssl_ca_certs=ssl_ca_certs,
-            ssl_certfile=ssl_certfile,
-            ssl_keyfile=ssl_keyfile,
-            ssl_cert_reqs=ssl_cert_reqs,
-        )
-        self._clear = flag("clear", port is None if clear is None else clear)
+        given = {
+            "clear": port is None if clear is None else clear,
+            "prefix": prefix,
+            "chunk": chunk,
+            "lease": lease,
+            "ttl": ttl,
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "retries": retries,
+            "ssl_ca_certs": ssl_ca_certs,
+            "ssl_certfile": ssl_certfile,
+            "ssl_keyfile": ssl_keyfile,
+            "ssl_cert_reqs": ssl_cert_reqs,
+        }
+        self._options = read_options(READERS, given)
+        self._clear: bool = self._options.pop("clear")
         self._place = Place(
             url_of(hostname or url, port), username, password, self._options
         )

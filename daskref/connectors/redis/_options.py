@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -13,13 +13,11 @@ import redis
 
 from daskref.connectors.credentials import Hidden, mask, recall, remember
 from daskref.exceptions import ConfigError
-from daskref.units import parse_size
+from daskref.units import Reader, parse_count, parse_flag, parse_seconds, parse_size
 
-_SETTING = "daskref.connector: option {}"
+_SETTING = "daskref.connector"
 _PREFIX = re.compile("[A-Za-z0-9][A-Za-z0-9:._-]{0,99}")
 _SESSION = re.compile("[0-9a-f]{32}")
-#: Bytes: Redis's own limit for a string is 512 MB.
-_LARGEST_CHUNK = 512 * 10**6
 
 #: Options of the driver's TLS connections, as it names them.
 TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
@@ -36,24 +34,21 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def checked_options(**options: Any) -> dict[str, Any]:
-    """Return the options that :data:`DEFAULTS` names, as numbers where they are such.
+def _prefix(value: object, setting: str) -> str:
+    if isinstance(value, str) and _PREFIX.fullmatch(value):
+        return value
+    raise ConfigError(setting, value, "letters, digits and any of :._-")
 
-    Raises
-    ------
-    ConfigError
-        If one is malformed.
-    """
-    checks = {
-        "prefix": _prefix,
-        "chunk": _chunk,
-        "retries": _count,
-        **dict.fromkeys(("lease", "ttl", "timeout", "connect_timeout"), _seconds),
-    }
-    return {
-        name: checks[name](name, value) if name in checks else value
-        for name, value in options.items()
-    }
+
+#: What reads options that are not just text.
+READERS: dict[str, Reader] = {
+    "clear": parse_flag,
+    "prefix": _prefix,
+    # Redis's own limit for a string is 512 MB
+    "chunk": partial(parse_size, least=1, most=512 * 10**6),
+    "retries": partial(parse_count, least=0, most=100),
+    **dict.fromkeys(("lease", "ttl", "timeout", "connect_timeout"), parse_seconds),
+}
 
 
 def url_of(url: str, port: int | str | None) -> str:
@@ -68,7 +63,7 @@ def url_of(url: str, port: int | str | None) -> str:
         host = f"[{url}]" if ":" in url else url
         return f"redis://{host}" if port is None else f"redis://{host}:{port}"
     if port is not None:
-        raise ConfigError(_SETTING.format("port"), port, "none beside a URL")
+        raise ConfigError(f"{_SETTING}: option port", port, "none beside a URL")
     if "?" in url:
         raise ConfigError(
             "daskref.connector", mask(url), "a URL; give options by name beside it"
@@ -86,53 +81,9 @@ def session_of(value: str | None) -> str | None:
     """
     if value is None or (isinstance(value, str) and _SESSION.fullmatch(value)):
         return value
-    raise ConfigError(_SETTING.format("session"), value, "32 hexadecimal digits")
+    raise ConfigError(f"{_SETTING}: option session", value, "32 hexadecimal digits")
 
 
-def flag(name: str, value: bool | str) -> bool:
-    """Return a truth value.
-
-    Raises
-    ------
-    ConfigError
-        If it is none.
-    """
-    valid = {"true": True, "1": True, "false": False, "0": False}
-    if str(value).lower() in valid:
-        return valid[str(value).lower()]
-    raise ConfigError(_SETTING.format(name), value, "true or false")
-
-
-def _prefix(name: str, value: object) -> str:
-    if isinstance(value, str) and _PREFIX.fullmatch(value):
-        return value
-    raise ConfigError(_SETTING.format(name), value, "letters, digits and any of :._-")
-
-
-def _seconds(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < 1e9:
-        raise ConfigError(_SETTING.format(name), value, "a positive number of seconds")
-    return number
-
-
-def _count(name: str, value: object) -> int:
-    if str(value).isdecimal() and int(str(value)) <= 100:
-        return int(str(value))
-    raise ConfigError(_SETTING.format(name), value, "a number from 0 to 100")
-
-
-def _chunk(name: str, value: object) -> int:
-    nbytes = parse_size(value, _SETTING.format(name))
-    if 1 <= nbytes <= _LARGEST_CHUNK:
-        return nbytes
-    raise ConfigError(_SETTING.format(name), value, "a size of at most 512 MB")
-
-
-_SETTING = "daskref.connector"
 _EXPECTED = "redis://[user:password@]host[:port][/database], rediss:// for TLS"
 #: What is read where the URL, and who opened the session, say nothing.
 _VARIABLE = "DASKREF_REDIS_{}"

@@ -40,7 +40,7 @@ from daskref.exceptions import (
     ConnectorError,
     ConnectorUnavailableError,
 )
-from daskref.units import parse_duration, parse_limit
+from daskref.units import parse_seconds, parse_share
 
 _ROOT = "/dev/shm"
 
@@ -135,9 +135,9 @@ class SharedMemoryConnector(Connector, DeferrableConnector):
         spill_directory: str | os.PathLike[str] | None = None,
         create: bool = False,
     ) -> None:
-        limit = parse_limit(budget, "daskref.shm.budget")
-        recycled = parse_limit(recycle, "daskref.shm.recycle")
-        idle = parse_duration(recycle_idle, "daskref.shm.recycle-idle")
+        limit = parse_share(0 if budget is None else budget, "daskref.shm.budget")
+        recycled = parse_share(0 if recycle is None else recycle, "daskref.shm.recycle")
+        idle = parse_seconds(recycle_idle, "daskref.shm.recycle-idle", zero=True)
         self._spill_root = os.fspath(spill_directory or tempfile.gettempdir())
         self._options = {
             "budget": budget,

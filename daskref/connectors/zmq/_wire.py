@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from daskref.connectors.files.names import NAME
-from daskref.exceptions import ConfigError, WireError
-from daskref.units import parse_size
+from daskref.exceptions import WireError
+from daskref.units import Reader, parse_count, parse_seconds, parse_size, read_options
 
 VERSION = 3
 MAGIC = b"DR"
@@ -213,6 +214,16 @@ def receive(there: Channel, nbytes: int) -> bytes:
 LARGEST_WINDOW = 64
 
 
+_READERS: dict[str, Reader] = {
+    "chunk": partial(parse_size, least=1, most=LARGEST_CHUNK),
+    "window": partial(parse_count, most=LARGEST_WINDOW),
+    "push_nbytes": partial(parse_size, least=1),
+    **dict.fromkeys(("lanes", "connections", "pushes"), parse_count),
+    **dict.fromkeys(("timeout", "stall", "handshake", "heartbeat"), parse_seconds),
+    "push_age": parse_seconds,
+}
+
+
 @dataclass(frozen=True)
 class Limits:
     """Make it with :meth:`parse`; :class:`ZmqConnector` says what each one is."""
@@ -239,36 +250,9 @@ class Limits:
         ConfigError
             If one is malformed, or not positive.
         """
-        found = {}
-        for each in fields(cls):
-            value = values.get(each.name)
-            if value is not None:
-                kind = float if isinstance(each.default, float) else int
-                found[each.name] = _parse(each.name, value, kind)
-        limits = cls(**found)
-        if limits.chunk > LARGEST_CHUNK:
-            raise ConfigError(
-                "zmq: chunk", limits.chunk, f"at most {LARGEST_CHUNK} bytes"
-            )
-        if limits.window > LARGEST_WINDOW:
-            raise ConfigError("zmq: window", limits.window, f"at most {LARGEST_WINDOW}")
-        return limits
+        given = {name: value for name, value in values.items() if value is not None}
+        return cls(**read_options(_READERS, given, "zmq: {}"))
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _parse(name: str, value: Any, kind: type) -> Any:
-    setting = f"zmq: {name}"
-    if name in ("chunk", "push_nbytes"):
-        number: float = parse_size(value, setting)
-    else:
-        try:
-            number = kind(value)
-        except (TypeError, ValueError):
-            number = 0
-    if not 0 < number < float("inf"):
-        what = "a number of seconds" if kind is float else "a whole number"
-        raise ConfigError(setting, value, f"{what} above 0")
-    return number

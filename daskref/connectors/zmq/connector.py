@@ -29,7 +29,7 @@ from daskref.connectors.zmq.sources import (
     Sources,
     parse_peers,
 )
-from daskref.exceptions import ConfigError
+from daskref.units import one_of
 
 
 class ZmqConnector(Connector):
@@ -157,9 +157,7 @@ class ZmqConnector(Connector):
         }
         limits = Limits.parse(**given)
         parse_place(None, port, advertise)
-        if security not in ("tls", "clear"):
-            raise ConfigError("zmq: security", security, '"tls" or "clear"')
-        encrypted = security == "tls"
+        encrypted = one_of("tls", "clear")(security, "zmq: security") == "tls"
         self._id = enter(session, encrypted)
         options: dict[str, Any] = {
             "root": None if root is None else os.fspath(root),
