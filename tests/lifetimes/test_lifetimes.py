@@ -148,11 +148,16 @@ def test_all_have_the_protocol(store: Store) -> None:
 class TestLease:
     @pytest.mark.parametrize(
         "expiry",
-        [LONG, timedelta(seconds=LONG), datetime.now(UTC) + timedelta(seconds=LONG)],
+        [
+            lambda: LONG,
+            lambda: timedelta(seconds=LONG),
+            # when the test runs, which may be long after it is collected
+            lambda: datetime.now(UTC) + timedelta(seconds=LONG),
+        ],
         ids=["seconds", "timedelta", "datetime"],
     )
     def test_forms_of_expiry(self, store: Store, expiry: Any) -> None:
-        lifetime = LeaseLifetime(store, expiry)
+        lifetime = LeaseLifetime(store, expiry())
         key = store.put(1)
         lifetime.add_key(key)
         assert store.connector.sweep() == []
