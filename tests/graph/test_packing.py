@@ -43,7 +43,8 @@ from daskref.proxy import Proxy
 from daskref.store import Store
 from daskref.store.factory import reveal
 
-THRESHOLD = 1000
+#: Above what small tasks pickle to, the long name of this module included.
+THRESHOLD = 1200
 LARGE = 500  # elements of 8 bytes
 
 Pair = namedtuple("Pair", "a b")
