@@ -183,6 +183,8 @@ class Locations:
             copies[host] = _Copy()
             if host in self._hosts:
                 self._hosts[host].keys.add(key)
+            if waiter := self._waiting.get(key, {}).pop(host, None):
+                waiter.granted.cancel()  # another process brought it: it may look
             self._serve(key)
 
     def discard(self, keys: Iterable[Key]) -> dict[str, list[Key]]:

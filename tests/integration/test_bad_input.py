@@ -332,8 +332,7 @@ class TestFiles:
     def test_in_a_cluster(self, client: Any) -> None:
         """A damaged object fails the task that wants it, and no more."""
         future = client.scatter(large(5))
-        key = client._daskref.holdings._by_original  # what this client holds
-        (held,) = [h for h in key.values() if future.key in h.keys]
+        (held,) = client._daskref.holdings._by_key[future.key]
         store = client._daskref.session.store
         path = path_of(store, held.reference.key)
         rewrite(path, b"not an object".ljust(held.reference.nbytes))

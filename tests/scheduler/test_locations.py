@@ -151,6 +151,18 @@ class TestSource:
 
         run(test)
 
+    def test_who_waits_looks_at_once_when_its_own_host_is_given_a_copy(self) -> None:
+        async def test() -> None:
+            locations = make("a", "b", "c")
+            waiting = asyncio.create_task(ask(locations, "b", patience=600))
+            await asyncio.sleep(0)
+            locations.add(KEY, "b")
+            assert await asyncio.wait_for(waiting, 5) is None
+            locations.finished(KEY, "worker-b", True)
+            assert await ask(locations, "c") == "b"
+
+        run(test)
+
     def test_a_reader_that_ends_frees_its_source(self) -> None:
         async def test() -> None:
             locations = make(*"abc", fan_out=1)

@@ -35,6 +35,10 @@ _SILENT = 60.0
 _LEAST = 1.0
 
 
+class _HereError(Exception):
+    """Another process has brought the object to this host meanwhile."""
+
+
 class Remote:
     """The other hosts of a session, as one process sees them.
 
@@ -136,6 +140,10 @@ class Remote:
         try:
             try:
                 whole = self._transfer(asked, arrival, key, max(patience, _LEAST))
+            except _HereError:
+                arrival.give_up()
+                view = self._local.get(short)
+                return view
             except BaseException:
                 arrival.give_up()
                 raise
@@ -150,8 +158,13 @@ class Remote:
     def _transfer(
         self, asked: Sources, arrival: Arrival, key: Key, patience: float
     ) -> bool:
+        def waiting() -> None:
+            arrival.touch()
+            if self._local.exists(arrival.key):
+                raise _HereError
+
         def locate() -> list[Source]:
-            return self._elsewhere(asked.sources(key, arrival.touch))
+            return self._elsewhere(asked.sources(key, waiting))
 
         sources = locate()
         if not sources:

@@ -34,7 +34,8 @@ class Sources(Protocol):
         """Return the hosts to ask for an object, those to ask first at the front.
 
         Asked again when none of them could give it. While it blocks, for its turn
-        perhaps, it calls *waiting* every few seconds.
+        perhaps, it calls *waiting* every few seconds, and lets its error through: the
+        object need not be fetched any more.
         """
         ...
 

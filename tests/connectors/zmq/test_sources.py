@@ -73,6 +73,27 @@ def test_who_was_asked_hears_of_what_cannot_be_published(hosts, monkeypatch):
     assert not parts_left(b)
 
 
+def test_what_others_bring_meanwhile_need_not_be_fetched(hosts):
+    """As a client does that still has what a dead host took with it."""
+    made = hosts()
+    a, b = made.open("a", serve=True), made.open("b", serve=True)
+    c = made.open("c", locate=Told(Source(b.host, b.endpoints)))
+    key = a.put(pattern(MIB))
+
+    class Brought(Told):
+        def sources(self, key, waiting):
+            super().sources(key, waiting)
+            assert c.supply(key, [pattern(MIB)]) == b.host
+            while True:  # nobody else has it, ask again
+                waiting()
+
+    told = Brought()
+    b.attend(told)
+    assert b.get(key) == pattern(MIB)
+    assert told.log == ["sources", ("ended", key, True)]
+    assert not parts_left(b)
+
+
 def test_a_host_that_lacks_the_object_is_passed_over(hosts):
     made = hosts()
     a, c = made.open("a", serve=True), made.open("c", serve=True)
