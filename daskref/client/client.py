@@ -334,6 +334,10 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         if workers:
             annotations["workers"] = {key: list(workers) for key in new}
             annotations["allow_other_workers"] = dict.fromkeys(new, True)
+        for key in new:
+            # What is known of it is of a task that the scheduler has forgotten.
+            if (before := self.futures.get(key)) and before.status == "finished":
+                before.retry()
         if new:
             futures |= super()._graph_to_futures(
                 GraphExpr(new, annotations, _determ_token=uuid.uuid4().hex),

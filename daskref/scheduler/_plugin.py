@@ -134,7 +134,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         scheduler.handlers["daskref_reachable"] = self.reachable
         scheduler.handlers["daskref_stats"] = self.stats
         scheduler.handlers["daskref_leave"] = self.leave
-        scheduler.handlers["daskref_has"] = self._values.in_memory
+        scheduler.handlers["daskref_has"] = self._values.known
         scheduler.handlers["daskref_values"] = self.values
         scheduler.handlers["daskref_workers"] = self.workers
         scheduler.stream_handlers.update(
@@ -452,6 +452,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def values(self, nodes: bytes) -> list[Any]:
         """Let keys stand for other values; return those that workers have."""
         found = pickle.loads(nodes)
+        # A worker that was just told of a key would answer with what it was told.
+        await self._values.answered(found)
         changed, places = self._values.replace(found)
         before = {key: self.holders.held(Holder("key", key)) for key in changed}
         # Held before anybody is waited for: a key may be forgotten meanwhile.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pickle
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ from daskref.graph.nodes import VALUES, ReferenceNode, StoredNode
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
+
+#: Seconds within which a worker should have a value that it was told of.
+_ANSWER = 30.0
 
 
 class Values:
@@ -55,6 +59,8 @@ class Values:
         self._tell = tell
         self.keys = set()
         self._turns = itertools.count()
+        #: Those of which a worker is about to answer -> who waits for that.
+        self._awaited: dict[Any, list[asyncio.Future[None]]] = {}
         # an attribute of the instance hides the method of its class
         scheduler._add_to_processing = self._add_to_processing
         self._finish = scheduler.stream_handlers["task-finished"]
@@ -77,9 +83,11 @@ class Values:
     def replace(
         self, nodes: Mapping[Any, StoredNode]
     ) -> tuple[dict[Any, bool], dict[str, dict[Any, StoredNode]]]:
-        """Let keys that workers have stand for other values: they are scattered again.
+        """Let keys stand for other values: they are scattered again.
 
-        Tasks that run go on with what they have been given.
+        Those that workers have, or that wait for a worker; of others a worker is about
+        to answer, or they are none of ours. Tasks that run go on with what they have
+        been given.
 
         Parameters
         ----------
@@ -94,9 +102,11 @@ class Values:
         """
         changed = {}
         places: dict[str, dict[Any, StoredNode]] = {}
-        for key in self.in_memory(nodes):
+        for key in self.known(nodes):
             ts = self._scheduler.tasks[key]
             if ts.dependencies or _same(ts.run_spec, node := nodes[key]):
+                continue
+            if ts.state == "processing":
                 continue
             changed[key] = any(each.state == "processing" for each in ts.waiters or ())
             ts.run_spec = node
@@ -104,7 +114,7 @@ class Values:
                 ts.priority = (0, self._scheduler.generation, 0)
             self.keys.add(key)
             self._measure(ts)
-            for ws in ts.who_has:
+            for ws in ts.who_has or ():
                 places.setdefault(ws.address, {})[key] = node
         return changed, places
 
@@ -122,6 +132,34 @@ class Values:
         )
         await asyncio.gather(*told)
 
+    def known(self, keys: Iterable[Any]) -> list[Any]:
+        """Return those of some keys that workers have, or that are ours."""
+        tasks = self._scheduler.tasks
+        return [
+            key
+            for key in keys
+            if key in tasks and (tasks[key].state == "memory" or key in self.keys)
+        ]
+
+    async def answered(self, keys: Iterable[Any]) -> None:
+        """Wait until workers have answered that were told to have some of our keys.
+
+        A worker does at once; if it is lost, the key is no longer its. Bounded.
+        """
+        deadline = time.monotonic() + _ANSWER
+        for key in keys:
+            while key in self.keys and self._is_processing(key):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                answer = asyncio.get_running_loop().create_future()
+                self._awaited.setdefault(key, []).append(answer)
+                await asyncio.wait([answer], timeout=left)
+
+    def _is_processing(self, key: Any) -> bool:
+        ts = self._scheduler.tasks.get(key)
+        return ts is not None and ts.state == "processing"
+
     def in_memory(self, keys: Iterable[Any]) -> list[Any]:
         """Return those of some keys that workers have."""
         tasks = self._scheduler.tasks
@@ -129,6 +167,9 @@ class Values:
 
     def transition(self, key: Any, finish: str) -> None:
         """Take note of what becomes of one of our keys."""
+        for answer in self._awaited.pop(key, ()):
+            if not answer.done():
+                answer.set_result(None)
         if finish == "memory":
             self._measure(self._scheduler.tasks[key])
         elif finish in ("no-worker", "queued"):  # of many that look alike, the latter

@@ -224,6 +224,15 @@ class TestNamedKeys:
             del first, second
             wait_until(lambda: not daskref.stats(client)["objects"], "all freed")
 
+    def test_again_before_there_is_a_worker(self) -> None:
+        with validated(n_workers=0) as cluster, daskref.Client(cluster) as client:
+            for value in (1, 2, 3):
+                x = client.scatter({"x": large(value)})["x"]
+            cluster.scale(1)
+            assert np.max(x.result(timeout=20)) == 3
+            del x
+            wait_until(lambda: not daskref.stats(client)["objects"], "all freed")
+
     def test_released_before_it_is_there(self) -> None:
         with validated() as cluster, daskref.Client(cluster) as client:
 
