@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 #: Seconds within which a worker should have a value that it was told of.
 _ANSWER = 30.0
+#: States of what no worker has or will have soon; of many tasks that look alike, the
+#: latter.
+_UNPLACED = ("no-worker", "queued")
 
 
 class Values:
@@ -79,6 +82,8 @@ class Values:
                 self._measure(ts)
             elif ts.state == "released":
                 self._place(ts)
+            elif ts.state in _UNPLACED:
+                self._tell_unplaced(ts)
 
     def replace(
         self, nodes: Mapping[Any, StoredNode]
@@ -172,15 +177,19 @@ class Values:
                 answer.set_result(None)
         if finish == "memory":
             self._measure(self._scheduler.tasks[key])
-        elif finish in ("no-worker", "queued"):  # of many that look alike, the latter
+        elif finish in _UNPLACED:
             ts = self._scheduler.tasks[key]
             if ts.loose_restrictions:
                 # Dask would wait for the worker that had it; another one will do.
                 ts.worker_restrictions = set()
-            for client in ts.who_wants or ():
-                self._tell(client.client_key, {"op": "daskref-no-worker", "key": key})
+            self._tell_unplaced(ts)
         elif finish == "forgotten":
             self.keys.discard(key)
+
+    def _tell_unplaced(self, ts: Any) -> None:
+        """Tell clients that there is no worker for a key yet."""
+        for client in ts.who_wants or ():
+            self._tell(client.client_key, {"op": "daskref-no-worker", "key": ts.key})
 
     def clear(self) -> None:
         """Take note that there are no keys any more."""
