@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from distributed.metrics import context_meter
 
@@ -32,6 +32,29 @@ STORED = {
     "pinned": "memory of deleted objects of which a process still has a view",
     "budget": "memory that puts may fill",
 }
+
+
+class HostStats(TypedDict):
+    """:data:`STORED` and :data:`COUNTERS` of one host."""
+
+    objects: int
+    bytes: int
+    memory: int
+    disk: int
+    pool: int
+    pinned: int
+    budget: int
+    puts: int
+    gets: int
+    evictions: int
+    fallbacks: int
+    bytes_kept: int
+
+
+class Stats(HostStats):
+    """The same of a cluster, and of each of its hosts by name."""
+
+    hosts: dict[str, HostStats]
 
 
 class Counters:
@@ -84,7 +107,7 @@ class metered:
 
 def summarize(
     puts: int, stores: Iterable[dict[str, Any]], processes: Iterable[dict[str, Any]]
-) -> dict[str, Any]:
+) -> Stats:
     """Add up what the hosts and processes of a cluster report.
 
     Parameters
@@ -110,7 +133,7 @@ def summarize(
     total = {name: sum(counts[name] for counts in hosts.values()) for name in nothing}
     # A killed process took its counts with it; the scheduler has seen its puts.
     total["puts"] = max(puts, total["puts"])
-    return {**total, "hosts": hosts}
+    return cast("Stats", {**total, "hosts": hosts})
 
 
 _spent = threading.local()

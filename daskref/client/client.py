@@ -91,7 +91,7 @@ from daskref.graph.expressions import (
 from daskref.graph.frames import hidden_like
 from daskref.graph.nodes import StoredNode, references_in
 from daskref.graph.packing import Packer, small_call
-from daskref.metrics import STORED, summarize
+from daskref.metrics import STORED, Stats, summarize
 from daskref.ownership.factories import collecting
 from daskref.proxy.proxy import is_proxy
 from daskref.store.factory import is_recomputed, reveal
@@ -546,7 +546,7 @@ def check_client(client: Any, verb: str) -> None:
         raise TypeError(f"daskref.{verb} takes a client, not a {kind}{hint}")
 
 
-def stats(client: Any) -> Any:
+def stats(client: Any) -> Stats:
     """Return what the whole cluster has put, got, and holds.
 
     Parameters
@@ -587,7 +587,7 @@ def stats(client: Any) -> Any:
             f"{client!r} is a plain Dask client: use daskref.Client, or daskref.enable"
         )
 
-    async def _stats() -> dict[str, Any]:
+    async def _stats() -> Stats:
         if client._daskref is None:  # there is no store yet
             nothing = dict.fromkeys(STORED, 0)
             here = {**nothing, "place": "", "host": socket.gethostname()}
@@ -601,4 +601,5 @@ def stats(client: Any) -> Any:
             stores = [*stores, await session.run(session.stored)]
         return summarize(told["puts"], stores, processes)
 
-    return client.sync(_stats)
+    answer: Stats = client.sync(_stats)
+    return answer

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,15 +141,14 @@ def _run(make_client: Callable[[str], Any], table: Any, workers: int) -> Report:
         )
 
 
-def _stats(client: Any) -> dict[str, Any]:
+def _stats(client: Any) -> Mapping[str, Any]:
     from distributed import Client as PlainClient
 
     if type(client) is PlainClient:
         return {}
     import daskref
 
-    stats: dict[str, Any] = daskref.stats(client)
-    return stats
+    return daskref.stats(client)
 
 
 def _table(reports: dict[str, Report], expected: list[float]) -> str:

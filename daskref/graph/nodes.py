@@ -21,7 +21,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 from dask import _task_spec
 from dask._task_spec import GraphNode, Task, parse_input
@@ -31,6 +31,8 @@ from daskref.objects.codec import decode
 from daskref.objects.reference import Reference
 from daskref.proxy.proxy import Proxy
 from daskref.store.factory import StoreFactory, resolve_reference
+
+T = TypeVar("T")
 
 _NO_DEPENDENCIES: frozenset[Any] = frozenset()
 
@@ -387,7 +389,7 @@ class Lazy(GraphNode):
         return ("daskref.Lazy", tokenize(self.value))
 
 
-def lazy(x: Any) -> Any:
+def lazy(x: T) -> T:
     """Let an argument arrive as a :class:`~daskref.Proxy`.
 
     Parameters
@@ -399,13 +401,13 @@ def lazy(x: Any) -> Any:
     Returns
     -------
     object
-        To be passed as the argument.
+        To be passed as the argument. For type checkers it is *x*.
 
     Examples
     --------
     >>> future = client.submit(f, daskref.lazy(frame))  # doctest: +SKIP
     """
-    return Lazy(parse_input(x))
+    return cast("T", Lazy(parse_input(x)))
 
 
 class Constant:

@@ -42,8 +42,8 @@ def _metadata(proxy: Any) -> Metadata | None:
 
 
 if TYPE_CHECKING:
-
-    class Slots(Generic[T], metaclass=ProxyType):
+    # of `Any`: for type checkers, a proxy is whatever its target is
+    class Slots(Any, Generic[T], metaclass=ProxyType):  # type: ignore[misc]
         """The fields of a proxy, and the methods that every object has."""
 
         __daskref_base__: type

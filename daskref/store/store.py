@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from daskref.connectors.base import Key
 from daskref.exceptions import NotProxiableError
@@ -18,6 +18,12 @@ from daskref.store._io import Dump, Load
 from daskref.store._metrics import Operation
 from daskref.store._objects import Lifetime, ObjectStore
 from daskref.store.factory import StoreFactory as StoreFactory
+
+if TYPE_CHECKING:
+    from daskref.ownership import OwnedProxy
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Proxy[Any])
 
 #: Seconds for which proxies of a future wait for it, by default.
 FUTURE_TIMEOUT = 3600.0
@@ -86,7 +92,7 @@ class Store(ObjectStore):
 
     def proxy(
         self,
-        obj: Any,
+        obj: T,
         evict: bool = False,
         *,
         lifetime: Lifetime | None = None,
@@ -95,7 +101,7 @@ class Store(ObjectStore):
         deserializer: Load | None = None,
         skip_nonproxiable: bool = False,
         **hints: Any,
-    ) -> Any:
+    ) -> Proxy[T]:
         """Write an object and return a proxy of it.
 
         Parameters
@@ -153,7 +159,7 @@ class Store(ObjectStore):
 
     def proxy_batch(
         self,
-        objs: Sequence[Any],
+        objs: Sequence[T],
         evict: bool = False,
         *,
         lifetime: Lifetime | None = None,
@@ -162,7 +168,7 @@ class Store(ObjectStore):
         deserializer: Load | None = None,
         skip_nonproxiable: bool = False,
         **hints: Any,
-    ) -> list[Any]:
+    ) -> list[Proxy[T]]:
         """Write several objects, in one go where the connector can.
 
         Parameters
@@ -203,7 +209,7 @@ class Store(ObjectStore):
         *,
         lifetime: Lifetime | None = None,
         deserializer: Load | None = None,
-    ) -> Any:
+    ) -> Proxy[Any]:
         """Return a proxy of an object that is in the store already.
 
         Parameters
@@ -228,7 +234,7 @@ class Store(ObjectStore):
         if lifetime is not None:
             lifetime.add_key(key, store=self)
         reference = self.refer(key, unknown())
-        proxy: Any = Proxy(
+        proxy: Proxy[Any] = Proxy(
             StoreFactory(reference, once=evict, shared=True, deserializer=deserializer)
         )
         self._io.note("proxy_from_key", key, operation)
@@ -236,7 +242,7 @@ class Store(ObjectStore):
 
     def locked_proxy(
         self,
-        obj: Any,
+        obj: T,
         evict: bool = False,
         *,
         lifetime: Lifetime | None = None,
@@ -245,7 +251,7 @@ class Store(ObjectStore):
         deserializer: Load | None = None,
         skip_nonproxiable: bool = True,
         **hints: Any,
-    ) -> Any:
+    ) -> ProxyLocker[Proxy[T]]:
         """Write an object and return a proxy of it that nobody can use by mistake.
 
         Parameters
@@ -279,14 +285,14 @@ class Store(ObjectStore):
 
     def owned_proxy(
         self,
-        obj: Any,
+        obj: T,
         *,
         populate_target: bool | None = None,
         serializer: Dump | None = None,
         deserializer: Load | None = None,
         skip_nonproxiable: bool = True,
         **hints: Any,
-    ) -> Any:
+    ) -> OwnedProxy[T]:
         """Write an object and return the proxy that owns it.
 
         Parameters
@@ -318,7 +324,7 @@ class Store(ObjectStore):
 
     def _make(
         self,
-        kind: Callable[[StoreFactory], Any],
+        kind: Callable[[StoreFactory], P],
         objs: Sequence[Any],
         *,
         hints: dict[str, Any],
@@ -328,7 +334,7 @@ class Store(ObjectStore):
         serializer: Dump | None = None,
         deserializer: Load | None = None,
         skip_nonproxiable: bool = False,
-    ) -> list[Any]:
+    ) -> list[P]:
         """Write objects and return proxies of them."""
         _check_exclusive(evict, lifetime)
         operation = Operation()
