@@ -45,7 +45,7 @@ DRIVERS |= dict.fromkeys(["fsspec._connector", "fsspec._opening"], "fsspec")
 DRIVERS |= dict.fromkeys(
     [
         f"redis.{name}"
-        for name in ("_connector", "_errors", "_options", "_pool", "_wire")
+        for name in ("_errors", "_objects", "_options", "_server", "_wire")
     ],
     "redis",
 )

@@ -7,7 +7,6 @@ nothing for longer than the objects' time to live, all others being dead, loses 
 
 from __future__ import annotations
 
-import functools
 import os
 import weakref
 from collections.abc import Iterable, Sequence
@@ -28,8 +27,8 @@ from daskref.connectors.redis._options import (
     url_of,
     without_query,
 )
-from daskref.connectors.redis._pool import Wires
 from daskref.connectors.redis._scripts import LINK, MOVE, RENEW
+from daskref.connectors.redis._server import Server
 from daskref.connectors.redis._session import RedisSession, script
 from daskref.exceptions import ConnectorClosedError, ConnectorError
 from daskref.units import read_options
@@ -107,7 +106,7 @@ class RedisConnector(Connector, DeferrableConnector):
 
     _place: Place
     _session: RedisSession
-    _wires: Wires
+    _server: Server
     _options: dict[str, Any]
     _closed: bool
 
@@ -153,15 +152,16 @@ class RedisConnector(Connector, DeferrableConnector):
         self._place = Place(
             url_of(hostname or url, port), username, password, self._options
         )
-        self._wires = Wires(
-            functools.partial(self._place.connection, self._options["connect_timeout"]),
+        self._server = Server(
+            self._place,
             repr(self),
             self._options["timeout"],
+            self._options["connect_timeout"],
             self._options["retries"],
         )
         try:
             self._session = RedisSession(
-                self._wires,
+                self._server,
                 self._options["prefix"],
                 session_of(session),
                 self._clear,
@@ -169,7 +169,7 @@ class RedisConnector(Connector, DeferrableConnector):
                 self._options["ttl"],
             )
         except BaseException:
-            self._wires.close()
+            self._server.close()
             raise
         self._place.remember()
         self._closed = False
@@ -212,7 +212,7 @@ class RedisConnector(Connector, DeferrableConnector):
             for command in redisobjects.write(session, name, parts, chunk)
         ]
         try:
-            self._wires.run(lambda wire: wire.ask_all(commands), patient=False)
+            self._server.ask_all(commands, patient=False)
         except BaseException:
             session.abandon(names)
             raise
@@ -229,13 +229,13 @@ class RedisConnector(Connector, DeferrableConnector):
         """See :meth:`Connector.get_batch`; one round trip for what is small."""
         wanted = [self._checked(key) for key in keys]
         self._ready()
-        return self._wires.run(lambda wire: redisobjects.read(wire, wanted))
+        return self._server.run(lambda wire: redisobjects.read(wire, wanted))
 
     @override
     def exists(self, key: Key) -> bool:
         found = self._checked(key)
         self._ready()
-        return bool(self._wires.ask([b"EXISTS", found.key]))
+        return bool(self._server.ask([b"EXISTS", found.key]))
 
     @override
     def evict(self, key: Key) -> None:
@@ -256,7 +256,7 @@ class RedisConnector(Connector, DeferrableConnector):
         session = self._ready()
         name = f"{session.writer}-{os.urandom(12).hex()}"
         command = script(LINK, found.root, found.name, name, session.ttl)
-        if not self._wires.ask(command, patient=False):
+        if not self._server.ask(command, patient=False):
             return None
         return RedisKey(found.root.decode() + name, found.nbytes)
 
@@ -276,14 +276,14 @@ class RedisConnector(Connector, DeferrableConnector):
         found = self._checked(key)
         session = self._ready()
         name = f"{session.writer}-{os.urandom(12).hex()}"
-        if not self._wires.ask(script(MOVE, found.root, found.name, name)):
+        if not self._server.ask(script(MOVE, found.root, found.name, name)):
             return None
         ours = found._replace(key=found.root + name.encode(), name=name)
         try:
-            (view,) = self._wires.run(lambda wire: redisobjects.read(wire, [ours]))
+            (view,) = self._server.run(lambda wire: redisobjects.read(wire, [ours]))
         except BaseException:  # for another to take
             with suppress(ConnectorError):
-                self._wires.ask(script(MOVE, found.root, name, found.name))
+                self._server.ask(script(MOVE, found.root, name, found.name))
             raise
         session.abandon([name], root=found.root)
         return view
@@ -294,7 +294,7 @@ class RedisConnector(Connector, DeferrableConnector):
         session = self._ready()
         milliseconds = round(seconds * 1000)
         command = script(RENEW, found.root, found.name, milliseconds, session.ttl)
-        return bool(self._wires.ask(command))
+        return bool(self._server.ask(command))
 
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0
@@ -383,7 +383,7 @@ class RedisConnector(Connector, DeferrableConnector):
         if found.root != session.root:
             raise ConnectorError(repr(self), f"{key!r} is of another session")
         (hidden,) = (self._checked(k) for k in self._put_all([frames]))
-        if not self._wires.ask(script(MOVE, session.root, hidden.name, found.name)):
+        if not self._server.ask(script(MOVE, session.root, hidden.name, found.name)):
             session.abandon([hidden.name])
             raise ConnectorError(
                 repr(self), f"an object was stored under {key!r} already, and stays"

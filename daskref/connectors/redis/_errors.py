@@ -151,34 +151,18 @@ _TEXTS = {
 }
 
 
-class Refusal(Exception):
-    """An error that the server replied; the connection is as good as before.
-
-    Parameters
-    ----------
-    text
-        What it said.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    @property
-    def code(self) -> str:
-        """First word of the text."""
-        return self.text.partition(" ")[0]
-
-    @property
-    def kind(self) -> type[BaseException]:
-        """The driver's class for it."""
-        # a script's error begins with ERR in some versions, and names the code later
-        if "user executing the script can't" in self.text:
-            return driver.NoPermissionError
-        for word in self.text.replace(":", " ").replace("-", " ").split()[:12]:
-            if word in CODES:
-                return CODES[word]
-        return driver.ResponseError
+def _kind(exc: driver.ResponseError) -> type[BaseException]:
+    """Return the driver's class for an error that the server replied."""
+    if type(exc) is not driver.ResponseError:
+        return type(exc)
+    # a script's error begins with ERR in some versions, and names the code later
+    text = str(exc)
+    if "user executing the script can't" in text:
+        return driver.NoPermissionError
+    for word in text.replace(":", " ").replace("-", " ").split()[:12]:
+        if word in CODES:
+            return CODES[word]
+    return driver.ResponseError
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
@@ -190,11 +174,11 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 def advice(exc: BaseException) -> Advice:
     """Return what an error of the driver, of a socket or of the server means."""
-    if isinstance(exc, Refusal):
-        found = ADVICE[exc.kind]
+    if isinstance(exc, driver.ResponseError):
+        found = ADVICE[_kind(exc)]
         for words, hint in _TEXTS.items():
-            if found is _REFUSED and words in exc.text:
-                return Advice(False, f"{found.text}. {hint}")
+            if found is _REFUSED and words in str(exc):
+                return Advice(words.startswith("DB"), f"{found.text}. {hint}")
         return found
     # the driver wraps what the TLS library says in its own class
     tls = next((e for e in _causes(exc) if isinstance(e, ssl.SSLError)), None)
@@ -204,6 +188,11 @@ def advice(exc: BaseException) -> Advice:
         if words in str(exc):
             return Advice(True, f"{_REFUSED.text}. {hint}")
     return next(ADVICE[cls] for cls in type(exc).__mro__ if cls in ADVICE)
+
+
+def is_passing(exc: BaseException) -> bool:
+    """Tell whether to try again: timeouts have cost enough, and no to users stays."""
+    return advice(exc) in (_UNREACHED, ADVICE[driver.BusyLoadingError])
 
 
 def translated(exc: BaseException, name: str) -> ConnectorError:

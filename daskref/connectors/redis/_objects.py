@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from daskref.connectors.redis._errors import Refusal
+from redis.exceptions import ResponseError
+
 from daskref.connectors.redis._session import RedisSession
 from daskref.connectors.redis._wire import Command, Request, Wire
 from daskref.connectors.redis._wire import writable as allocate
@@ -146,7 +147,7 @@ def read(wire: Wire, wanted: Sequence[Found]) -> list[memoryview | None]:
     ------
     WireError
         If one has another size than its key says.
-    Refusal
+    redis.exceptions.ResponseError
         If the server replied an error.
     """
     result: list[memoryview | None] = [None] * len(wanted)
@@ -156,11 +157,9 @@ def read(wire: Wire, wanted: Sequence[Found]) -> list[memoryview | None]:
         Request([b"GET", wanted[n].key], wanted[n].nbytes, allocate) for n in small
     )
     for n, reply in zip(small, wire.fetch(requests), strict=True):
-        if isinstance(reply, Refusal):
-            if reply.code != "WRONGTYPE":
-                raise reply
+        if _is_of_another_type(reply):
             left.append(n)
-        else:
+        elif isinstance(reply, memoryview):
             result[n] = reply
     for _ in range(_LOOKS):
         # 1. We look where an object is. 2. Another links or evicts it. 3. We read it
@@ -191,8 +190,7 @@ def _read_large(
     replies = wire.fetch(request for _, request in pieces)
     partial = []
     for (n, request), reply in zip(pieces, replies, strict=True):
-        if isinstance(reply, Refusal) and reply.code != "WRONGTYPE":
-            raise reply
+        _is_of_another_type(reply)  # then it is partial, too
         if not isinstance(reply, memoryview) or reply.nbytes != request.nbytes:
             partial.append(n)
     for n in views.keys() - set(partial):
@@ -208,12 +206,10 @@ def _layouts(wire: Wire, wanted: Sequence[Found]) -> list[_Layout | None]:
     replies = wire.try_all(commands)
     layouts: list[_Layout | None] = []
     for each, manifest, length in zip(wanted, replies[::2], replies[1::2], strict=True):
-        for reply in (manifest, length):
-            if isinstance(reply, Refusal) and reply.code != "WRONGTYPE":
-                raise reply
-        if isinstance(manifest, Refusal):  # it is a string
-            assert isinstance(length, int)  # only one of the two can be refused
-            layouts.append(_Layout(length, [(each.key, length)]))
+        if _is_of_another_type(manifest):  # a string
+            # or it has just become a hash, and the next look finds that
+            nbytes = 1 if _is_of_another_type(length) else length
+            layouts.append(_Layout(nbytes, [(each.key, nbytes)]))
         elif manifest[0] is None:
             layouts.append(None)
         else:
@@ -240,3 +236,12 @@ def _into(view: memoryview) -> Callable[[int], memoryview]:
         return view if nbytes == view.nbytes else allocate(nbytes)
 
     return fitting
+
+
+def _is_of_another_type(reply: object) -> bool:
+    """Tell whether what has the name is no such value; raise any other error."""
+    if isinstance(reply, ResponseError):
+        if not str(reply).startswith("WRONGTYPE"):
+            raise reply
+        return True
+    return False

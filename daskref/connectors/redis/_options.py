@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import redis
+from redis.credentials import UsernamePasswordCredentialProvider
 
 from daskref.connectors.credentials import Hidden, mask, recall, remember
 from daskref.exceptions import ConfigError
@@ -19,6 +20,8 @@ _SETTING = "daskref.connector"
 _PREFIX = re.compile("[A-Za-z0-9][A-Za-z0-9:._-]{0,99}")
 _SESSION = re.compile("[0-9a-f]{32}")
 
+#: Connections: as many as there are threads that need one at a time.
+_MOST = 2**31
 #: Options of the driver's TLS connections, as it names them.
 TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 #: What is not in a connector's configuration unless it differs.
@@ -180,20 +183,42 @@ class Place:
         known = self._login.value
         return {self.url: dict(known)} if known else {}
 
-    def connection(self, connect_timeout: float) -> Any:
-        """Return a new connection of the driver's, not connected."""
-        return self._class(
+    def pool(self, timeout: float, connect_timeout: float) -> redis.ConnectionPool:
+        """Return connections of the driver's; none is made before it is needed.
+
+        Parameters
+        ----------
+        timeout, connect_timeout
+            Seconds without any progress after which an operation, or connecting and
+            logging in, fails.
+        """
+        # not as arguments: the driver's repr of a pool shows those
+        login = UsernamePasswordCredentialProvider(**self._login.value)
+        return redis.ConnectionPool(
+            connection_class=self._class,
+            max_connections=_MOST,
             **self._arguments,
             db=self._database,
-            username=self._login.value.get("username"),
-            password=self._login.value.get("password"),
+            credential_provider=login if self._login.value else None,
             socket_timeout=connect_timeout,
             socket_connect_timeout=connect_timeout,
+            redis_connect_func=partial(_log_in, timeout),
             protocol=2,
         )
 
     def __repr__(self) -> str:
         return f"<Place {self.url}>"
+
+
+def _log_in(timeout: float, connection: Any) -> None:
+    """Log in within the time for connecting; all that follows has the *timeout*."""
+    connect_timeout = connection.socket_timeout
+    connection.socket_timeout = timeout  # what its parser goes back to after a look
+    try:
+        connection.on_connect()
+    finally:
+        connection.socket_timeout = connect_timeout  # if it has to connect again
+    connection._sock.settimeout(timeout)
 
 
 def _database(path: str, url: str) -> int:

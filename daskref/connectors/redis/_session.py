@@ -11,15 +11,15 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from daskref.background import Background, forget_in_child, make_lock
 from daskref.connectors.processes import has_ended, this_process
-from daskref.connectors.redis._pool import Wires
 from daskref.connectors.redis._scripts import ALIVE, BEAT, DROP, DUE, LEAVE
-from daskref.connectors.redis._wire import Command, Reply, Wire
+from daskref.connectors.redis._server import Server
+from daskref.connectors.redis._wire import Command, Reply
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 
 #: Objects looked at, renewed or deleted in one round trip.
@@ -55,8 +55,8 @@ class RedisSession:
 
     Parameters
     ----------
-    wires
-        To the server; closed when the session is left.
+    server
+        Closed when the session is left.
     prefix
         Of all keys.
     name
@@ -85,14 +85,14 @@ class RedisSession:
 
     def __init__(
         self,
-        wires: Wires,
+        server: Server,
         prefix: str,
         name: str | None,
         clear: bool,
         lease: float,
         ttl: float,
     ) -> None:
-        self.wires = wires
+        self.server = server
         self.name = name or secrets.token_hex(16)
         self.root = f"{prefix}:{self.name}:".encode()
         self.clear = clear
@@ -120,7 +120,7 @@ class RedisSession:
         self.writer = secrets.token_hex(4)
         if self._beat(must_exist=must_exist) is None:
             raise ConnectorUnavailableError(
-                self.wires.name,
+                self.server.name,
                 f"session {self.name} has ended, or is on another server",
             )
         self._joined = True
@@ -130,7 +130,7 @@ class RedisSession:
         renewal = max(1, self.ttl // 3)
         arguments = self.writer, self._lease, self.ttl, renewal, int(must_exist)
         command = script(BEAT, self.root, *arguments, json.dumps(this_process()))
-        found = self.wires.ask(command)
+        found = self.server.ask(command)
         if found is not None:
             self._offset = int(found[0]) - round(time.monotonic() * 1000)
         return found
@@ -151,17 +151,13 @@ class RedisSession:
 
     def _renew_objects(self) -> None:
         ttl = b"%d" % self.ttl
-
-        def work(wire: Wire) -> None:
-            for entries in self._scan(wire, b"index"):
-                commands = [
-                    [b"PEXPIRE", key, ttl]
-                    for entry in entries
-                    for key in entry.keys(self.root)
-                ]
-                wire.ask_all(commands)
-
-        self.wires.run(work)
+        for entries in self._scan(b"index"):
+            commands: list[Command] = [
+                [b"PEXPIRE", key, ttl]
+                for entry in entries
+                for key in entry.keys(self.root)
+            ]
+            self.server.ask_all(commands)
 
     # Looking
 
@@ -171,24 +167,19 @@ class RedisSession:
 
     def alive(self) -> tuple[int, set[str]]:
         """Return the server's time, and the participants that are alive."""
-        time, *found = self.wires.ask(script(ALIVE, self.root))
+        time, *found = self.server.ask(script(ALIVE, self.root))
         return int(time), {writer.decode() for writer in found}
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterable[Entry]:
         """Return what the index has."""
-        return iter(self.wires.run(self._all_entries))
-
-    def _all_entries(self, wire: Wire) -> list[Entry]:
         # a scan may return an entry twice
-        found = {e.name: e for es in self._scan(wire, b"index") for e in es}
-        return list(found.values())
+        return {e.name: e for found in self._scan(b"index") for e in found}.values()
 
-    def _scan(self, wire: Wire, name: bytes) -> Iterator[list[Entry]]:
-        cursor = b"0"
+    def _scan(self, name: bytes, *, patient: bool = True) -> Iterator[list[Entry]]:
+        cursor, batch = b"0", b"%d" % _BATCH
         while True:
-            cursor, found = wire.ask(
-                b"HSCAN", self.root + name, cursor, b"COUNT", b"%d" % _BATCH
-            )
+            command = [b"HSCAN", self.root + name, cursor, b"COUNT", batch]
+            cursor, found = self.server.ask(command, patient=patient)
             pairs = zip(found[::2], found[1::2], strict=True)
             yield [_entry(name.decode(), value.decode()) for name, value in pairs]
             if cursor == b"0":
@@ -214,7 +205,7 @@ class RedisSession:
         dropped: list[tuple[str, int]] = []
         for start in range(0, len(names), _BATCH):
             part = names[start : start + _BATCH]
-            found = self.wires.ask(
+            found = self.server.ask(
                 script(DROP, root or self.root, condition, *part), patient=patient
             )
             pairs = zip(found[::2], found[1::2], strict=True)
@@ -243,7 +234,7 @@ class RedisSession:
         list of (name, nbytes)
             What was deleted.
         """
-        due = [name.decode() for name in self.wires.ask(script(DUE, self.root))]
+        due = [name.decode() for name in self.server.ask(script(DUE, self.root))]
         due = [name for name in due if not owned or name not in owned]
         swept = self.drop(due, "due", patient=True)
         if owned is None:
@@ -275,21 +266,24 @@ class RedisSession:
             if not ended and (gone := _gone(left)):
                 ended, *left = self._leave(gone)
             if ended:
-                self.wires.run(self._clear, patient=False)
-        self.wires.close()
+                self._clear()
+        self.server.close()
 
     def _leave(self, writers: list[str]) -> Reply:
         ttl = max(self.ttl, 60_000)
         command = script(LEAVE, self.root, int(self.clear), ttl, *writers)
-        return self.wires.ask(command, patient=False)
+        return self.server.ask(command, patient=False)
 
-    def _clear(self, wire: Wire) -> None:
-        for entries in self._scan(wire, b"index.gone"):
+    def _clear(self) -> None:
+        for entries in self._scan(b"index.gone", patient=False):
             for entry in entries:
                 keys = entry.keys(self.root)
                 for start in range(0, len(keys), _BATCH):
-                    wire.ask(b"UNLINK", *keys[start : start + _BATCH])
-        wire.ask(b"UNLINK", self.root + b"index.gone")
+                    self._unlink(keys[start : start + _BATCH])
+        self._unlink([self.root + b"index.gone"])
+
+    def _unlink(self, keys: list[bytes]) -> None:
+        self.server.ask([b"UNLINK", *keys], patient=False)
 
     def forget(self) -> None:
         """Have no part any more, in a forked child; the parent keeps its own."""

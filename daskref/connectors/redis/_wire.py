@@ -1,8 +1,9 @@
 """Redis's protocol on the driver's connections, large values without copies.
 
-The driver connects, over TLS if need be, and logs in. Its own reading and writing copy
-each value several times, so from then on its socket is used directly: values are sent
-from the caller's buffers, and received into the buffer that the reader gets.
+The driver connects, over TLS if need be, logs in, and keeps connections for the next
+operation. Its own reading and writing copy each value several times, so its socket is
+used directly: values are sent from the caller's buffers, and received into the buffer
+that the reader gets.
 
 ``_sock`` is a private name of the driver; a test looks for it on the installed one.
 """
@@ -15,14 +16,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
-from redis.exceptions import ConnectionError, InvalidResponse
-
-from daskref.connectors.redis._errors import Refusal
+from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
 
 #: One argument of a command: bytes, or views of its parts.
 Argument: TypeAlias = bytes | Sequence[memoryview]
 Command: TypeAlias = Sequence[Argument]
-#: What a server replies; an error is returned, so that replies stay in step.
+#: What a server replies; an error is returned, so that all replies are read.
 Reply: TypeAlias = Any
 
 #: Bytes read at once where it is not known how many will come.
@@ -59,33 +58,20 @@ def writable(nbytes: int) -> memoryview:
 
 
 class Wire:
-    """One connection to the server. Not thread-safe.
+    """A connection of the driver's. Not thread-safe.
 
     Parameters
     ----------
     connection
-        The driver's; it is connected here.
-    timeout
-        Seconds without any progress after which an operation fails.
-
-    Raises
-    ------
-    redis.exceptions.RedisError
-        If it does not connect or log in.
+        It is connected, and all replies have been read, as they have been after each
+        method of the wire that does not raise.
     """
 
-    def __init__(self, connection: Any, timeout: float) -> None:
-        connection.connect()
-        self._connection = connection
+    def __init__(self, connection: Any) -> None:
         self._socket = connection._sock
-        self._socket.settimeout(timeout)
         self._bytes = bytearray(_READ)
         self._buffer = memoryview(self._bytes)
         self._start = self._stop = 0
-
-    def close(self) -> None:
-        """Close the connection. A second call is silent."""
-        self._connection.disconnect()
 
     # Out
 
@@ -149,9 +135,7 @@ class Wire:
         if self._line():
             raise InvalidResponse("a value is longer than its length")
 
-    def reply(
-        self, allocate: Callable[[int], memoryview] | None = None
-    ) -> Reply | Refusal:
+    def reply(self, allocate: Callable[[int], memoryview] | None = None) -> Reply:
         """Read one reply.
 
         Parameters
@@ -162,7 +146,7 @@ class Wire:
         Returns
         -------
         object
-            ``int``, ``bytes`` or memoryview, ``None``, a list, or a :class:`Refusal`.
+            ``int``, ``bytes`` or memoryview, ``None``, a list, or an error.
         """
         line = self._line()
         kind, rest = line[:1], line[1:]
@@ -183,38 +167,36 @@ class Wire:
         except ValueError as exc:
             raise InvalidResponse(f"a reply that begins with {line[:20]!r}") from exc
         if kind == b"-":
-            return Refusal(rest.decode(errors="replace"))
+            return ResponseError(rest.decode(errors="replace"))
         raise InvalidResponse(f"a reply that begins with {line[:20]!r}")
 
     # Both
 
-    def ask(self, *command: Argument) -> Reply:
-        """Send one command and return its reply.
+    def ask_all(self, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands together and return their replies.
 
         Raises
         ------
-        Refusal
-            If the server replied an error.
+        redis.exceptions.ResponseError
+            The first error among them. All commands are carried out.
         """
-        return self.ask_all([command])[0]
-
-    def ask_all(self, commands: Sequence[Command]) -> list[Reply]:
-        """Send commands together and return their replies; raises as :meth:`ask`."""
         replies = self.try_all(commands)
         for reply in replies:
-            if isinstance(reply, Refusal):
+            if isinstance(reply, ResponseError):
                 raise reply
         return replies
 
-    def try_all(self, commands: Sequence[Command]) -> list[Reply | Refusal]:
+    def try_all(self, commands: Sequence[Command]) -> list[Reply]:
         """Send commands together and return their replies, errors among them."""
         self.send(commands)
         return [self.reply() for _ in commands]
 
-    def fetch(self, requests: Iterable[Request]) -> list[memoryview | Refusal | None]:
+    def fetch(
+        self, requests: Iterable[Request]
+    ) -> list[memoryview | ResponseError | None]:
         """Return the replies to many requests for bytes, a few under way at a time."""
         waiting: deque[Request] = deque()
-        found: list[memoryview | Refusal | None] = []
+        found: list[memoryview | ResponseError | None] = []
         flying = 0
         source = iter(requests)
         following = next(source, None)

@@ -57,7 +57,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("user", "expected"),
         [
-            ("", "NOAUTH"),
+            ("", "Authentication required"),
             (":wrong", "did not accept user and password"),
             ("eve:wrong", "did not accept user and password"),
             (f"bob:{SECRET}2", "lacks a permission"),
@@ -216,11 +216,12 @@ class TestFailures:
             server.kill()
             with pytest.raises(ConnectorUnavailableError):
                 connector.put(b"x")
-            connector._wires._pause_ends = time.monotonic() + 1000
+            connector._server._pause_ends = time.monotonic() + 1000
             made: list[int] = []
-            make = connector._wires._make
+            pool = connector._server._pool
+            take = pool.get_connection
             monkeypatch.setattr(
-                connector._wires, "_make", lambda: made.append(1) or make()
+                pool, "get_connection", lambda: made.append(1) or take()
             )
             for _ in range(100):
                 with pytest.raises(ConnectorUnavailableError, match="Start `redis"):
@@ -256,7 +257,7 @@ class TestFailures:
             name = f"{connector._session.writer}-{'1' * 24}"
             value = memoryview(pattern(1000))
             for command in write(connector._session, name, [value], 100)[:-2]:
-                connector._wires.ask(command)
+                connector._server.ask(command)
 
             def away(*args: Any, **kwargs: Any) -> Any:
                 raise ConnectorUnavailableError("<it>", "away")

@@ -81,10 +81,10 @@ class TestObjects:
             name = key.redis_key.rpartition(":")[2]
             commands = write(connector._session, name, [value], 100)
             for command in commands[:-2]:
-                connector._wires.ask(command)
+                connector._server.ask(command)
                 assert connector.get(key) is None
                 assert not connector.exists(key)
-            connector._wires.ask(commands[-2])
+            connector._server.ask(commands[-2])
             assert connector.get(key) == value
 
     def test_an_object_that_lacks_a_chunk_is_missing(
@@ -190,7 +190,7 @@ class TestObjects:
 
         with monkeypatch.context() as patched:
             patched.setattr("daskref.connectors.redis._objects.read", fail)
-            patched.setattr(connector._wires, "_retries", 0)
+            patched.setattr(connector._server._retry, "_retries", 0)
             with pytest.raises(ConnectorUnavailableError, match="just now"):
                 connector.take(key)
         assert connector.take(key) == b"x"
@@ -258,9 +258,9 @@ class TestObjects:
         self, connector: RedisConnector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent = []
-        run = connector._wires.run
+        run = connector._server.run
         monkeypatch.setattr(
-            connector._wires, "run", lambda *a, **k: sent.append(1) or run(*a, **k)
+            connector._server, "run", lambda *a, **k: sent.append(1) or run(*a, **k)
         )
         keys = connector.put_batch([b"%d" % i for i in range(1000)])
         assert len(sent) == 1

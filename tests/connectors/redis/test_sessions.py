@@ -121,7 +121,7 @@ input()
             name = "0" * 8 + "-" + "1" * 24
             value = memoryview(pattern(1000))
             for command in write(connector._session, name, [value], 100)[:-2]:
-                connector._wires.ask(command)
+                connector._server.ask(command)
             assert connector.sweep() == []
             assert connector.sweep([], 60) == []
             assert len(objects(redis_server)) == 10
