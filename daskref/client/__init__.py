@@ -8,6 +8,7 @@ Read ``client`` first: the class, and the way of a value through the files.
 - ``_scatter``, ``_placing``: ``scatter``, step by step, and its wait for workers
 - ``_loans``: borrows that this client has lent to tasks
 - ``_hosts``: this client's part where workers run on several hosts
+- ``explaining``, ``tables``: what would go by reference, shown as a table
 - ``enabling``: ``enable`` and ``disable``, for a client that somebody else made
 """
 
@@ -15,10 +16,12 @@ from daskref.client.client import Client as Client
 from daskref.client.client import stats as stats
 from daskref.client.enabling import disable as disable
 from daskref.client.enabling import enable as enable
+from daskref.client.explaining import explain as explain
 
 __all__ = [
     "Client",
     "disable",
     "enable",
+    "explain",
     "stats",
 ]

@@ -214,6 +214,10 @@ class Holdings:
                     return held.token, [obj for obj in alive if obj is not None]
         return "", []
 
+    def has(self, token: str) -> bool:
+        """Tell whether an object with that content hash is held."""
+        return token in self._by_token
+
     def __len__(self) -> int:
         return len(self._by_token)
 

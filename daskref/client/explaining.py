@@ -1,0 +1,352 @@
+"""What of a call or of a collection goes by reference, and why the rest does not.
+
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
+
+======================================  ============================================
+name                                    what for
+======================================  ============================================
+``_task_spec.DataNode``                 values in a graph
+``_task_spec.Task``                     the call, as ``submit`` makes it
+``_task_spec.TaskRef``                  futures: not values
+``_task_spec.convert_legacy_graph``     the tasks of a collection
+``_task_spec.parse_input``              arguments, as ``submit`` reads them
+======================================  ============================================
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple
+
+import distributed
+from dask._task_spec import (
+    DataNode,
+    Task,
+    TaskRef,
+    convert_legacy_graph,
+    parse_input,
+)
+from dask.base import collections_to_expr, is_dask_collection
+from dask.sizeof import sizeof
+from dask.utils import format_bytes, funcname, key_split
+
+from daskref.client._attachment import Attachment
+from daskref.client.tables import Table
+from daskref.config import Settings
+from daskref.exceptions import NotProxiableError
+from daskref.graph.literals import FEW, SCALARS, exact_nbytes, on_gpu
+from daskref.graph.nodes import Lazy
+from daskref.graph.packing import Packer
+from daskref.objects.codec import Encoded, encode
+from daskref.objects.reference import Reference, StoreConfig, unknown
+from daskref.proxy.proxy import Proxy
+
+#: Values below that are not listed, in bytes.
+LEAST = 100_000
+#: How deep lists, dicts and objects are looked into for the name of a value.
+_DEPTH = 4
+_CONTAINERS = (list, tuple, set, frozenset, dict)
+_NOWHERE = StoreConfig("daskref-explain", "", ())
+
+
+class Explained(NamedTuple):
+    """Where one value of a call sits, and how it goes to the workers."""
+
+    #: As in ``"argument x['a']"``, or ``"closure of f: table"``.
+    where: str
+    #: As in ``"numpy.ndarray"``.
+    type: str
+    #: Serialized size in bytes; an estimate for what does not serialize.
+    nbytes: int
+    #: ``"reference"`` or ``"in-band"``.
+    route: str
+    #: What decides that.
+    why: str
+    #: Whether this client has put it already.
+    stored: bool
+    #: The store that takes it; empty for what goes in-band.
+    to: str
+
+
+def explain(
+    target: Any, /, *args: Any, client: Any = None, **kwargs: Any
+) -> Table[Explained]:
+    """Tell how the large values of a call would go to the workers. Puts nothing.
+
+    Parameters
+    ----------
+    target
+        A function, as ``client.submit`` takes it, or a Dask collection.
+    *args, **kwargs
+        What to call the function with. They are serialized, to see how large they are.
+    client
+        The client that would send the call; default: the current one. Without any, the
+        settings of this process decide.
+
+    Returns
+    -------
+    Table
+        An :class:`Explained` for each value of 100 kB or more, the largest first. It
+        prints as a table, also in notebooks.
+
+    Raises
+    ------
+    TypeError
+        If *target* is neither.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = daskref.explain(np.sum, np.ones((1000, 1000)))
+    >>> rows[0].where, rows[0].route
+    ('argument a', 'reference')
+    """
+    if is_dask_collection(target):
+        if args or kwargs:
+            raise TypeError("explain(collection) takes no arguments for a call")
+        graph = convert_legacy_graph(collections_to_expr([target]).__dask_graph__())
+        nodes = {_named(key): node for key, node in graph.items()}
+    elif callable(target):
+        values = (parse_input(value) for value in args)
+        named: dict[str, Any] = {
+            name: parse_input(value) for name, value in kwargs.items()
+        }
+        nodes = {"": Task("explain", target, *values, **named)}
+    else:
+        raise TypeError(
+            "explain takes a function and what to call it with, or a Dask collection; "
+            f"not {target!r}"
+        )
+    explainer = _Explainer(_current(client))
+    found = [
+        row for where, node in nodes.items() for row in explainer.rows(where, node)
+    ]
+    return Table(Explained._fields, found).by("nbytes")
+
+
+def _named(key: Any) -> str:
+    """Return a graph's key as people know it: the layer, and the number of the part."""
+    part = f" {key[1:]}" if isinstance(key, tuple) else ""
+    return f"{key_split(key)}{part}: "
+
+
+def _current(client: Any) -> Any:
+    if client is None:
+        try:
+            return distributed.default_client()
+        except ValueError:
+            return None
+    return client
+
+
+class _Notes:
+    """Takes the place of the store: notes what would be put."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Any, Encoded]] = []
+
+    def put(self, obj: Any, encoded: Encoded) -> Reference:
+        self.found.append((obj, encoded))
+        return Reference(("", 0), _NOWHERE, unknown(encoded.nbytes))
+
+
+class _Explainer:
+    """Explains the nodes of one graph, for one client or for none."""
+
+    def __init__(self, client: Any) -> None:
+        state: Attachment | None = getattr(client, "_daskref", None)
+        self._state = state
+        self._looked: dict[Any, Any] = {}
+        self._seen: set[int] = set()
+        self._plain = client is not None and state is None
+        if state is None:
+            settings = Settings.read()
+            self._threshold, self._to = settings.threshold, str(settings.connector)
+        else:
+            self._threshold = state.threshold()
+            self._to = repr(state.session.store and state.session.store.connector)
+
+    def rows(self, prefix: str, node: Any) -> Iterator[Explained]:
+        labels = {id(obj): (where, obj) for where, obj in _labelled(node)}
+        large = self._noted(node, self._threshold)
+        listed = large if self._threshold <= LEAST else self._noted(node, LEAST)
+        covered: set[int] = set()
+        for obj, encoded in (*large, *listed):
+            parts = obj if id(obj) not in labels and type(obj) is tuple else (obj,)
+            inside = covered.issuperset(map(id, parts))
+            covered.update(map(id, parts))
+            if inside or encoded.nbytes < LEAST or id(obj) in self._seen:
+                continue
+            self._seen.add(id(obj))
+            where = " and ".join(self._where(each, labels) for each in parts)
+            yield self._row(prefix + where, obj, encoded)
+            covered.update(_identities(encoded))
+        for where, obj in labels.values():
+            if id(obj) not in covered and not isinstance(obj, _CONTAINERS):
+                yield from self._left(prefix + where, obj, node)
+
+    def _noted(self, node: Any, threshold: int) -> list[tuple[Any, Encoded]]:
+        notes = _Notes()
+        Packer(threshold, notes.put, self._looked).node(node)
+        return notes.found
+
+    def _where(self, obj: Any, labels: dict[int, tuple[str, Any]]) -> str:
+        if id(obj) in labels:
+            return labels[id(obj)][0]
+        if isinstance(obj, bytes):
+            return "the pickled call"
+        return "inside the call"
+
+    def _row(self, where: str, obj: Any, encoded: Encoded) -> Explained:
+        why = self._obstacle()
+        if encoded.nbytes <= self._threshold:
+            limit = format_bytes(self._threshold)
+            why = f"not above the threshold of {limit} (daskref.threshold)"
+        if why:
+            return self._in_band(where, obj, encoded.nbytes, why)
+        state = self._state
+        stored = state is not None and state.holdings.has(encoded.token)
+        why = f"above the threshold of {format_bytes(self._threshold)}"
+        return Explained(
+            where, _type(obj), encoded.nbytes, "reference", why, stored, self._to
+        )
+
+    def _obstacle(self) -> str:
+        """Return why nothing goes by reference, whatever its size."""
+        if self._plain:
+            return "this is a plain Dask client: use daskref.Client or daskref.enable"
+        if self._state is None:
+            return ""
+        session = self._state.session
+        if not session.reachable:
+            return "this process cannot see the cluster's store (daskref.connector)"
+        if not session.takes():
+            return "no host of workers takes what this process puts"
+        return ""
+
+    def _left(self, where: str, obj: Any, node: Any) -> Iterator[Explained]:
+        """Explain a value of a node that cannot be stored apart."""
+        nbytes = _estimate(obj)
+        if nbytes < LEAST or id(obj) in self._seen:
+            return
+        self._seen.add(id(obj))
+        if on_gpu(obj):
+            why = "it is in a GPU's memory, which Dask moves by itself"
+        else:
+            try:
+                encode(node)
+            except NotProxiableError as exc:
+                why = f"the call does not serialize: {exc.__cause__ or exc}"
+            else:
+                why = "it shares parts with the rest of the call, and goes with it"
+        yield self._in_band(where, obj, nbytes, why)
+
+    def _in_band(self, where: str, obj: Any, nbytes: int, why: str) -> Explained:
+        return Explained(where, _type(obj), nbytes, "in-band", why, False, "")
+
+
+def _identities(encoded: Encoded) -> set[int]:
+    return encoded.pickle.identities() if encoded.pickle is not None else set()
+
+
+def _type(obj: Any) -> str:
+    cls = type(obj)
+    return (
+        cls.__qualname__
+        if cls.__module__ == "builtins"
+        else (f"{cls.__module__}.{cls.__qualname__}")
+    )
+
+
+def _estimate(obj: Any) -> int:
+    nbytes = exact_nbytes(obj)
+    if nbytes is not None:
+        return nbytes
+    try:
+        return int(sizeof(obj))
+    except Exception:  # a user's own
+        return 0
+
+
+# Names
+
+
+def _shortened(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _labelled(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a user can name in a node, outermost first."""
+    if isinstance(node, DataNode):
+        yield from _inside("value", node.value, _DEPTH)
+    elif isinstance(node, Task):
+        yield from _of_function(node.func)
+        for name, value in _arguments(node):
+            yield from _inside(f"argument {name}", value, _DEPTH)
+
+
+def _arguments(task: Task) -> Iterator[tuple[str, Any]]:
+    try:
+        bound = inspect.signature(task.func).bind(*task.args, **task.kwargs)
+    except (TypeError, ValueError):  # Dask says so itself when the task runs
+        yield from ((str(n), value) for n, value in enumerate(task.args))
+        yield from task.kwargs.items()
+    else:
+        yield from bound.arguments.items()
+
+
+def _of_function(func: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(func, functools.partial):
+        yield from _of_function(func.func)
+        for n, value in enumerate(func.args):
+            yield from _inside(f"partial argument {n}", value, _DEPTH)
+        for name, value in func.keywords.items():
+            yield from _inside(f"partial argument {name}", value, _DEPTH)
+    elif isinstance(func, MethodType):
+        yield from _inside(f"self of {funcname(func)}", func.__self__, _DEPTH)
+    elif isinstance(func, FunctionType):
+        found = inspect.getclosurevars(func)
+        for name, value in found.nonlocals.items():
+            yield from _inside(f"closure of {func.__name__}: {name}", value, _DEPTH)
+        for n, value in enumerate(func.__defaults__ or ()):
+            yield from _inside(f"default {n} of {func.__name__}", value, _DEPTH)
+        if func.__module__ == "__main__":
+            for name, value in found.globals.items():
+                yield from _inside(f"global {name}", value, _DEPTH)
+
+
+def _inside(where: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    cls = type(value)
+    if cls in SCALARS or issubclass(cls, Proxy | TaskRef):
+        return
+    if cls is Lazy or cls is DataNode:
+        yield from _inside(where, value.value, depth)
+        return
+    if issubclass(cls, Task):
+        for name, each in _arguments(value) if depth else ():
+            yield from _inside(
+                f"{where}: {funcname(value.func)} {name}", each, depth - 1
+            )
+        return
+    yield where, value
+    if not depth:
+        return
+    if issubclass(cls, dict):
+        if len(value) <= FEW:
+            for key, each in dict.items(value):
+                yield from _inside(f"{where}[{_shortened(repr(key))}]", each, depth - 1)
+    elif issubclass(cls, list | tuple):
+        if len(value) <= FEW:
+            for n, each in enumerate(value):
+                yield from _inside(f"{where}[{n}]", each, depth - 1)
+    elif cls.__module__ != "builtins":
+        try:  # no code of a user's
+            attributes = object.__getattribute__(value, "__dict__")
+        except AttributeError:
+            return
+        if len(attributes) <= FEW:
+            for name, each in attributes.items():
+                yield from _inside(f"{where}.{name}", each, depth - 1)

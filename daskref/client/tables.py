@@ -1,0 +1,117 @@
+"""Lists of records that print as a table, in a terminal and in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from html import escape
+from typing import Any, Generic, TypeVar
+
+from dask.utils import format_bytes
+
+Record = TypeVar("Record", bound=tuple[Any, ...])
+
+#: Records that are printed; the last line says how many more there are.
+_SHOWN = 60
+
+
+class Table(list[Record], Generic[Record]):
+    """A list of named tuples of one class, with a text and an HTML table.
+
+    Parameters
+    ----------
+    fields
+        Names of the columns: those of the class.
+    records
+        The rows.
+
+    Examples
+    --------
+    >>> from typing import NamedTuple
+    >>> class City(NamedTuple):
+    ...     name: str
+    ...     nbytes: int
+    >>> Table(City._fields, [City("Bonn", 2048)])
+    name  nbytes
+    Bonn  2.00 kiB
+    """
+
+    fields: tuple[str, ...]
+
+    def __init__(self, fields: tuple[str, ...], records: Iterable[Record] = ()) -> None:
+        super().__init__(records)
+        self.fields = fields
+
+    def where(self, wanted: Callable[[Record], bool]) -> Table[Record]:
+        """Return the records for which *wanted* is true, in their order."""
+        return Table(self.fields, filter(wanted, self))
+
+    def by(self, field: str, *, descending: bool = True) -> Table[Record]:
+        """Return the records ordered by one field, the largest first by default.
+
+        Raises
+        ------
+        KeyError
+            If there is no such field.
+        """
+        if field not in self.fields:
+            raise KeyError(f"{field!r} is none of {', '.join(self.fields)}")
+        number = self.fields.index(field)
+        ordered = sorted(self, key=lambda each: each[number], reverse=descending)
+        return Table(self.fields, ordered)
+
+    def to_pandas(self) -> Any:
+        """Return a DataFrame with a column for each field. Imports pandas."""
+        import pandas as pd
+
+        return pd.DataFrame.from_records(list(self), columns=list(self.fields))
+
+    def _rows(self) -> Iterator[list[str]]:
+        for record in self[:_SHOWN]:
+            yield [
+                _text(name, value)
+                for name, value in zip(self.fields, record, strict=True)
+            ]
+
+    @property
+    def _rest(self) -> str:
+        more = len(self) - _SHOWN
+        return f"… and {more:,} more" if more > 0 else ""
+
+    def __repr__(self) -> str:
+        rows = [list(self.fields), *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+            ).rstrip()
+            for row in rows
+        ]
+        return "\n".join([*lines, *filter(None, [self._rest])])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.fields)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self._rows()
+        )
+        rest = f"<p>{escape(self._rest)}</p>" if self._rest else ""
+        return (
+            f'<table class="daskref"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table>{rest}"
+        )
+
+
+def _text(name: str, value: Any) -> str:
+    """Return one cell: a size of bytes, a list or anything else as people read it."""
+    if value is None:
+        return ""
+    if name == "nbytes":
+        return format_bytes(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, tuple) and all(isinstance(each, str) for each in value):
+        return ", ".join(value)
+    # one line, and nothing that a terminal would obey
+    return "".join(c if c.isprintable() else "�" for c in str(value))
