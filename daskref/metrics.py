@@ -20,6 +20,17 @@ COUNTERS = {
     "bytes_kept": "bytes that a reference replaced on the scheduler and the wire",
 }
 
+#: Why values above the threshold went in-band, and what changes that.
+INBAND = {
+    "unreachable": "this process cannot see the cluster's store; daskref.connector "
+    "names one that all hosts reach",
+    "no-host": "no host of workers takes what this process puts; daskref.connector "
+    "names a store that needs none",
+    "gpu": "it is in a GPU's memory, which Dask moves by itself",
+    "unpicklable": "it does not serialize to be stored, so Dask sends it its own way",
+    "failed": "the store failed; daskref.on-failure: raise makes that an error",
+}
+
 #: What a host has, and what it means. The first two go by what was put, the others by
 #: what the file systems say: ``memory``, ``pool`` and ``pinned`` are all that the
 #: session takes of the host's memory, but for a few small files.
@@ -55,16 +66,20 @@ class Stats(HostStats):
     """The same of a cluster, and of each of its hosts by name."""
 
     hosts: dict[str, HostStats]
+    #: Reason, one of :data:`INBAND` -> how many large values went in-band for it.
+    inband: dict[str, int]
 
 
 class Counters:
     """Counts, by name. Thread-safe."""
 
     _counts: dict[str, int]
+    _inband: dict[str, int]
     _lock: threading.Lock
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(COUNTERS, 0)
+        self._inband = dict.fromkeys(INBAND, 0)
         self._lock = make_lock()
 
     def add(self, name: str, amount: int = 1) -> None:
@@ -72,10 +87,27 @@ class Counters:
         with self._lock:
             self._counts[name] += amount
 
+    def add_inband(self, reason: str) -> bool:
+        """Count a large value that goes in-band; return whether it is the first so.
+
+        Parameters
+        ----------
+        reason
+            One of :data:`INBAND`.
+        """
+        with self._lock:
+            self._inband[reason] += 1
+            return self._inband[reason] == 1
+
     def snapshot(self) -> dict[str, int]:
-        """Return a copy of all counts."""
+        """Return a copy of all counts but those of values that went in-band."""
         with self._lock:
             return dict(self._counts)
+
+    def inband(self) -> dict[str, int]:
+        """Return how many large values went in-band, by reason."""
+        with self._lock:
+            return dict(self._inband)
 
 
 class metered:
@@ -118,8 +150,10 @@ def summarize(
         Reports, each with ``"place"``, ``"host"`` and :data:`STORED`; those of one
         place, which may come several times, count once.
     processes
-        Reports, each with ``"process"``, ``"host"`` and :data:`COUNTERS`; likewise.
+        Reports, each with ``"process"``, ``"host"``, :data:`COUNTERS` and ``"inband"``;
+        likewise.
     """
+    processes = list(processes)
     hosts: dict[str, dict[str, int]] = {}
     nothing = dict.fromkeys([*STORED, *COUNTERS], 0)
     for tells, names, reports in (
@@ -133,7 +167,11 @@ def summarize(
     total = {name: sum(counts[name] for counts in hosts.values()) for name in nothing}
     # A killed process took its counts with it; the scheduler has seen its puts.
     total["puts"] = max(puts, total["puts"])
-    return cast("Stats", {**total, "hosts": hosts})
+    inband = dict.fromkeys(INBAND, 0)
+    for report in {report["process"]: report for report in processes}.values():
+        for reason, count in report["inband"].items():
+            inband[reason] += count
+    return cast("Stats", {**total, "hosts": hosts, "inband": inband})
 
 
 _spent = threading.local()

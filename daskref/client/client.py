@@ -565,7 +565,9 @@ def stats(client: Any) -> Stats:
         written again; ``"pinned"``: memory of deleted objects of which a process still
         has a view, or a mapping with their pages, so that it cannot be given back;
         ``"budget"``: memory that puts may fill. ``"hosts"``: all of these by host name,
-        each host for itself. For an asynchronous client, a coroutine.
+        each host for itself. ``"inband"``: how many values above the threshold went
+        in-band, by reason; see :data:`daskref.metrics.INBAND`. For an asynchronous
+        client, a coroutine.
 
     Raises
     ------

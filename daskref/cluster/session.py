@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from distributed.sizeof import safe_sizeof
+
 from daskref.background import Executor, make_rlock, run_in_child
 from daskref.cluster.views import lend
 from daskref.config import Settings
@@ -32,7 +34,7 @@ from daskref.exceptions import (
     SignatureError,
 )
 from daskref.graph.literals import is_small, on_gpu
-from daskref.metrics import Counters
+from daskref.metrics import INBAND, Counters
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.reference import Reference, StoreConfig
 from daskref.objects.signing import forget_key, known_key, new_key, secret_of
@@ -266,13 +268,37 @@ class Session:
         NotProxiableError
             If the object does not serialize.
         """
-        if self.store is None or not self.reachable or not self.takes() or on_gpu(obj):
-            return None
+        store = self.store if self.reachable else None
+        if store is None:
+            self._stay("unreachable", obj)
+        elif not self.takes():
+            self._stay("no-host", obj)
+        elif on_gpu(obj):
+            self._stay("gpu", obj)
+        else:
+            return self._put(store, obj, token, encoded)
+        return None
+
+    def _put(
+        self, store: Store, obj: Any, token: str | None, encoded: Encoded | None
+    ) -> Reference | None:
         try:
-            return self.store.put_reference(obj, token, encoded)
+            return store.put_reference(obj, token, encoded)
         except ConnectorError as exc:
             self._failed(exc)
             return None
+
+    def _stay(self, reason: str, obj: Any) -> None:
+        """Count a large value that goes in-band, and tell of the first of a kind."""
+        if self.counters.add_inband(reason):
+            cls = type(obj)
+            logger.info(
+                "A large value of type %s.%s goes in-band, as plain Dask sends it: %s. "
+                "Others are only counted (daskref.stats).",
+                cls.__module__,
+                cls.__qualname__,
+                INBAND[reason],
+            )
 
     def refer(
         self, obj: Any, threshold: int
@@ -299,12 +325,16 @@ class Session:
             If the store failed and ``daskref.on-failure`` is ``raise``.
         """
         if on_gpu(obj):
+            if getattr(obj, "nbytes", 0) > threshold:
+                self._stay("gpu", obj)
             return None, False
         if (relinked := self.relink(obj)) is not None:
             return relinked, False
         try:
             encoded = encode(obj, result=True)
         except NotProxiableError:  # Dask has its own error for that
+            if safe_sizeof(obj) > threshold:
+                self._stay("unpicklable", obj)
             return None, False
         if encoded.nbytes <= threshold:
             return encoded, False
@@ -423,6 +453,7 @@ class Session:
         return {
             "process": self._process,
             "host": socket.gethostname(),
+            "inband": self.counters.inband(),
             **counts,
         }
 
@@ -452,6 +483,7 @@ class Session:
         if self.info.settings.on_failure == "raise":
             raise exc
         self.counters.add("fallbacks")
+        self.counters.add_inband("failed")
         if not self._warned:
             self._warned = True
             logger.warning(

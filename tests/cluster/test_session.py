@@ -322,3 +322,50 @@ class TestConnectors:
         spec = f"file://{tmp_path}/store"
         with open_session_connector(Settings.read(connector=spec)) as connector:
             assert repr(connector) == f"<FileConnector {tmp_path}/store>"
+
+
+class OnGpu:
+    """What says that its memory is a GPU's."""
+
+    nbytes = 2**22
+    __cuda_array_interface__ = ("of", "some", "kind")
+
+
+class Locked:
+    """Large, and does not pickle."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __sizeof__(self) -> int:
+        return 2**22
+
+
+class TestInBand:
+    """What is large and goes in-band is counted by reason, and told once."""
+
+    def counted(self, session: Session) -> dict[str, int]:
+        return {reason: n for reason, n in session.report()["inband"].items() if n}
+
+    def test_results(self, session: Session, caplog: Any) -> None:
+        with caplog.at_level(logging.INFO, "daskref.cluster.session"):
+            for _ in range(2):
+                assert session.refer(OnGpu(), 2**20) == (None, False)
+                assert session.refer(Locked(), 2**20) == (None, False)
+        assert self.counted(session) == {"gpu": 2, "unpicklable": 2}
+        assert [r.levelname for r in caplog.records] == ["INFO", "INFO"]
+        assert "OnGpu goes in-band" in caplog.text
+        assert "it does not serialize to be stored" in caplog.text
+
+    def test_small_ones_do_not_count(self, session: Session) -> None:
+        session.refer(OnGpu(), 2**30)
+        session.refer(threading.Lock(), 2**20)
+        session.refer(1, 2**20)
+        assert session.put(LARGE) is not None
+        assert self.counted(session) == {}
+
+    def test_a_store_out_of_reach(self, session: Session) -> None:
+        blind = Session.join(unreachable(session))
+        assert blind.put(LARGE) is None
+        assert self.counted(blind) == {"unreachable": 1}
+        blind.leave()

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from distributed.metrics import context_meter
 
-from daskref.metrics import COUNTERS, STORED, Counters, metered, summarize
+from daskref.metrics import COUNTERS, INBAND, STORED, Counters, metered, summarize
 
 
 def report(process: str, host: str = "here", **counts: int) -> dict[str, Any]:
-    return {"process": process, "host": host, **dict.fromkeys(COUNTERS, 0), **counts}
+    nothing = dict.fromkeys(COUNTERS, 0)
+    return {"process": process, "host": host, "inband": {}, **nothing, **counts}
 
 
 def store(place: str, host: str = "here", **sizes: int) -> dict[str, Any]:
@@ -36,6 +37,20 @@ def test_counters_start_at_zero_and_add_up() -> None:
 def test_an_unknown_counter_is_a_mistake() -> None:
     with pytest.raises(KeyError):
         Counters().add("putts")
+
+
+def test_values_in_band_are_counted_by_reason() -> None:
+    counters = Counters()
+    assert counters.add_inband("gpu")
+    assert not counters.add_inband("gpu")
+    assert counters.add_inband("failed")
+    found = counters.inband()
+    assert (found["gpu"], found["failed"], found["unreachable"]) == (2, 1, 0)
+    both = [{**report("a"), "inband": found}, {**report("b", "there"), "inband": found}]
+    total = summarize(0, [], [*both, both[0]])["inband"]
+    assert (total["gpu"], total["failed"]) == (4, 2)
+    with pytest.raises(KeyError):
+        counters.add_inband("gpus")
 
 
 def test_threads_lose_no_count() -> None:
@@ -101,4 +116,5 @@ class TestSummarize:
 
     def test_nobody_has_reported(self) -> None:
         found = summarize(0, [store("a")], [])
-        assert found == {**NOTHING, "hosts": {"here": NOTHING}}
+        none = dict.fromkeys(INBAND, 0)
+        assert found == {**NOTHING, "hosts": {"here": NOTHING}, "inband": none}
