@@ -11,5 +11,6 @@ Read ``session`` first: what one process has of the cluster's store. Then:
 - ``relay``: the way round, inside Dask's messages, for a process that cannot see the
   store
 - ``locating``, ``errands``: several hosts: where objects are, and orders to delete them
+- ``prometheus``: what this process counts, for Dask's page of metrics
 - ``notices``: warnings about settings that do nothing
 """

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 from distributed.sizeof import safe_sizeof
 
 from daskref.background import Executor, make_rlock, run_in_child
+from daskref.cluster.prometheus import export
 from daskref.cluster.views import lend
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector, open_connector
@@ -201,6 +202,7 @@ class Session:
         session = cls(info, store, counters)
         with _lock:
             _sessions[session_id] = session
+        export(sessions)
         return session
 
     @classmethod
@@ -227,7 +229,8 @@ class Session:
                     return session
                 _warn_unseen(exc)
             session = _sessions[info.id] = cls(info, store, counters)
-            return session
+        export(sessions)
+        return session
 
     def leave(self) -> None:
         """Give up one use; the last one closes the store here. Blocks."""
