@@ -68,7 +68,7 @@ from typing import Any
 
 import distributed
 from dask.typing import no_default
-from dask.utils import funcname, parse_timedelta
+from dask.utils import format_bytes, funcname, parse_timedelta
 from distributed import Future, versions
 from distributed.deploy.cluster import Cluster
 from distributed.spans import SpanMetadata
@@ -92,6 +92,7 @@ from daskref.graph.frames import hidden_like
 from daskref.graph.nodes import StoredNode, references_in
 from daskref.graph.packing import Packer, small_call
 from daskref.metrics import STORED, Stats, summarize
+from daskref.objects.cards import card
 from daskref.ownership.factories import collecting
 from daskref.proxy.proxy import is_proxy
 from daskref.store.factory import is_recomputed, reveal
@@ -139,6 +140,20 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             except BaseException:
                 await self._close()
                 raise
+
+    def _repr_html_(self) -> str:
+        state, html = self._daskref, str(super()._repr_html_())
+        if state is None:
+            return html + card("daskref", "no store: all values travel in-band", {})
+        session, held = state.session, state.holdings
+        rows = {
+            "Connector": session.store and session.store.connector,
+            "Threshold": format_bytes(state.threshold()),
+            "Objects that this client holds": len(held),
+        }
+        seen = "values above the threshold go by reference"
+        unseen = "this process cannot see the store: its values travel in-band"
+        return html + card("daskref", seen if session.reachable else unseen, rows)
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         if self._daskref is not None:

@@ -15,9 +15,11 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import cloudpickle
+from dask.utils import format_bytes
 
 from daskref.connectors.base import Key
 from daskref.objects.attributes import Answers, derive, is_plain_array, learn, recall
+from daskref.objects.cards import card
 from daskref.objects.functions import Carried
 
 
@@ -256,6 +258,18 @@ class Reference:
             return f"<Reference at {self.key!r}>"
         shape = f" {meta.shape}" if meta.shape is not None else ""
         return f"<Reference {meta.type_name}{shape} {meta.nbytes} B at {self.key!r}>"
+
+    def _repr_html_(self) -> str:
+        meta = self.metadata
+        rows = {
+            "Type": meta.type_name if meta.known else None,
+            "Shape": meta.shape,
+            "dtype": meta.dtype,
+            "Length": meta.length if meta.shape is None else None,
+            "Size": format_bytes(meta.nbytes),
+            "Store": self.store.name,
+        }
+        return card("Reference", repr(self.key), rows)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reference) and self.key == other.key

@@ -11,6 +11,7 @@ from daskref.connectors.base import Connector, Key
 from daskref.connectors.registry import as_connector, connector_path, load_connector
 from daskref.exceptions import MissingKeyError, StoreExistsError
 from daskref.metrics import Counters
+from daskref.objects.cards import card
 from daskref.objects.codec import Encoded
 from daskref.objects.failure import outcome
 from daskref.objects.functions import carry
@@ -121,6 +122,9 @@ class ObjectStore:
 
     def __repr__(self) -> str:
         return f"<Store {self.name!r} on {self._io.where}>"
+
+    def _repr_html_(self) -> str:
+        return card("Store", self.name, {"Connector": self._io.where})
 
     @property
     def metrics(self) -> StoreMetrics | None:
