@@ -1,16 +1,13 @@
-"""Errors of fsspec and its drivers, as daskref's."""
+"""What fsspec and its drivers say when something fails, in eight categories."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 
+from daskref.connectors.failures import Category, Finding
 from daskref.connectors.files.directory import FULL
-from daskref.exceptions import (
-    ConnectorError,
-    ConnectorUnavailableError,
-    DaskrefError,
-)
+from daskref.exceptions import DaskrefError
 
 #: Errors that mean that the server did not answer: of botocore, aiohttp, requests,
 #: urllib3 and Azure. By name, since no driver is imported for the sake of its errors.
@@ -71,34 +68,36 @@ def translate(
     """
     if isinstance(exc, DaskrefError):
         return exc
+    return _find(exc, timeout).error(connector, hidden(_said(exc)), what)
+
+
+def _find(exc: Exception, timeout: float) -> Finding:
     names = {cls.__name__ for cls in type(exc).__mro__}
-    said = hidden(_said(exc))
     if isinstance(exc, TimeoutError):
-        text = (
-            f"there was no answer within {timeout:g} s. Is the server up, and slower "
-            "than the option timeout allows?"
+        return Finding(
+            Category.TIMED_OUT,
+            f"There was no answer within {timeout:g} s. Is the server up, and slower "
+            "than the option timeout allows?",
         )
-    elif names & UNREACHABLE or isinstance(exc, ConnectionError):
-        text = f"the server cannot be reached ({said}). Check its address"
-    elif names & UNIDENTIFIED:
-        text = (
-            f"there are no credentials that work ({said}). Give them as options, or "
-            "in the environment of every process"
+    if names & UNREACHABLE or isinstance(exc, ConnectionError):
+        return Finding(Category.UNREACHABLE, "Check its address")
+    if names & UNIDENTIFIED:
+        return Finding(
+            Category.CREDENTIALS,
+            "Give them as options, or in the environment of every process",
         )
-    elif code(exc) == NO_BUCKET:
-        text = f"the bucket does not exist ({said}). daskref makes none"
-    elif isinstance(exc, PermissionError) or code(exc) in _REFUSED:
-        text = (
-            f"the store refused it ({said}). Check the credentials, and that they "
-            "allow to list, read, write and delete below the prefix"
+    if code(exc) == NO_BUCKET:
+        return Finding(Category.MISSING, "daskref makes none", "the bucket")
+    if isinstance(exc, PermissionError) or code(exc) in _REFUSED:
+        return Finding(
+            Category.FORBIDDEN,
+            "Check the credentials, and that they allow to list, read, write and "
+            "delete below the prefix",
+            "the store",
         )
-    elif code(exc) == _FULL or (isinstance(exc, OSError) and exc.errno in FULL):
-        return ConnectorError(
-            connector, f"{what}: the store is full ({said}). Make room, or use another"
-        )
-    else:
-        return ConnectorError(connector, f"{what}: {said}")
-    return ConnectorUnavailableError(connector, f"{what}: {text}")
+    if code(exc) == _FULL or (isinstance(exc, OSError) and exc.errno in FULL):
+        return Finding(Category.FULL, "Make room, or use another", "the store")
+    return Finding(Category.OTHER, subject="the store")
 
 
 def _said(exc: Exception) -> str:

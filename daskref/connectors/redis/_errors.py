@@ -1,168 +1,116 @@
-"""What the driver and the server say when something fails, as sentences of our own."""
+"""What the driver and the server say when something fails, in eight categories."""
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from redis import exceptions as driver
 
-from daskref.connectors.credentials import mask
-from daskref.exceptions import ConnectorError, ConnectorUnavailableError
+from daskref.connectors.failures import Category, Finding
+from daskref.exceptions import ConnectorError
 
+_STRANGE = Finding(
+    Category.UNSUITABLE,
+    "What answers there does not speak Redis's protocol. Correct host and port; a "
+    "server with TLS needs rediss:// in place of redis://",
+)
+_TLS = Finding(
+    Category.UNSUITABLE,
+    "There is no TLS connection to it. If it has no TLS, write redis:// in place of "
+    "rediss://; if its certificate is of a private authority, name that in the option "
+    "`ssl_ca_certs`",
+)
+_SLOW = Finding(
+    Category.TIMED_OUT,
+    "It is stopped or overloaded, or something on the way drops the packets, or it has "
+    "no TLS and was asked for it; if it is just slow, raise the options `timeout` and "
+    "`connect_timeout`",
+)
+_UNREACHED = Finding(
+    Category.UNREACHABLE,
+    "Start `redis-server` there, or correct the connector's URL: host, port, and "
+    "rediss:// in place of redis:// for TLS",
+)
+_REFUSED = Finding(Category.OTHER, subject="a command")
+_INTERNAL = Finding(Category.OTHER, "This is an error of daskref", "the driver")
 
-class Advice(NamedTuple):
-    """What an error means."""
-
-    #: Whether this process cannot use the store at all.
-    unavailable: bool
-    #: A sentence; ``{}`` stands for what the driver said.
-    text: str
-
-
-_CLUSTER = Advice(
-    True,
-    "the server is a node of a Redis Cluster ({}), and daskref keeps a session on one "
-    "server. Name one that does not run in cluster mode",
-)
-_UNREACHED = Advice(
-    True,
-    "the server cannot be reached ({}). Start `redis-server` there, or correct the "
-    "connector's URL: host, port, and rediss:// in place of redis:// for TLS",
-)
-_SLOW = Advice(
-    True,
-    "the server did not answer in time ({}). It is stopped or overloaded, or something "
-    "on the way drops the packets, or it has no TLS and was asked for it; if it is "
-    "just slow, raise the options `timeout` and `connect_timeout`",
-)
-_REFUSED = Advice(False, "the server refused a command ({})")
-_AUTHENTICATION = Advice(
-    True,
-    "the server did not accept user and password ({}). Give them in the connector's "
-    "URL, or in DASKREF_REDIS_USERNAME and DASKREF_REDIS_PASSWORD",
-)
-_PERMISSION = Advice(
-    True,
-    "the user lacks a permission ({}). It needs the keys of the connector's prefix and "
-    "the commands that the documentation lists: `ACL SETUSER name ~daskref:* +@read "
-    "+@write +@scripting +@connection +time`",
-)
-_STRANGE = Advice(
-    True,
-    "what answers there does not speak Redis's protocol ({}). Correct host and port; "
-    "a server with TLS needs rediss:// in place of redis://",
-)
-_TLS = Advice(
-    True,
-    "there is no TLS connection to the server ({}). If it has no TLS, write redis:// "
-    "in place of rediss://; if its certificate is of a private authority, name that "
-    "in the option `ssl_ca_certs`",
-)
-_INTERNAL = Advice(False, "the driver failed ({}), which is an error of daskref")
-
-#: Every exception of the driver, by name (older ones lack some) -> what it means.
-_NAMED = {
-    "RedisError": _REFUSED,
-    "ConnectionError": _UNREACHED,
-    "MaxConnectionsError": _UNREACHED,
-    "TimeoutError": _SLOW,
-    "AuthenticationError": _AUTHENTICATION,
-    "AuthenticationWrongNumberOfArgsError": _AUTHENTICATION,
-    "AuthorizationError": _AUTHENTICATION,
-    "ExternalAuthProviderError": _AUTHENTICATION,
-    "NoPermissionError": _PERMISSION,
-    "InvalidResponse": _STRANGE,
-    "ResponseError": _REFUSED,
-    "BusyLoadingError": Advice(
-        True, "the server is still loading its data ({}). Try again later"
+#: What classes of the driver, and the first words of what a server replies, begin with
+#: -> what that means. The first one counts. A script's error begins with ERR in some
+#: versions, and names the code later.
+_WORDS = [
+    (
+        "NoPermission|NOPERM|user executing the script can't",
+        Finding(
+            Category.FORBIDDEN,
+            "The user lacks a permission. It needs the keys of the connector's prefix "
+            "and the commands that the documentation lists: `ACL SETUSER name "
+            "~daskref:* +@read +@write +@scripting +@connection +time`",
+        ),
     ),
-    "OutOfMemoryError": Advice(
-        False,
-        "the server is full ({}). Raise its `maxmemory`, or name a server with more "
-        "room in daskref.connector",
+    (
+        "Authentication|Authorization|ExternalAuth|NOAUTH|WRONGPASS",
+        Finding(
+            Category.CREDENTIALS,
+            "Give user and password in the connector's URL, or in "
+            "DASKREF_REDIS_USERNAME and DASKREF_REDIS_PASSWORD",
+        ),
     ),
-    "ReadOnlyError": Advice(
-        True, "the server is a replica that only reads ({}). Name the primary"
+    (
+        "OutOfMemory|OOM|maxmemory",
+        Finding(
+            Category.FULL,
+            "Raise its `maxmemory`, or name a server with more room in "
+            "daskref.connector",
+        ),
     ),
-    "ClusterError": _CLUSTER,
-    "ClusterDownError": _CLUSTER,
-    "ClusterCrossSlotError": _CLUSTER,
-    "RedisClusterException": _CLUSTER,
-    "SlotNotCoveredError": _CLUSTER,
-    "CrossSlotTransactionError": _CLUSTER,
-    "AskError": _CLUSTER,
-    "MovedError": _CLUSTER,
-    "TryAgainError": _CLUSTER,
-    "MasterDownError": Advice(
-        True, "the server is a replica and has lost its primary ({}). Name the primary"
+    (
+        "BusyLoading|LOADING",
+        Finding(Category.UNREACHABLE, "It is still loading its data. Try again later"),
     ),
-    "ModuleError": _REFUSED,
-    "DataError": _INTERNAL,
-    "PubSubError": _INTERNAL,
-    "WatchError": _INTERNAL,
-    "NoScriptError": _INTERNAL,
-    "ExecAbortError": _INTERNAL,
-    "LockError": _INTERNAL,
-    "LockNotOwnedError": _INTERNAL,
-    "ChildDeadlockedError": _INTERNAL,
-    "InvalidPipelineStack": _INTERNAL,
-    "NoSuchFieldsetError": _REFUSED,
-    "IncorrectPolicyType": _INTERNAL,
-}
-
-#: Class of an error -> what it means.
-ADVICE: dict[type[BaseException], Advice] = {
-    **{
-        getattr(driver, name): advice
-        for name, advice in _NAMED.items()
-        if hasattr(driver, name)
-    },
-    # not the driver's: of the sockets that we read ourselves
-    ssl.SSLError: _TLS,
-    TimeoutError: _SLOW,
-    OSError: _UNREACHED,
-}
-
-#: First word of an error that the server replies -> the driver's class for it.
-CODES: dict[str, type[driver.RedisError]] = {
-    "ASK": driver.MovedError,
-    "CLUSTERDOWN": driver.ClusterDownError,
-    "CROSSSLOT": driver.ClusterCrossSlotError,
-    "LOADING": driver.BusyLoadingError,
-    "MASTERDOWN": driver.MasterDownError,
-    "MOVED": driver.MovedError,
-    "NOAUTH": driver.AuthenticationError,
-    "NOPERM": driver.NoPermissionError,
-    "NOREPLICAS": driver.ReadOnlyError,
-    "OOM": driver.OutOfMemoryError,
-    "READONLY": driver.ReadOnlyError,
-    "TRYAGAIN": driver.TryAgainError,
-    "WRONGPASS": driver.AuthenticationError,
-}
-
-#: What else a reply's text tells.
-_TEXTS = {
-    "unknown command": "It needs to be Redis 5, Valkey, or newer",
-    "DB index is out of range": "Name a database that it has, as in redis://host/0",
-    "MISCONF": "It cannot write its snapshots to disk: see its log, or switch them off",
-    "maxmemory": ADVICE[driver.OutOfMemoryError].text.partition(". ")[2],
-}
-
-
-def _kind(exc: driver.ResponseError) -> type[BaseException]:
-    """Return the driver's class for an error that the server replied."""
-    if type(exc) is not driver.ResponseError:
-        return type(exc)
-    # a script's error begins with ERR in some versions, and names the code later
-    text = str(exc)
-    if "user executing the script can't" in text:
-        return driver.NoPermissionError
-    for word in text.replace(":", " ").replace("-", " ").split()[:12]:
-        if word in CODES:
-            return CODES[word]
-    return driver.ResponseError
+    (
+        "ReadOnly|READONLY|NOREPLICAS|MasterDown|MASTERDOWN",
+        Finding(
+            Category.UNSUITABLE,
+            "It is a replica that only reads, or has lost its primary. Name the "
+            "primary",
+        ),
+    ),
+    (
+        "(Redis)?Cluster|Slot|Cross|Ask|Moved|TryAgain|"
+        "CLUSTER|CROSSSLOT|MOVED|ASK|TRYAGAIN",
+        Finding(
+            Category.UNSUITABLE,
+            "It is a node of a Redis Cluster, and daskref keeps a session on one "
+            "server. Name one that does not run in cluster mode",
+        ),
+    ),
+    (
+        "DB index",
+        Finding(
+            Category.MISSING,
+            "Name a database that it has, as in redis://host/0",
+            "the database",
+        ),
+    ),
+    (
+        "unknown command",
+        Finding(Category.UNSUITABLE, "It needs to be Redis 5, Valkey, or newer"),
+    ),
+    (
+        "MISCONF",
+        _REFUSED._replace(
+            advice="It cannot write its snapshots to disk: see its log, or switch them "
+            "off"
+        ),
+    ),
+    ("InvalidResponse", _STRANGE),
+    ("NoScript|ExecAbort", _INTERNAL),
+]
+_MEANINGS = [(re.compile(rf"\b({words})"), found) for words, found in _WORDS]
+#: Of a reply, what follows may be of the command, and of the user.
+_FIRST = 200
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
@@ -172,27 +120,26 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def advice(exc: BaseException) -> Advice:
+def find(exc: BaseException) -> Finding:
     """Return what an error of the driver, of a socket or of the server means."""
-    if isinstance(exc, driver.ResponseError):
-        found = ADVICE[_kind(exc)]
-        for words, hint in _TEXTS.items():
-            if found is _REFUSED and words in str(exc):
-                return Advice(words.startswith("DB"), f"{found.text}. {hint}")
-        return found
     # the driver wraps what the TLS library says in its own class
-    tls = next((e for e in _causes(exc) if isinstance(e, ssl.SSLError)), None)
-    if tls is not None:
-        return ADVICE[ssl.SSLError]
-    for words, hint in _TEXTS.items():
-        if words in str(exc):
-            return Advice(True, f"{_REFUSED.text}. {hint}")
-    return next(ADVICE[cls] for cls in type(exc).__mro__ if cls in ADVICE)
+    if any(isinstance(each, ssl.SSLError) for each in _causes(exc)):
+        return _TLS
+    names = [cls.__name__ for cls in type(exc).__mro__]
+    replied = str(exc)[:_FIRST] if isinstance(exc, driver.ResponseError) else ""
+    for words, found in _MEANINGS:
+        if any(words.match(name) for name in names) or words.search(replied):
+            return found
+    if isinstance(exc, (driver.TimeoutError, TimeoutError)):
+        return _SLOW
+    if isinstance(exc, (driver.ConnectionError, OSError)):
+        return _UNREACHED
+    return _REFUSED if type(exc) is driver.ResponseError else _INTERNAL
 
 
 def is_passing(exc: BaseException) -> bool:
     """Tell whether to try again: timeouts have cost enough, and no to users stays."""
-    return advice(exc) in (_UNREACHED, ADVICE[driver.BusyLoadingError])
+    return find(exc).category is Category.UNREACHABLE
 
 
 def translated(exc: BaseException, name: str) -> ConnectorError:
@@ -205,6 +152,4 @@ def translated(exc: BaseException, name: str) -> ConnectorError:
     name
         ``repr`` of the connector.
     """
-    unavailable, text = advice(exc)
-    kind = ConnectorUnavailableError if unavailable else ConnectorError
-    return kind(name, text.format(mask(str(exc).strip(".") or type(exc).__name__)))
+    return find(exc).error(name, str(exc).strip(".") or type(exc).__name__)
