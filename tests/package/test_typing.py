@@ -64,4 +64,4 @@ def test_a_users_program_runs(tmp_path: Path) -> None:
 def test_the_types_of_stats_have_all_that_is_counted() -> None:
     names = {*STORED, *COUNTERS}
     assert get_type_hints(HostStats) == dict.fromkeys(names, int)
-    assert set(get_type_hints(Stats)) == {*names, "hosts"}
+    assert set(get_type_hints(Stats)) == {*names, "hosts", "inband"}
