@@ -6,7 +6,8 @@ Read ``client`` first: the class, and the way of a value through the files.
   session and leaves it
 - ``_holdings``: the objects that this client has put, each content once
 - ``_scatter``, ``_placing``: ``scatter``, step by step, and its wait for workers
-- ``_loans``: borrows that this client has lent to tasks
+- ``_watches``: keys of which the client wants to hear that Dask is done with them;
+  ``_loans``: borrows that it has lent to tasks, until then
 - ``_hosts``: this client's part where workers run on several hosts
 - ``explaining``, ``tables``: what would go by reference, shown as a table
 - ``enabling``: ``enable`` and ``disable``, for a client that somebody else made

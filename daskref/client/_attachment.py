@@ -32,6 +32,7 @@ from daskref.client._holdings import Holdings
 from daskref.client._hosts import Visit
 from daskref.client._loans import Lending
 from daskref.client._placing import Placing
+from daskref.client._watches import Watches
 from daskref.cluster import by_value as bootstrap
 from daskref.cluster import notices
 from daskref.cluster.connections import Connections
@@ -43,11 +44,15 @@ from daskref.cluster.streams import Streams
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, IncompatibleError, NotInstalledError
 from daskref.graph.packing import Packer
-from daskref.lifetimes.task import BoundLifetimes
+from daskref.lifetimes.bound import BoundObjects
 from daskref.objects.signing import secret_of, told_here
 from daskref.units import parse_size
 
 logger = logging.getLogger(__name__)
+
+#: Seconds: the longest that a client that closes waits for the scheduler, and for
+#: objects to be deleted.
+_PATIENCE = 10.0
 
 
 class Attachment:
@@ -58,8 +63,10 @@ class Attachment:
     ) -> None:
         self.session = session
         self.holdings = Holdings(session, self.send, self._call_soon)
-        self.lending = Lending(self.send)
-        self.lifetimes = BoundLifetimes()
+        self.watches = Watches(self.send)
+        self.lending = Lending(self.watches)
+        settings = session.info.settings
+        self.bound = BoundObjects(settings.lease, settings.retry_interval)
         self._told_keys: set[str] = set()
         self.placing = Placing()
         self._client = client
@@ -74,8 +81,7 @@ class Attachment:
             "restart": self._handle_restart,
             "task-erred": self._handle_task_erred,
             "cancelled-keys": self._handle_cancelled_keys,
-            "daskref-returned": self._handle_returned,
-            "daskref-unbound": self._handle_unbound,
+            "daskref-ended": self.watches.end,
             "daskref-no-worker": self.placing.give_up,
         }
         self._visit: Visit | None = None
@@ -122,28 +128,41 @@ class Attachment:
         """Leave this process's counts with the scheduler."""
         self.send({"op": "daskref-counters", "report": self.session.report()})
 
+    async def leave(self) -> None:
+        """Delete what is bound to keys that go with this client.
+
+        What is bound to others is left to its lease.
+        """
+        client = self._client
+        if keys := self.watches.waits_for_forgotten():
+            if client.scheduler_comm is None or client.scheduler_comm.closed():
+                self.watches.end_all()  # the scheduler is gone, its keys with it
+            else:
+                ask = client.scheduler.daskref_leaving(client=client.id, keys=keys)
+                try:
+                    gone = await asyncio.wait_for(ask, _PATIENCE)
+                except Exception:
+                    logger.debug("The scheduler does not answer", exc_info=True)
+                else:
+                    self.watches.end_forgotten(gone)
+        if self.bound:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(run_apart(self.bound.work), _PATIENCE)
+
     # What the scheduler says
 
     def _handle_restart(self) -> None:
         self._before["restart"]()
         self.holdings.release_keys()
-        self.lending.clear()
+        self.watches.end_all()
 
     def _handle_task_erred(self, key: Any, **kwargs: Any) -> Any:
-        # The plugin has spoken first, unless the key's graph never came to be.
-        self.lending.withdraw([key])
+        self.watches.fail([key])
         return self._before["task-erred"](key=key, **kwargs)
 
     def _handle_cancelled_keys(self, keys: Any, **kwargs: Any) -> Any:
-        self.lending.withdraw(keys)
+        self.watches.fail(keys)
         return self._before["cancelled-keys"](keys=keys, **kwargs)
-
-    def _handle_returned(self, id: str, factory: bytes | None) -> None:
-        updated = None if factory is None else pickle.loads(factory)
-        self.lending.come_back(id, updated)
-
-    def _handle_unbound(self, task: Any) -> None:
-        self.lifetimes.end(task)
 
     def detach(self) -> None:
         """Give the client's connections back."""
@@ -157,7 +176,7 @@ class Attachment:
         if self._visit is not None:
             self._visit.end()
         self.holdings.clear()
-        self.lending.clear()
+        self.watches.close()
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message to the scheduler, in order with the client's graphs."""

@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, Protocol
 
-from daskref.background import make_rlock
+from daskref.client._watches import Watches
 from daskref.exceptions import OwnershipError
 from daskref.objects.pickling import pickled
 from daskref.ownership.borrows import Borrow
 from daskref.ownership.factories import BorrowFactory, OwnedFactory, collecting
 from daskref.ownership.rules import ENDS, OWNER_LENDS, SHARED_OR_MUTABLE
 from daskref.proxy.proxy import get_factory, is_proxy
-from daskref.store.factory import StoreFactory
 
 
-class _Lent:
-    """One borrow, and the keys with whose end it comes back."""
+class Graph(Protocol):
+    """Return a graph with materialized tasks, by key."""
 
-    def __init__(self, borrow: Borrow) -> None:
-        self.borrow = borrow
-        self.keys: set[Any] = set()
+    def __call__(self) -> Mapping[Any, Any]:
+        """Return it."""
 
 
 class Lending:
     """The borrows that are out in the tasks of one client.
 
-    The scheduler's plugin knows when a task is done, and says so before Dask does. What
-    it never comes to know of (a graph that it cannot unpickle) is noticed here.
-
     Parameters
     ----------
-    send
-        ``(message) -> None``: to the scheduler, in order with the client's graphs.
+    watches
+        Tell when the tasks have ended.
 
     Notes
     -----
-    Thread-safe. The lock guards bookkeeping only.
+    Thread-safe.
     """
 
-    _by_id: dict[str, _Lent]
-    _by_key: dict[Any, set[str]]
-
-    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
-        self._send = send
-        self._lock = make_rlock()
-        self._by_id = {}
-        self._by_key = {}
-
-    def __len__(self) -> int:
-        return len(self._by_id)
+    def __init__(self, watches: Watches) -> None:
+        self._watches = watches
 
     def lend(
-        self,
-        found: Iterable[BorrowFactory],
-        graph: Callable[[], Mapping[Any, Any]],
-        keys: Iterable[Any],
-    ) -> None:
+        self, found: Iterable[BorrowFactory], graph: Graph, keys: Iterable[Any]
+    ) -> list[int]:
         """Lend the borrows of a graph that is about to be sent.
 
         Parameters
@@ -64,9 +48,14 @@ class Lending:
         found
             The borrows that were pickled with the graph.
         graph
-            ``() -> graph``, with materialized tasks.
+            As the user made it.
         keys
             What is asked of the graph.
+
+        Returns
+        -------
+        list of int
+            For :meth:`withdraw`.
 
         Raises
         ------
@@ -81,77 +70,26 @@ class Lending:
                 )
             borrows[factory.id] = factory.borrow
         needed = _needed_by(graph(), list(keys), borrows)
-        sent: list[tuple[str, list[Any]]] = []
+        sent: list[int] = []
         try:
             for id, wanted in needed.items():
-                self._lend_one(borrows[id], wanted)
-                sent.append((id, wanted))
+                borrow = borrows[id]
+                borrow.send()
+                came_back = partial(_come_back, borrow)
+                sent.append(self._watches.add(wanted, "done", came_back))
         except OwnershipError:
-            for id, wanted in sent:
-                self._forget(id, wanted)
+            self.withdraw(sent)
             raise
-        self._send({"op": "daskref-lend", "loans": sent})
+        return sent
 
-    def _lend_one(self, borrow: Borrow, keys: list[Any]) -> None:
-        with self._lock:
-            lent = self._by_id.get(borrow.id)
-            borrow.send(again=lent is not None)
-            if lent is None:
-                lent = self._by_id[borrow.id] = _Lent(borrow)
-            lent.keys.update(keys)
-            for key in keys:
-                self._by_key.setdefault(key, set()).add(borrow.id)
+    def withdraw(self, lent: Iterable[int]) -> None:
+        """Take back what was lent to a graph that was not sent."""
+        for id in lent:
+            self._watches.withdraw(id)
 
-    def withdraw(self, keys: Iterable[Any]) -> None:
-        """Take back what was lent to keys that came to nothing."""
-        for key in keys:
-            for id in list(self._by_key.get(key, ())):
-                if self._forget(id, [key]):
-                    self._send({"op": "daskref-withdraw", "id": id, "keys": [key]})
 
-    def _forget(self, id: str, keys: Iterable[Any]) -> bool:
-        with self._lock:
-            lent = self._by_id.get(id)
-            if lent is None:
-                return False
-            for key in keys:
-                lent.keys.discard(key)
-                self._drop_key(key, id)
-            if lent.keys:
-                return True
-            del self._by_id[id]
-        lent.borrow.come_back(None)
-        return True
-
-    def come_back(self, id: str, factory: StoreFactory | None) -> None:
-        """Take a borrow back, its tasks are done.
-
-        Parameters
-        ----------
-        id
-            Of the borrow; silent if it is not out.
-        factory
-            Of what they have put in the place of the object, if anything.
-        """
-        with self._lock:
-            lent = self._by_id.pop(id, None)
-            if lent is None:
-                return
-            for key in lent.keys:
-                self._drop_key(key, id)
-        lent.borrow.come_back(factory)
-
-    def _drop_key(self, key: Any, id: str) -> None:
-        ids = self._by_key.get(key)
-        if ids is not None:
-            ids.discard(id)
-            if not ids:
-                del self._by_key[key]
-
-    def clear(self) -> None:
-        """Take everything back: the tasks are gone, or nobody will tell."""
-        for id in list(self._by_id):
-            self.come_back(id, None)
+def _come_back(borrow: Borrow, heard: bool) -> None:
+    borrow.come_back()
 
 
 def refuse_scattered(data: Any) -> None:

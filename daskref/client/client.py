@@ -158,6 +158,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         if self._daskref is not None:
             self._daskref.say_goodbye()
+            await self._daskref.leave()
         try:
             await super()._close(*args, **kwargs)
         finally:
@@ -213,8 +214,12 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         if state is None or is_small_expr(expr, state.threshold()):
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
         with state.holdings.submission() as submission:
-            packed = self._lend(expr, keys, state.packer())
-            futures = self._send_packed(packed, keys, *args, **kwargs)
+            packed, lent = self._lend(expr, keys, state.packer())
+            try:
+                futures = self._send_packed(packed, keys, *args, **kwargs)
+            except BaseException:
+                state.lending.withdraw(lent)
+                raise
             if held := submission.references:
                 # one object, or one future, leaves no choice
                 graph = len(held) > 1 < len(futures) and graph_of(packed, expr)
@@ -223,15 +228,16 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         return futures
 
     @_hidden
-    def _lend(self, expr: Any, keys: Any, packer: Packer) -> Any:
+    def _lend(self, expr: Any, keys: Any, packer: Packer) -> tuple[Any, list[int]]:
         """Pack a graph; lend the borrows in it, and say so before the graph is sent."""
+        lent: list[int] = []
         state = self._daskref
         assert state is not None
         with collecting() as found:
             packed = pack_expr(expr, packer)
         if found:  # the graph as the user made it: in what is packed, nothing is seen
-            state.lending.lend(found, partial(graph_of, expr, expr), keys)
-        return packed
+            lent = state.lending.lend(found, partial(graph_of, expr, expr), keys)
+        return packed, lent
 
     @_hidden
     def _send_packed(self, packed: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
@@ -242,11 +248,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             # what several tasks of a `map` share comes first
             more = dict.fromkeys(packed.operand("dsk"), 0)
             kwargs["internal_priority"] = {**more, **kwargs["internal_priority"]}
-        try:
-            return super()._graph_to_futures(packed, keys, *args, **kwargs)
-        except BaseException:
-            state.lending.withdraw(keys)
-            raise
+        return super()._graph_to_futures(packed, keys, *args, **kwargs)
 
     def _release_key(self, key: Any) -> None:
         super()._release_key(key)

@@ -5,13 +5,14 @@ have ProxyStore's protocol, :class:`Lifetime`, and are given to ``put`` and ``pr
 a store, or are told keys and proxies with :meth:`~ContextLifetime.add_key` and
 :meth:`~ContextLifetime.add_proxy`.
 
-Read ``base`` first, then the four kinds: ``context``, ``static``, ``lease``, ``task``.
+Read ``base`` first, then the four kinds: ``context``, ``static``, ``lease``, ``task``
+(with ``bound``: what a client keeps for the keys of its tasks).
 
 Known limits
 ------------
 Nothing here runs when a process is killed. Leases are kept where the objects are, so
-that others delete what has expired; objects of a context or of a process that was
-killed stay until the store's session ends.
+that others delete what has expired, and what is bound to a Dask key has one; objects of
+a context or of a process that was killed stay until the store's session ends.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 from daskref.annotations import override
@@ -12,7 +11,7 @@ from daskref.exceptions import LifetimeError
 from daskref.lifetimes.base import Lifetime, reference_of
 from daskref.objects.reference import StoreConfig
 from daskref.proxy.proxy import Proxy
-from daskref.store.registry import config_of, registered, secrets_of, tell
+from daskref.store.registry import config_of, same_place
 from daskref.store.store import Store
 
 
@@ -34,20 +33,30 @@ class TaskLifetime(Lifetime):
     Notes
     -----
     Thread-safe. See :class:`Lifetime` for the methods; :meth:`add_key` needs the
-    *store*, which may be any that the scheduler can reach.
+    *store*, which may be any that this process can reach.
 
-    What is bound belongs to the scheduler from then on: it survives this client, and
-    the loss and recomputation of the key's result. It goes when the last client has
-    released the key and no task needs it; when the scheduler restarts or ends; at
-    once, if the key was forgotten already. What two keys are bound to goes with the
-    last. If the scheduler is killed, the objects stay for as long as the store does.
+    The client deletes what is bound, in a thread, when the scheduler says that the key
+    was forgotten: the last client has released it and no task needs it; when the
+    scheduler restarts or ends; at once, if the key was forgotten already. The loss and
+    recomputation of the key's result do not count. What one client binds to two keys
+    goes with the last.
 
-    :meth:`done` becomes true when this client hears that the key was forgotten.
+    Meanwhile the client renews a lease of each object (``daskref.lease``). If the
+    client is killed, or leaves while others need the key, the objects go when their
+    leases have ended: then this process deletes them, or, without it, whoever sweeps
+    the store next (see :class:`LeaseLifetime`). In a store without leases they stay
+    if the client is killed.
+
+    :meth:`done` becomes true when this client hears that the key was forgotten, or
+    leaves.
     """
 
     name: str
     _done: bool
-    _bound: set[tuple[Any, ...]]
+    _keys: set[Key]
+    _in_session: dict[Key, int]
+    _watch: int | None
+    _watching: bool
 
     def __init__(self, client: Any, future: Any, *, name: str | None = None) -> None:
         attachment = getattr(client, "_daskref", None)
@@ -62,14 +71,17 @@ class TaskLifetime(Lifetime):
             )
         self.name = name if name is not None else f"task-{future.key}"
         self._attachment = attachment
-        self._key = future.key
-        self._bound = set()
+        self._task = future.key
+        self._keys = set()
+        self._in_session = {}
+        self._watch = None
+        self._watching = False
         self._done = False
         self._lock = make_lock()
 
     def __repr__(self) -> str:
-        state = "ended" if self._done else f"{len(self._bound)} objects"
-        return f"<TaskLifetime of {self._key!r}, {state}>"
+        state = "ended" if self._done else f"{self.active_count()} objects"
+        return f"<TaskLifetime of {self._task!r}, {state}>"
 
     def __enter__(self) -> Any:
         return self
@@ -81,79 +93,72 @@ class TaskLifetime(Lifetime):
     def add_key(self, *keys: Key, store: Store | None = None) -> None:
         if store is None:
             raise ValueError("TaskLifetime.add_key() needs the store of the keys")
-        self._bind([(key, 0) for key in keys], config_of(store), secrets_of(store))
+        self._bind(config_of(store), dict.fromkeys(keys, 0))
 
     @override
     def add_proxy(self, *proxies: Proxy[Any]) -> None:
         for reference in [reference_of(proxy) for proxy in proxies]:
-            secrets = secrets_of(registered(reference.store))
-            self._bind([(reference.key, reference.nbytes)], reference.store, secrets)
+            self._bind(reference.store, {reference.key: reference.nbytes})
 
     @override
     def active_count(self) -> int:
-        return len(self._bound)
+        return len(self._keys) + len(self._in_session)
 
     def close(self, *, close_stores: bool = False) -> None:
-        """Delete what is bound now, whatever becomes of the key.
+        """Delete what is bound, in a thread, whatever becomes of the key.
 
         Parameters
         ----------
         close_stores
-            Not used: the scheduler closes what it opens.
+            Not used: the stores are not the lifetime's.
         """
-        with self._lock:
-            bound, self._bound = self._bound, set()
-            self._done = True
-        if bound:
-            self._attachment.send(
-                {
-                    "op": "daskref-unbind",
-                    "task": self._key,
-                    "objects": list(bound),
-                }
-            )
+        in_session = self._end(True)
+        if self._watch is not None:
+            self._attachment.watches.remove(self._watch)
+        if in_session:
+            self._tell_scheduler(in_session, bound=False)
 
     @override
     def done(self) -> bool:
         return self._done
 
-    def end(self) -> None:
-        """Take note that the key was forgotten, and what was bound is deleted."""
+    def _end(self, heard: bool) -> dict[Key, int]:
+        """Let go of what is bound; return what the scheduler holds of it."""
         with self._lock:
-            self._bound = set()
+            keys, self._keys = self._keys, set()
+            in_session, self._in_session = self._in_session, {}
             self._done = True
+        self._attachment.bound.release(self, keys, left=not heard)
+        return in_session
 
-    def _bind(
-        self,
-        objects: list[tuple[Key, int]],
-        config: StoreConfig,
-        secrets: dict[str, Any],
-    ) -> None:
-        session = self._attachment.session.info.store
-        told = [tell(key, n, config, session, secrets) for key, n in objects]
+    def _bind(self, store: StoreConfig, keys: dict[Key, int]) -> None:
+        """Bind objects of a store; their sizes are in bytes."""
+        attachment = self._attachment
+        in_session = same_place(store, attachment.session.info.store)
         with self._lock:
             if self._done:
                 raise LifetimeError(self.name, "nothing can be bound to it any more")
-            self._bound |= {obj[:2] for obj in told}
-            self._attachment.lifetimes.add(self._key, self)
+            if in_session:
+                self._in_session |= keys
+            else:
+                self._keys |= keys.keys()
+                attachment.bound.hold(self, store, keys)
+        if in_session:
+            self._tell_scheduler(keys, bound=True)
+        # after that, or a key that is forgotten already would end it first
+        with self._lock:
+            first, self._watching = not self._watching, True
+        if first:
+            watches = attachment.watches
+            self._watch = watches.add([self._task], "forgotten", self._end)
+
+    def _tell_scheduler(self, keys: dict[Key, int], bound: bool) -> None:
+        """Let the scheduler hold objects of the session's own store for the key."""
         self._attachment.send(
-            {"op": "daskref-bind", "task": self._key, "objects": told}
+            {
+                "op": "daskref-bind",
+                "task": self._task,
+                "objects": list(keys.items()),
+                "bound": bound,
+            }
         )
-
-
-class BoundLifetimes:
-    """The lifetimes of one client that have something bound to a Dask key."""
-
-    _by_key: dict[Any, weakref.WeakSet[TaskLifetime]]
-
-    def __init__(self) -> None:
-        self._by_key = {}
-
-    def add(self, key: Any, lifetime: TaskLifetime) -> None:
-        """Tell a lifetime when the key was forgotten."""
-        self._by_key.setdefault(key, weakref.WeakSet()).add(lifetime)
-
-    def end(self, key: Any) -> None:
-        """Take note that a key was forgotten."""
-        for lifetime in self._by_key.pop(key, ()):
-            lifetime.end()

@@ -125,12 +125,6 @@ class Ownership:
         """Return what the owner resolves with."""
         with self.lock:
             self._check_here()
-            if self.mutable is not None and self.mutable.out:
-                self.refuse(
-                    "it is mutably borrowed by a Dask task, so what it is now is not "
-                    "known: wait for the task",
-                    SHARED_OR_MUTABLE,
-                )
             return self.factory
 
     def check_unborrowed(self, what: str, rule: str) -> None:
@@ -232,7 +226,7 @@ class Borrow:
     Attributes
     ----------
     out
-        How many clients have it in their tasks.
+        How many graphs have it, whose tasks have not ended.
     ended
         Whether it was given back.
     """
@@ -261,14 +255,8 @@ class Borrow:
                 "this borrow was sent to a Dask task: borrow from the owner again", ENDS
             )
 
-    def send(self, again: bool) -> None:
-        """Let a Dask task have the borrow.
-
-        Parameters
-        ----------
-        again
-            The same client has it in another task already.
-        """
+    def send(self) -> None:
+        """Let a Dask task have the borrow."""
         ownership = self.ownership
         with ownership.lock:
             if self.ended:
@@ -277,30 +265,18 @@ class Borrow:
                 ownership.refuse(
                     "this mutable borrow is in a Dask task already", SHARED_OR_MUTABLE
                 )
-            self.out += not again
+            self.out += 1
         if (proxy := self._proxy()) is not None:
             forget(proxy)
-        if self.mutable:
-            ownership.renew_owner()
 
-    def come_back(self, factory: StoreFactory | None) -> None:
-        """Take the borrow back from a client's tasks.
-
-        Parameters
-        ----------
-        factory
-            Of what the task has put in the place of the object, if anything.
-        """
+    def come_back(self) -> None:
+        """Take the borrow back from the tasks of a graph."""
         ownership = self.ownership
-        if factory is not None:
-            ownership.replace(factory)
         with ownership.lock:
             self.out -= 1
             ended = not self.out
         if ended:
             ownership.give_back(self)
-        if self.mutable:
-            ownership.renew_owner()
 
     def _proxy_died(self) -> None:
         ownership = self.ownership

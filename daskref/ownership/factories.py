@@ -25,13 +25,9 @@ class OwnedFactory:
 
     @property
     def metadata(self) -> Metadata | None:
-        """What is known of the object, if it is here and no task may change it."""
+        """What is known of the object, if it is here."""
         ownership = self.ownership
-        if ownership.ended:
-            return None
-        if ownership.mutable is not None and ownership.mutable.out:
-            return None
-        return ownership.factory.metadata
+        return None if ownership.ended else ownership.factory.metadata
 
     def __call__(self) -> Any:
         """Return a new private object."""
@@ -97,7 +93,7 @@ class BorrowFactory:
         return f"<{name} of {self.factory.reference!r}>"
 
     def __dask_tokenize__(self) -> Any:
-        if self.mutable:  # two tasks that change an object are not the same
+        if self.mutable:  # its task runs, whoever has borrowed the same before
             return "daskref.mut_borrow", self.id
         return self.factory.__dask_tokenize__()
 

@@ -5,7 +5,7 @@ goes. It lends the object to others, Dask's tasks among them::
 
     owner = store.owned_proxy(frame)
     client.submit(f, borrow(owner))  # f sees a proxy; given back when the task ends
-    client.submit(g, mut_borrow(owner))  # g may change the object: update(proxy)
+    client.submit(g, mut_borrow(owner))  # the same, while nobody else has it
     drop(owner)
 
 A violation raises :class:`~daskref.exceptions.OwnershipError`, which names the rule.
@@ -20,7 +20,7 @@ The rules:
 - a borrow ends where it is dropped (:func:`drop`, ``del``), or when the Dask task that
   has it ends: then what it was sent as can be used no more;
 - only an owner lends: what a task has borrowed it does not send on;
-- only an owner or a mutable borrow changes the object.
+- only an owner or a mutable borrow changes the object, in the process of the owner.
 
 Borrows in tasks
 ----------------
@@ -32,20 +32,17 @@ the task runs on by itself. At that moment, before ``future.result()`` returns, 
 borrow is given back. A plain Dask client knows nothing of borrows: keep the borrow in a
 variable for as long as the task runs.
 
-A task changes the object that it has mutably borrowed with ``update(proxy)``. Objects
-do not change once they are stored, so this puts a new object, and the owner points at
-it once the task has ended, failed or not. An attempt at the task whose worker is lost
-leaves no trace: the next attempt finds the object as it was. While the task has it, the
-owner cannot be read.
+A task does not change what it has borrowed: :func:`update` is an error there. It
+returns the new value, as every task does. An attempt at the task whose worker is lost
+leaves no trace, then: the next attempt finds the object as it was.
 
 Known limits
 ------------
 If the owner's process is killed, the object stays for as long as its store does. When a
 task's result is lost after the task had ended, and Dask runs the task again, it finds
-the object only if the owner has neither dropped nor updated it; updates by such a
-second run are discarded. A client that closes takes back what it has lent, even if its
-tasks go on. A cancelled task may read what it borrowed after that was
-given back: Dask does not stop running functions.
+the object only if the owner has neither dropped nor updated it. A client that closes
+takes back what it has lent, even if its tasks go on. A cancelled task may read what it
+borrowed after that was given back: Dask does not stop running functions.
 """
 
 from __future__ import annotations
@@ -136,8 +133,8 @@ def mut_borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefMutP
     Returns
     -------
     RefMutProxy
-        As for :func:`borrow`. It can be sent to one task. The owner cannot be read
-        while the task has it.
+        As for :func:`borrow`. It can be sent to one task, which returns what it has
+        made of the object.
 
     Raises
     ------
@@ -257,7 +254,7 @@ def update(
     ------
     OwnershipError
         If it is neither; if it is the owner and is borrowed; if it is a borrow that has
-        ended, or that arrived here other than in a Dask task of a daskref client.
+        ended, or that has left its owner's process, as those in Dask's tasks have.
     NotProxiableError
         If the changed object does not serialize.
     ConnectorError
@@ -266,8 +263,7 @@ def update(
     Notes
     -----
     Works with every connector: a new object is put, the owner points at it, and the
-    one before is deleted. What a borrow in a task has updated reaches the owner when
-    the task has ended; see :mod:`daskref.ownership`.
+    one before is deleted.
     """
     factory = get_factory(proxy) if is_proxy(proxy) else None
     if isinstance(factory, OwnedFactory):
@@ -288,15 +284,17 @@ def update(
 
 def _update_borrow(proxy: Any, factory: BorrowFactory, serializer: Any) -> None:
     borrowed = factory.borrow
-    if borrowed is not None:
-        borrowed.check()
+    if borrowed is None:
+        refuse(
+            proxy,
+            "this borrow has left its owner's process: return the new value, and make "
+            "an owner of it there with Store.owned_proxy()",
+            MUTABLE_CHANGES,
+        )
+    borrowed.check()
     if not is_resolved(proxy):
         return
     target = extract(proxy)
-    if borrowed is None:
-        deliver = _deliver(proxy)
-        deliver(factory.id, _put(factory.factory, target, serializer))
-        return
     ownership = borrowed.ownership
     ownership.replace(_put(ownership.factory, target, serializer))
     factory.factory = ownership.factory
@@ -311,24 +309,6 @@ def _put(factory: StoreFactory, target: Any, serializer: Any) -> StoreFactory:
         nbytes = memoryview(data).nbytes
         reference = store.refer(store.connector.put(data), describe(target, nbytes))
         return factory_of(reference, factory)
-
-
-def _deliver(proxy: Any) -> Any:
-    """Return the way of updates to the owner: ``(id, factory) -> None``."""
-    from distributed import get_worker
-
-    try:
-        plugin = get_worker().plugins.get("daskref")
-    except ValueError:
-        plugin = None
-    if plugin is None:
-        refuse(
-            proxy,
-            "this borrow has left its owner's process, and the way back is a Dask task "
-            "of a daskref client",
-            ENDS,
-        )
-    return plugin.send_update
 
 
 def drop(proxy: OwnedProxy[Any] | RefProxy[Any] | RefMutProxy[Any]) -> None:

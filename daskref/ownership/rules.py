@@ -10,6 +10,8 @@ SHARED_OR_MUTABLE = (
 VALID = "a borrow never outlives its object, and an owner cannot go while it is lent"
 ENDS = "a borrow ends where it is dropped, or when the Dask task that has it ends"
 OWNER_LENDS = "only an owner lends"
-MUTABLE_CHANGES = "only an owner or a mutable borrow changes the object"
+MUTABLE_CHANGES = (
+    "only an owner or a mutable borrow changes the object, in the process of the owner"
+)
 #: All of them.
 RULES = (ONE_OWNER, SHARED_OR_MUTABLE, VALID, ENDS, OWNER_LENDS, MUTABLE_CHANGES)

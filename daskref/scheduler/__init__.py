@@ -9,8 +9,8 @@ worker, arrives there. Then, in the order in which an object meets them:
 - ``_evictions``: deletion in batches, off the event loop, and the periodic sweep
 - ``_network``: several hosts, with ``_locations`` (copies of an object, and the source
   of the next one) and ``_losses`` (what becomes of a dead host's objects)
-- ``_bindings``, ``_elsewhere``: objects of users' own stores that end with a Dask key
-- ``_lender``, ``_loans``: borrows in tasks
+- ``_watches``: clients that want to hear when a key is done or forgotten, for what they
+  have lent to its task or bound to it in stores of their own
 - ``_encryption``, ``_reports``: the transport of a session; counts of all processes
 - ``install``: the plugin, added by the first client that joins
 """

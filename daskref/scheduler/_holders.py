@@ -11,12 +11,13 @@ from daskref.connectors.base import Key
 class Holder(NamedTuple):
     """Something that keeps stored objects alive.
 
-    ``key`` is a Dask task whose graph node refers to them, ``result`` a Dask task whose
-    result they are, ``lost`` one whose result they were until its worker died,
-    ``client`` a client that may send them again.
+    ``key`` is a Dask task whose graph node refers to them, ``bound`` one that a user
+    has bound them to, ``result`` a Dask task whose result they are, ``lost`` one whose
+    result they were until its worker died, ``client`` a client that may send them
+    again.
     """
 
-    #: ``"key"``, ``"result"``, ``"lost"`` or ``"client"``.
+    #: ``"key"``, ``"bound"``, ``"result"``, ``"lost"`` or ``"client"``.
     kind: str
     #: The Dask key, or the client's id.
     name: Hashable

@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -41,7 +40,6 @@ from daskref.connectors.base import Key
 from daskref.connectors.zmq.connector import ZmqConnector
 from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
 from daskref.graph.nodes import references_in
-from daskref.scheduler._bindings import Bindings
 from daskref.scheduler._encryption import (
     check_transport,
     choose_transport,
@@ -49,11 +47,11 @@ from daskref.scheduler._encryption import (
 )
 from daskref.scheduler._evictions import Evictions, Outage, evict_each
 from daskref.scheduler._holders import Holder, Holders
-from daskref.scheduler._lender import Lender
 from daskref.scheduler._lostresults import LostResults
 from daskref.scheduler._network import Network
 from daskref.scheduler._reports import Reports
 from daskref.scheduler._values import Values
+from daskref.scheduler._watches import Watches
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -79,8 +77,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     scheduler: Scheduler
     session: Session
     holders: Holders
-    bindings: Bindings
-    lender: Lender
+    watches: Watches
     network: Network | None
     _evictions: Evictions
     _reports: Reports
@@ -89,10 +86,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.holders = Holders()
-        self.bindings = Bindings(
-            self.holders, self._evict, self._run, self._tell, self._task
-        )
-        self.lender = Lender(self.bindings, self._tell, self._task)
+        self.watches = Watches(self._tell, self._task)
         self.network = None
         self._clients: set[str] = set()
         self._streams = Streams(settings.latency)
@@ -134,6 +128,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         scheduler.handlers["daskref_reachable"] = self.reachable
         scheduler.handlers["daskref_stats"] = self.stats
         scheduler.handlers["daskref_leave"] = self.leave
+        scheduler.handlers["daskref_leaving"] = self.leaving
         scheduler.handlers["daskref_has"] = self._values.known
         scheduler.handlers["daskref_values"] = self.values
         scheduler.handlers["daskref_workers"] = self.workers
@@ -147,11 +142,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-reachable": self.on_reachable,
                 "daskref-read": self.on_read,
                 "daskref-keys": self.on_keys,
-                "daskref-bind": self.bindings.bind,
-                "daskref-unbind": self.bindings.unbind,
-                "daskref-lend": self.lender.lend,
-                "daskref-withdraw": self.lender.withdraw,
-                "daskref-updated": self.lender.updated,
+                "daskref-bind": self.on_bind,
+                "daskref-watch": self.on_watch,
             }
         )
         scheduler.handlers["daskref_secrets"] = self.secrets
@@ -240,7 +232,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if hasattr(self, "session"):
             session = self.session
             await self._evictions.close()
-            await self.bindings.close()
             if self.network is not None:
                 self._leave_network()
             await run_apart(session.leave)
@@ -266,7 +257,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def update_graph(
         self, scheduler: Scheduler, *, client: str, tasks: Any, **kwargs: Any
     ) -> None:
-        """Let tasks hold the references in their graph nodes, and their borrows."""
+        """Let tasks hold the references in their graph nodes."""
         for key in tasks:
             ts = scheduler.tasks.get(key)
             if ts is None or ts.run_spec is None:
@@ -274,8 +265,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             for reference in references_in(ts.run_spec):
                 self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
             self._values.add(ts)
-        if self.lender:
-            self.lender.graph_arrived(client, tasks)
+        if self.watches:
+            self.watches.graph_arrived(client, tasks)
 
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
@@ -290,26 +281,25 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if key in self._values.keys:
             self._values.transition(key, finish)
         if finish == "forgotten":
-            if self.holders.holds(holder := Holder("key", key)):
-                self._evict(self.holders.release(holder))
+            for kind in ("key", "bound"):
+                if self.holders.holds(holder := Holder(kind, key)):
+                    self._evict(self.holders.release(holder))
             self._lost.forget(key)
-            self.bindings.forget(key)
-        if self.lender:
-            self.lender.transition(key, start, finish)
+        if self.watches:
+            self.watches.transition(key, finish)
 
     def restart(self, scheduler: Scheduler) -> None:
         """Release what tasks held: there are none any more."""
-        self._evict(self.holders.release_kinds("key", "result", "lost"))
+        self._evict(self.holders.release_kinds("key", "bound", "result", "lost"))
         self._values.clear()
-        self.bindings.forget_all()
-        self.lender.restart()
+        self.watches.restart()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Release what the client held."""
         self._clients.discard(client)
         self._keys.pop(client, None)
         self._evict(self.holders.release(Holder("client", client)))
-        self.lender.remove_client(client)
+        self.watches.remove_client(client)
         if self.network is not None:
             self.network.leave(client)
 
@@ -354,6 +344,26 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if ts is None or ts.state != "memory":  # released while the worker wrote
             self._evict(self.holders.release(holder, [key]))
 
+    def on_bind(
+        self, client: str, task: Any, objects: list[tuple[Key, int]], bound: bool
+    ) -> None:
+        """Let a key hold objects until it is forgotten, or not any more."""
+        holder = Holder("bound", task)
+        if bound:
+            for key, nbytes in objects:
+                self.holders.hold(holder, tuple(key), nbytes)
+        if not bound or self._task(task) is None:
+            keys = [tuple(key) for key, _ in objects]
+            self._evict(self.holders.release(holder, keys))
+
+    def on_watch(
+        self, client: str, id: int, keys: list[Any], until: str | None
+    ) -> None:
+        """Tell a client when Dask is done with keys; see :meth:`Watches.watch`."""
+        self.watches.watch(client, id, keys, until)
+        if client not in self.scheduler.clients:  # it has left meanwhile
+            self.watches.remove_client(client)
+
     def on_read(self, worker: str, object: Key) -> None:
         """Delete what had one reader, a worker that cannot delete it itself."""
         if (key := tuple(object)) not in self.holders:
@@ -361,9 +371,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def _task(self, key: Any) -> Any:
         return self.scheduler.tasks.get(key)
-
-    async def _run(self, function: Any, *args: Any) -> Any:
-        return await self.session.run(function, *args)
 
     def _tell(self, client: str, message: dict[str, Any]) -> None:
         self.scheduler.report(message, client=client)
@@ -397,13 +404,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def reconcile(self) -> None:
         """Delete expired leases, and objects of dead processes that nobody holds."""
         grace = self.settings.reconcile_grace
-        steps = [self.bindings.retry]
         if self.network is not None:
-            steps.append(partial(self.network.reconcile, grace))
-        for step in steps:
             try:
-                step()
-            except Exception:  # the others go on
+                self.network.reconcile(grace)
+            except Exception:  # the sweep goes on
                 logger.exception("Reconciliation failed; it is tried again")
         await self._evictions.sweep([*self.holders, *self.info.probes], grace)
 
@@ -419,10 +423,23 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Let a client go back to plain Dask; True if the plugin went with it."""
         self._streams.restore(self.scheduler.client_comms.get(client))
         self.remove_client(self.scheduler, client)
-        if self._clients or self.holders or self.bindings:
+        if self._clients or self.holders:
             return False
         await self.retire()
         return True
+
+    def leaving(self, client: str, keys: list[Any]) -> list[Any]:
+        """Let a client that is about to leave go of its futures.
+
+        Returns
+        -------
+        list
+            Those of the keys that are forgotten with that.
+        """
+        if (state := self.scheduler.clients.get(client)) is not None:
+            wanted = [ts.key for ts in state.wants_what]
+            self.scheduler.client_releases_keys(keys=wanted, client=client)
+        return [key for key in keys if self._task(key) is None]
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """Return what opens the store, for a worker that joins, and signing keys."""

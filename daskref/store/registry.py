@@ -5,12 +5,9 @@ A store's *place* is where its objects are, whatever the store is called here.
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from dask.tokenize import tokenize
 
 from daskref.connectors.base import Key
 from daskref.objects.reference import StoreConfig
@@ -140,46 +137,6 @@ def config_of(store: Store) -> StoreConfig:
 def same_place(one: StoreConfig, other: StoreConfig) -> bool:
     """Tell whether two stores have the same objects."""
     return (one.connector, one.options) == (other.connector, other.options)
-
-
-def secrets_of(store: Store | None) -> dict[str, dict[str, str]]:
-    """Return what opens the store besides its config; nothing of no store."""
-    return {} if store is None else store.connector.secrets()
-
-
-def tell(
-    key: Key,
-    nbytes: int,
-    config: StoreConfig,
-    session: StoreConfig,
-    secrets: Mapping[str, Mapping[str, str]],
-) -> tuple[str, Any, int, bytes]:
-    """Describe an object in a message to the scheduler.
-
-    Parameters
-    ----------
-    key, nbytes
-        The object, and its size in bytes.
-    config
-        The store that it is in.
-    session
-        The session's store.
-    secrets
-        What opens the store, besides its config.
-
-    Returns
-    -------
-    tuple
-        What tells the store's place, and the object there, from others in every
-        process; the size; how the object is deleted, for whoever does that and for
-        nobody to look into before. In the session's store place and how are empty.
-    """
-    if same_place(config, session):
-        return "", tuple(key), nbytes, b""
-    place = str(tokenize(config.connector, config.options))
-    # the very key: connectors of ProxyStore's need its class
-    how = pickle.dumps((config, key, secrets))
-    return place, str(tokenize(tuple(key))), nbytes, how
 
 
 def registered(config: StoreConfig) -> Store | None:

@@ -14,7 +14,6 @@ name                                               what for
 ``Worker.state.nbytes``                            what is not the worker's own
 ``Worker.batched_send``, ``.batched_stream``       messages to the scheduler
 ``Scheduler.stream_handlers``                      what it is told of replicas
-``Worker.get_current_task``                        whose update is sent
 ``Worker.update_data``                             values that are at hand
 =================================================  =================================
 """
@@ -63,13 +62,7 @@ from daskref.store.factory import (
     reveal,
 )
 from daskref.store.mapped import Mapped
-from daskref.store.registry import (
-    register_store,
-    registered,
-    secrets_of,
-    tell,
-    unregister_store,
-)
+from daskref.store.registry import register_store, unregister_store
 from daskref.store.store import Store
 from daskref.worker._boundary import Boundary, needs_boundary
 from daskref.worker._data import ServedComm, peek
@@ -543,36 +536,6 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             value = await self.session.run(self.session.put_once, result.data)
             response["result"] = to_serialize(value)
         return response
-
-    def send_update(self, id: str, factory: StoreFactory) -> None:
-        """Tell the owner of a borrow what a task has put in the place of the object.
-
-        For the threads of tasks. It travels through the same stream as the task's end,
-        and before that.
-        """
-        reference = factory.reference
-        secrets = secrets_of(registered(reference.store))
-        told = tell(
-            reference.key,
-            reference.nbytes,
-            reference.store,
-            self.session.info.store,
-            secrets,
-        )
-        try:
-            task = self.worker.get_current_task()
-        except KeyError:  # a coroutine: the scheduler finds it by the borrow
-            task = None
-        self.worker.loop.add_callback(
-            self.worker.batched_send,
-            {
-                "op": "daskref-updated",
-                "task": task,
-                "id": id,
-                "object": told,
-                "factory": pickle.dumps(factory),
-            },
-        )
 
     # Requests
 

@@ -21,7 +21,7 @@ import pytest
 from distributed import LocalCluster, Nanny, Worker
 
 import daskref
-from daskref import OwnedProxy, Store, borrow, mut_borrow, update
+from daskref import OwnedProxy, Store, borrow, mut_borrow
 from daskref._version import PROTOCOL, __version__
 from daskref.cluster import by_value as bootstrap
 from daskref.cluster.joining import identify, lacking
@@ -56,9 +56,8 @@ def submit_again(x: Any) -> float:
     return float(distributed.get_client().submit(total, x * 2).result())
 
 
-def refill(x: Any) -> None:
-    x += 1
-    update(x)
+def refill(x: Any) -> Any:
+    return x + 1
 
 
 def set_later(future: Any) -> None:
@@ -168,8 +167,7 @@ def test_nothing_of_daskref_travels_as_byte_code(
             assert float(later.proxy().sum()) == 5 * SUM
             owner = OwnedProxy(StoreFactory(store.put_reference(x)))
             assert client.submit(total, borrow(owner)).result() == SUM
-            client.submit(refill, mut_borrow(owner)).result()
-            wait_until(lambda: owner[0] == 2, "the update")
+            assert client.submit(refill, mut_borrow(owner)).result()[0] == 2
             daskref.drop(owner)
         daskref.stats(client)
         client.get_versions(check=True)

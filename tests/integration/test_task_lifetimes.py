@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +21,8 @@ import daskref.store
 from daskref import StaticLifetime, Store, TaskLifetime
 from daskref.connectors import FileConnector
 from daskref.exceptions import LifetimeError
-from tests.support.common import processes, wait_until
+from tests.support.common import processes, start, wait_until
+from tests.support.namespaces import ENVIRONMENT
 
 
 def gone(store: Store, *keys: Any) -> bool:
@@ -30,12 +35,6 @@ def explicit(tmp_path: Path) -> Iterator[Store]:
     name = f"explicit-{uuid.uuid4().hex}"
     with Store(name, FileConnector(tmp_path / "files"), register=True) as store:
         yield store
-
-
-def opened_on_scheduler(dask_scheduler: Any) -> tuple[list[str], int]:
-    """Return the stores that the plugin has open, and how many objects it knows."""
-    objects = dask_scheduler.plugins["daskref"].bindings._objects
-    return list(objects._stores), len(objects)
 
 
 class TestTask:
@@ -56,14 +55,12 @@ class TestTask:
         # a task depends on it: Dask does not forget the key yet
         assert client.submit(int, pure=False).result() == 0
         assert explicit.connector.usage().objects == 5
-        assert client.run_on_scheduler(opened_on_scheduler) == ([], 4)
         del dependent
         wait_until(lambda: gone(explicit, *keys), "evicted")
         wait_until(lifetime.done, "the client was told")
         assert lifetime.active_count() == 0
         assert explicit.connector.usage().objects == 1
         assert explicit.get(kept) == "kept"
-        assert client.run_on_scheduler(opened_on_scheduler) == ([], 0)
         with pytest.raises(LifetimeError):
             lifetime.add_key(kept, store=explicit)
 
@@ -125,15 +122,79 @@ class TestTask:
         name = uuid.uuid4().hex
         key = explicit.put(1)
         with daskref.Client(cluster, set_as_default=False) as binder:
+            bound = binder._daskref.bound
             future = binder.submit(int, 7, key=f"k-{name}")
-            TaskLifetime(binder, future).add_key(key, store=explicit)
+            lifetime = TaskLifetime(binder, future)
+            lifetime.add_key(key, store=explicit)
             binder.publish_dataset(future, name=name)
+        assert lifetime.done()
         held = client.get_dataset(name)
         client.unpublish_dataset(name)
         assert held.result() == 7
         assert explicit.exists(key)
-        del held
+        # left to its lease; nobody will tell this process when the key is forgotten
+        (obj,) = bound._objects.values()
+        assert not obj.holders
+        obj.when = 0.0
+        bound.work()
+        assert gone(explicit, key)
+
+    def test_the_client_leaves_and_the_key_with_it(
+        self, client: Any, cluster: Any, explicit: Store
+    ) -> None:
+        keys = [explicit.put(i) for i in range(2)]
+        with daskref.Client(cluster, set_as_default=False) as binder:
+            first = binder.submit(int, 7, pure=False)
+            second = binder.submit(abs, first, pure=False)
+            lifetime = TaskLifetime(binder, first)
+            lifetime.add_key(*keys, store=explicit)
+            assert second.result() == 7
+            assert not gone(explicit, *keys)
+        assert gone(explicit, *keys)  # when the client is closed, at the latest
+        assert lifetime.done()
+        with pytest.raises(LifetimeError):
+            lifetime.add_key(explicit.put(1), store=explicit)
+
+    def test_bound_at_once_to_a_graph_that_was_just_sent(
+        self, client: Any, explicit: Store
+    ) -> None:
+        for _ in range(20):
+            key = explicit.put(1)
+            future = client.submit(int, 7, pure=False)
+            TaskLifetime(client, future).add_key(key, store=explicit)
+            assert future.result() == 7
+            assert explicit.exists(key)
+        del future
         wait_until(lambda: gone(explicit, key), "evicted")
+
+    def test_a_graph_that_the_scheduler_cannot_read(
+        self, client: Any, explicit: Store
+    ) -> None:
+        key = explicit.put(1)
+        future = client.submit(int, Unreadable())
+        TaskLifetime(client, future).add_key(key, store=explicit)
+        assert isinstance(future.exception(), RuntimeError)
+        wait_until(lambda: gone(explicit, key), "evicted")
+
+    def test_a_client_that_goes_back_to_plain_dask(
+        self, client: Any, cluster: Any, explicit: Store
+    ) -> None:
+        key = explicit.put(1)
+        with distributed.Client(cluster, set_as_default=False) as other:
+            daskref.enable(other)
+            future = other.submit(int, 7, pure=False)
+            lifetime = TaskLifetime(other, future)
+            lifetime.add_key(key, store=explicit)
+            bound = other._daskref.bound
+            daskref.disable(other)
+            assert future.result() == 7
+            assert lifetime.done()
+            assert explicit.exists(key)
+        lifetime.close()
+        (obj,) = bound._objects.values()
+        obj.when = 0.0
+        bound.work()
+        assert gone(explicit, key)
 
     def test_a_failed_key_holds_until_it_is_forgotten(
         self, client: Any, explicit: Store
@@ -160,6 +221,13 @@ class TestTask:
             TaskLifetime(client, future).add_key(explicit.put(1))
         with pytest.raises(ValueError, match="needs the store"):
             StaticLifetime().add_key(explicit.put(1))
+
+
+class Unreadable:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
 
 
 @pytest.fixture
@@ -213,3 +281,45 @@ def test_recomputation_keeps_what_is_bound(explicit: Store) -> None:
         assert explicit.exists(key)
         del again, future
         wait_until(lambda: gone(explicit, key), "evicted")
+
+
+def bind_and_be_killed(address: str, directory: str) -> None:
+    """Bind an object to a key, keep it for longer than a lease, and be killed."""
+    client = daskref.Client(address)
+    store = Store("bound", FileConnector(directory, clear=False), register=True)
+    future = client.submit(int, 1)
+    TaskLifetime(client, future).add_proxy(store.proxy("proxied"))
+    bound = client._daskref.bound
+    bound.work()  # the lease is written
+    ends = [obj.when + bound._lease for obj in bound._objects.values()]
+    wait_until(lambda: time.monotonic() > max(ends), "the end of the first lease")
+    assert store.connector.sweep() == []
+    bound.work()
+    print("ready", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_lease_covers_the_death_of_the_client(tmp_path: Path) -> None:
+    directory = tmp_path / "files"
+    with processes(1, env={**ENVIRONMENT, "DASK_DASKREF__LEASE": "2s"}) as (
+        scheduler,
+        _,
+    ):
+        code = "from tests.integration.test_task_lifetimes import *; "
+        process = start(
+            sys.executable, "-c",
+            f"{code}bind_and_be_killed({scheduler.address!r}, {str(directory)!r})",
+            pattern="(ready)", env=ENVIRONMENT,
+        )  # fmt: skip
+        assert process.popen.wait(30) == -signal.SIGKILL
+        process.stop()
+        (session,) = directory.iterdir()
+        identity = json.loads((session / "identity").read_text())
+        connector = FileConnector(
+            directory, clear=False, session=session.name, nonce=identity["nonce"]
+        )
+        with Store("other", connector) as store:
+            assert store.connector.usage().objects == 1
+            wait_until(store.connector.sweep, "the lease has expired")
+            assert store.connector.usage().objects == 0

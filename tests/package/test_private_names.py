@@ -425,17 +425,6 @@ def _(running: Any) -> None:
     assert running.worker.state.nthreads > 0
 
 
-@checks("Worker.get_current_task")
-def _(running: Any) -> None:
-    with pytest.raises(KeyError):  # outside of a task
-        running.worker.get_current_task()
-    assert running.client.submit(_current_task, key="it").result() == "it"
-
-
-def _current_task() -> Any:
-    return distributed.get_worker().get_current_task()
-
-
 @checks("Worker.handlers")
 def _(running: Any) -> None:
     handlers = running.worker.handlers

@@ -15,10 +15,9 @@ import distributed
 import numpy as np
 
 import daskref
-from daskref import OwnedProxy, Store, borrow, mut_borrow, update
+from daskref import OwnedProxy, Store, borrow, mut_borrow
 from daskref.connectors import FileConnector
 from daskref.store.factory import StoreFactory
-from daskref.testing.processes import wait_until
 
 SIZE = 1 << 18
 
@@ -35,9 +34,8 @@ def fail(x: Any) -> None:
     raise ValueError(f"all {len(x)} of them")
 
 
-def add_one(x: Any) -> None:
-    x += 1
-    update(x)
+def add_one(x: Any) -> Any:
+    return x + 1
 
 
 def set_later(future: Any) -> None:
@@ -147,8 +145,7 @@ def try_ours(client: Any, worker: str) -> None:
         assert result(np.sum, store.proxy(x)) == expected
         owner = OwnedProxy(StoreFactory(store.put_reference(x)))
         assert result(np.sum, borrow(owner)) == expected
-        result(add_one, mut_borrow(owner))
-        wait_until(lambda: owner[0] == 1, "the update")
+        assert result(add_one, mut_borrow(owner))[0] == 1
         daskref.drop(owner)
         future = store.future()
         result(set_later, future)
