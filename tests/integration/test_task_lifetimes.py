@@ -77,6 +77,30 @@ class TestTask:
         assert store.exists(key)
         del future
         wait_until(lambda: gone(store, key), "evicted")
+        wait_until(lifetime.done, "the client was told")
+
+    def test_objects_of_the_sessions_own_store_do_not_need_the_client(
+        self, client: Any, cluster: Any
+    ) -> None:
+        store = daskref.store.registry.get_store(
+            client._daskref.session.info.store.name
+        )
+        assert store is not None
+        name = uuid.uuid4().hex
+        key, closed = store.put("something"), store.put("else")
+        with daskref.Client(cluster, set_as_default=False) as binder:
+            future = binder.submit(int, 7, key=f"k-{name}")
+            TaskLifetime(binder, future).add_key(key, store=store)
+            with TaskLifetime(binder, future) as lifetime:
+                lifetime.add_key(closed, store=store)
+            wait_until(lambda: gone(store, closed), "evicted")
+            binder.publish_dataset(future, name=name)
+        held = client.get_dataset(name)
+        client.unpublish_dataset(name)
+        assert held.result() == 7
+        assert store.exists(key)
+        del held
+        wait_until(lambda: gone(store, key), "evicted")
 
     def test_a_key_that_is_forgotten_already(
         self, client: Any, explicit: Store
