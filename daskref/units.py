@@ -99,6 +99,9 @@ def parse_size(
     """
     number = _quantity(value, _BYTES)
     nbytes = None if number is None else math.ceil(number)
+    has_unit = isinstance(value, str) and value.rstrip()[-1:].isalpha()
+    if nbytes != number and not has_unit:
+        nbytes = None  # 1.5 is not meant to be two bytes
     if nbytes is None or nbytes < least or (most is not None and nbytes > most):
         expected = 'a size such as "64 MiB", "1e9" or 67108864'
         raise ConfigError(setting, value, expected + _bounds(least, most, _as_size))

@@ -1,11 +1,11 @@
-"""Ports and addresses as users write them."""
+"""Ports, addresses and sizes as users write them."""
 
 from __future__ import annotations
 
 import pytest
 
 from daskref.exceptions import ConfigError
-from daskref.units import parse_advertised, parse_ports
+from daskref.units import parse_advertised, parse_ports, parse_size
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,17 @@ def test_advertised_that_are_none(value):
     with pytest.raises(ConfigError, match=r"here=.*address:port") as caught:
         parse_advertised(value, "here")
     assert caught.value.value is value
+
+
+@pytest.mark.parametrize(
+    ("value", "nbytes"),
+    [(0, 0), (1e6, 10**6), ("1e6", 10**6), ("0.1 KiB", 103), ("1.5 MiB", 3 * 2**19)],
+)
+def test_sizes(value, nbytes):
+    assert parse_size(value, "here") == nbytes
+
+
+@pytest.mark.parametrize("value", [1.5, "1.5", "0.25 ", -1, "abc", True, None, "MB"])
+def test_sizes_that_are_none(value):
+    with pytest.raises(ConfigError, match=r'here=.*a size such as "64 MiB"'):
+        parse_size(value, "here")
