@@ -21,7 +21,7 @@ fast = -m "not slow and not stress and not hosts and not pythons" --ignore tests
 JOBS ?= 2
 parallel = -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-hosts test-all stress test-oldest test-peers test-pythons bench transparency lint type docs clean
+.PHONY: demo test test-hosts test-all stress test-oldest test-peers test-pythons bench transparency pictures lint type docs clean
 .DEFAULT_GOAL := test
 
 demo: $(stamp)
@@ -71,6 +71,10 @@ lint: $(stamp)
 
 type: $(stamp)
 	$(bin)/mypy
+
+# of the examples; they need PyTorch
+pictures: $(docs_stamp)
+	$(bin)/python docs/examples/pictures.py
 
 docs: $(docs_stamp)
 	$(bin)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
