@@ -1,14 +1,16 @@
-"""The command line: ``daskref info``, ``daskref sweep``, ``daskref bench``."""
+"""The command line: ``daskref info``, ``run``, ``sweep``, ``bench``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import dask.config
 from dask.utils import format_bytes
 
 from daskref._version import __version__
@@ -36,11 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="daskref", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(run=None)
     commands = parser.add_subparsers(required=True, metavar="command")
     info = commands.add_parser(
         "info", help="what is configured, what it would use, and whether it works"
     )
     info.set_defaults(run=_info)
+    run = commands.add_parser(
+        "run",
+        usage="daskref run [option ...] (SCRIPT | -m MODULE | -c CODE) [argument ...]",
+        help="run a program of Python's: its Dask clients pass large values by "
+        "reference",
+        description="Run a program as `python` with the same arguments does; all Dask "
+        "clients that it makes, or that its libraries make, pass large values by "
+        "reference. Options are those of `python`.",
+    )
     sweep = commands.add_parser(
         "sweep", help="remove what dead sessions of this user have left"
     )
@@ -49,7 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "bench", help="time plain Dask and daskref, or proxies, in turn", add_help=False
     )
     bench.set_defaults(run=_bench)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["run"] and argv[1:] not in ([], ["-h"], ["--help"]):
+        _run(argv[1:])  # it has options of its own
     args, rest = parser.parse_known_args(argv)
+    if args.run is None:
+        run.error("which program?")
     if rest and args.run is not _bench:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -121,6 +138,21 @@ def _print_space(connector: Connector) -> None:
     if any(space):
         for name, nbytes in space._asdict().items():
             print(f"  {name:20} {format_bytes(nbytes)}")
+
+
+def _run(program: list[str]) -> NoReturn:
+    """Become Python with a program, and with daskref among its clients' preloads."""
+    preload = dask.config.get("distributed.client.preload", [])
+    preload = [preload] if isinstance(preload, str) else list(preload)
+    options = list(dask.config.get("distributed.client.preload-argv", []))
+    if "daskref" not in preload:
+        preload.append("daskref")
+        if options and not isinstance(options[0], str):  # a list for each preload
+            options.append([])
+    # read by this program's child processes, too: Dask's workers are such
+    os.environ["DASK_DISTRIBUTED__CLIENT__PRELOAD"] = json.dumps(preload)
+    os.environ["DASK_DISTRIBUTED__CLIENT__PRELOAD_ARGV"] = json.dumps(options)
+    os.execv(sys.executable, [sys.executable, *program])
 
 
 def _sweep(rest: list[str]) -> int:

@@ -84,6 +84,7 @@ class Attachment:
             "daskref-ended": self.watches.end,
             "daskref-no-worker": self.placing.give_up,
         }
+        self._unlisten = session.listen(self.log_event)
         self._visit: Visit | None = None
         if (connector := session.across_hosts) is not None:
             self._visit = Visit(
@@ -164,8 +165,19 @@ class Attachment:
         self.watches.fail(keys)
         return self._before["cancelled-keys"](keys=keys, **kwargs)
 
+    def log_event(self, event: dict[str, Any]) -> None:
+        """Have an event of this process in Dask's log. Thread-safe."""
+        self._call_soon(self._send_event, event)
+
+    async def _send_event(self, event: dict[str, Any]) -> None:
+        client = self._client
+        with suppress(OSError):  # the connection has ended
+            message = {**event, "client": client.id}
+            await client.scheduler.log_event(topic="daskref", msg=message)
+
     def detach(self) -> None:
         """Give the client's connections back."""
+        self._unlisten()
         for op, handler in self._before.items():
             if handler is None:
                 self._handlers.pop(op, None)
@@ -250,6 +262,7 @@ async def _try_again(client: Any, interval: float) -> None:
             logger.warning(
                 "The store can be opened now: large values go by reference again."
             )
+            state.log_event({"action": "reachable"})
             return
 
 
@@ -261,7 +274,7 @@ async def _attach(client: Any) -> ConnectorError | None:
         threshold=options.get("threshold"),
         connector=None if hidden is None else hidden.value,
     )
-    info = await _join(client, settings)
+    info, opened = await _join(client, settings)
     if isinstance(info, ConnectorError):
         return info
     session = await run_apart(Session.join, info)
@@ -281,10 +294,14 @@ async def _attach(client: Any) -> ConnectorError | None:
         raise
     client._daskref = state
     notices.tell_overridden(settings, info.settings)
+    if session.reachable:
+        notices.tell_switched_on(opened)
     return None
 
 
-async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo | ConnectorError:
+async def _join(
+    client: Any, settings: dict[str, Any]
+) -> tuple[SessionInfo | ConnectorError, dict[str, Any]]:
     ours = identify()
     ask = partial(_run_on_scheduler, client)
     sent: Any = settings
@@ -300,11 +317,10 @@ async def _join(client: Any, settings: dict[str, Any]) -> SessionInfo | Connecto
         raise IncompatibleError(scheduler, told, {"this client": ours})
     answer = pickle.loads(told["answer"])
     if isinstance(answer, ConnectorError) and told.get("in-band"):
-        return answer
+        return answer, {}
     if isinstance(answer, Exception):
         raise answer
-    info: SessionInfo = answer
-    return info
+    return answer, told["opened"]
 
 
 async def _run_on_scheduler(client: Any, function: Any, *args: Any) -> Any:

@@ -7,6 +7,7 @@ name                                   what for
 =====================================  =============================================
 ``Worker._initialized_clients``        telling a task's own client from others
 ``Worker._client``                     the client that a worker's tasks share
+``Client._start_arg``                  the same, while such a client starts
 =====================================  =============================================
 """
 
@@ -16,10 +17,12 @@ from typing import Any, TypeVar
 
 import distributed
 from distributed.client import ClosedClientError
+from distributed.core import PooledRPCCall
 
 from daskref.background import make_lock
 from daskref.client._attachment import Attachment, attach, detach
 from daskref.client.client import ByReference, check_client, options_of
+from daskref.cluster.notices import tell_plain
 from daskref.cluster.session import Session, SessionInfo
 from daskref.exceptions import DaskrefError
 
@@ -100,22 +103,36 @@ def enable(
     if client.status == "closed":
         raise ClosedClientError("the client is closed: make a new one, and enable it")
 
-    async def _enable() -> C:
-        if not isinstance(client, ByReference):
-            _mix_in(client, options)
-        client._daskref_options = options
-        try:
-            await attach(client)
-        except BaseException:
-            _mix_out(client)
-            raise
-        return client
-
     try:
-        options = options_of(threshold, connector)
-        return client.sync(_enable)
+        return client.sync(_enable, client, options_of(threshold, connector))
     except DaskrefError as exc:
         raise exc.with_traceback(None) from None
+
+
+async def _enable(client: C, options: dict[str, Any]) -> C:
+    if not isinstance(client, ByReference):
+        _mix_in(client, options)
+    client._daskref_options = options
+    try:
+        await attach(client)
+    except BaseException:
+        _mix_out(client)
+        raise
+    return client
+
+
+async def enable_starting(client: distributed.Client) -> None:
+    """Enable a client that starts, as configured for all clients of the process.
+
+    Where that cannot be, it goes on as a plain client, and the log says why. The client
+    of a worker's tasks is left to :func:`adopt`: it is as its cluster is.
+    """
+    if isinstance(client, ByReference) or isinstance(client._start_arg, PooledRPCCall):
+        return
+    try:
+        await _enable(client, options_of(None, None))
+    except DaskrefError as exc:
+        tell_plain(exc)
 
 
 def disable(client: Any) -> Any:

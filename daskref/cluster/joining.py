@@ -71,6 +71,7 @@ async def join(
         What :func:`identify` returns and, for a client of the same protocol,
         ``"answer"``: the session's ``SessionInfo`` or the error,
         pickled. Raised here, Dask would log it with what the client has sent.
+        ``"opened"``: what the log says of a session, in words.
         ``"in-band"``, if there: the store cannot be opened, and the client is to go on
         without.
     """
@@ -83,6 +84,7 @@ async def join(
             asked = unseal(settings)
             plugin = await _load(START)(scheduler, asked)
             told["answer"] = pickle.dumps(plugin.join(client))
+            told["opened"] = plugin.opened()
         except ConnectorError as exc:
             told["answer"] = _pickled(exc)
             told["in-band"] = Settings.read(**asked).on_failure == "inband"

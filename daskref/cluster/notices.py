@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import dask.config
+from dask.utils import format_bytes
 
 from daskref.config import Settings, is_size, sections, setting_name
 from daskref.connectors.credentials import mask, mask_options
@@ -82,6 +83,45 @@ def tell_overridden(asked: Mapping[str, Any], session: Settings) -> None:
                 f"{setting_name(field)} is {holds}, not {mine}"
                 for field, (mine, holds) in differing.items()
             ),
+        )
+
+
+def describe_session(settings: Settings, budget: int) -> dict[str, Any]:
+    """Return what a session is, for logs.
+
+    Parameters
+    ----------
+    settings
+        Those of the session.
+    budget
+        Bytes of a host's memory that it may fill; 0 if it keeps values elsewhere.
+    """
+    described = {
+        field: setting_text(field, vars(settings)[field])
+        for field in ("connector", "threshold")
+    }
+    return {**described, "budget": format_bytes(budget) if budget else "none"}
+
+
+def tell_switched_on(opened: Mapping[str, Any]) -> None:
+    """Tell that a client passes values by reference, and in which session."""
+    logger.info(
+        "Large values go by reference: connector %s, threshold %s, budget %s, hosts %s",
+        opened["connector"],
+        opened["threshold"],
+        opened["budget"],
+        ", ".join(opened["hosts"]) or "none yet",
+    )
+
+
+def tell_plain(reason: Exception) -> None:
+    """Tell why a client that was to be switched on goes on as a plain client."""
+    if (text := str(reason)) not in _told:
+        _told.add(text)
+        logger.warning(
+            "daskref is in distributed.client.preload, but a client goes on as plain "
+            "Dask: %s",
+            text,
         )
 
 

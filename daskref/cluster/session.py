@@ -102,6 +102,7 @@ class Session:
     _users: int
     _warned: bool
     _places: list[Callable[[], bool]]
+    _listeners: list[Callable[[dict[str, Any]], None]]
 
     def __init__(
         self, info: SessionInfo, store: Store | None, counters: Counters
@@ -115,14 +116,16 @@ class Session:
         self._users = 1
         self._warned = False
         self._next_sweep = 0.0
-        self._blind = False
-        self._places: list[Callable[[], bool]] = []
+        #: Why this process cannot put and get, if that is so.
+        self._unseen: DaskrefError | None = None
+        self._places = []
+        self._listeners = []
         self._process = uuid.uuid4().hex
 
     @property
     def reachable(self) -> bool:
         """Whether this process can put and get."""
-        return self.store is not None and not self._blind
+        return self.store is not None and self._unseen is None
 
     @property
     def across_hosts(self) -> ZmqConnector | None:
@@ -137,8 +140,9 @@ class Session:
 
     def lose_sight(self, exc: DaskrefError) -> None:
         """Put nothing any more, for good: others send values in-band."""
-        self._blind = True
+        self._unseen = exc
         _warn_unseen(exc)
+        self._tell("unreachable", exc)
 
     def takes(self) -> bool:
         """Tell whether there is a place now for what this process puts."""
@@ -159,6 +163,29 @@ class Session:
         """
         self._places.append(there_is)
         return lambda: self._places.remove(there_is)
+
+    def listen(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Have this process's events told, each kind of them once.
+
+        Parameters
+        ----------
+        listener
+            (event) -> None: for Dask's log; called in any thread. Of several in a
+            process, the first is.
+
+        Returns
+        -------
+        callable
+            () -> None: tell it no more.
+        """
+        self._listeners.append(listener)
+        if self._unseen is not None and self._listeners == [listener]:
+            self._tell("unreachable", self._unseen)
+        return lambda: self._listeners.remove(listener)
+
+    def _tell(self, action: str, exc: DaskrefError) -> None:
+        for listener in self._listeners[:1]:
+            listener({"action": action, "reason": str(exc)})
 
     def __repr__(self) -> str:
         return f"<Session {self.info.id} on {self.store or 'no store in reach'}>"
@@ -220,15 +247,17 @@ class Session:
             for place, secrets in info.secrets.items():
                 remember(place, secrets)
             counters = Counters()
+            store, unseen = None, None
             try:
                 store = _reach(info, counters)
             except ConnectorError as exc:
-                store = None
                 if session is not None:
                     session._users += 1
                     return session
                 _warn_unseen(exc)
+                unseen = exc.with_traceback(None)
             session = _sessions[info.id] = cls(info, store, counters)
+            session._unseen = unseen
         export(sessions)
         return session
 
@@ -495,6 +524,7 @@ class Session:
                 "only counted. %s",
                 exc,
             )
+            self._tell("fallback", exc)
 
 
 def _signs(settings: Settings, connector: Connector) -> bool:

@@ -221,8 +221,14 @@ class Network:
             "beside": self._has_workers(host),
         }
 
-    def leave(self, process: str) -> None:
-        """See to what a worker or client leaves behind, and what its host takes."""
+    def leave(self, process: str) -> int:
+        """See to what a worker or client leaves behind, and what its host takes.
+
+        Returns
+        -------
+        int
+            The number of objects that no other host has.
+        """
         self._starting.discard(process)
         host = self.locations.host_of(process)
         hostname, lost = self.locations.leave(process)
@@ -230,6 +236,7 @@ class Network:
             self._tell_clients(host)
         self.losses.left(process)
         self.losses.lose(hostname, lost)
+        return len(lost)
 
     def _has_workers(self, host: str) -> bool:
         return any(p in self._scheduler.workers for p in self.locations.processes(host))

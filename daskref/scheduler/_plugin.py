@@ -24,6 +24,7 @@ import logging
 import pickle
 from typing import TYPE_CHECKING, Any
 
+from distributed.comm import get_address_host
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.serialize import Serialized, deserialize
 from tornado.ioloop import PeriodicCallback
@@ -32,6 +33,7 @@ from daskref.background import run_apart
 from daskref.cluster import by_value as bootstrap
 from daskref.cluster.by_value import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.cluster.joining import identify, lacking
+from daskref.cluster.notices import describe_session
 from daskref.cluster.relay import fetch
 from daskref.cluster.session import Session, SessionInfo
 from daskref.cluster.streams import Streams
@@ -97,6 +99,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._outage = Outage()
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
+        self._opened: dict[str, Any] = {}
 
     @property
     def info(self) -> SessionInfo:
@@ -166,6 +169,17 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self.reconcile, self.settings.reconcile_interval * 1000
         )
         self._reconciler.start()
+        space = await run_apart(connector.space)
+        self._opened = describe_session(self.settings, space.budget)
+        self._log_event("open", **self.opened())
+
+    def opened(self) -> dict[str, Any]:
+        """Return what the session is and has, in words: for logs."""
+        hosts = {ws.host for ws in self.scheduler.workers.values()}
+        return {**self._opened, "hosts": sorted(hosts)}
+
+    def _log_event(self, action: str, **details: Any) -> None:
+        self.scheduler.log_event(NAME, {"action": action, **details})
 
     async def _check_workers(self) -> None:
         """Raise unless all workers can take part; those that come later see for it."""
@@ -248,6 +262,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             # A message of this kind that is still under way must not end its stream.
             scheduler.stream_handlers[op] = _ignore
         scheduler.nanny_plugins.pop(NAME, None)
+        if self._opened:
+            self._log_event("close")
         if NAME in scheduler.worker_plugins:
             await scheduler.unregister_worker_plugin(None, name=NAME)
         await self.close()
@@ -296,7 +312,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Release what the client held."""
-        self._clients.discard(client)
+        if client in self._clients:
+            self._clients.remove(client)
+            self._log_event("remove-client", client=client)
         self._keys.pop(client, None)
         self._evict(self.holders.release(Holder("client", client)))
         self.watches.remove_client(client)
@@ -306,12 +324,17 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Shorten the time for which messages to the worker are held back."""
         self._streams.shorten(scheduler.stream_comms.get(worker))
+        host = get_address_host(worker)
+        if scheduler.host_info[host]["addresses"] == {worker}:
+            self._log_event("add-host", host=host)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Forget the worker, and see to what its host takes with it."""
         self._unreachable.pop(worker, None)
-        if self.network is not None:
-            self.network.leave(worker)
+        lost = 0 if self.network is None else self.network.leave(worker)
+        host = get_address_host(worker)
+        if host not in scheduler.host_info:  # that was its last one
+            self._log_event("remove-host", host=host, lost=lost)
 
     def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
         """Take note of what a client put; it holds it."""
@@ -383,6 +406,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def on_reachable(self, worker: str) -> None:
         """Take note of a worker that sees the store by now."""
         self._unreachable.pop(worker, None)
+        self._log_event("reachable", worker=worker)
 
     def _evict(self, keys: list[Key]) -> None:
         if not keys:
@@ -415,7 +439,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def join(self, client: str) -> SessionInfo:
         """Let a client in."""
-        self._clients.add(client)
+        if client not in self._clients:
+            self._clients.add(client)
+            self._log_event("add-client", client=client)
         self._streams.shorten(self.scheduler.client_comms.get(client))
         return self.info
 

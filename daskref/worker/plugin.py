@@ -185,6 +185,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
     async def _take_part(self) -> None:
         """Send and get references, and serve other hosts, if the store is in reach."""
         worker, session = self.worker, self.session
+        self._undo.append(session.listen(self._log_event))
         if (connector := session.across_hosts) is not None:
             self._serving = Serving(worker, session, connector)
             await self._begin_serving(self._serving)
@@ -236,6 +237,9 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         for key in list(worker.data):
             if is_proxy(value := worker.data[key]):
                 worker.data[key] = await self.session.run(reveal, value)
+
+    def _log_event(self, event: dict[str, Any]) -> None:
+        self.worker.log_event("daskref", {**event, "worker": self.worker.address})
 
     def _replace_handler(self, op: str, handler: Callable[..., Any]) -> None:
         handlers = self.worker.handlers

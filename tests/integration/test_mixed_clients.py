@@ -295,7 +295,7 @@ class TestPeersWithoutDaskref:
     # what they run they must be able to import: NumPy's functions, and lambdas
 
     @pytest.mark.slow
-    def test_a_scheduler(self, without: Any) -> None:
+    def test_a_scheduler(self, without: Any, caplog: Any) -> None:
         with processes(workers=1, env=without) as (scheduler, _):
             with pytest.raises(NotInstalledError) as caught:
                 daskref.Client(scheduler.address, timeout=20)
@@ -307,6 +307,17 @@ class TestPeersWithoutDaskref:
                     daskref.enable(plain)
                 assert type(plain) is distributed.Client
                 assert plain.submit(np.sum, large()).result() == SUM
+            # switched on by configuration, clients go on as well; the log says why
+            caplog.clear()
+            for _ in range(2):
+                with (
+                    dask.config.set({"distributed.client.preload": ["daskref"]}),
+                    distributed.Client(scheduler.address) as plain,
+                ):
+                    assert type(plain) is distributed.Client
+                    assert plain.submit(np.sum, large()).result() == SUM
+            (told,) = [r.getMessage() for r in caplog.records]
+            assert "a client goes on as plain Dask: daskref is not installed on" in told
 
     @pytest.mark.slow
     def test_one_worker_of_two(self, without: Any) -> None:
