@@ -175,6 +175,8 @@ class Network:
     ) -> None:
         if self.locations.host_of(process) not in (None, host):
             self.leave(process)  # it has made its session directory anew
+        if not self.locations.processes(host):
+            self._log_event("add-host", host=hostname)
         self.locations.join(process, host, hostname, endpoint)
 
     def _begin_serving(self) -> None:
@@ -221,14 +223,8 @@ class Network:
             "beside": self._has_workers(host),
         }
 
-    def leave(self, process: str) -> int:
-        """See to what a worker or client leaves behind, and what its host takes.
-
-        Returns
-        -------
-        int
-            The number of objects that no other host has.
-        """
+    def leave(self, process: str) -> None:
+        """See to what a worker or client leaves behind, and what its host takes."""
         self._starting.discard(process)
         host = self.locations.host_of(process)
         hostname, lost = self.locations.leave(process)
@@ -236,7 +232,11 @@ class Network:
             self._tell_clients(host)
         self.losses.left(process)
         self.losses.lose(hostname, lost)
-        return len(lost)
+        if hostname:  # that was its last process
+            self._log_event("remove-host", host=hostname, lost=len(lost))
+
+    def _log_event(self, action: str, **details: Any) -> None:
+        self._scheduler.log_event("daskref", {"action": action, **details})
 
     def _has_workers(self, host: str) -> bool:
         return any(p in self._scheduler.workers for p in self.locations.processes(host))

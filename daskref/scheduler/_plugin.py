@@ -24,7 +24,6 @@ import logging
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from distributed.comm import get_address_host
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.serialize import Serialized, deserialize
 from tornado.ioloop import PeriodicCallback
@@ -324,17 +323,12 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Shorten the time for which messages to the worker are held back."""
         self._streams.shorten(scheduler.stream_comms.get(worker))
-        host = get_address_host(worker)
-        if scheduler.host_info[host]["addresses"] == {worker}:
-            self._log_event("add-host", host=host)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Forget the worker, and see to what its host takes with it."""
         self._unreachable.pop(worker, None)
-        lost = 0 if self.network is None else self.network.leave(worker)
-        host = get_address_host(worker)
-        if host not in scheduler.host_info:  # that was its last one
-            self._log_event("remove-host", host=host, lost=lost)
+        if self.network is not None:
+            self.network.leave(worker)
 
     def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
         """Take note of what a client put; it holds it."""

@@ -186,6 +186,27 @@ class TestPut:
         assert "on-failure" in record.getMessage()
         assert session.counters.snapshot()["fallbacks"] == 3
 
+    def test_the_first_failure_is_an_event_of_the_process(
+        self, session: Session, monkeypatch: Any
+    ) -> None:
+        def fail(self: Any, frames: Any) -> Any:
+            raise ConnectorError("<local>", "it is full")
+
+        monkeypatch.setattr(LocalConnector, "put_frames", fail)
+        first: list[Any] = []
+        second: list[Any] = []
+        undo = session.listen(first.append)
+        session.listen(second.append)
+        session.put(LARGE)
+        session.put(LARGE)
+        (event,) = first
+        assert event["action"] == "fallback"
+        assert "it is full" in event["reason"]
+        undo()
+        session.lose_sight(ConnectorError("<local>", "it is away"))
+        assert len(first) == 1
+        assert [each["action"] for each in second] == ["unreachable"]
+
     def test_a_failure_of_the_drivers_own(
         self, session: Session, monkeypatch: Any
     ) -> None:

@@ -26,10 +26,15 @@ class FakeScheduler:
         self.tasks: dict[Any, Any] = {}
         self.sent: list[tuple[str, dict[str, Any]]] = []
         self.recommended: list[dict[Any, str]] = []
+        self.events: list[dict[str, Any]] = []
 
     def worker_send(self, worker: str, message: dict[str, Any]) -> None:
         assert worker in self.workers
         self.sent.append((worker, message))
+
+    def log_event(self, topic: str, event: dict[str, Any]) -> None:
+        assert topic == "daskref"
+        self.events.append(event)
 
     def transitions(self, recommendations: dict[Any, str], stimulus_id: str) -> None:
         self.recommended.append(recommendations)

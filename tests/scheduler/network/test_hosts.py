@@ -132,6 +132,23 @@ class TestHosts:
 
         run(test)
 
+    def test_dasks_log_tells_of_hosts_and_of_what_they_take(self, site: Site) -> None:
+        site.worker("one", A)
+        site.worker("neighbour", A)
+        site.worker("two", B)
+        site.put(KEY)
+        site.put(OTHER)
+        site.network.on_fetched(KEY, True, worker="two")
+        site.stop("one")
+        come = [
+            {"action": "add-host", "host": f"the host of {name}"}
+            for name in ("one", "two")
+        ]
+        assert site.scheduler.events == come
+        site.stop("neighbour")
+        gone = {"action": "remove-host", "host": "the host of one", "lost": 1}
+        assert site.scheduler.events == [*come, gone]
+
     def test_who_comes_later_is_told_all(self, site: Site) -> None:
         site.worker("one", A)
         answer = run(lambda: site.client("client", C))
