@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from typing import Any
 import dask
 import pytest
 
-from daskref import __version__
+from daskref import __version__, cli
 from daskref.cli import main
 from daskref.connectors import SharedMemoryConnector
 
@@ -161,6 +162,8 @@ def test_sweep_removes_what_the_dead_left(capsys: Any, tmp_path: Path) -> None:
         ([], 2, "required"),
         (["dance"], 2, "invalid choice"),
         (["info", "--dance"], 2, "unrecognized arguments: --dance"),
+        (["run"], 2, "which program?"),
+        (["run", "--help"], 0, "-m MODULE"),
     ],
 )
 def test_usage(capsys: Any, argv: list[str], status: int, told: str) -> None:
@@ -168,6 +171,30 @@ def test_usage(capsys: Any, argv: list[str], status: int, told: str) -> None:
         main(argv)
     assert caught.value.code == status
     assert told in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("preload", "options", "want"),
+    [
+        ([], [], (["daskref"], [])),
+        ("other", [], (["other", "daskref"], [])),
+        (["daskref", "other"], [], (["daskref", "other"], [])),
+        (["other"], ["--all"], (["other", "daskref"], ["--all"])),
+        (["other"], [["--one"]], (["other", "daskref"], [["--one"], []])),
+    ],
+)
+def test_run_adds_to_the_preloads_of_clients(
+    monkeypatch: pytest.MonkeyPatch, preload: Any, options: Any, want: Any
+) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "execv", lambda *args: called.append(args))
+    names = ["distributed.client.preload", "distributed.client.preload-argv"]
+    with dask.config.set(dict(zip(names, (preload, options), strict=True))):
+        cli._run(["script.py", "--help"])
+    assert called == [(sys.executable, [sys.executable, "script.py", "--help"])]
+    found = dask.config.collect_env(os.environ)
+    assert tuple(dask.config.get(name, config=found) for name in names) == want
 
 
 def test_bench_lists_its_rows(capsys: Any) -> None:

@@ -243,6 +243,14 @@ def _(running: Any) -> None:
     assert running.client not in Worker._initialized_clients  # and it is a container
 
 
+@checks("Client._start_arg")
+def _(running: Any) -> None:
+    source = inspect.getsource(Worker._get_client)
+    assert re.search(r"Client\(\s*self\.scheduler,", source)
+    assert isinstance(running.worker.scheduler, PooledRPCCall)
+    assert not isinstance(running.client._start_arg, PooledRPCCall)
+
+
 @checks("_expr.Expr", "_expr.LLGExpr")
 def _(running: Any) -> None:
     expr = dask._expr.LLGExpr({"x": DataNode("x", 1)}, _determ_token="token")
