@@ -55,7 +55,10 @@ def given(redis_server: Any, tmp_path: Path) -> Iterator[dict[str, Any]]:
     before = set(Client._instances)
     frame = pd.DataFrame({"delay": [1.0, None, 3.0] * 100_000})
     with (
-        dask.config.set({"daskref.connector": "auto"}),
+        # what a page sets is taken back
+        dask.config.set(
+            {"daskref.connector": "auto", "distributed.client.preload": []}
+        ),
         LocalCluster(
             n_workers=1, processes=False, protocol="tcp://", dashboard_address=":0"
         ) as cluster,
