@@ -134,7 +134,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         await super()._ensure_connected(timeout=timeout)
         if self.scheduler_comm is not before and self.status == "running":
             try:
-                await attach(self)
+                await self._daskref_attach()
             except (OSError, ImportError):
                 raise  # Dask tries again, or closes the client
             except BaseException:
@@ -154,6 +154,9 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         seen = "values above the threshold go by reference"
         unseen = "this process cannot see the store: its values travel in-band"
         return html + card("daskref", seen if session.reachable else unseen, rows)
+
+    async def _daskref_attach(self) -> None:
+        await attach(self)
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         if self._daskref is not None:

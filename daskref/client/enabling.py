@@ -57,11 +57,25 @@ async def let_go(worker: distributed.Worker) -> None:
         _mix_out(client)
 
 
-def _mix_in(client: Any, options: dict[str, Any]) -> None:
+class _ByConfiguration(ByReference):
+    """Mixin for a client of which nobody has asked to pass values by reference.
+
+    Where that cannot be, now or when it connects again, it goes on as a plain client.
+    """
+
+    async def _daskref_attach(self) -> None:
+        try:
+            await attach(self)
+        except DaskrefError as exc:
+            _mix_out(self)
+            tell_plain(exc)
+
+
+def _mix_in(client: Any, options: dict[str, Any], mixin: Any = ByReference) -> None:
     cls = type(client)
     client._daskref_options = options
     client._daskref_class = cls
-    client.__class__ = type(cls.__name__, (ByReference, cls), {"__module__": __name__})
+    client.__class__ = type(cls.__name__, (mixin, cls), {"__module__": __name__})
 
 
 def enable(
@@ -129,10 +143,14 @@ async def enable_starting(client: distributed.Client) -> None:
     """
     if isinstance(client, ByReference) or isinstance(client._start_arg, PooledRPCCall):
         return
+    _mix_in(client, dict.fromkeys(("threshold", "connector")), _ByConfiguration)
     try:
-        await _enable(client, options_of(None, None))
-    except DaskrefError as exc:
-        tell_plain(exc)
+        await client._daskref_attach()
+    except OSError:
+        pass  # the connection has ended: Dask makes another one, which attaches
+    except BaseException:
+        _mix_out(client)
+        raise
 
 
 def disable(client: Any) -> Any:

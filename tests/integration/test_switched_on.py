@@ -19,7 +19,10 @@ import pytest
 from distributed import LocalCluster
 
 import daskref
+from daskref.client import _attachment
+from daskref.client.client import ByReference
 from daskref.cluster import notices
+from daskref.exceptions import NotInstalledError
 from tests.support.common import large, wait_until
 from tests.support.tasks import SEEN, describe, make
 
@@ -150,6 +153,43 @@ def test_bad_settings_are_told_once_and_clients_stay_plain(
                 assert plain.submit(describe, large()).result() == [SEEN]
     (told,) = [r.getMessage() for r in caplog.records if r.name == "daskref"]
     assert "a client goes on as plain Dask: daskref.threshold='abc'" in told
+
+
+@pytest.mark.usefixtures("switched_on")
+def test_a_client_that_connects_again_may_find_a_scheduler_without(
+    cluster: Any, monkeypatch: Any
+) -> None:
+    async def refuse(*args: Any) -> Any:
+        raise NotInstalledError(["the scheduler"])
+
+    with distributed.Client(cluster, set_as_default=False) as client:
+        assert isinstance(client, ByReference)
+        monkeypatch.setattr(_attachment, "_join", refuse)
+        comm = client.scheduler_comm
+        client.loop.add_callback(comm.comm.abort)
+        wait_until(lambda: type(client) is distributed.Client)
+        assert client.submit(describe, large()).result() == [SEEN]
+        assert client.scheduler_comm is not comm
+
+
+@pytest.mark.usefixtures("switched_on")
+def test_a_client_whose_connection_ends_is_switched_on_as_it_connects_again(
+    cluster: Any, client: Any, monkeypatch: Any
+) -> None:
+    join = _attachment._join
+    failed: list[int] = []
+
+    async def fail_once(made: Any, *args: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            made.scheduler_comm.comm.abort()
+            raise OSError("the connection has ended")
+        return await join(made, *args)
+
+    monkeypatch.setattr(_attachment, "_join", fail_once)
+    with distributed.Client(cluster, set_as_default=False) as made:
+        wait_until(lambda: getattr(made, "_daskref", None) is not None)
+        take_part(made, daskref.stats(client)["puts"])
 
 
 def test_one_line_tells_what_is_on(cluster: Any, client: Any, caplog: Any) -> None:
