@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -39,7 +40,12 @@ from daskref.cluster.streams import Streams
 from daskref.config import Settings
 from daskref.connectors.base import Key
 from daskref.connectors.zmq.connector import ZmqConnector
-from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
+from daskref.exceptions import (
+    ConnectorError,
+    DaskrefError,
+    IncompatibleError,
+    NotInstalledError,
+)
 from daskref.graph.nodes import references_in
 from daskref.scheduler._encryption import (
     check_transport,
@@ -168,8 +174,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self.reconcile, self.settings.reconcile_interval * 1000
         )
         self._reconciler.start()
-        space = await run_apart(connector.space)
-        self._opened = describe_session(self.settings, space.budget)
+        budget = 0
+        with suppress(ConnectorError):  # it is said in logs, and no more
+            budget = (await run_apart(connector.space)).budget
+        self._opened = describe_session(self.settings, budget)
         self._log_event("open", **self.opened())
 
     def opened(self) -> dict[str, Any]:
