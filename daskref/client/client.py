@@ -13,7 +13,7 @@ A value leaves, by ``submit`` or ``scatter``:
    references stands for the task
 3. ``client/_holdings.py``: ``put``, once per content; the scheduler is told of it
 4. ``cluster/session.py``: ``put``, unless the store is out of reach, full or failing
-5. ``store/_io.py``: signs, counts, and calls ``put_frames`` of the connector
+5. ``store/_writing.py``: signs, counts, and calls ``put_frames`` of the connector
 
 A task runs:
 

@@ -373,11 +373,11 @@ class Session:
         return self.put(obj, encoded), True
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
-        """Return a new reference to what came out of the store; see Store. Blocks."""
+        """Return a new reference to what came out of the store. Blocks."""
         try:
             if self.store is None or not self.reachable:
                 return None
-            return self.store.relink(obj, token)
+            return self.store.origins.relink(obj, token)
         except (ConnectorError, SignatureError):
             return None  # the put that comes instead says what is wrong
 
@@ -422,13 +422,14 @@ class Session:
         Parameters
         ----------
         obj
-            Any object; see :meth:`Store.keep`.
+            Any object; see :meth:`Origins.keep`.
         call_soon
             ``(callable, *args)``: run it on an event loop. Thread-safe, takes no locks.
         """
         if self.store is not None:
+            release = functools.partial(call_soon, self._evict_soon)
             with suppress(ConnectorError):  # it is put again if it is asked for
-                self.store.keep(obj, functools.partial(call_soon, self._evict_soon))
+                self.store.origins.keep(obj, release)
 
     def _evict_soon(self, key: Key) -> None:
         if self.store is not None:

@@ -11,6 +11,13 @@ from typing import Any
 
 import cloudpickle
 
+from daskref.exceptions import WireError
+
+#: ``(bytes) -> object``
+Load = Callable[[Any], Any]
+#: ``(object) -> bytes``
+Dump = Callable[[Any], Any]
+
 
 class Carried:
     """A function, at hand or pickled.
@@ -70,3 +77,18 @@ def carry(function: Callable[[Any], Any] | None) -> Carried | None:
     if function is None or isinstance(function, Carried):
         return function
     return Carried(function)
+
+
+def load_with(deserializer: Load, data: Any, what: str) -> Any:
+    """Return what a deserializer of the user's makes of bytes.
+
+    Raises
+    ------
+    WireError
+        That *what* could not be deserialized, if it raises.
+    """
+    try:
+        # As ProxyStore's connectors have it: a mapping has neither `decode` nor hash.
+        return deserializer(data if isinstance(data, bytes) else bytes(data))
+    except Exception as exc:
+        raise WireError(f"{what} could not be deserialized ({exc!r})") from exc

@@ -1,10 +1,10 @@
 """Stores: objects in and out of one connector, as keys, references and proxies.
 
-Read ``store`` (proxies, futures), then ``_objects`` (``put``, ``get``, references) and
-``_io`` (serialize, sign, call the connector, count). A reader begins at ``factory``:
-what a proxy resolves with. ``registry`` and ``_registry`` find a process's stores by
-name; ``_provenance`` and ``mapped`` know which objects came out of a store; ``_future``
-and ``_metrics`` are the rest of the vocabulary.
+Read ``store`` (proxies, futures), then ``_objects`` (``put``, ``get``, references),
+``_writing`` and ``_reading`` (serialize, sign, call the connector, count). A reader
+begins at ``factory``: what a proxy resolves with. ``registry`` and ``_registry`` find a
+process's stores by name; ``_provenance`` and ``mapped`` know which objects came out of
+a store; ``_future`` and ``_metrics`` are the rest of the vocabulary.
 """
 
 from daskref.store._future import Future as Future

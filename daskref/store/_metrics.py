@@ -7,10 +7,11 @@ parts: ``store.put.serialize``, ``store.put.connector``, ``store.get.deserialize
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +20,11 @@ from zict import LRU
 
 from daskref.background import make_lock
 from daskref.connectors.base import Key
+from daskref.connectors.credentials import mask
 from daskref.proxy.proxy import is_proxy, reference_of
+
+#: The store's own: who reads the log need not know of this module.
+logger = logging.getLogger("daskref.store")
 
 #: How many keys are remembered one by one, those used last.
 KEYS = 1024
@@ -176,16 +181,26 @@ class StoreMetrics:
 
 
 class Operation:
-    """One call of a store, while it is timed."""
+    """One call of a store: timed, then written down in the log and in the metrics.
 
-    __slots__ = ("_begin", "elapsed_ms", "parts")
+    Parameters
+    ----------
+    store
+        Name of the store, for the log.
+    metrics
+        Of the store, if it keeps any.
+    """
+
+    __slots__ = ("_begin", "_metrics", "_store", "elapsed_ms", "parts")
 
     #: Name of a part -> milliseconds.
     parts: dict[str, float]
     #: Milliseconds in all, once it is done.
     elapsed_ms: float
 
-    def __init__(self) -> None:
+    def __init__(self, store: str, metrics: StoreMetrics | None) -> None:
+        self._store = store
+        self._metrics = metrics
         self._begin = time.perf_counter()
         self.parts = {}
         self.elapsed_ms = 0.0
@@ -200,6 +215,63 @@ class Operation:
             elapsed = 1000 * (time.perf_counter() - begin)
             self.parts[name] = self.parts.get(name, 0.0) + elapsed
 
-    def done(self) -> None:
-        """Stop the clock."""
+    def done(
+        self,
+        name: str,
+        key: Key,
+        nbytes: int | None = None,
+        cached: bool | None = None,
+    ) -> None:
+        """Write down what was done.
+
+        Parameters
+        ----------
+        name
+            Of the method.
+        key
+            Of the object.
+        nbytes
+            Size of the stored object.
+        cached
+            For a get: whether it came from the cache.
+        """
         self.elapsed_ms = 1000 * (time.perf_counter() - self._begin)
+        self._log(name, key, nbytes, cached)
+        if self._metrics is None:
+            return
+        label = f"store.{name}"
+        if cached is not None:
+            found = "hits" if cached else "misses"
+            self._metrics.add_counter(f"{label}.cache_{found}", key, 1)
+        if nbytes is not None:
+            self._metrics.add_attribute(f"{label}.object_size", key, nbytes)
+        self._add_times(self._metrics, label, key)
+
+    def done_batch(self, keys: Sequence[Key], sizes: Sequence[int]) -> None:
+        """Write down that objects of these sizes were put together."""
+        self.elapsed_ms = 1000 * (time.perf_counter() - self._begin)
+        for key, nbytes in zip(keys, sizes, strict=True):
+            self._log("put", key, nbytes)
+            if self._metrics is not None:
+                self._metrics.add_attribute("store.put.object_size", key, nbytes)
+        if self._metrics is not None:
+            self._add_times(self._metrics, "store.put_batch", keys)
+
+    def _add_times(self, metrics: StoreMetrics, label: str, key: Any) -> None:
+        for part, elapsed_ms in self.parts.items():
+            metrics.add_time(f"{label}.{part}", key, elapsed_ms)
+        metrics.add_time(label, key, self.elapsed_ms)
+
+    def _log(
+        self, name: str, key: Key, nbytes: int | None, cached: bool | None = None
+    ) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "Store %r: %s %s in %.3f ms%s%s",
+                self._store,
+                name.upper(),
+                mask(repr(key)),
+                self.elapsed_ms,
+                "" if nbytes is None else f", {nbytes} bytes",
+                "" if cached is None else f" (cached={cached})",
+            )

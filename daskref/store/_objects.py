@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,13 +14,14 @@ from daskref.metrics import Counters
 from daskref.objects.cards import card
 from daskref.objects.codec import Encoded
 from daskref.objects.failure import outcome
-from daskref.objects.functions import carry
+from daskref.objects.functions import Dump, Load, carry
 from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
 from daskref.objects.signing import Signer, forget_key, known_key, remember_key
-from daskref.store._io import Dump, Load, ObjectCache, ObjectIO
 from daskref.store._metrics import StoreMetrics
 from daskref.store._provenance import Origins
+from daskref.store._reading import Reader
 from daskref.store._registry import register_store, unregister_store
+from daskref.store._writing import Writer
 from daskref.store.mapped import note
 
 if TYPE_CHECKING:
@@ -38,27 +39,17 @@ class Lifetime(Protocol):
 
 
 class ObjectStore:
-    """Put objects into a connector, and get them back.
-
-    Parameters
-    ----------
-    name, connector, serializer, deserializer, cache_size, metrics
-        See :class:`daskref.Store`.
-    populate_target, register, counters, signing_key
-        See :class:`daskref.Store`.
-
-    Raises
-    ------
-    ValueError, StoreExistsError
-        See :class:`daskref.Store`.
-    """
+    """Put objects into a connector, and get them back; see :class:`daskref.Store`."""
 
     name: str
     connector: Connector
     counters: Counters
-    _io: ObjectIO
-    _cache: ObjectCache
-    _origins: Origins
+    #: What the store did in this process; ``None`` unless made with ``metrics``.
+    metrics: StoreMetrics | None
+    #: Objects that came out of the store: what gives them new references.
+    origins: Origins
+    _writer: Writer
+    _reader: Reader
 
     def __init__(
         self,
@@ -75,9 +66,7 @@ class ObjectStore:
         signing_key: bytes | None = None,
     ) -> None:
         if cache_size < 0:
-            raise ValueError(
-                f"cache_size={cache_size} is not valid: expected 0 or more"
-            )
+            raise ValueError(f"{cache_size=} is not valid: expected 0 or more")
         if (serializer is None) != (deserializer is None):
             raise ValueError("give serializer and deserializer, or neither")
         signer = None if signing_key is None else Signer(name, signing_key)
@@ -85,24 +74,21 @@ class ObjectStore:
         given = connector
         self.connector = connector = as_connector(given)
         self.counters = counters if counters is not None else Counters()
-        self._io = ObjectIO(
-            name,
-            connector,
-            carry(serializer),
-            carry(deserializer),
-            self.counters,
-            StoreMetrics() if metrics else None,
-            signer,
+        self.metrics = StoreMetrics() if metrics else None
+        dump, load = carry(serializer), carry(deserializer)
+        self._writer = Writer(
+            name, connector, dump, self.counters, self.metrics, signer
         )
-        self._populate_target = populate_target
-        self._cache = ObjectCache(self._io, cache_size)
-        self._origins = Origins(connector, self._io.load)
+        self._reader = Reader(
+            name, connector, load, self.counters, self.metrics, signer, cache_size
+        )
+        self.origins = Origins(connector, self._reader.load)
         self._config = StoreConfig(
             name,
             connector_path(connector),
             tuple(connector.config().items()),
-            self._io.serializer,
-            self._io.deserializer,
+            dump,
+            load,
             cache_size,
             metrics,
             populate_target,
@@ -121,15 +107,10 @@ class ObjectStore:
         logger.info("Initialized %r", self)
 
     def __repr__(self) -> str:
-        return f"<Store {self.name!r} on {self._io.where}>"
+        return f"<Store {self.name!r} on {self._writer.where}>"
 
     def _repr_html_(self) -> str:
-        return card("Store", self.name, {"Connector": self._io.where})
-
-    @property
-    def metrics(self) -> StoreMetrics | None:
-        """What the store did in this process; ``None`` unless made with ``metrics``."""
-        return self._io.metrics
+        return card("Store", self.name, {"Connector": self._writer.where})
 
     # Objects under keys
 
@@ -157,7 +138,7 @@ class ObjectStore:
         Returns
         -------
         Key
-            A key that no other object has or had.
+            No other object has or had it.
 
         Raises
         ------
@@ -168,7 +149,7 @@ class ObjectStore:
         ConnectorError
             If the store failed; nothing remains of the object then.
         """
-        key = self._io.put(obj, serializer, hints).key
+        key = self._writer.put(obj, serializer, hints).key
         self._attach(lifetime, [key])
         return key
 
@@ -180,27 +161,12 @@ class ObjectStore:
         lifetime: Lifetime | None = None,
         **hints: Any,
     ) -> list[Key]:
-        """Write several objects, in one go where the connector can.
+        """Write several objects, in one go where the connector can; see :meth:`put`.
 
-        Parameters
-        ----------
-        objs
-            The objects.
-        serializer, lifetime, **hints
-            See :meth:`put`.
-
-        Returns
-        -------
-        list of Key
-            In the same order.
-
-        Raises
-        ------
-        NotProxiableError, TypeError, ConnectorError
-            See :meth:`put`. Of the others, too, nothing remains then, unless the
-            connector's own batch leaves something behind.
+        After an error nothing remains of any of them, unless the connector's own batch
+        leaves something behind.
         """
-        written = self._io.put_batch(list(objs), serializer, hints)
+        written = self._writer.put_batch(list(objs), serializer, hints)
         keys = [each.key for each in written]
         self._attach(lifetime, keys)
         return keys
@@ -234,50 +200,22 @@ class ObjectStore:
             If the store failed.
         """
         try:
-            return outcome(self._cache.get(key, deserializer))
+            return outcome(self._reader.share(key, deserializer))
         except MissingKeyError:
             return default
 
     def exists(self, key: Key) -> bool:
-        """Tell whether the object is in the store.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`, in any process.
-
-        Returns
-        -------
-        bool
-            What the connector says; the cache is not asked.
-        """
+        """Tell whether the object is in the store; the cache is not asked."""
         return self.connector.exists(key)
 
     def is_cached(self, key: Key) -> bool:
-        """Tell whether :meth:`get` would answer without the connector.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`, in any process.
-
-        Returns
-        -------
-        bool
-            Does no I/O.
-        """
-        return key in self._cache
+        """Tell whether :meth:`get` would answer without the connector. No I/O."""
+        return self._reader.is_cached(key)
 
     def evict(self, key: Key) -> None:
-        """Delete the object. Silent if it is not there.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`, in any process. What was read of the object stays valid.
-        """
-        self._cache.forget(key)
-        self._io.evict(key)
+        """Delete the object; what was read of it stays valid. Silent if it is gone."""
+        self._reader.forget(key)
+        self._writer.evict(key)
 
     def _attach(self, lifetime: Lifetime | None, keys: Sequence[Key]) -> None:
         if lifetime is None:
@@ -292,15 +230,6 @@ class ObjectStore:
     def set(self, key: Key, obj: Any, *, serializer: Dump | None = None) -> None:
         """Write an object under the key of a future; see :meth:`Future.set_result`.
 
-        Parameters
-        ----------
-        key
-            From :meth:`future`, in any process; not set yet.
-        obj
-            The object.
-        serializer
-            ``(obj) -> buffer`` in place of the store's.
-
         Raises
         ------
         NotDeferrableError
@@ -308,7 +237,7 @@ class ObjectStore:
         NotProxiableError, ConnectorError
             See :meth:`put`.
         """
-        self._io.set(key, obj, serializer)
+        self._writer.set(key, obj, serializer)
 
     # References
 
@@ -320,43 +249,23 @@ class ObjectStore:
         Parameters
         ----------
         obj
-            The object.
+            The object; a new one is stored, whatever is stored already.
         token
             Its content hash, kept in the metadata.
         encoded
             The object as :func:`~daskref.objects.codec.encode` returns it, if that was
             done.
 
-        Returns
-        -------
-        Reference
-            Of a new object, whatever is stored already.
-
         Raises
         ------
-        NotProxiableError
-            If the object does not serialize.
-        ConnectorError
-            If the store failed; nothing remains of the object then.
+        NotProxiableError, ConnectorError
+            See :meth:`put`.
         """
-        key, nbytes, _, seal = self._io.put(obj, encoded=encoded)
+        key, nbytes, _, seal = self._writer.put(obj, encoded=encoded)
         return self.refer(key, describe(obj, nbytes, token, seal))
 
     def refer(self, key: Key, metadata: Metadata) -> Reference:
-        """Return a reference to a key of this store.
-
-        Parameters
-        ----------
-        key
-            From :meth:`put`; not looked up.
-        metadata
-            What is known of the object.
-
-        Returns
-        -------
-        Reference
-            Does no I/O.
-        """
+        """Return a reference to a key of this store, which is not looked up. No I/O."""
         return Reference(key, self._config, metadata)
 
     def get_reference(
@@ -378,98 +287,66 @@ class ObjectStore:
         SignatureError
             If it is not the object that was put.
         """
-        seal = reference.metadata.seal
-        watch = partial(note, reference)
-        obj = outcome(self._io.get(reference.key, deserializer, seal, watch))
-        if deserializer is None:
-            self._origins.remember(obj, reference)
-        return obj
+        return outcome(self.read(reference, deserializer))
 
     def get_memory(self, reference: Reference) -> memoryview:
-        """Return the stored bytes for a reference, mapped where that can be.
+        """Return the stored bytes, mapped if that can be; raises as get_reference."""
+        view = self._reader.memory(reference.key, reference.metadata.seal)
+        note(reference, view)
+        return view
+
+    def read(
+        self,
+        reference: Reference,
+        deserializer: Load | None = None,
+        *,
+        once: bool = False,
+        shared: bool = False,
+    ) -> Any:
+        """Return the object for a reference, or a failure in its place.
+
+        Parameters
+        ----------
+        reference, deserializer
+            See :meth:`get_reference`.
+        once
+            Whether the object is deleted: only one caller gets it.
+        shared
+            Whether it comes through the cache. By default it is a private one.
 
         Raises
         ------
         MissingKeyError, SignatureError
             See :meth:`get_reference`.
         """
-        view = self._io.memory(reference.key, reference.metadata.seal)
-        note(reference, view)
-        return view
-
-    def get_shared(self, reference: Reference, deserializer: Load | None = None) -> Any:
-        """Return the object for a reference, through the cache.
-
-        Returns
-        -------
-        object
-            Or a :class:`~daskref.objects.failure.Failure` in its place.
-
-        Raises
-        ------
-        MissingKeyError
-            If it is not in the store.
-        """
-        return self._cache.get(reference.key, deserializer, reference.metadata.seal)
-
-    def take_reference(
-        self, reference: Reference, deserializer: Load | None = None
-    ) -> Any:
-        """Return the object for a reference and delete it: for one caller only.
-
-        Returns
-        -------
-        object
-            Or a :class:`~daskref.objects.failure.Failure` in its place.
-
-        Raises
-        ------
-        MissingKeyError
-            If it is not in the store, or another one took it.
-        """
-        self._cache.forget(reference.key)
-        return self._io.take(reference.key, deserializer, reference.metadata.seal)
+        key, seal = reference.key, reference.metadata.seal
+        if once:
+            self._reader.forget(key)
+            return self._reader.take(key, deserializer, seal)
+        if shared:
+            return self._reader.share(key, deserializer, seal)
+        obj = self._reader.get(key, deserializer, seal, partial(note, reference))
+        if deserializer is None:
+            self.origins.remember(obj, reference)
+        return obj
 
     def link(self, reference: Reference) -> Reference | None:
-        """Return a reference of its own life to what another one is of; no copy.
+        """Return a reference of its own life to the same object; no copy.
 
-        Returns
-        -------
-        Reference or None
-            ``None`` if the object is gone, or the connector cannot do this.
+        ``None`` if the object is gone, or the connector cannot do this.
         """
         key = self.connector.link(reference.key)
         return None if key is None else Reference(key, self._config, reference.metadata)
 
-    def relink(self, obj: Any, token: str | None = None) -> Reference | None:
-        """Return a new reference to what came out of this store unchanged.
-
-        See :meth:`daskref.store._provenance.Origins.relink`.
-        """
-        return self._origins.relink(obj, token)
-
-    def keep(self, obj: Any, release: Callable[[Key], None]) -> None:
-        """Keep in the store what an object came from, for as long as the object lives.
-
-        See :meth:`daskref.store._provenance.Origins.keep`.
-        """
-        self._origins.keep(obj, release)
-
     # The store itself
 
     def config(self) -> StoreConfig:
-        """Return how another process finds or makes this store.
-
-        Returns
-        -------
-        StoreConfig
-            Pickles, without any secret of the connector.
-        """
+        """Return how another process finds or makes this store; without secrets."""
         return self._config
 
     @classmethod
     def from_config(cls, config: StoreConfig, counters: Counters | None = None) -> Self:
-        """Open the store that *config* describes; not registered.
+        """Open the store that *config* describes; not registered. The caller closes it.
 
         Parameters
         ----------
@@ -477,11 +354,6 @@ class ObjectStore:
             From another store's :meth:`config`, in any process.
         counters
             What to count in; its own by default.
-
-        Returns
-        -------
-        Store
-            A new one; the caller closes it.
 
         Raises
         ------
@@ -502,21 +374,19 @@ class ObjectStore:
             counters=counters,
         )
         if config.signed:  # without the key, evicting and the like still work
-            store._io.signer = Signer(config.name, known_key(config.name))
+            signer = Signer(config.name, known_key(config.name))
+            store._writer.signer = store._reader.signer = signer
             store._config = config
         return store
 
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Unregister the store and close its connector. A second call is silent.
 
-        Parameters
-        ----------
-        *args, **kwargs
-            For the connector's ``close``, if it takes any.
+        Arguments are for the connector's ``close``, if it takes any.
         """
         unregister_store(self)
-        self._cache.clear()
-        self._origins.close()
+        self._reader.clear()
+        self.origins.close()
         if self._told_key:
             forget_key(self.name)
         self.connector.close(*args, **kwargs)

@@ -109,11 +109,9 @@ class StoreFactory:
 
     def _look(self, store: ObjectStore) -> Any:
         """Return the object, or a failure in its place; or raise MissingKeyError."""
-        if self.once:
-            return store.take_reference(self.reference, self.deserializer)
-        if self.shared:
-            return store.get_shared(self.reference, self.deserializer)
-        return store.get_reference(self.reference, self.deserializer)
+        return store.read(
+            self.reference, self.deserializer, once=self.once, shared=self.shared
+        )
 
     def _used_up(self) -> ResolveError:
         return ResolveError(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from daskref.connectors.base import Key
 from daskref.exceptions import NotProxiableError
 from daskref.objects.codec import decode
-from daskref.objects.reference import StoreConfig, describe, unknown
+from daskref.objects.functions import Dump, Load
+from daskref.objects.reference import Reference, StoreConfig, describe, unknown
 from daskref.proxy import ProxyLocker
 from daskref.proxy.proxy import Proxy, is_proxy, populate
 from daskref.store import _registry
 from daskref.store._future import Future, FutureFactory, Polling
-from daskref.store._io import Dump, Load
 from daskref.store._metrics import Operation
 from daskref.store._objects import Lifetime, ObjectStore
 from daskref.store.factory import StoreFactory as StoreFactory
@@ -148,26 +148,17 @@ class Store(ObjectStore):
         return self._make(
             Proxy,
             [obj],
-            evict=evict,
+            evict,
             lifetime=lifetime,
             populate_target=populate_target,
             serializer=serializer,
             deserializer=deserializer,
             skip_nonproxiable=skip_nonproxiable,
-            hints=hints,
+            **hints,
         )[0]
 
     def proxy_batch(
-        self,
-        objs: Sequence[T],
-        evict: bool = False,
-        *,
-        lifetime: Lifetime | None = None,
-        populate_target: bool | None = None,
-        serializer: Dump | None = None,
-        deserializer: Load | None = None,
-        skip_nonproxiable: bool = False,
-        **hints: Any,
+        self, objs: Sequence[T], evict: bool = False, **options: Any
     ) -> list[Proxy[T]]:
         """Write several objects, in one go where the connector can.
 
@@ -175,32 +166,16 @@ class Store(ObjectStore):
         ----------
         objs
             The objects.
-        evict, lifetime, populate_target, serializer, deserializer
-            See :meth:`proxy`.
-        skip_nonproxiable, **hints
+        evict, **options
             See :meth:`proxy`.
 
         Returns
         -------
         list of Proxy
-            In the same order.
-
-        Raises
-        ------
-        NotProxiableError, ValueError, ConnectorError
-            See :meth:`proxy`; then there is a proxy of none of them.
+            In the same order. After an error, which is one of those of :meth:`proxy`,
+            there is a proxy of none of them.
         """
-        return self._make(
-            Proxy,
-            objs,
-            evict=evict,
-            lifetime=lifetime,
-            populate_target=populate_target,
-            serializer=serializer,
-            deserializer=deserializer,
-            skip_nonproxiable=skip_nonproxiable,
-            hints=hints,
-        )
+        return self._make(Proxy, objs, evict, **options)
 
     def proxy_from_key(
         self,
@@ -217,27 +192,22 @@ class Store(ObjectStore):
         key
             From :meth:`put`; not looked up.
         evict, lifetime, deserializer
-            See :meth:`proxy`.
+            See :meth:`proxy`; the first two exclude each other.
 
         Returns
         -------
         Proxy
             Not resolved. Nothing is known of its target until it is.
-
-        Raises
-        ------
-        ValueError
-            If *evict* and *lifetime* are both given.
         """
         _check_exclusive(evict, lifetime)
-        operation = Operation()
+        operation = Operation(self.name, self.metrics)
         if lifetime is not None:
             lifetime.add_key(key, store=self)
-        reference = self.refer(key, unknown())
+        reference = Reference(key, self._config, unknown())
         proxy: Proxy[Any] = Proxy(
             StoreFactory(reference, once=evict, shared=True, deserializer=deserializer)
         )
-        self._io.note("proxy_from_key", key, operation)
+        operation.done("proxy_from_key", key)
         return proxy
 
     def locked_proxy(
@@ -245,42 +215,22 @@ class Store(ObjectStore):
         obj: T,
         evict: bool = False,
         *,
-        lifetime: Lifetime | None = None,
-        populate_target: bool | None = None,
-        serializer: Dump | None = None,
-        deserializer: Load | None = None,
         skip_nonproxiable: bool = True,
-        **hints: Any,
+        **options: Any,
     ) -> ProxyLocker[Proxy[T]]:
         """Write an object and return a proxy of it that nobody can use by mistake.
 
         Parameters
         ----------
-        obj, evict, lifetime, populate_target, serializer, deserializer
-            See :meth:`proxy`.
-        skip_nonproxiable, **hints
-            See :meth:`proxy`.
+        obj, evict, skip_nonproxiable, **options
+            See :meth:`proxy`, which also tells the errors.
 
         Returns
         -------
         ProxyLocker
             Its ``unlock()`` returns the proxy.
-
-        Raises
-        ------
-        NotProxiableError, ValueError, ConnectorError
-            See :meth:`proxy`.
         """
-        proxy = self.proxy(
-            obj,
-            evict,
-            lifetime=lifetime,
-            populate_target=populate_target,
-            serializer=serializer,
-            deserializer=deserializer,
-            skip_nonproxiable=skip_nonproxiable,
-            **hints,
-        )
+        proxy = self.proxy(obj, evict, skip_nonproxiable=skip_nonproxiable, **options)
         return ProxyLocker(proxy) if is_proxy(proxy) else proxy
 
     def owned_proxy(
@@ -298,46 +248,43 @@ class Store(ObjectStore):
         Parameters
         ----------
         obj, populate_target, serializer, deserializer, skip_nonproxiable, **hints
-            See :meth:`proxy`.
+            See :meth:`proxy`, which also tells the errors.
 
         Returns
         -------
         OwnedProxy
             The object is evicted when it is dropped; see :mod:`daskref.ownership`.
-
-        Raises
-        ------
-        NotProxiableError, ConnectorError
-            See :meth:`proxy`.
         """
         from daskref.ownership import OwnedProxy
 
         return self._make(
             OwnedProxy,
             [obj],
+            False,
+            lifetime=None,
             populate_target=populate_target,
             serializer=serializer,
             deserializer=deserializer,
             skip_nonproxiable=skip_nonproxiable,
-            hints=hints,
+            **hints,
         )[0]
 
     def _make(
         self,
         kind: Callable[[StoreFactory], P],
         objs: Sequence[Any],
+        evict: bool,
         *,
-        hints: dict[str, Any],
-        evict: bool = False,
         lifetime: Lifetime | None = None,
         populate_target: bool | None = None,
         serializer: Dump | None = None,
         deserializer: Load | None = None,
         skip_nonproxiable: bool = False,
+        **hints: Any,
     ) -> list[P]:
         """Write objects and return proxies of them."""
         _check_exclusive(evict, lifetime)
-        operation = Operation()
+        operation = Operation(self.name, self.metrics)
         given = list(objs)
         proxiable = [obj for obj in given if type(obj) not in _NOT_PROXIABLE]
         if len(proxiable) < len(given) and not skip_nonproxiable:
@@ -347,14 +294,14 @@ class Store(ObjectStore):
                 "itself, or skip_nonproxiable=True",
             )
         if populate_target is None:
-            populate_target = self._populate_target
-        io = self._io
+            populate_target = self._config.populate_target
         # What the user's own functions make of an object is known by trying only.
-        plain = serializer is None and deserializer is None and io.serializer is None
+        own = serializer, deserializer, self._config.serializer
+        plain = own == (None, None, None)
         view = None
         if populate_target and not plain:
-            view = deserializer or io.deserializer or decode
-        written = io.put_batch(proxiable, serializer, hints, view)
+            view = deserializer or self._config.deserializer or decode
+        written = self._writer.put_batch(proxiable, serializer, hints, view)
         made = []
         try:
             for each, obj in zip(written, proxiable, strict=True):
@@ -362,7 +309,7 @@ class Store(ObjectStore):
                 metadata = unknown(each.nbytes, seal=each.seal)
                 if (plain or populate_target) and not is_proxy(target):
                     metadata = describe(target, each.nbytes, seal=each.seal)
-                reference = self.refer(each.key, metadata)
+                reference = Reference(each.key, self._config, metadata)
                 factory = StoreFactory(
                     reference, once=evict, shared=True, deserializer=deserializer
                 )
@@ -370,12 +317,12 @@ class Store(ObjectStore):
                 if populate_target:
                     populate(proxy, target)
                 made.append(proxy)
-                io.note("proxy", each.key, operation)
+                operation.done("proxy", each.key)
         except BaseException:
             for each in written:
                 self.connector.evict(each.key)
             raise
-        if written:
+        if written and lifetime is not None:
             self._attach(lifetime, [each.key for each in written])
         rest = iter(made)
         return [obj if type(obj) in _NOT_PROXIABLE else next(rest) for obj in given]
@@ -421,12 +368,6 @@ class Store(ObjectStore):
             If the connector makes no keys for objects to come.
         ValueError
             If a number makes no sense.
-        ConnectorError
-            If the store failed.
-
-        See Also
-        --------
-        daskref.store._future.Future
         """
         polling = Polling(
             polling_interval,
@@ -434,12 +375,12 @@ class Store(ObjectStore):
             polling_interval_limit,
             polling_timeout,
         )
-        operation = Operation()
+        operation = Operation(self.name, self.metrics)
         with operation.part("connector"):
-            key = self._io.new_key()
-        reference = self.refer(key, unknown())
+            key = self._writer.new_key()
+        reference = Reference(key, self._config, unknown())
         factory = FutureFactory(reference, polling, evict, deserializer)
-        self._io.note("future", key, operation)
+        operation.done("future", key)
         return Future(factory, serializer=serializer)
 
 

@@ -309,7 +309,7 @@ def test_signed_objects_cannot_be_swapped(store):
 def test_links_and_futures_and_users_serializers(store, tmp_path):
     value = np.arange(1000.0)
     found = store.get_reference(store.put_reference(value, "another token"))
-    again = store.relink(found, None)
+    again = store.origins.relink(found, None)
     assert again is None or store.get_reference(again).sum() == value.sum()
     future = store.future()
     proxy = future.proxy()

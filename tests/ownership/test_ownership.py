@@ -133,7 +133,7 @@ class TestOwner:
         self, store: Store
     ) -> None:
         owner = own(store, 1)
-        with store._cache._lock:  # as if the garbage collector ran there
+        with store._reader._lock:  # as if the garbage collector ran there
             del owner
         wait_until(lambda: not stored(store), "deleted")
 

@@ -166,10 +166,10 @@ def _on(call: Callable[[Connector], Trace], made: Any) -> Callable[[], Trace]:
 
 CALLS = {
     "client.submit(f, 4 MiB array)": Call(submit, 42, 22),
-    "Store.proxy(array), file": Call(_on(proxy, _file), 24, 12),
-    "Store.proxy(array), shm": Call(_on(proxy, _shm), 30, None),
-    "Store.get(key), file": Call(_on(get, _file), 14, 8),
-    "Store.get(key), shm": Call(_on(get, _shm), 18, None),
+    "Store.proxy(array), file": Call(_on(proxy, _file), 23, 12),
+    "Store.proxy(array), shm": Call(_on(proxy, _shm), 29, None),
+    "Store.get(key), file": Call(_on(get, _file), 13, 8),
+    "Store.get(key), shm": Call(_on(get, _shm), 17, None),
     "ZmqConnector.get, other host": Call(fetch, 28, 18),
 }
 
