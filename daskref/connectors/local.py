@@ -13,6 +13,7 @@ from daskref.annotations import override
 from daskref.background import make_lock
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
+from daskref.connectors.sweeping import Row, is_due
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorUnavailableError,
@@ -161,10 +162,11 @@ class LocalConnector(Connector, DeferrableConnector):
     ) -> list[Key]:
         """Delete expired leases; no writer is ever gone."""
         kept = {key[0] for key in known or ()}
-        shelf = self._open()
+        shelf, now = self._open(), time.time()
         swept: list[Key] = []
         for name, expiry in list(shelf.leases.items()):
-            if expiry <= time.time() and name not in kept:
+            row = Row(name, 0.0, expiry, self._id)
+            if is_due(row, kept, grace, now, lambda writer: False):
                 self.evict(LocalKey(name))
                 swept.append(LocalKey(name))
         return swept

@@ -24,6 +24,7 @@ from daskref.connectors.files.names import (
 )
 from daskref.connectors.files.presence import read_own
 from daskref.connectors.files.recycling import unlink
+from daskref.connectors.sweeping import Row, is_due
 
 logger = logging.getLogger(__name__)
 
@@ -140,16 +141,14 @@ def _sweep(
         and not objects.exists(of)
     ):
         unlink(objects.at(name))
-    if not NAME.fullmatch(name) or (known is not None and name in known):
+    if not NAME.fullmatch(name):
         return False
-    expiry = _expiry(objects, name)
-    if expiry is not None:
-        due = expiry <= time.time()
-    else:
-        # The time of change is that of publishing, or of the last link.
-        age = time.time() - there.st_ctime
-        due = known is not None and age >= grace and is_gone(name[:8])
-    return due and objects.evict(name)
+    owned = known is not None and name in known
+    expiry = None if owned else _expiry(objects, name)  # not read in vain
+    now = time.time()
+    # The time of change is that of publishing, or of the last link.
+    row = Row(name, now - there.st_ctime, expiry, name[:8])
+    return is_due(row, known, grace, now, is_gone) and objects.evict(name)
 
 
 def _unlink_dead(path: str) -> None:

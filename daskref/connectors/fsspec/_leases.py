@@ -17,6 +17,7 @@ from daskref.connectors.fsspec._session import (
     BlobSession,
     timestamp,
 )
+from daskref.connectors.sweeping import Row, is_due
 
 
 def renew(blobs: Blobs, session: BlobSession, name: str, seconds: float) -> bool:
@@ -52,29 +53,26 @@ def sweep(
     """
     sizes = blobs.sizes(session.directory)
     names = [name for name in sizes if NAME.fullmatch(name)]
-    names = [name for name in names if known is None or name not in known]
     leased = [name for name in names if LEASE + name in sizes]
+    leased = [name for name in leased if known is None or name not in known]
     found = blobs.get_many(
         [(session.at(LEASE + name), sizes[LEASE + name]) for name in leased]
     )
     expiry = dict(zip(leased, map(_expiry, found), strict=True))
     is_gone = cache(session.gone)
     now = time.time()
-    swept = []
-    for name in names:
-        if name in expiry:
-            due = expiry[name] <= now
-        else:
-            age = now - int(name.split("-")[1], 16)
-            due = known is not None and age >= grace and is_gone(name[:8])
-        if due:
-            swept.append(name)
+    rows = [Row(name, _age(name, now), expiry.get(name), name[:8]) for name in names]
+    swept = [row.name for row in rows if is_due(row, known, grace, now, is_gone)]
     # what lies beside objects that are gone
     for before in (LEASE, CLAIM):
         beside = [
             name.removeprefix(before) for name in sizes if name.startswith(before)
         ]
-        left = [name for name in beside if name not in sizes and _old(name, grace, now)]
+        left = [
+            name
+            for name in beside
+            if name not in sizes and NAME.fullmatch(name) and _age(name, now) >= grace
+        ]
         blobs.delete([session.at(before + name) for name in left])
     for part in filter(PART.match, sizes):
         name = PART.sub("", part)
@@ -84,8 +82,8 @@ def sweep(
     return [(name, sizes[name]) for name in swept]
 
 
-def _old(name: str, grace: float, now: float) -> bool:
-    return bool(NAME.fullmatch(name)) and now - int(name.split("-")[1], 16) >= grace
+def _age(name: str, now: float) -> float:
+    return now - int(name.split("-")[1], 16)
 
 
 def _expiry(found: memoryview | None) -> float:

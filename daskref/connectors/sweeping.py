@@ -1,0 +1,53 @@
+"""Which objects of a store nobody will delete: expired leases, and orphans.
+
+One policy for all stores, over a :class:`Row` for each object. What a store can tell of
+an object, and how it deletes one, is its own affair. Redis decides in its own scripts,
+in one step with the deletion; a test compares its decisions with this function's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """What a store knows of one object."""
+
+    name: str
+    #: Seconds since the object was published, or got its last link.
+    age: float
+    #: When its lease ends, in seconds since 1970; ``None`` if it has no lease.
+    expiry: float | None
+    #: The participant that put the object.
+    writer: str
+
+
+def is_due(
+    row: Row,
+    known: Container[str] | None,
+    grace: float,
+    now: float,
+    gone: Callable[[str], bool],
+) -> bool:
+    """Tell whether an object is to be deleted; see :meth:`Connector.sweep`.
+
+    Parameters
+    ----------
+    row
+        The object.
+    known
+        Names with an owner: they stay. ``None``: leases alone decide.
+    grace
+        Seconds that an object without a lease stays in any case.
+    now
+        In seconds since 1970.
+    gone
+        ``(writer) -> bool``: whether that participant is gone. Asked last: it may take
+        a system call, or a message.
+    """
+    if known is not None and row.name in known:
+        return False
+    if row.expiry is not None:
+        return row.expiry <= now
+    return known is not None and row.age >= grace and gone(row.writer)
