@@ -19,8 +19,8 @@ from daskref.connectors import FileConnector, SharedMemoryConnector
 from daskref.connectors.file._session import FileSession
 from daskref.connectors.files import locks
 from daskref.connectors.files.locks import open_plain, open_within
+from daskref.connectors.files.session import SessionDirectory
 from daskref.connectors.shm import _room as spill
-from daskref.connectors.shm.session import SessionDirectory
 from daskref.exceptions import ConnectorError, DaskrefError
 from daskref.objects.codec import encode
 from daskref.store import Store
@@ -308,6 +308,6 @@ def test_a_bad_lease_or_lock_is_no_reason_to_stop(tmp_path, monkeypatch):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return real(path, *args, **kwargs)
 
-        monkeypatch.setattr("daskref.connectors.files.presence.open_plain", fail)
+        monkeypatch.setattr("daskref.connectors.files.folders.open_plain", fail)
         swept = {each.name for each in connector.sweep([], 0.0)}
         assert swept == {orphans[0], orphans[2]}

@@ -102,7 +102,7 @@ def test_other_ends(name: str, tmp_path: Path) -> None:
 _SLOWLY = """
 import multiprocessing, os, sys, threading, time
 from daskref.connectors import SharedMemoryConnector
-from daskref.connectors.shm import session as directory
+from daskref.connectors.files import session as directory
 
 remove_whole = directory.remove_whole
 begun = threading.Event()

@@ -19,8 +19,7 @@ from threading import Lock
 
 from daskref.background import forget_in_child
 from daskref.connectors.files.directory import FULL
-from daskref.connectors.files.locks import unlock, write_whole
-from daskref.connectors.files.presence import (
+from daskref.connectors.files.folders import (
     check_private,
     make_presence,
     own_directories,
@@ -30,6 +29,7 @@ from daskref.connectors.files.presence import (
     remove_whole,
     swept,
 )
+from daskref.connectors.files.locks import unlock, write_whole
 from daskref.connectors.filesystems import is_local
 from daskref.connectors.processes import has_ended, host, machine, this_process
 from daskref.exceptions import ConnectorUnavailableError

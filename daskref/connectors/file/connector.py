@@ -26,8 +26,8 @@ from daskref.connectors.file._patience import Patience
 from daskref.connectors.file._session import FileSession
 from daskref.connectors.files import leases
 from daskref.connectors.files.directory import FULL, ObjectDirectory, sync_directory
+from daskref.connectors.files.folders import own_directories
 from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
-from daskref.connectors.files.presence import own_directories
 from daskref.connectors.filesystems import is_local
 from daskref.exceptions import (
     ConfigError,

@@ -13,6 +13,7 @@ from functools import cache
 
 from daskref.connectors.base import Usage
 from daskref.connectors.files.directory import ObjectDirectory
+from daskref.connectors.files.folders import read_own
 from daskref.connectors.files.locks import exclusively, write_whole
 from daskref.connectors.files.names import (
     ARRIVAL,
@@ -22,7 +23,6 @@ from daskref.connectors.files.names import (
     PART,
     PUSHED,
 )
-from daskref.connectors.files.presence import read_own
 from daskref.connectors.files.recycling import unlink
 from daskref.connectors.sweeping import Row, is_due
 

@@ -16,8 +16,7 @@ import time
 
 from daskref.background import make_lock
 from daskref.connectors.files.directory import ObjectDirectory
-from daskref.connectors.files.locks import write_whole
-from daskref.connectors.files.presence import (
+from daskref.connectors.files.folders import (
     check_private,
     hidden_spill,
     own_directories,
@@ -26,9 +25,10 @@ from daskref.connectors.files.presence import (
     remove_whole,
     swept,
 )
+from daskref.connectors.files.locks import write_whole
+from daskref.connectors.files.session import SessionDirectory
 from daskref.connectors.filesystems import is_memory
 from daskref.connectors.processes import host
-from daskref.connectors.shm.session import SessionDirectory
 from daskref.exceptions import ConnectorUnavailableError
 
 #: Seconds after which a directory without an identity was abandoned half-made.

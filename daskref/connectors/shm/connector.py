@@ -25,15 +25,15 @@ from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key,
 from daskref.connectors.buffers import raw
 from daskref.connectors.files import leases
 from daskref.connectors.files.directory import FULL, ObjectDirectory
+from daskref.connectors.files.folders import read_identity
 from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
 from daskref.connectors.files.parked import ParkedMappings
 from daskref.connectors.files.pieces import Pieces
-from daskref.connectors.files.presence import read_identity
 from daskref.connectors.files.recycling import KeptMappings, Pool, discard
+from daskref.connectors.files.session import SessionDirectory, sweep_at_end
 from daskref.connectors.shm._budget import Budget
 from daskref.connectors.shm._moving import Mover
 from daskref.connectors.shm._room import Spill, sweep_spills
-from daskref.connectors.shm.session import SessionDirectory, sweep_at_end
 from daskref.connectors.space import Space, left, of_deleted, of_objects
 from daskref.exceptions import (
     ConnectorClosedError,

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from daskref.connectors.credentials import recall, remember
 from daskref.connectors.files.locks import write_whole
 from daskref.connectors.files.recycling import unlink
+from daskref.connectors.files.session import SessionDirectory
 from daskref.connectors.shm.connector import SharedMemoryConnector
-from daskref.connectors.shm.session import SessionDirectory
 from daskref.connectors.zmq._connections import ClosedError, Lines
 from daskref.connectors.zmq._keys import Keys
 from daskref.connectors.zmq._listening import endpoint, listen, outward, resolve

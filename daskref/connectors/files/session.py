@@ -29,16 +29,7 @@ from contextlib import suppress
 from threading import Lock
 
 from daskref.background import call_at_end, forget_in_child, make_rlock
-from daskref.connectors.files.locks import (
-    EXCLUSIVE,
-    SHARED,
-    names,
-    open_plain,
-    try_lock,
-    unlock,
-    write_whole,
-)
-from daskref.connectors.files.presence import (
+from daskref.connectors.files.folders import (
     check_private,
     make_presence,
     own_directories,
@@ -48,6 +39,15 @@ from daskref.connectors.files.presence import (
     remove_spill,
     remove_whole,
     swept,
+)
+from daskref.connectors.files.locks import (
+    EXCLUSIVE,
+    SHARED,
+    names,
+    open_plain,
+    try_lock,
+    unlock,
+    write_whole,
 )
 from daskref.exceptions import ConnectorUnavailableError
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from daskref.connectors.files.locks import EXCLUSIVE, exclusively, open_plain, try_lock
-from daskref.connectors.shm.session import SessionDirectory
+from daskref.connectors.files.session import SessionDirectory
 from daskref.exceptions import ConnectorUnavailableError
 
 LIVE = """
-from daskref.connectors.shm.session import SessionDirectory
+from daskref.connectors.files.session import SessionDirectory
 session = SessionDirectory.create(root) if path is None else (
     SessionDirectory.join(path, nonce))
 say(session.path, session.nonce, session.writer)
@@ -212,7 +212,7 @@ def test_a_creator_whose_half_made_directory_is_swept_starts_again(
 
 FORK = """
 import os
-from daskref.connectors.shm.session import SessionDirectory
+from daskref.connectors.files.session import SessionDirectory
 session = SessionDirectory.create(root)
 first = session.writer
 ready, go = os.pipe(), os.pipe()
@@ -249,7 +249,7 @@ def test_a_forked_child_takes_part_only_if_it_joins(tmp_path, child, joins, leav
 @pytest.mark.stress
 def test_sweepers_and_creators_race(tmp_path, child):
     code = """
-from daskref.connectors.shm.session import SessionDirectory
+from daskref.connectors.files.session import SessionDirectory
 for _ in range(200):
     session = SessionDirectory.create(root)
     SessionDirectory.sweep(root)
