@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from daskref.connectors import FileConnector, SharedMemoryConnector
-from daskref.connectors.file._session import FileSession
 from daskref.connectors.files import locks
 from daskref.connectors.files.locks import open_plain, open_within
-from daskref.connectors.files.session import SessionDirectory
+from daskref.connectors.files.presence import ManyHosts, OneHost
+from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.shm import _room as spill
 from daskref.exceptions import ConnectorError, DaskrefError
 from daskref.objects.codec import encode
@@ -178,19 +178,16 @@ def test_a_place_that_was_taken_all_the_same_keeps_nothing_else(shared, tmp_path
 
 def dead_shm(root: Path) -> Path:
     """Leave a session whose processes are gone, with something on disk."""
-    session = SessionDirectory.create(str(root))
+    session = DirectorySession.create(str(root), OneHost())
     path = spill.make_spill(session, str(root))
-    os.close(session._presence_fd)
-    os.close(session._lock_fd)
-    session._presence_fd = session._lock_fd = -1
+    session.forget()
     assert Path(path).is_dir()
     return Path(session.path)
 
 
 def dead_file(root: Path) -> Path:
-    session = FileSession(str(root), None, None, False)
-    os.close(session._presence_fd)
-    session._presence_fd = -1
+    session = DirectorySession.create(str(root), ManyHosts())
+    session.forget()
     return Path(session.path)
 
 
@@ -223,7 +220,7 @@ ODD = [a_pipe, a_link_to_itself, a_directory, no_json, another_json, odd_fields]
 
 def sweep(root: Path) -> None:
     SharedMemoryConnector.sweep_sessions(root, root)
-    FileSession.sweep(str(root))
+    DirectorySession.sweep(str(root), ManyHosts())
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -308,6 +305,6 @@ def test_a_bad_lease_or_lock_is_no_reason_to_stop(tmp_path, monkeypatch):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return real(path, *args, **kwargs)
 
-        monkeypatch.setattr("daskref.connectors.files.folders.open_plain", fail)
+        monkeypatch.setattr("daskref.connectors.files.presence.open_plain", fail)
         swept = {each.name for each in connector.sweep([], 0.0)}
         assert swept == {orphans[0], orphans[2]}

@@ -12,6 +12,7 @@ by hand.
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +24,12 @@ from daskref.annotations import override
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.connectors.file._patience import Patience
-from daskref.connectors.file._session import FileSession
 from daskref.connectors.files import leases
 from daskref.connectors.files.directory import FULL, ObjectDirectory, sync_directory
-from daskref.connectors.files.folders import own_directories
+from daskref.connectors.files.folders import is_hidden, own_directories
 from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
+from daskref.connectors.files.presence import ManyHosts
+from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_local
 from daskref.exceptions import (
     ConfigError,
@@ -38,6 +40,8 @@ from daskref.exceptions import (
 )
 from daskref.units import Reader, one_of, parse_flag, parse_seconds, read_options
 
+#: What a session's directory is called.
+_SESSION = re.compile("daskref-[0-9]+-[0-9a-f]+")
 _READERS: dict[str, Reader] = {
     "clear": parse_flag,
     "fsync": one_of("never", "data", "full"),
@@ -114,7 +118,7 @@ class FileConnector(Connector, DeferrableConnector):
     _patience: Patience
     _local: bool
     _made: bool
-    _session: FileSession
+    _session: DirectorySession
     _own: ObjectDirectory
     _closed: bool
 
@@ -133,16 +137,7 @@ class FileConnector(Connector, DeferrableConnector):
         options = read_options(_READERS, given)
         self._clear, self._fsync, seconds = options.values()
         self._made = False
-        if session is None:
-            self._make()
-            FileSession.sweep(self._store_dir)
-        try:
-            self._session = FileSession(
-                self._store_dir, session, nonce, not self._clear
-            )
-        except ConnectorUnavailableError:
-            self._unmake()
-            raise
+        self._session = self._enter(session, nonce)
         self._closed = False
         self._finalizer = weakref.finalize(self, self._session.leave)
         self._local = is_local(self._store_dir)
@@ -153,6 +148,21 @@ class FileConnector(Connector, DeferrableConnector):
         if session is None and fsync == "full":
             with self._translated("the session"):
                 sync_directory(self._store_dir)
+
+    def _enter(self, session: str | None, nonce: str | None) -> DirectorySession:
+        liveness = ManyHosts(keep=not self._clear)
+        if session is not None and not _SESSION.fullmatch(session):
+            raise ConnectorUnavailableError(repr(self), "this is no session's name")
+        if session is not None and nonce is not None:
+            path = os.path.join(self._store_dir, session)
+            return DirectorySession.join(path, nonce, liveness)
+        self._make()
+        DirectorySession.sweep(self._store_dir, liveness)
+        try:
+            return DirectorySession.create(self._store_dir, liveness)
+        except ConnectorUnavailableError:
+            self._unmake()
+            raise
 
     def _make(self) -> None:
         try:
@@ -189,7 +199,7 @@ class FileConnector(Connector, DeferrableConnector):
         """The directory."""
         return self._store_dir
 
-    def _ready(self) -> FileSession:
+    def _ready(self) -> DirectorySession:
         if self._closed:
             raise ConnectorClosedError(repr(self))
         self._session.ensure()
@@ -202,8 +212,7 @@ class FileConnector(Connector, DeferrableConnector):
         self._ready()
         yield self._own
         for path in own_directories(self._store_dir):
-            hidden = os.path.basename(path).startswith(".")
-            if path != self._session.path and not hidden:
+            if path != self._session.path and not is_hidden(path):
                 yield self._at(path)
 
     @contextmanager
@@ -338,7 +347,7 @@ class FileConnector(Connector, DeferrableConnector):
             "clear": self._clear,
             "fsync": self._fsync,
             "patience": self._patience.seconds,
-            "session": self._session.name,
+            "session": os.path.basename(self._session.path),
             "nonce": self._session.nonce,
         }
 

@@ -1,4 +1,4 @@
-"""Whose directory it is, which session's, and who is there."""
+"""The directories of one user's sessions: found, told apart, and removed as a whole."""
 
 from __future__ import annotations
 
@@ -6,24 +6,54 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from daskref.connectors.files.locks import (
-    EXCLUSIVE,
-    SHARED,
-    open_plain,
-    try_lock,
-    unlock,
-)
+from daskref.background import make_rlock
+from daskref.connectors.files.locks import open_plain
 from daskref.exceptions import ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)
 
+#: Held while a session is removed. Reentrant: the collector may end another one there.
+removing = make_rlock()
 #: Directories that could not be swept, which was said once.
 _failed: set[str] = set()
+
+
+def is_hidden(path: str) -> bool:
+    """Tell whether a directory is half-made, or half-removed."""
+    return os.path.basename(path).startswith(".")
+
+
+def hidden_name(path: str) -> str:
+    """Return a name for the directory while it is made, or removed."""
+    root, name = os.path.split(path)
+    return os.path.join(root, f".{name}-{secrets.token_hex(4)}")
+
+
+def hide(path: str) -> str | None:
+    """Give a directory a hidden name, and return it; ``None`` if it is gone."""
+    if is_hidden(path):
+        return path
+    hidden = hidden_name(path)
+    try:
+        os.rename(path, hidden)
+    except FileNotFoundError:
+        return None
+    return hidden
+
+
+def is_older(path: str, seconds: float) -> bool:
+    """Tell whether a directory is there that nothing was added to for so long."""
+    try:
+        return time.time() - os.lstat(path).st_mtime > seconds
+    except FileNotFoundError:
+        return False
 
 
 def own_directories(root: str) -> list[str]:
@@ -153,55 +183,3 @@ def hidden_spill(name: str) -> str:
     """
     digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     return f".daskref-{os.geteuid()}-{digest}.spill-"
-
-
-def make_presence(
-    path: str,
-    writer: str,
-    locked: bytes | None = b"",
-    unlocked: bytes | None = None,
-) -> int:
-    """Make the presence file of a participant and return it.
-
-    Parameters
-    ----------
-    path, writer
-        The directory, and the participant's name.
-    locked
-        What the file says once its lock is held; ``None`` to take no lock.
-    unlocked
-        What it says without a lock; ``None``: it must be locked.
-    """
-    hidden = os.path.join(path, f".p-{writer}")
-    fd = open_plain(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    try:
-        try:
-            if locked is not None:
-                try_lock(fd, EXCLUSIVE)
-        except OSError:  # a file system without locks
-            if unlocked is None:
-                raise
-            locked = None
-        os.write(fd, (locked if locked is not None else unlocked) or b"")
-        # Hidden until it is locked: nobody takes us for dead.
-        os.rename(hidden, os.path.join(path, f"p-{writer}"))
-    except BaseException:
-        os.close(fd)
-        with suppress(OSError):
-            os.unlink(hidden)
-        raise
-    return fd
-
-
-def presence_gone(path: str, writer: str) -> bool:
-    """Tell whether nobody holds the presence file of a participant."""
-    try:
-        fd = open_plain(os.path.join(path, f"p-{writer}"))
-    except FileNotFoundError:
-        return True
-    try:
-        gone = try_lock(fd, SHARED)
-        unlock(fd)
-        return gone
-    finally:
-        os.close(fd)

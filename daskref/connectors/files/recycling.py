@@ -100,7 +100,7 @@ class Pool:
     Parameters
     ----------
     path
-        The directory; it exists.
+        The directory; made if it does not exist.
     limit
         () -> bytes that the pool may hold.
     idle
@@ -115,6 +115,7 @@ class Pool:
     _closed: bool
 
     def __init__(self, path: str, limit: Callable[[], int], idle: float = 5.0) -> None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
         self.path = path
         self.limit = limit
         self.idle = idle

@@ -1,12 +1,12 @@
-"""The session directory: whatever happens to its processes, it goes with the last.
+"""The directory of a session: whatever happens to its processes, it goes with the last.
 
 ::
 
     <root>/daskref-<uid>-<id>/   0700
-        lock                     every participant holds its shared lock
         identity                 a nonce: the same path elsewhere is another session;
                                  and a host: the same session elsewhere is another host
-        p-<8 digits>             one per participant, locked exclusively while it lives
+        p-<8 digits>             one per participant: whether it lives
+        lock                     on one host: every participant holds its shared lock
         servers/<8 digits>       where a participant serves other hosts, if it does
         f-<name>                 how far an object has come that is being fetched
         spill                    where the session has objects on disk, if it has
@@ -26,47 +26,39 @@ import shutil
 import time
 import weakref
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 
-from daskref.background import call_at_end, forget_in_child, make_rlock
+from daskref.background import call_at_end, forget_in_child
+from daskref.connectors.files.directory import FULL
 from daskref.connectors.files.folders import (
     check_private,
-    make_presence,
+    hidden_name,
+    is_hidden,
     own_directories,
-    presence_gone,
     read_identity,
     read_own,
     remove_spill,
     remove_whole,
+    removing,
     swept,
 )
-from daskref.connectors.files.locks import (
-    EXCLUSIVE,
-    SHARED,
-    names,
-    open_plain,
-    try_lock,
-    unlock,
-    write_whole,
-)
+from daskref.connectors.files.locks import unlock, write_whole
+from daskref.connectors.files.presence import Liveness, OneHost
 from daskref.exceptions import ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)
 
 #: Those that this process takes part in, and where sessions are that it has seen.
-_taken_part: weakref.WeakSet[SessionDirectory] = weakref.WeakSet()
+_taken_part: weakref.WeakSet[DirectorySession] = weakref.WeakSet()
 _roots: set[str] = set()
-#: Held while a session is removed. Reentrant: the collector may end another one there.
-_removing = make_rlock()
 
-#: Seconds after which a directory without a lock file was abandoned half-made.
-_HALF_MADE = 60.0
 #: How often joining and making a session may lose a race before it is an error, and
 #: seconds between two attempts.
 _RACES, _RACE = 200, 0.005
 
 
-class SessionDirectory:
+class DirectorySession:
     """One process's part in a session. Make it with :meth:`create` or :meth:`join`.
 
     Parameters
@@ -75,6 +67,8 @@ class SessionDirectory:
         The directory.
     nonce
         What its identity file must say.
+    liveness
+        How participants tell which of them live.
 
     Notes
     -----
@@ -88,84 +82,47 @@ class SessionDirectory:
     nonce: str
     #: 8 hexadecimal digits of this participant; new in a forked child.
     writer: str
-    _lock_fd: int
+    _liveness: Liveness
+    _joined: bool
+    _held_fd: int
     _presence_fd: int
     _mutex: Lock
 
-    def __init__(self, path: str, nonce: str) -> None:
+    def __init__(self, path: str, nonce: str, liveness: Liveness) -> None:
         self.path = path
         self.nonce = nonce
         self.writer = ""
-        self._lock_fd = self._presence_fd = -1
-        self._mutex = Lock()
+        self._liveness = liveness
+        self._held_fd = self._presence_fd = -1
+        self.forget()
 
     @classmethod
-    def create(cls, root: str, id: str | None = None) -> SessionDirectory:
+    def create(cls, root: str, liveness: Liveness) -> DirectorySession:
         """Make a new session.
 
         Parameters
         ----------
         root
             An existing directory.
-        id
-            Last part of the directory's name; random by default.
+        liveness
+            See the class.
 
         Raises
         ------
         ConnectorUnavailableError
             If the directory cannot be made there.
         """
-        nonce = secrets.token_hex(16)
-        for _ in range(10):
-            name = f"daskref-{os.geteuid()}-{id or secrets.token_hex(8)}"
-            session = cls(os.path.join(os.path.abspath(root), name), nonce)
-            try:
-                if session._make():
-                    return session
-            except OSError as exc:
-                raise ConnectorUnavailableError(
-                    repr(session),
-                    f"the session directory could not be made: {exc.strerror}. Name a "
-                    "directory that exists and that you may write to, as in "
-                    "daskref.connector: shm:///directory",
-                ) from exc
-        raise ConnectorUnavailableError(
-            repr(session), "the session directory was deleted while it was made"
-        )
-
-    def _make(self) -> bool:
-        root, name = os.path.split(self.path)
-        hidden = os.path.join(root, f".{name}-{secrets.token_hex(4)}")
-        os.mkdir(hidden, 0o700)
-        fd = -1
-        try:
-            fd = open_plain(os.path.join(hidden, "lock"), os.O_RDWR | os.O_CREAT)
-            if not try_lock(fd, SHARED):
-                raise FileNotFoundError  # a sweeper is about to remove it
-            identity = json.dumps({"nonce": self.nonce, "host": secrets.token_hex(16)})
-            write_whole(os.path.join(hidden, "identity"), identity.encode())
-            os.mkdir(os.path.join(hidden, "free"), 0o700)
-            os.rename(hidden, self.path)
-            if not names(os.path.join(self.path, "lock"), fd):
-                raise FileNotFoundError
-            self._enter(fd)
-        except BaseException as exc:
-            if fd >= 0:
-                os.close(fd)
-            shutil.rmtree(hidden, ignore_errors=True)
-            # A sweeper may take the lock before us: then it removes the directory.
-            if isinstance(exc, FileNotFoundError):
-                return False
-            raise
-        return True
+        name = f"daskref-{os.geteuid()}-{secrets.token_hex(8)}"
+        path = os.path.join(os.path.abspath(root), name)
+        return cls.join_or_create(path, secrets.token_hex(16), liveness)
 
     @classmethod
-    def join(cls, path: str, nonce: str) -> SessionDirectory:
+    def join(cls, path: str, nonce: str, liveness: Liveness) -> DirectorySession:
         """Take part in an existing session.
 
         Parameters
         ----------
-        path, nonce
+        path, nonce, liveness
             As the session has them in the process that made it.
 
         Raises
@@ -173,17 +130,19 @@ class SessionDirectory:
         ConnectorUnavailableError
             If this is not that session, or not a safe directory.
         """
-        session = cls(path, nonce)
+        session = cls(path, nonce, liveness)
         session.ensure()
         return session
 
     @classmethod
-    def join_or_create(cls, path: str, nonce: str) -> SessionDirectory:
+    def join_or_create(
+        cls, path: str, nonce: str, liveness: Liveness
+    ) -> DirectorySession:
         """Take part in the session at a path; the first one makes it.
 
         Parameters
         ----------
-        path, nonce
+        path, nonce, liveness
             The same for all who mean this session.
 
         Raises
@@ -191,7 +150,7 @@ class SessionDirectory:
         ConnectorUnavailableError
             If the directory cannot be made, or is another session's.
         """
-        session = cls(path, nonce)
+        session = cls(path, nonce, liveness)
         for turn in range(_RACES):
             try:
                 if os.path.lexists(path):
@@ -207,9 +166,7 @@ class SessionDirectory:
             except OSError as exc:
                 # Another one has just made it.
                 if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise session._unavailable(
-                        f"the session directory could not be made: {exc.strerror}"
-                    ) from exc
+                    raise session._unusable(exc) from exc
             time.sleep(_RACE)
         raise session._unavailable("it ends whenever this process joins it")
 
@@ -218,109 +175,163 @@ class SessionDirectory:
         """32 hexadecimal digits of this directory, whatever hosts are called."""
         return read_identity(self.path).get("host", "")
 
+    # Joining.
+
+    def _make(self) -> bool:
+        """Make the directory and take part; False if it was removed half-made."""
+        hidden = hidden_name(self.path)
+        os.mkdir(hidden, 0o700)
+        try:
+            self._held_fd = self._liveness.hold(hidden, new=True)
+            identity = {"nonce": self.nonce, **self._liveness.identity()}
+            write_whole(os.path.join(hidden, "identity"), json.dumps(identity).encode())
+            self._enter(hidden)
+            os.rename(hidden, self.path)
+            if not self._liveness.holds(self.path, self._held_fd):
+                raise FileNotFoundError(self.path)
+            self._has_joined()
+        except BaseException as exc:
+            self.forget()
+            shutil.rmtree(hidden, ignore_errors=True)
+            # A sweeper may take the lock before us: then it removes the directory.
+            if isinstance(exc, FileNotFoundError):
+                return False
+            raise
+        return True
+
     def ensure(self) -> None:
         """Join, unless this process has. Raises as :meth:`join` does."""
-        if self._lock_fd >= 0:
+        if self._joined:
             return
         with self._mutex:
-            if self._lock_fd < 0:
+            try:
                 self._join()
+            except BaseException:
+                self._exit()
+                self._let_go()
+                raise
 
     def _join(self) -> None:
+        if self._joined:
+            return
         check_private(self.path, repr(self))
         try:
-            fd = open_plain(os.path.join(self.path, "lock"), os.O_RDWR)
-        except OSError as exc:
-            raise self._unavailable("it is not a session directory") from exc
-        try:
-            if not try_lock(fd, SHARED):
-                raise self._unavailable("the session has ended")
-            if read_identity(self.path).get("nonce") != self.nonce:
-                raise self._unavailable(
-                    "there is another session at this path: the one that is meant "
-                    "lives on another host or in another container, or has ended"
-                )
-            if not names(os.path.join(self.path, "lock"), fd):
-                raise self._unavailable("the session has ended")
-            self._enter(fd)
+            self._held_fd = self._liveness.hold(self.path)
+            self._enter(self.path)
+            # After entering: who removes the session looks for our presence.
+            nonce = read_identity(self.path).get("nonce")
+            if nonce is None or not self._liveness.holds(self.path, self._held_fd):
+                raise FileNotFoundError(self.path)
         except FileNotFoundError as exc:
-            os.close(fd)
-            raise self._unavailable("the session has ended") from exc
-        except BaseException:
-            os.close(fd)
-            raise
+            raise self._unavailable(
+                "this is not a session's directory, or the session has ended"
+            ) from exc
+        except OSError as exc:
+            raise self._unusable(exc) from exc
+        if nonce != self.nonce:
+            raise self._unavailable(
+                "there is another session at this path: the one that is meant lives "
+                "on another host or in another container, or has ended"
+            )
+        self._has_joined()
+
+    def _enter(self, path: str) -> None:
+        self.writer = secrets.token_hex(4)
+        self._presence_fd = self._liveness.enter(path, self.writer)
+
+    def _has_joined(self) -> None:
+        self._joined = True
+        forget_in_child(self)
+        _taken_part.add(self)
+        if self._liveness.one_host:
+            sweep_at_end(os.path.dirname(self.path))
 
     def _unavailable(self, message: str) -> ConnectorUnavailableError:
         return ConnectorUnavailableError(repr(self), message)
 
-    def _enter(self, lock_fd: int) -> None:
-        self.writer = secrets.token_hex(4)
-        self._presence_fd = make_presence(self.path, self.writer)
-        self._lock_fd = lock_fd
-        forget_in_child(self)
-        _taken_part.add(self)
-        sweep_at_end(os.path.dirname(self.path))
+    def _unusable(self, exc: OSError) -> ConnectorUnavailableError:
+        full = ": it is full" if exc.errno in FULL else ""
+        return self._unavailable(
+            f"{os.path.dirname(self.path)} cannot be written to{full} "
+            f"({exc.strerror}). Every process needs to, also those that only read: "
+            "name another directory, as in daskref.connector: "
+            f"{self._liveness.scheme}:///directory"
+        )
+
+    # The end.
+
+    def gone(self, writer: str) -> bool:
+        """Tell whether the participant with these 8 digits is known to be gone."""
+        return self._liveness.gone(self.path, writer)
 
     def forget(self) -> None:
         """Have no part any more, in a forked child; the parent keeps its own."""
-        for fd in (self._lock_fd, self._presence_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._lock_fd = self._presence_fd = -1
+        self._joined = False
+        presence, self._presence_fd = self._presence_fd, -1
+        if presence >= 0:
+            os.close(presence)
+        self._let_go()
         self._mutex = Lock()
-
-    def gone(self, writer: str) -> bool:
-        """Tell whether the participant with these 8 digits is gone."""
-        return presence_gone(self.path, writer)
 
     def leave(self) -> None:
         """End this process's part; the last one removes the directory. Idempotent."""
         with self._mutex:
-            if self._lock_fd < 0:
+            if not self._joined:
                 return
-            lock_fd, presence_fd = self._lock_fd, self._presence_fd
-            self._lock_fd = self._presence_fd = -1
+            self._joined = False
             try:
-                with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(self.path, f"p-{self.writer}"))
-                # Not by closing: a child that is being started may have the file open.
-                unlock(presence_fd)
-                if try_lock(lock_fd, EXCLUSIVE) and names(
-                    os.path.join(self.path, "lock"), lock_fd
-                ):
-                    _remove(self.path)
-                unlock(lock_fd)
+                self._exit()
+                _remove_if_left(self.path, self._liveness, self._held_fd)
             finally:
-                os.close(presence_fd)
-                os.close(lock_fd)
+                self._let_go()
+
+    def _exit(self) -> None:
+        fd, self._presence_fd = self._presence_fd, -1
+        if fd < 0:
+            return
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, f"p-{self.writer}"))
+        finally:
+            # Not by closing: a child that is being started may have the file open.
+            with suppress(OSError):  # a file system without locks
+                unlock(fd)
+            os.close(fd)
+
+    def _let_go(self) -> None:
+        fd, self._held_fd = self._held_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     @staticmethod
-    def sweep(root: str) -> list[str]:
-        """Remove this user's sessions that no process takes part in.
+    def sweep(root: str, liveness: Liveness) -> list[str]:
+        """Remove this user's sessions that no process takes part in any more.
 
         Parameters
         ----------
         root
             The directory that holds them; it need not exist.
+        liveness
+            See the class: sessions of other kinds stay.
 
         Returns
         -------
         list of str
             What was removed.
         """
-        return swept(own_directories(root), _sweep)
+        return swept(own_directories(root), partial(_sweep, liveness=liveness))
 
     def __repr__(self) -> str:
-        return f"<SessionDirectory {self.path}>"
+        return f"<DirectorySession {self.path}>"
 
 
 def sweep_at_end(root: str) -> None:
     """Remove the sessions in *root* that nobody takes part in, when this process ends.
 
-    Whichever process ends last removes a session. One that is killed cannot, as most
-    workers are: then it is the process that has started it. Nor can a thread that is
-    just removing one when its process ends: it is waited for, or another process
-    goes on with what is left.
+    Those of one host. Whichever process ends last removes a session. One that is killed
+    cannot, as most workers are: then it is the process that has started it. Nor can a
+    thread that is just removing one when its process ends: it is waited for, or another
+    process goes on with what is left.
     """
     _roots.add(root)
     call_at_end(_end)
@@ -328,61 +339,29 @@ def sweep_at_end(root: str) -> None:
 
 def _end() -> None:
     try:
-        with _removing:
+        with removing:
             pass  # in another thread, which would not live to finish it
         for session in list(_taken_part):
             session.leave()
         for root in list(_roots):
-            SessionDirectory.sweep(root)
+            DirectorySession.sweep(root, OneHost())
     except Exception:  # whoever starts next sweeps
         logger.debug("Could not sweep %s", _roots, exc_info=True)
 
 
-def _sweep(path: str) -> bool:
-    try:
-        fd = open_plain(os.path.join(path, "lock"), os.O_RDWR)
-    except OSError:
-        _remove_abandoned(path)
-        return False
-    try:
-        if not try_lock(fd, EXCLUSIVE):
+def _sweep(path: str, liveness: Liveness) -> bool:
+    if is_hidden(path):
+        liveness.clear(path)
+    return _remove_if_left(path, liveness)
+
+
+def _remove_if_left(path: str, liveness: Liveness, held: int = -1) -> bool:
+    """Remove a session that nobody takes part in, what it has on disk first."""
+    with liveness.claim(path, held) as claimed:
+        if claimed is None:
             return False
-        try:
-            if not names(os.path.join(path, "lock"), fd):
-                return False
-            _remove(path)
-            return True
-        finally:
-            unlock(fd)
-    finally:
-        os.close(fd)
-
-
-def _remove_abandoned(path: str) -> None:
-    # Without a lock file: half-made, half-removed, or no session at all.
-    if not os.path.basename(path).startswith(".") or ".spill-" in path:
-        return
-    with suppress(OSError):
-        # Empty: if it is just being made, its maker tries again.
-        os.rmdir(path)
-    with suppress(FileNotFoundError):
-        old = time.time() - os.lstat(path).st_mtime > _HALF_MADE
-        if old and not os.path.lexists(os.path.join(path, "lock")):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove(path: str) -> None:
-    """Remove a session whose exclusive lock is held, what it has on disk first."""
-    with _removing:
-        nonce = read_identity(path).get("nonce")
+        nonce = read_identity(claimed).get("nonce")
         with suppress(OSError, ValueError):  # what is on disk is swept on its own, too
-            remove_spill(read_own(os.path.join(path, "spill")).decode(), nonce)
-        root, name = os.path.split(path)
-        hidden = path
-        if not name.startswith("."):
-            hidden = os.path.join(root, f".{name}-{secrets.token_hex(4)}")
-            try:
-                os.rename(path, hidden)
-            except FileNotFoundError:
-                return
-        remove_whole(hidden, "lock")
+            remove_spill(read_own(os.path.join(claimed, "spill")).decode(), nonce)
+        remove_whole(claimed, liveness.last)
+        return True

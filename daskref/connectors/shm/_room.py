@@ -26,7 +26,7 @@ from daskref.connectors.files.folders import (
     swept,
 )
 from daskref.connectors.files.locks import write_whole
-from daskref.connectors.files.session import SessionDirectory
+from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_memory
 from daskref.connectors.processes import host
 from daskref.exceptions import ConnectorUnavailableError
@@ -46,11 +46,11 @@ class Spill:
         Where it would put them; another process may have chosen another place first.
     """
 
-    session: SessionDirectory
+    session: DirectorySession
     root: str
     _objects: ObjectDirectory | None
 
-    def __init__(self, session: SessionDirectory, root: str) -> None:
+    def __init__(self, session: DirectorySession, root: str) -> None:
         self.session = session
         self.root = root
         self._objects = None
@@ -78,7 +78,7 @@ class Spill:
         return self._objects
 
 
-def find_spill(session: SessionDirectory) -> str | None:
+def find_spill(session: DirectorySession) -> str | None:
     """Return the session's directory on disk, if it has one.
 
     Raises
@@ -97,7 +97,7 @@ def find_spill(session: SessionDirectory) -> str | None:
     return path
 
 
-def make_spill(session: SessionDirectory, root: str) -> str:
+def make_spill(session: DirectorySession, root: str) -> str:
     """Return the session's directory on disk; make it in *root* if it has none.
 
     Raises
@@ -131,14 +131,14 @@ def make_spill(session: SessionDirectory, root: str) -> str:
     return path
 
 
-def _recorded(session: SessionDirectory) -> str | None:
+def _recorded(session: DirectorySession) -> str | None:
     try:
         return read_own(os.path.join(session.path, "spill")).decode()
     except FileNotFoundError:
         return None
 
 
-def _record(session: SessionDirectory, root: str) -> str:
+def _record(session: DirectorySession, root: str) -> str:
     """Say in the session where the directory will be, once for all processes."""
     if recorded := _recorded(session):
         return recorded

@@ -29,8 +29,9 @@ from daskref.connectors.files.folders import read_identity
 from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
 from daskref.connectors.files.parked import ParkedMappings
 from daskref.connectors.files.pieces import Pieces
+from daskref.connectors.files.presence import OneHost
 from daskref.connectors.files.recycling import KeptMappings, Pool, discard
-from daskref.connectors.files.session import SessionDirectory, sweep_at_end
+from daskref.connectors.files.session import DirectorySession, sweep_at_end
 from daskref.connectors.shm._budget import Budget
 from daskref.connectors.shm._moving import Mover
 from daskref.connectors.shm._room import Spill, sweep_spills
@@ -110,7 +111,7 @@ class SharedMemoryConnector(Connector, DeferrableConnector):
     scheme: ClassVar[str] = "shm"
     private = True
 
-    _session: SessionDirectory
+    _session: DirectorySession
     _memory: ObjectDirectory
     _spill: Spill
     _mover: Mover
@@ -172,18 +173,19 @@ class SharedMemoryConnector(Connector, DeferrableConnector):
 
     def _enter(
         self, directory: str | None, nonce: str | None, root: str, create: bool
-    ) -> SessionDirectory:
+    ) -> DirectorySession:
         if directory is not None and nonce is not None and create:
             path = os.path.abspath(directory)
             self.sweep_sessions(os.path.dirname(path), self._spill_root)
-            return SessionDirectory.join_or_create(path, nonce)
+            return DirectorySession.join_or_create(path, nonce, OneHost())
         if directory is not None and nonce is None:
             nonce = read_identity(directory).get("nonce")
             root = directory
         if directory is not None and nonce is not None:
-            return SessionDirectory.join(os.path.abspath(directory), nonce)
+            path = os.path.abspath(directory)
+            return DirectorySession.join(path, nonce, OneHost())
         self.sweep_sessions(root, self._spill_root)
-        return SessionDirectory.create(root)
+        return DirectorySession.create(root, OneHost())
 
     @staticmethod
     def sweep_sessions(
@@ -202,7 +204,7 @@ class SharedMemoryConnector(Connector, DeferrableConnector):
         list of str
             The directories that were removed.
         """
-        removed = SessionDirectory.sweep(os.fspath(root or _ROOT))
+        removed = DirectorySession.sweep(os.fspath(root or _ROOT), OneHost())
         return removed + sweep_spills(
             os.fspath(spill_directory or tempfile.gettempdir())
         )
@@ -230,11 +232,11 @@ class SharedMemoryConnector(Connector, DeferrableConnector):
         return self._session.path
 
     @property
-    def session(self) -> SessionDirectory:
+    def session(self) -> DirectorySession:
         """What this process has of the session."""
         return self._ready()
 
-    def _ready(self) -> SessionDirectory:
+    def _ready(self) -> DirectorySession:
         if self._closed:
             raise ConnectorClosedError(repr(self))
         self._session.ensure()
@@ -490,7 +492,7 @@ class SharedMemoryConnector(Connector, DeferrableConnector):
 
 
 def _leave(
-    session: SessionDirectory, parked: ParkedMappings, pool: Pool, mover: Mover
+    session: DirectorySession, parked: ParkedMappings, pool: Pool, mover: Mover
 ) -> None:
     mover.close()
     pool.close()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from daskref.connectors.credentials import recall, remember
 from daskref.connectors.files.locks import write_whole
 from daskref.connectors.files.recycling import unlink
-from daskref.connectors.files.session import SessionDirectory
+from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.zmq._connections import ClosedError, Lines
 from daskref.connectors.zmq._keys import Keys
@@ -149,7 +149,7 @@ def serve(
     return server, advertised
 
 
-def serving(session: SessionDirectory) -> Iterator[str]:
+def serving(session: DirectorySession) -> Iterator[str]:
     """Yield the endpoints of the host's processes that serve and are alive."""
     directory = os.path.join(session.path, _SERVERS)
     try:

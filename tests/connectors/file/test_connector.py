@@ -87,12 +87,11 @@ sys.stdin.readline()
 
 def test_a_participant_on_another_host_counts_as_alive(tmp_path, monkeypatch):
     there = {"host": "elsewhere", "boot": "another"}
-    monkeypatch.setattr("daskref.connectors.file._session.host", lambda: there)
+    monkeypatch.setattr("daskref.connectors.files.presence.host", lambda: there)
     elsewhere = FileConnector(tmp_path)
     key = elsewhere.put(b"bytes")
     # As if its lock could not be seen here.
-    os.close(elsewhere._session._presence_fd)
-    elsewhere._session._presence_fd = -1
+    elsewhere._session.forget()
     monkeypatch.undo()
     with FileConnector(**elsewhere.config()) as connector:
         assert connector.sweep([], 0.0) == []
@@ -167,10 +166,8 @@ def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
 @pytest.fixture
 def network(monkeypatch):
     """Let all file systems be network file systems."""
-    for module in ("connector", "_session"):
-        monkeypatch.setattr(
-            f"daskref.connectors.file.{module}.is_local", lambda _: False
-        )
+    for module in ("file.connector", "files.presence"):
+        monkeypatch.setattr(f"daskref.connectors.{module}.is_local", lambda _: False)
 
 
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP]
@@ -246,17 +243,17 @@ def test_who_died_is_told_without_locks(tmp_path, child, network, monkeypatch):
 def test_a_host_of_the_same_name_is_another(tmp_path, monkeypatch, ids):
     real, (there, here) = this_process(), ids
     monkeypatch.setattr(
-        "daskref.connectors.file._session.this_process",
+        "daskref.connectors.files.presence.this_process",
         lambda: {**real, "machine": there},
     )
-    monkeypatch.setattr("daskref.connectors.file._session.machine", lambda: here)
+    monkeypatch.setattr("daskref.connectors.files.presence.machine", lambda: here)
     monkeypatch.setattr(
-        "daskref.connectors.file._session.host",
+        "daskref.connectors.files.presence.host",
         lambda: {"host": "localhost", "boot": "another"},
     )
     elsewhere = FileConnector(tmp_path)
     monkeypatch.setattr(
-        "daskref.connectors.file._session.host",
+        "daskref.connectors.files.presence.host",
         lambda: {"host": "localhost", "boot": "this"},
     )
     with FileConnector(tmp_path):
@@ -518,7 +515,7 @@ def test_a_read_only_directory_is_a_clear_error():
     assert sorted(said) == "evict join link make new put renew".split()
     for text in said.values():
         assert "Read-only file system" in text
-        assert "FileConnector /dev/shm/" in text or "FileSession /dev/shm/" in text
+        assert "FileConnector /dev/shm/" in text or "DirectorySession /dev/shm/" in text
     for name in ("join", "new", "make"):
         assert said[name].startswith("ConnectorUnavailableError")
     for name in ("join", "new"):

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from daskref.connectors.files.locks import EXCLUSIVE, exclusively, open_plain, try_lock
-from daskref.connectors.files.session import SessionDirectory
+from daskref.connectors.files.presence import OneHost
+from daskref.connectors.files.session import DirectorySession
 from daskref.exceptions import ConnectorUnavailableError
 
+ONE_HOST = OneHost()
+
 LIVE = """
-from daskref.connectors.files.session import SessionDirectory
-session = SessionDirectory.create(root) if path is None else (
-    SessionDirectory.join(path, nonce))
+from daskref.connectors.files.presence import OneHost
+from daskref.connectors.files.session import DirectorySession
+session = DirectorySession.create(root, OneHost()) if path is None else (
+    DirectorySession.join(path, nonce, OneHost()))
 say(session.path, session.nonce, session.writer)
 sys.stdin.readline()
 session.leave()
@@ -34,12 +38,11 @@ def start(child, root=None, session=None):
 
 
 def test_is_private_and_whole_at_once(tmp_path):
-    session = SessionDirectory.create(str(tmp_path), "abc")
+    session = DirectorySession.create(str(tmp_path), ONE_HOST)
     try:
-        assert session.path == str(tmp_path / f"daskref-{os.geteuid()}-abc")
+        assert session.path.startswith(str(tmp_path / f"daskref-{os.geteuid()}-"))
         assert os.stat(session.path).st_mode & 0o777 == 0o700
         assert sorted(os.listdir(session.path)) == [
-            "free",
             "identity",
             "lock",
             f"p-{session.writer}",
@@ -50,8 +53,8 @@ def test_is_private_and_whole_at_once(tmp_path):
 
 
 def test_the_last_one_out_removes_it(tmp_path, child):
-    first = SessionDirectory.create(str(tmp_path))
-    second = SessionDirectory.join(first.path, first.nonce)
+    first = DirectorySession.create(str(tmp_path), ONE_HOST)
+    second = DirectorySession.join(first.path, first.nonce, ONE_HOST)
     third, *_ = start(child, session=first)
     first.leave()
     second.leave()
@@ -66,10 +69,11 @@ def test_the_last_one_out_removes_it(tmp_path, child):
 def test_a_killed_session_is_swept_and_a_live_one_is_not(tmp_path, child):
     dead, dead_path, *_ = start(child, tmp_path)
     live, live_path, *_ = start(child, tmp_path)
+    Path(dead_path, "free").mkdir()
     Path(dead_path, "free", "1-2-3").touch()
-    assert SessionDirectory.sweep(str(tmp_path)) == []
+    assert DirectorySession.sweep(str(tmp_path), ONE_HOST) == []
     dead.kill()
-    assert SessionDirectory.sweep(str(tmp_path)) == [dead_path]
+    assert DirectorySession.sweep(str(tmp_path), ONE_HOST) == [dead_path]
     assert os.listdir(tmp_path) == [os.path.basename(live_path)]
     live.say()
     live.wait()
@@ -77,14 +81,14 @@ def test_a_killed_session_is_swept_and_a_live_one_is_not(tmp_path, child):
 
 
 def test_a_killed_participant_is_gone_and_the_others_stay(tmp_path, child):
-    session = SessionDirectory.create(str(tmp_path))
+    session = DirectorySession.create(str(tmp_path), ONE_HOST)
     process, _, _, writer = start(child, session=session)
     assert not session.gone(writer)
     assert not session.gone(session.writer)
     process.kill()
     assert session.gone(writer)
     assert session.gone("0" * 8)
-    assert SessionDirectory.sweep(str(tmp_path)) == []
+    assert DirectorySession.sweep(str(tmp_path), ONE_HOST) == []
     session.leave()
     assert not os.listdir(tmp_path)
 
@@ -102,7 +106,7 @@ def test_half_made_directories_are_swept(tmp_path):
     fd = open_plain(str(held / "lock"), os.O_RDWR)
     try:
         assert try_lock(fd, EXCLUSIVE)
-        SessionDirectory.sweep(str(tmp_path))
+        DirectorySession.sweep(str(tmp_path), ONE_HOST)
         assert sorted(tmp_path.iterdir()) == [young, held]
     finally:
         os.close(fd)
@@ -125,48 +129,48 @@ def test_sweeping_touches_nothing_else(tmp_path):
     (target / "lock").touch()
     (tmp_path / f"daskref-{uid}-link").symlink_to(target)
     before = sorted(tmp_path.rglob("*"))
-    assert SessionDirectory.sweep(str(tmp_path)) == []
+    assert DirectorySession.sweep(str(tmp_path), ONE_HOST) == []
     assert sorted(tmp_path.rglob("*")) == before
-    assert SessionDirectory.sweep(str(tmp_path / "missing")) == []
+    assert DirectorySession.sweep(str(tmp_path / "missing"), ONE_HOST) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_another_users_directory_is_refused_and_not_swept(tmp_path):
-    session = SessionDirectory.create(str(tmp_path))
+    session = DirectorySession.create(str(tmp_path), ONE_HOST)
     try:
         os.chown(session.path, 12345, -1)
         with pytest.raises(ConnectorUnavailableError, match="belongs to another user"):
-            SessionDirectory.join(session.path, session.nonce)
-        assert SessionDirectory.sweep(str(tmp_path)) == []
+            DirectorySession.join(session.path, session.nonce, ONE_HOST)
+        assert DirectorySession.sweep(str(tmp_path), ONE_HOST) == []
     finally:
         os.chown(session.path, 0, -1)
         session.leave()
 
 
 def test_unsafe_or_other_directories_are_refused(tmp_path):
-    session = SessionDirectory.create(str(tmp_path))
+    session = DirectorySession.create(str(tmp_path), ONE_HOST)
     path, nonce = session.path, session.nonce
     try:
         (tmp_path / "link").symlink_to(path)
         with pytest.raises(ConnectorUnavailableError, match="not a directory"):
-            SessionDirectory.join(str(tmp_path / "link"), nonce)
+            DirectorySession.join(str(tmp_path / "link"), nonce, ONE_HOST)
         with pytest.raises(ConnectorUnavailableError, match="another session"):
-            SessionDirectory.join(path, "0" * 32)
+            DirectorySession.join(path, "0" * 32, ONE_HOST)
         os.chmod(path, 0o755)
         with pytest.raises(ConnectorUnavailableError, match="open to other users"):
-            SessionDirectory.join(path, nonce)
+            DirectorySession.join(path, nonce, ONE_HOST)
         os.chmod(path, 0o700)
         (tmp_path / "empty").mkdir(mode=0o700)
         with pytest.raises(ConnectorUnavailableError, match="not a session"):
-            SessionDirectory.join(str(tmp_path / "empty"), nonce)
+            DirectorySession.join(str(tmp_path / "empty"), nonce, ONE_HOST)
     finally:
         session.leave()
     with pytest.raises(ConnectorUnavailableError, match="another host"):
-        SessionDirectory.join(path, nonce)
+        DirectorySession.join(path, nonce, ONE_HOST)
 
 
 def test_a_session_that_is_being_removed_is_refused(tmp_path):
-    session = SessionDirectory.create(str(tmp_path))
+    session = DirectorySession.create(str(tmp_path), ONE_HOST)
     session.leave()
     shutil.rmtree(session.path, ignore_errors=True)
     os.mkdir(session.path, 0o700)
@@ -175,45 +179,38 @@ def test_a_session_that_is_being_removed_is_refused(tmp_path):
         exclusively(os.path.join(session.path, "lock")),
         pytest.raises(ConnectorUnavailableError, match="has ended"),
     ):
-        SessionDirectory.join(session.path, session.nonce)
+        DirectorySession.join(session.path, session.nonce, ONE_HOST)
 
 
 def test_a_root_that_is_not_there(tmp_path):
     with pytest.raises(ConnectorUnavailableError, match="No such file"):
-        SessionDirectory.create(str(tmp_path / "missing"))
-
-
-def test_an_id_that_is_taken(tmp_path):
-    session = SessionDirectory.create(str(tmp_path), "abc")
-    with pytest.raises(ConnectorUnavailableError, match="not empty"):
-        SessionDirectory.create(str(tmp_path), "abc")
-    session.leave()
-    assert not os.listdir(tmp_path)
+        DirectorySession.create(str(tmp_path / "missing"), ONE_HOST)
 
 
 def test_a_creator_whose_half_made_directory_is_swept_starts_again(
     tmp_path, monkeypatch
 ):
-    real, swept = SessionDirectory._enter, []
+    real, swept = DirectorySession._enter, []
 
-    def enter(self, fd):
-        # The worst moment: named, but a sweeper removed it just before it was locked.
+    def enter(self, path):
+        # The worst moment: a sweeper removed it just before it was locked.
         if not swept:
-            swept.append(self.path)
-            shutil.rmtree(self.path)
-        real(self, fd)
+            swept.append(path)
+            shutil.rmtree(path)
+        real(self, path)
 
-    monkeypatch.setattr(SessionDirectory, "_enter", enter)
-    session = SessionDirectory.create(str(tmp_path))
-    assert session.path != swept[0]
+    monkeypatch.setattr(DirectorySession, "_enter", enter)
+    session = DirectorySession.create(str(tmp_path), ONE_HOST)
+    assert swept
     assert os.listdir(tmp_path) == [os.path.basename(session.path)]
     session.leave()
 
 
 FORK = """
 import os
-from daskref.connectors.files.session import SessionDirectory
-session = SessionDirectory.create(root)
+from daskref.connectors.files.presence import OneHost
+from daskref.connectors.files.session import DirectorySession
+session = DirectorySession.create(root, OneHost())
 first = session.writer
 ready, go = os.pipe(), os.pipe()
 pid = os.fork()
@@ -242,19 +239,20 @@ def test_a_forked_child_takes_part_only_if_it_joins(tmp_path, child, joins, leav
     # A child that joined keeps the session; one that did not does not.
     assert process.line() == str(joins and not leaves)
     process.wait()
-    SessionDirectory.sweep(str(tmp_path))
+    DirectorySession.sweep(str(tmp_path), ONE_HOST)
     assert not os.listdir(tmp_path)
 
 
 @pytest.mark.stress
 def test_sweepers_and_creators_race(tmp_path, child):
     code = """
-from daskref.connectors.files.session import SessionDirectory
+from daskref.connectors.files.presence import OneHost
+from daskref.connectors.files.session import DirectorySession
 for _ in range(200):
-    session = SessionDirectory.create(root)
-    SessionDirectory.sweep(root)
+    session = DirectorySession.create(root, OneHost())
+    DirectorySession.sweep(root, OneHost())
     assert session.gone("0" * 8) and not session.gone(session.writer)
-    SessionDirectory.join(session.path, session.nonce).leave()
+    DirectorySession.join(session.path, session.nonce, OneHost()).leave()
     session.leave()
 """
     processes = [child(code, root=str(tmp_path)) for _ in range(4)]
@@ -263,7 +261,7 @@ for _ in range(200):
         process.wait()
     killed.popen.send_signal(signal.SIGKILL)
     killed.popen.wait()
-    SessionDirectory.sweep(str(tmp_path))
+    DirectorySession.sweep(str(tmp_path), ONE_HOST)
     left = os.listdir(tmp_path)
     # At most what had no lock file yet when its maker was killed.
     assert all(name.startswith(".") for name in left)
@@ -272,18 +270,18 @@ for _ in range(200):
 
 def test_the_first_makes_it_and_the_others_join(tmp_path):
     path = str(tmp_path / f"daskref-{os.geteuid()}-abc")
-    first = SessionDirectory.join_or_create(path, "nonce")
-    second = SessionDirectory.join_or_create(path, "nonce")
+    first = DirectorySession.join_or_create(path, "nonce", ONE_HOST)
+    second = DirectorySession.join_or_create(path, "nonce", ONE_HOST)
     assert first.host == second.host
     host = first.host
     assert len(host) == 32
     assert first.writer != second.writer
     with pytest.raises(ConnectorUnavailableError, match="another session"):
-        SessionDirectory.join_or_create(path, "other")
+        DirectorySession.join_or_create(path, "other", ONE_HOST)
     first.leave()
     second.leave()
     assert os.listdir(tmp_path) == []
-    again = SessionDirectory.join_or_create(path, "nonce")
+    again = DirectorySession.join_or_create(path, "nonce", ONE_HOST)
     assert again.host != host  # what was there is gone
     again.leave()
 
@@ -291,7 +289,7 @@ def test_the_first_makes_it_and_the_others_join(tmp_path):
 def test_what_killed_processes_left_can_be_joined(tmp_path, child):
     process, path, nonce, _ = start(child, root=tmp_path)
     process.kill()
-    session = SessionDirectory.join_or_create(path, nonce)
+    session = DirectorySession.join_or_create(path, nonce, ONE_HOST)
     session.leave()
     assert os.listdir(tmp_path) == []
 
@@ -301,6 +299,8 @@ def test_a_place_that_cannot_be_used_is_an_error(tmp_path):
     file = tmp_path / f"daskref-{os.geteuid()}-abc"
     file.write_text("no directory")
     with pytest.raises(ConnectorUnavailableError, match="not a directory"):
-        SessionDirectory.join_or_create(str(file), "nonce")
-    with pytest.raises(ConnectorUnavailableError, match="could not be made"):
-        SessionDirectory.join_or_create(str(tmp_path / "missing" / "x"), "nonce")
+        DirectorySession.join_or_create(str(file), "nonce", ONE_HOST)
+    with pytest.raises(ConnectorUnavailableError, match="cannot be written to"):
+        DirectorySession.join_or_create(
+            str(tmp_path / "missing" / "x"), "nonce", ONE_HOST
+        )
