@@ -1,9 +1,8 @@
 """Shared memory of one host: files on a tmpfs, mapped by each reader.
 
 Read ``connector`` first, then ``files.session``: a directory that goes with its last
-process.
-``_budget`` bounds what is in memory, ``_room`` is the directory on disk for the rest,
-and ``_moving`` moves objects there when memory runs low.
+process. ``_room`` bounds what is in memory and has a directory on disk for the rest;
+``_moving`` moves objects there when memory runs low.
 """
 
 from daskref.connectors.shm.connector import (
