@@ -179,7 +179,7 @@ def test_a_place_that_was_taken_all_the_same_keeps_nothing_else(shared, tmp_path
 def dead_shm(root: Path) -> Path:
     """Leave a session whose processes are gone, with something on disk."""
     session = DirectorySession.create(str(root), OneHost())
-    path = spill.make_spill(session, str(root))
+    path = spill.Spill(session, str(root)).make().path
     session.forget()
     assert Path(path).is_dir()
     return Path(session.path)

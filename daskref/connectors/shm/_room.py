@@ -1,9 +1,9 @@
-"""Where a session puts objects on disk: a directory that lives as long as the session.
+"""The room of a session: a budget in memory, and a directory on disk for the rest.
 
-The directory has no lock of its own. The session says where it is, and whoever removes
-the session removes it first. What a reboot leaves behind is told by its identity file.
-Nobody can guess its name, and so be there first: it is random, and is written only into
-the session's directory, which others cannot read.
+The directory on disk has no lock of its own. The session says where it is, and whoever
+removes the session removes it first. What a reboot leaves behind is told by its
+identity file. Nobody can guess its name, and so be there first: it is random, and is
+written only into the session's directory, which others cannot read.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import os
 import secrets
 import shutil
 import time
+from threading import Lock
 
-from daskref.background import make_lock
+from daskref.background import forget_in_child, make_lock
 from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.folders import (
     check_private,
     hidden_spill,
+    is_older,
     own_directories,
     read_identity,
     read_own,
@@ -28,11 +30,122 @@ from daskref.connectors.files.folders import (
 from daskref.connectors.files.locks import write_whole
 from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_memory
+from daskref.connectors.machine import SHARE, Reserve, memory
 from daskref.connectors.processes import host
 from daskref.exceptions import ConnectorUnavailableError
 
+#: Seconds for which a count of the session's files is believed.
+_BELIEVED = 0.5
 #: Seconds after which a directory without an identity was abandoned half-made.
 _HALF_MADE = 60.0
+
+
+class Budget:
+    """The room for new files in one directory.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    limit
+        A fraction (float): of the file system, whoever fills it, and of half of the
+        memory of container or machine. Bytes (int): of what the directory's files take
+        up.
+
+    Notes
+    -----
+    Whatever the limit, a part of the memory stays available, see :class:`Reserve`.
+    """
+
+    path: str
+    limit: int | float
+    _memory: int
+    _reserve: Reserve
+    _lock: Lock
+    _counted: int
+    _counted_at: float
+
+    def __init__(self, path: str, limit: int | float) -> None:
+        self.path = path
+        self.limit = limit
+        self._memory = part_of(SHARE, memory()[0])
+        self._reserve = Reserve()
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Count anew, in a forked child."""
+        self._counted = 0
+        self._counted_at = -_BELIEVED
+        self._lock = Lock()
+
+    def lacking(self, nbytes: int) -> int:
+        """Return how many bytes must be freed before a file of *nbytes* may be made."""
+        total, free = _space(self.path)
+        lacking = max(0, nbytes - free)
+        most, counts = self._most(total), True
+        if isinstance(self.limit, float):
+            fraction = part_of(self.limit, total)
+            lacking = max(lacking, total - free + nbytes - fraction)
+            counts = most < fraction  # else that says it all
+        if counts:
+            lacking = max(lacking, self._used(nbytes, most) + nbytes - most)
+        return max(lacking, self._reserve.lacking(nbytes))
+
+    def share(self, part: int | float) -> int:
+        """Return *part* in bytes: a fraction (float) of the budget, or bytes."""
+        return part_of(part, self._most(_space(self.path)[0]))
+
+    def _most(self, total: int) -> int:
+        """Return the budget in bytes, where the file system has *total*."""
+        if isinstance(self.limit, float):
+            total = min(total, self._memory)
+        return part_of(self.limit, total)
+
+    def _used(self, nbytes: int, limit: int) -> int:
+        """Count the files, or estimate from the last count when the limit is far."""
+        with self._lock:
+            now = time.monotonic()
+            recent = now - self._counted_at < _BELIEVED
+            if recent and self._counted + 2 * nbytes <= limit:
+                self._counted += nbytes
+                return self._counted - nbytes
+            self._counted = _count(self.path) + _count(os.path.join(self.path, "free"))
+            self._counted_at = now
+            used = self._counted
+            self._counted += nbytes
+            return used
+
+
+def part_of(part: int | float, whole: int) -> int:
+    """Return a fraction (float) of *whole*, or *part* as it is; never more than all."""
+    # 1.0 of a large number may be more than that: it is rounded to a float.
+    return min(int(part * whole) if isinstance(part, float) else part, whole)
+
+
+def _space(path: str) -> tuple[int, int]:
+    there = os.statvfs(path)
+    if there.f_blocks:
+        return there.f_blocks * there.f_frsize, there.f_bavail * there.f_frsize
+    # A tmpfs without a limit of its own: the memory is the limit.
+    page = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+
+
+def _count(path: str) -> int:
+    sizes = {}
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                try:
+                    there = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    sizes[there.st_ino] = there.st_size
+    except FileNotFoundError:
+        pass
+    return sum(sizes.values())
 
 
 class Spill:
@@ -53,6 +166,7 @@ class Spill:
     def __init__(self, session: DirectorySession, root: str) -> None:
         self.session = session
         self.root = root
+        self._record = os.path.join(session.path, "spill")
         self._objects = None
         self._is_memory: bool | None = None
         self._lock = make_lock()
@@ -65,94 +179,77 @@ class Spill:
         return self._is_memory
 
     def find(self) -> ObjectDirectory | None:
-        """Return them; ``None`` if there are none. Raises as :func:`find_spill`."""
-        if self._objects is None and (path := find_spill(self.session)):
+        """Return the session's directory on disk, if it has one.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If what is there is not the session's.
+        """
+        if self._objects is None:
+            path = self._recorded()
+            if path is None or not os.path.lexists(path):
+                return None
+            check_private(path, repr(self.session))
+            if read_identity(path).get("nonce") != self.session.nonce:
+                raise ConnectorUnavailableError(
+                    repr(self.session), f"{path} belongs to another session"
+                )
             self._objects = ObjectDirectory(path)
         return self._objects
 
     def make(self) -> ObjectDirectory:
-        """Return them, or a new directory for them; raises as :func:`make_spill`."""
-        if self._objects is None:
-            with self._lock:
-                self._objects = ObjectDirectory(make_spill(self.session, self.root))
-        return self._objects
+        """Return the session's directory on disk; make it if it has none.
 
-
-def find_spill(session: DirectorySession) -> str | None:
-    """Return the session's directory on disk, if it has one.
-
-    Raises
-    ------
-    ConnectorUnavailableError
-        If what is there is not the session's.
-    """
-    path = _recorded(session)
-    if path is None or not os.path.lexists(path):
-        return None
-    check_private(path, repr(session))
-    if read_identity(path).get("nonce") != session.nonce:
-        raise ConnectorUnavailableError(
-            repr(session), f"{path} belongs to another session"
-        )
-    return path
-
-
-def make_spill(session: DirectorySession, root: str) -> str:
-    """Return the session's directory on disk; make it in *root* if it has none.
-
-    Raises
-    ------
-    ConnectorUnavailableError
-        As :func:`find_spill` does.
-    OSError
-        If it cannot be made.
-    """
-    if found := find_spill(session):
+        Raises
+        ------
+        ConnectorUnavailableError
+            As :meth:`find` does.
+        OSError
+            If it cannot be made.
+        """
+        with self._lock:
+            while (found := self.find()) is None:
+                self._make(self._recorded() or self._choose())
         return found
-    path = _record(session, root)
-    folder, name = os.path.split(path)
-    hidden = os.path.join(folder, hidden_spill(name) + secrets.token_hex(4))
-    os.mkdir(hidden, 0o700)
-    identity = {
-        "nonce": session.nonce,
-        "session": session.path,
-        "device": str(os.lstat(session.path).st_dev),
-        **host(),
-    }
-    try:
-        write_whole(os.path.join(hidden, "identity"), json.dumps(identity).encode())
-        os.rename(hidden, path)
-    except OSError:
-        shutil.rmtree(hidden, ignore_errors=True)
-        # Another process was faster?
-        if found := find_spill(session):
-            return found
-        raise
-    return path
 
+    def _make(self, path: str) -> None:
+        folder, name = os.path.split(path)
+        hidden = os.path.join(folder, hidden_spill(name) + secrets.token_hex(4))
+        os.mkdir(hidden, 0o700)
+        identity = {
+            "nonce": self.session.nonce,
+            "session": self.session.path,
+            "device": str(os.lstat(self.session.path).st_dev),
+            **host(),
+        }
+        try:
+            write_whole(os.path.join(hidden, "identity"), json.dumps(identity).encode())
+            os.rename(hidden, path)
+        except OSError:
+            shutil.rmtree(hidden, ignore_errors=True)
+            if self.find() is None:  # else another process was faster
+                raise
 
-def _recorded(session: DirectorySession) -> str | None:
-    try:
-        return read_own(os.path.join(session.path, "spill")).decode()
-    except FileNotFoundError:
-        return None
+    def _recorded(self) -> str | None:
+        try:
+            return read_own(self._record).decode()
+        except FileNotFoundError:
+            return None
 
-
-def _record(session: DirectorySession, root: str) -> str:
-    """Say in the session where the directory will be, once for all processes."""
-    if recorded := _recorded(session):
-        return recorded
-    name = f"daskref-{os.geteuid()}-{secrets.token_hex(16)}.spill"
-    path = os.path.join(os.path.abspath(root), name)
-    part = os.path.join(session.path, f".spill-{secrets.token_hex(4)}")
-    write_whole(part, path.encode())
-    try:
-        os.link(part, os.path.join(session.path, "spill"))
-    except FileExistsError:
-        return _recorded(session) or path
-    finally:
-        os.unlink(part)
-    return path
+    def _choose(self) -> str:
+        """Say in the session where the directory will be, once for all processes."""
+        name = f"daskref-{os.geteuid()}-{secrets.token_hex(16)}.spill"
+        path = os.path.join(os.path.abspath(self.root), name)
+        part = os.path.join(self.session.path, f".spill-{secrets.token_hex(4)}")
+        write_whole(part, path.encode())
+        try:
+            os.link(part, self._record)
+        except FileExistsError:
+            return self._recorded() or path
+        finally:
+            os.unlink(part)
+        return path
 
 
 def sweep_spills(root: str) -> list[str]:
@@ -176,12 +273,8 @@ def _sweep(path: str) -> bool:
 
 def _abandoned(path: str, identity: dict[str, str]) -> bool:
     """Tell whether a directory without an identity was left half-made, long ago."""
-    if identity or ".spill" not in os.path.basename(path):
-        return False
-    try:
-        return time.time() - os.lstat(path).st_mtime > _HALF_MADE
-    except FileNotFoundError:
-        return False
+    named = ".spill" in os.path.basename(path)
+    return named and not identity and is_older(path, _HALF_MADE)
 
 
 def _ended(identity: dict[str, str]) -> bool:

@@ -32,9 +32,8 @@ from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.presence import OneHost
 from daskref.connectors.files.recycling import KeptMappings, Pool, discard
 from daskref.connectors.files.session import DirectorySession, sweep_at_end
-from daskref.connectors.shm._budget import Budget
 from daskref.connectors.shm._moving import Mover
-from daskref.connectors.shm._room import Spill, sweep_spills
+from daskref.connectors.shm._room import Budget, Spill, sweep_spills
 from daskref.connectors.space import Space, left, of_deleted, of_objects
 from daskref.exceptions import (
     ConnectorClosedError,

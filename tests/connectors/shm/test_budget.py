@@ -10,7 +10,7 @@ import pytest
 
 from daskref.connectors import SharedMemoryConnector
 from daskref.connectors.machine import Reserve, is_low, least, memory
-from daskref.connectors.shm._budget import Budget
+from daskref.connectors.shm._room import Budget
 from tests.support.common import wait_until
 
 MIB = 2**20
@@ -85,7 +85,7 @@ def test_version_1(tmp_path: Path) -> None:
 def test_a_fraction_is_of_half_the_memory_and_bytes_are_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskref.connectors.shm._budget.memory", lambda: (1000, 500))
+    monkeypatch.setattr("daskref.connectors.shm._room.memory", lambda: (1000, 500))
     (tmp_path / "object").write_bytes(bytes(300))
     budget = Budget(str(tmp_path), 0.8)
     assert budget.share(1.0) == 400
