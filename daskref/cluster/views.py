@@ -7,7 +7,7 @@ large buffers are ranges of stored objects, and memory of the task's own where i
 some.
 
 Only memory that the task has not written to is the stored object's; the kernel tells
-(:mod:`daskref.connectors.files.pagemap`). And a task may keep an object of a user's
+(:mod:`daskref.connectors.files.parked`). And a task may keep an object of a user's
 class for its identity: of what is not the whole stored object, only Python's own
 containers and the arrays and frames of known packages go by recipe. Nor do arrays that
 are not contiguous: Dask sends contiguous copies of those, and one that all readers map
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from daskref.connectors.buffers import address, raw
-from daskref.connectors.files.pagemap import is_unwritten
+from daskref.connectors.files.parked import is_unwritten
 from daskref.graph.literals import WHOLE
 from daskref.objects.codec import encode, in_band_nbytes
 from daskref.objects.pickling import IN_BAND, is_value_type

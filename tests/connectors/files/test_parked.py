@@ -17,8 +17,12 @@ from daskref.connectors.files._mapping import (
     unmap,
 )
 from daskref.connectors.files.locks import exclusively
-from daskref.connectors.files.pagemap import is_unwritten, read, scan
-from daskref.connectors.files.parked import ParkedMappings
+from daskref.connectors.files.parked import (
+    ParkedMappings,
+    is_unwritten,
+    read_pages,
+    scan_pages,
+)
 from daskref.connectors.files.recycling import discard
 from tests.support.common import wait_until
 
@@ -391,7 +395,9 @@ def test_threads_never_see_each_others_writes(shm):
     assert len(mapped(shm)) == len(parked(shm)) <= 4
 
 
-@pytest.mark.parametrize("look", [scan, read, lambda fd, *args: is_unwritten(*args)])
+@pytest.mark.parametrize(
+    "look", [scan_pages, read_pages, lambda fd, *args: is_unwritten(*args)]
+)
 @pytest.mark.parametrize("pages", [1, 3, 20_000])
 def test_written_pages_are_told(look, pages):
     file = os.memfd_create("daskref-test")
