@@ -3,9 +3,9 @@
 Read ``base`` (the contract), then ``local`` (the smallest one) and ``registry`` (by URL
 or class). ``adapter`` takes classes of other libraries, ProxyStore's included. Each
 other kind has a folder: ``shm``, ``file``, ``zmq``, ``redis``, ``fsspec``, ``multi``;
-``files`` is the engine of the first three. ``credentials``, ``buffers``, ``space``,
-``machine``, ``filesystems``, ``processes`` and ``failures`` (errors of drivers, told in
-eight categories) are shared by all.
+``files`` is the engine of the first three. ``sweeping`` says which objects nobody will
+delete, ``failures`` tells errors of drivers in eight categories; ``credentials``,
+``buffers``, ``space``, ``machine``, ``filesystems`` and ``processes`` are shared by all.
 """
 
 from typing import TYPE_CHECKING

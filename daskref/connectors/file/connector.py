@@ -14,26 +14,23 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
 from daskref.annotations import override
-from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
-from daskref.connectors.buffers import raw
+from daskref.connectors.base import Key
 from daskref.connectors.file._patience import Patience
-from daskref.connectors.files import leases
-from daskref.connectors.files.directory import FULL, ObjectDirectory, sync_directory
+from daskref.connectors.files.connector import DirectoryConnector, Read
+from daskref.connectors.files.directory import ObjectDirectory, sync_directory
 from daskref.connectors.files.folders import is_hidden, own_directories
-from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
+from daskref.connectors.files.names import UNKNOWN_SIZE, checked
 from daskref.connectors.files.presence import ManyHosts
 from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_local
 from daskref.exceptions import (
     ConfigError,
-    ConnectorClosedError,
     ConnectorError,
     ConnectorUnavailableError,
     WireError,
@@ -58,7 +55,7 @@ class FileKey(NamedTuple):
     nbytes: int
 
 
-class FileConnector(Connector, DeferrableConnector):
+class FileConnector(DirectoryConnector):
     """Store objects in a directory, on a shared file system for instance.
 
     Parameters
@@ -98,7 +95,9 @@ class FileConnector(Connector, DeferrableConnector):
 
     :meth:`get` returns a private mapping on a local file system, of objects from 64 KiB
     on; it reads smaller ones, and on a network file system all, because another host
-    may delete them.
+    may delete them. :meth:`exists` does not wait as :meth:`get` does. A network file
+    system that repeats a request whose answer was lost may tell the one whose
+    :meth:`take` deleted the object that it was gone; then nobody gets it.
 
     Examples
     --------
@@ -111,6 +110,7 @@ class FileConnector(Connector, DeferrableConnector):
     """
 
     scheme: ClassVar[str] = "file"
+    _key_type = FileKey
 
     _store_dir: str
     _clear: bool
@@ -118,9 +118,7 @@ class FileConnector(Connector, DeferrableConnector):
     _patience: Patience
     _local: bool
     _made: bool
-    _session: DirectorySession
-    _own: ObjectDirectory
-    _closed: bool
+    _here: ObjectDirectory
 
     def __init__(
         self,
@@ -138,10 +136,9 @@ class FileConnector(Connector, DeferrableConnector):
         self._clear, self._fsync, seconds = options.values()
         self._made = False
         self._session = self._enter(session, nonce)
-        self._closed = False
         self._finalizer = weakref.finalize(self, self._session.leave)
         self._local = is_local(self._store_dir)
-        self._own = self._at(self._session.path)
+        self._here = self._at(self._session.path)
         self._patience = Patience(
             repr(self), (self._store_dir, self._session.path), seconds, self._local
         )
@@ -199,103 +196,39 @@ class FileConnector(Connector, DeferrableConnector):
         """The directory."""
         return self._store_dir
 
-    def _ready(self) -> DirectorySession:
-        if self._closed:
-            raise ConnectorClosedError(repr(self))
-        self._session.ensure()
-        return self._session
-
     def _at(self, path: str) -> ObjectDirectory:
         return ObjectDirectory(path, mapped=self._local, fsync=self._fsync)
 
+    @override
     def _places(self) -> Iterator[ObjectDirectory]:
         self._ready()
-        yield self._own
+        yield self._here
         for path in own_directories(self._store_dir):
             if path != self._session.path and not is_hidden(path):
                 yield self._at(path)
 
-    @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise self._not_written(what, exc) from exc
-
-    def _not_written(self, what: str, exc: OSError) -> ConnectorError:
-        advice = ""
-        if exc.errno in FULL:
-            advice = (
-                ": it is full. Name a directory with more room in daskref.connector"
-            )
-        return ConnectorError(
-            repr(self), f"{what} could not be written ({exc.strerror}){advice}"
-        )
+    @override
+    def _own(self) -> Iterable[ObjectDirectory]:
+        return [self._here]
 
     @override
-    def put_frames(self, frames: Sequence[Buffer]) -> Key:
-        name = new_name(self._ready().writer)
-        return FileKey(name, self._put(name, frames))
-
-    def _put(
-        self, name: str, frames: Sequence[Buffer], publish: str | None = None
-    ) -> int:
-        views = [raw(frame) for frame in frames]
-        nbytes = sum(view.nbytes for view in views)
-        try:
-            self._own.put(name, views, publish=publish)
-        except OSError as exc:
-            raise self._not_written(f"an object of {nbytes} B", exc) from exc
-        return nbytes
+    def _write(
+        self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
+    ) -> None:
+        with self._translated(f"an object of {nbytes} B"):
+            self._here.put(name, views, publish=publish)
 
     @override
-    def new_key(self, obj: Buffer | None = None) -> Key:
-        return FileKey(new_name(self._ready().writer), UNKNOWN_SIZE)
-
-    @override
-    def set(self, key: Key, obj: Buffer) -> None:
-        self.set_frames(key, [obj])
-
-    @override
-    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        name, _ = checked(key, FileKey)
-        self._put(new_name(self._ready().writer), frames, name)
-
-    @override
-    def get(self, key: Key) -> memoryview | None:
-        return self._find(key, ObjectDirectory.get)
-
-    def take(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.take`.
-
-        A network file system that repeats a request whose answer was lost may tell the
-        one who deleted the object that it was gone; then nobody gets it.
-        """
-        return self._find(key, ObjectDirectory.take)
-
-    def _find(
-        self,
-        key: Key,
-        read: Callable[[ObjectDirectory, str, int], memoryview | None],
-    ) -> memoryview | None:
+    def _find(self, key: Key, read: Read) -> memoryview | None:
         name, nbytes = checked(key, FileKey)
         try:  # nearly always there, at once
-            if self._ready() and (view := read(self._own, name, nbytes)) is not None:
+            if self._ready() and (view := read(self._here, name, nbytes)) is not None:
                 return view
         except (OSError, WireError):
             pass  # looked at again
-
-        def look() -> memoryview | None:
-            found = (read(place, name, nbytes) for place in self._places())
-            return next((view for view in found if view is not None), None)
-
         # Of an object that is to come, nobody knows whether it should be there.
+        look = partial(self._first, name, nbytes, read)
         return self._patience.look(key, look, wait=nbytes != UNKNOWN_SIZE)
-
-    def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`; does not wait as :meth:`get` does."""
-        name, _ = checked(key, FileKey)
-        return any(place.exists(name) for place in self._places())
 
     @override
     def evict(self, key: Key) -> None:
@@ -309,36 +242,6 @@ class FileConnector(Connector, DeferrableConnector):
             raise ConnectorError(
                 repr(self), f"{key!r} could not be deleted: {exc.strerror}"
             ) from exc
-
-    @override
-    def link(self, key: Key) -> Key | None:
-        name, nbytes = checked(key, FileKey)
-        new = new_name(self._ready().writer)
-        with self._translated("a link"):
-            if any(place.link(name, new) for place in self._places()):
-                return FileKey(new, nbytes)
-        return None
-
-    @override
-    def renew(self, key: Key, seconds: float) -> bool:
-        name, _ = checked(key, FileKey)
-        with self._translated("a lease"):
-            return any(leases.renew(place, name, seconds) for place in self._places())
-
-    def sweep(
-        self, known: Iterable[Key] | None = None, grace: float = 30.0
-    ) -> list[Key]:
-        """Delete what nobody will, in this session; what is in *known* stays."""
-        gone = self._ready().gone
-        names = None
-        if known is not None:
-            names = {key[0] for key in known if key}
-        return [FileKey(*s) for s in leases.sweep(self._own, names, grace, gone)]
-
-    def usage(self) -> Usage:
-        """Return what the objects of this session take up."""
-        self._ready()
-        return leases.usage(self._own)
 
     @override
     def config(self) -> dict[str, Any]:

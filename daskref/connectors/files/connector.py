@@ -1,0 +1,168 @@
+"""What the connectors have in common whose objects are files of directories."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from daskref.annotations import override
+from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
+from daskref.connectors.buffers import raw
+from daskref.connectors.files import leases
+from daskref.connectors.files.directory import FULL, ObjectDirectory
+from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
+from daskref.connectors.files.session import DirectorySession
+from daskref.exceptions import (
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorUnavailableError,
+)
+
+logger = logging.getLogger(__name__)
+
+#: What reads an object: ``(directory, name, nbytes) -> view``, or ``None``.
+Read = Callable[[ObjectDirectory, str, int], memoryview | None]
+
+
+class DirectoryConnector(Connector, DeferrableConnector):
+    """Store objects in the directory of a session, and in others that belong to it.
+
+    Each kind says how it writes an object, and in which directories objects are.
+    """
+
+    #: The class of the keys: name and size.
+    _key_type: ClassVar[type[Any]]
+
+    _session: DirectorySession
+    _closed: bool = False
+    #: Whether the last sweep failed somewhere, which was said.
+    _unswept: bool = False
+
+    @abstractmethod
+    def _write(
+        self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
+    ) -> None:
+        """Write an object; see :meth:`ObjectDirectory.put`. Raises ConnectorError."""
+
+    @abstractmethod
+    def _places(self) -> Iterator[ObjectDirectory]:
+        """Yield the directories in which an object may be, the likeliest first."""
+
+    def _own(self) -> Iterable[ObjectDirectory]:
+        """Return those of the places whose objects are this session's."""
+        return self._places()
+
+    @abstractmethod
+    def _find(self, key: Key, read: Read) -> memoryview | None:
+        """Return what *read* does, in the first place that has the object."""
+
+    def _first(self, name: str, nbytes: int, read: Read) -> memoryview | None:
+        found = (read(place, name, nbytes) for place in self._places())
+        return next((view for view in found if view is not None), None)
+
+    def _ready(self) -> DirectorySession:
+        if self._closed:
+            raise ConnectorClosedError(repr(self))
+        self._session.ensure()
+        return self._session
+
+    def _failed(self, what: str, exc: OSError) -> ConnectorError:
+        advice = ""
+        if exc.errno in FULL:
+            advice = (
+                ": it is full. Name a directory with more room in daskref.connector"
+            )
+        return ConnectorError(
+            repr(self), f"{what} could not be written ({exc.strerror}){advice}"
+        )
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise self._failed(what, exc) from exc
+
+    def _put(self, frames: Sequence[Buffer], publish: str | None = None) -> Key:
+        views = [raw(frame) for frame in frames]
+        nbytes = sum(view.nbytes for view in views)
+        name = new_name(self._ready().writer)
+        self._write(name, views, nbytes, publish)
+        return self._key(name, nbytes)
+
+    def _key(self, name: str, nbytes: int) -> Key:
+        key: Key = self._key_type(name, nbytes)
+        return key
+
+    @override
+    def put_frames(self, frames: Sequence[Buffer]) -> Key:
+        return self._put(frames)
+
+    @override
+    def new_key(self, obj: Buffer | None = None) -> Key:
+        return self._key(new_name(self._ready().writer), UNKNOWN_SIZE)
+
+    @override
+    def set(self, key: Key, obj: Buffer) -> None:
+        self.set_frames(key, [obj])
+
+    @override
+    def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
+        name, _ = checked(key, self._key_type)
+        self._put(frames, name)
+
+    @override
+    def get(self, key: Key) -> memoryview | None:
+        return self._find(key, ObjectDirectory.get)
+
+    @override
+    def take(self, key: Key) -> memoryview | None:
+        return self._find(key, ObjectDirectory.take)
+
+    @override
+    def exists(self, key: Key) -> bool:
+        name, _ = checked(key, self._key_type)
+        return any(place.exists(name) for place in self._places())
+
+    @override
+    def link(self, key: Key) -> Key | None:
+        name, nbytes = checked(key, self._key_type)
+        new = new_name(self._ready().writer)
+        with self._translated("a link"):
+            if any(place.link(name, new) for place in self._places()):
+                return self._key(new, nbytes)
+        return None
+
+    @override
+    def renew(self, key: Key, seconds: float) -> bool:
+        name, _ = checked(key, self._key_type)
+        with self._translated("a lease"):
+            return any(leases.renew(place, name, seconds) for place in self._places())
+
+    def sweep(
+        self, known: Iterable[Key] | None = None, grace: float = 30.0
+    ) -> list[Key]:
+        """Delete what nobody will, in this session; what is in *known* stays."""
+        gone = self._ready().gone
+        names = None if known is None else {key[0] for key in known if key}
+        found: list[Key] = []
+        try:
+            for place in self._own():
+                there = leases.sweep(place, names, grace, gone)
+                found += [self._key(*swept) for swept in there]
+        except (ConnectorUnavailableError, OSError) as exc:
+            if not self._unswept:  # of several, one is swept if another is not
+                logger.warning("%r could not be swept as a whole: %s", self, exc)
+            self._unswept = True
+        else:
+            self._unswept = False
+        return found
+
+    def usage(self) -> Usage:
+        """Return what the objects of this session take up."""
+        self._ready()
+        usages = [leases.usage(place) for place in self._own()]
+        return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))

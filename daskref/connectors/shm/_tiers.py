@@ -1,0 +1,210 @@
+"""A session's objects, in memory and on disk: which goes where, and what makes room."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from daskref.background import make_lock
+from daskref.connectors.files.directory import FULL, ObjectDirectory
+from daskref.connectors.files.parked import ParkedMappings
+from daskref.connectors.files.pieces import Pieces
+from daskref.connectors.files.recycling import KeptMappings, Pool, discard
+from daskref.connectors.files.session import DirectorySession
+from daskref.connectors.shm._moving import Mover
+from daskref.connectors.shm._room import Budget, Spill
+from daskref.connectors.space import Space, left, of_deleted, of_objects
+from daskref.exceptions import ConnectorError
+
+logger = logging.getLogger(__name__)
+
+
+class Tiers:
+    """The directory in memory, and one on disk for what has no room there.
+
+    Parameters
+    ----------
+    where
+        What errors call the connector.
+    session
+        The session: its directory is the one in memory.
+    limit, recycled, idle, spill_root
+        ``budget``, ``recycle``, ``recycle_idle`` and ``spill_directory`` of
+        :class:`~daskref.connectors.SharedMemoryConnector`, read.
+    """
+
+    #: Objects that went to disk, of this process's.
+    overflows: int
+    memory: ObjectDirectory
+    spill: Spill
+    mover: Mover
+    budget: Budget
+    pool: Pool
+    _where: str
+    _parked: ParkedMappings
+
+    def __init__(
+        self,
+        where: str,
+        session: DirectorySession,
+        limit: int | float,
+        recycled: int | float,
+        idle: float,
+        spill_root: str,
+    ) -> None:
+        path = session.path
+        self._where = where
+        self.overflows = 0
+        self.budget = Budget(path, limit)
+        share = partial(self.budget.share, recycled)
+        self.pool = Pool(os.path.join(path, "free"), share, idle)
+        self._parked = ParkedMappings(share)
+        self.memory = ObjectDirectory(
+            path, pool=self.pool, kept=KeptMappings(share), parked=self._parked
+        )
+        self.spill = Spill(session, spill_root)
+        self.mover = Mover(self.memory, self.pool, self.spill)
+        self.memory.deleted = self.mover.settle
+        self._lock = make_lock()
+
+    def __iter__(self) -> Iterator[ObjectDirectory]:
+        yield self.memory
+        # Looked for only by who did not find it in memory.
+        if (disk := self.spill.find()) is not None:
+            yield disk
+
+    def put(
+        self,
+        name: str,
+        views: Sequence[memoryview],
+        nbytes: int,
+        publish: str | None = None,
+    ) -> None:
+        """Write an object; see :meth:`ObjectDirectory.put`.
+
+        Raises
+        ------
+        ConnectorError
+            If there is no room, or it cannot be written.
+        """
+        try:
+            if self._put_in_memory(name, views, nbytes, publish):
+                self.mover.watch()
+                return
+        except OSError as exc:
+            raise ConnectorError(
+                self._where, f"an object of {nbytes} B could not be written: {exc}"
+            ) from exc
+        try:
+            disk = self.spill.make()
+            disk.put(name, views, publish=publish)
+        except OSError as exc:
+            raise self._no_room(exc, nbytes) from exc
+        with self._lock:
+            self.overflows += 1
+            first = self.overflows == 1
+        if first:
+            logger.warning(
+                "%s has no room for %d bytes within daskref.shm.budget and the memory "
+                "that is left: from now on what does not fit goes to disk, in %s, "
+                "which is slower. Give the host or container more memory, or shared "
+                "memory more room (in a container: --shm-size), or raise the budget",
+                self._where,
+                nbytes,
+                disk.path,
+            )
+
+    def _put_in_memory(
+        self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
+    ) -> bool:
+        for _ in range(2):
+            try:
+                return self.memory.put(name, views, self.room, publish)
+            except OSError as exc:
+                if exc.errno not in FULL:
+                    raise
+            if not self.pool.trim(nbytes):
+                break
+        return False
+
+    def room(self, nbytes: int) -> bool:
+        """Tell whether a new file of that size may be made in memory."""
+        lacking = self.budget.lacking(nbytes)
+        if lacking and self.pool.trim(lacking):
+            lacking = self.budget.lacking(nbytes)
+        if lacking:
+            self.mover.hurry()
+        return not lacking
+
+    def _no_room(self, exc: OSError, nbytes: int) -> ConnectorError:
+        path, root = self.memory.path, self.spill.root
+        disk = f"{root} cannot be used ({exc.strerror})"
+        if exc.errno in FULL:
+            disk = f"{left(root)} B free in {root}"
+        return ConnectorError(
+            self._where,
+            f"no room for an object of {nbytes} B: {left(path)} B free in {path}, "
+            f"with daskref.shm.budget={self.budget.limit!r}, and {disk}. Set "
+            "daskref.spill-directory to a directory on a larger disk, or raise "
+            "daskref.shm.budget",
+        )
+
+    def start(self, name: str, nbytes: int, mark: str) -> Pieces:
+        """Begin an object that is written in pieces, under a name from elsewhere.
+
+        Parameters
+        ----------
+        name, mark
+            See :meth:`Parts.start`.
+        nbytes
+            Size of the object.
+
+        Raises
+        ------
+        ConnectorError
+            As :meth:`put` does.
+        """
+        for tier in self:
+            discard(tier.at(mark + name))  # what one who died has left
+        tier = self.memory
+        try:
+            part = tier.parts.start(name, nbytes, self.room, mark)
+            if part is None:
+                tier = self.spill.make()
+                part = tier.parts.start(name, nbytes, mark=mark)
+                assert part is not None  # a disk has room until it says otherwise
+            self.mover.watch()
+            return Pieces(tier.parts, part)
+        except OSError as exc:
+            raise self._no_room(exc, nbytes) from exc
+
+    def resume(self, name: str, nbytes: int, mark: str) -> Pieces | None:
+        """Go on with an object that a process left unfinished when it died."""
+        for tier in self:
+            if (part := tier.parts.resume(name, nbytes, mark)) is not None:
+                return Pieces(tier.parts, part)
+        return None
+
+    def space(self) -> Space:
+        """Return what takes up memory and disk; see :meth:`Connector.space`."""
+        memory, *disk = (of_objects(tier.path) for tier in self)
+        path = self.memory.path
+        pool, pinned = of_deleted(path)
+        return Space(
+            memory=sum(memory.values()),
+            disk=sum(sum(sizes.values()) for sizes in disk),
+            # What was deleted between two looks has been counted.
+            pool=sum(pool[inode] for inode in pool.keys() - memory.keys()),
+            pinned=sum(pinned[inode] for inode in pinned.keys() - memory.keys()),
+            budget=self.budget.share(1.0),
+            free=left(path),
+            disk_free=left(self.spill.root),
+        )
+
+    def close(self) -> None:
+        """End the threads and drop what waits; views stay valid. Idempotent."""
+        self.mover.close()
+        self.pool.close()
+        self._parked.close()
