@@ -23,9 +23,10 @@ from daskref.annotations import override
 from daskref.connectors.base import Key
 from daskref.connectors.file._patience import Patience
 from daskref.connectors.files.connector import DirectoryConnector, Read
-from daskref.connectors.files.directory import ObjectDirectory, sync_directory
+from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.folders import is_hidden, own_directories
 from daskref.connectors.files.names import UNKNOWN_SIZE, checked
+from daskref.connectors.files.parts import sync_directory
 from daskref.connectors.files.presence import ManyHosts
 from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_local

@@ -18,23 +18,20 @@ from daskref.connectors.files._mapping import (
 from daskref.connectors.files.locks import (
     SHARED,
     names,
-    open_plain,
     open_within,
     try_lock,
     unlock,
 )
-from daskref.connectors.files.names import LEASE, PART, UNKNOWN_SIZE
+from daskref.connectors.files.names import LEASE, UNKNOWN_SIZE
 from daskref.connectors.files.parked import ParkedMappings
-from daskref.connectors.files.parts import Parts, reveal
+from daskref.connectors.files.parts import Parts
 from daskref.connectors.files.reading import read_whole
 from daskref.connectors.files.recycling import (
-    SMALLEST,
     KeptMappings,
     Pool,
     discard,
     unlink,
 )
-from daskref.connectors.files.writing import write_file
 from daskref.exceptions import WireError
 
 #: Smaller files are read: to map one costs more, unless it may be written again.
@@ -76,7 +73,6 @@ class ObjectDirectory:
     kept: KeptMappings | None
     parked: ParkedMappings | None
     mapped: bool
-    fsync: str
     #: (name) -> None: called when :meth:`evict` has deleted an object, if given.
     deleted: Callable[[str], None] | None
     #: Of objects that are being written.
@@ -93,13 +89,12 @@ class ObjectDirectory:
         fsync: str = "never",
     ) -> None:
         self.deleted = None
-        self.fsync = fsync
         self.path = path
         self.pool = pool
         self.kept = kept
         self.parked = parked
         self.mapped = mapped
-        self.parts = Parts(path, pool, kept)
+        self.parts = Parts(path, pool, kept, fsync)
 
     def at(self, name: str) -> str:
         """Return the path of a file in the directory."""
@@ -139,11 +134,6 @@ class ObjectDirectory:
             Nothing remains of the object then.
         """
         nbytes = sum(view.nbytes for view in views)
-        if self.pool is None or nbytes < SMALLEST:  # no file is recycled for it
-            if not room(nbytes):
-                return False
-            self._put_new(self.at(PART + name), self.at(publish or name), views)
-            return True
         part = self.parts.start(name, nbytes, room)
         if part is None:
             return False
@@ -153,30 +143,7 @@ class ObjectDirectory:
         except BaseException:
             self.parts.abandon(part)
             raise
-        os.close(part.fd)
         return True
-
-    def _put_new(self, part: str, path: str, views: Sequence[memoryview]) -> None:
-        fd = open_plain(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            try:
-                write_file(fd, views)
-                if self.fsync != "never":
-                    os.fdatasync(fd)
-            finally:
-                # Before publishing: a network file system sends the bytes, and finds
-                # that they do not fit, when the file is closed.
-                os.close(fd)
-            reveal(part, path)
-        except BaseException:
-            unlink(part)
-            raise
-        if self.fsync == "full":
-            try:
-                sync_directory(self.path)
-            except BaseException:
-                unlink(path)
-                raise
 
     # Reading.
 
@@ -328,15 +295,6 @@ class ObjectDirectory:
                 unlock(fd)
             os.close(fd)
         return True
-
-
-def sync_directory(path: str) -> None:
-    """Bring the names in a directory to the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _let_go(kept: SharedMapping, holder: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from daskref.connectors.files._mapping import (
     SharedMapping,
@@ -28,18 +28,31 @@ from daskref.connectors.files.recycling import (
 from daskref.connectors.files.writing import is_mapped, write_file, write_mapped
 
 
-class Part(NamedTuple):
+@dataclass(slots=True)
+class Part:
     """The hidden file of an object that is being written."""
 
     name: str
     path: str
-    #: Open for reading and writing.
+    #: Open for reading and writing; -1 once it is closed.
     fd: int
     #: Size of the object.
     nbytes: int
     #: All pages of these first bytes exist.
     existing: int
-    inode: int
+    #: Whether its exclusive lock is held.
+    locked: bool
+
+    @property
+    def inode(self) -> int:
+        """Of the file, while it is open."""
+        return os.fstat(self.fd).st_ino
+
+    def close(self) -> None:
+        """Close the file. A second call is silent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Parts:
@@ -49,24 +62,28 @@ class Parts:
     ----------
     path
         The directory; it exists.
-    pool, kept
+    pool, kept, fsync
         See :class:`~daskref.connectors.files.directory.ObjectDirectory`.
 
     Notes
     -----
-    With a pool, whoever writes a part holds its exclusive lock.
+    With a pool, whoever writes a part holds its exclusive lock, so that others can tell
+    whether the writer lives. A small object is not recycled, and is written at once: it
+    needs no lock, unless it comes from another host.
     """
 
     _path: str
     _pool: Pool | None
     _kept: KeptMappings | None
+    _fsync: str
 
     def __init__(
-        self, path: str, pool: Pool | None = None, kept: KeptMappings | None = None
+        self, path: str, pool: Pool | None, kept: KeptMappings | None, fsync: str
     ) -> None:
         self._path = path
         self._pool = pool
         self._kept = kept
+        self._fsync = fsync
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"
@@ -92,23 +109,23 @@ class Parts:
         Returns
         -------
         Part or None
-            Its exclusive lock is held. ``None`` if there was no room.
+            ``None`` if there was no room.
         """
         path = self._at(mark + name)
         claim = None
-        if self._pool is not None and self._kept is not None:
+        if self._pool is not None and self._kept is not None and nbytes >= SMALLEST:
             self._kept.prune(self._pool)
-            if nbytes >= SMALLEST:
-                claim = self._pool.claim(nbytes, path, self._kept.inodes())
+            claim = self._pool.claim(nbytes, path, self._kept.inodes())
         if claim is not None:
-            return Part(name, path, claim.fd, nbytes, claim.nbytes, claim.inode)
+            return Part(name, path, claim.fd, nbytes, claim.nbytes, True)
+        locks = self._pool is not None and (nbytes >= SMALLEST or mark != PART)
         if not room(nbytes):
             return None
         fd = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            if self._pool is not None:
+            if locks:
                 try_lock(fd, EXCLUSIVE)
-            return Part(name, path, fd, nbytes, 0, os.fstat(fd).st_ino)
+            return Part(name, path, fd, nbytes, 0, locks)
         except BaseException:
             os.close(fd)
             unlink(path)
@@ -127,8 +144,9 @@ class Parts:
             fd = open_plain(path, os.O_RDWR)
         except FileNotFoundError:
             return None
-        if (self._pool is None or try_lock(fd, EXCLUSIVE)) and names(path, fd):
-            return Part(name, path, fd, nbytes, 0, os.fstat(fd).st_ino)
+        locks = self._pool is not None
+        if (not locks or try_lock(fd, EXCLUSIVE)) and names(path, fd):
+            return Part(name, path, fd, nbytes, 0, locks)
         os.close(fd)
         return None
 
@@ -138,7 +156,7 @@ class Parts:
         mapping: SharedMapping | None = None,
         publish: str | None = None,
     ) -> None:
-        """Publish a written object; the caller closes the descriptor.
+        """Publish a written object. If that fails, the caller abandons it.
 
         Parameters
         ----------
@@ -150,22 +168,37 @@ class Parts:
             See :meth:`ObjectDirectory.put`.
         """
         path = self._at(publish or part.name)
-        os.utime(part.fd)
-        if self._pool is not None:
+        if self._fsync != "never":
+            os.fdatasync(part.fd)
+        if part.locked:
+            os.utime(part.fd)
             # Before publishing: no reader who sees the name has to wait.
             unlock(part.fd)
+        inode = None if mapping is None else part.inode
+        # Before publishing: a network file system sends the bytes, and finds that they
+        # do not fit, when the file is closed.
+        part.close()
         reveal(part.path, path)
-        if mapping is not None and self._kept is not None:
-            self._kept.keep(part.inode, mapping, path)
+        if self._fsync == "full":
+            try:
+                sync_directory(self._path)
+            except BaseException:
+                unlink(path)
+                raise
+        if mapping is not None and inode is not None and self._kept is not None:
+            self._kept.keep(inode, mapping, path)
 
     def abandon(self, part: Part) -> None:
-        """Delete what was written of an object, and close the descriptor."""
+        """Delete what was written of an object."""
         try:
-            if self._pool is not None:
+            if not part.locked:
+                unlink(part.path)
+                return
+            if part.fd >= 0:
                 unlock(part.fd)
             discard(part.path)
         finally:
-            os.close(part.fd)
+            part.close()
 
     def map_part(self, part: Part) -> SharedMapping | None:
         """Map the hidden file for writing, if that is the faster way.
@@ -226,3 +259,12 @@ def reveal(hidden: str, path: str) -> None:
         # A network file system that lost the reply has asked again: it was done.
         if not os.path.lexists(path):
             raise
+
+
+def sync_directory(path: str) -> None:
+    """Bring the names in a directory to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -140,7 +140,6 @@ class Pieces:
         if os.fstat(self._part.fd).st_size != self.nbytes:
             os.ftruncate(self._part.fd, self.nbytes)
         self._parts.finish(self._part, self._mapping)
-        os.close(self._part.fd)
 
     def discard(self) -> None:
         """Delete what was written."""
@@ -150,7 +149,7 @@ class Pieces:
     def let_be(self) -> None:
         """Close the file, in a forked child: the parent goes on."""
         self._mapping = None
-        os.close(self._part.fd)
+        self._part.close()
 
 
 def _keep(mapping: SharedMapping) -> None:

@@ -91,7 +91,6 @@ class Claim(NamedTuple):
     fd: int
     #: All pages of these first bytes exist.
     nbytes: int
-    inode: int
 
 
 class Pool:
@@ -242,7 +241,7 @@ class Pool:
                     there = os.fstat(fd)
                     if there.st_nlink == 1 and there.st_size >= segment.nbytes:
                         os.rename(segment.path, path)
-                        return Claim(fd, there.st_size, there.st_ino)
+                        return Claim(fd, there.st_size)
                     # An object still has these pages: `link` and `evict` overlapped.
                     os.unlink(segment.path)
                 unlock(fd)

@@ -155,7 +155,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
     def full(fd, views):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("daskref.connectors.files.directory.write_file", full)
+    monkeypatch.setattr("daskref.connectors.files.parts.write_file", full)
     with FileConnector(tmp_path) as connector:
         with pytest.raises(ConnectorError, match="it is full"):
             connector.put(b"bytes")

@@ -40,7 +40,7 @@ def test_an_object_is_hidden_until_it_is_whole(shm, monkeypatch):
         assert shm.usage().objects == 0
         os.pwritev(fd, views, 0)
 
-    monkeypatch.setattr("daskref.connectors.files.directory.write_file", write)
+    monkeypatch.setattr("daskref.connectors.files.parts.write_file", write)
     key = shm.put(b"bytes")
     assert seen == [f".w-{key.name}"]
     assert [path.name for path in files(shm, "????????-*")] == [key.name]
@@ -53,7 +53,7 @@ def test_nothing_remains_of_a_put_that_fails(shm, monkeypatch, nbytes):
     def fail(*args):
         raise OSError(errno.EIO, "broken")
 
-    for where in ("directory.write_file", "parts.write_file", "parts.write_mapped"):
+    for where in ("parts.write_file", "parts.write_mapped"):
         monkeypatch.setattr(f"daskref.connectors.files.{where}", fail)
     with pytest.raises(ConnectorError, match="could not be written"):
         shm.put(fill(nbytes))

@@ -134,7 +134,7 @@ def test_a_full_tmpfs_spills_and_a_full_disk_is_a_clear_error(shm, monkeypatch):
     key = shm.put(value)
     assert shm.get(key) == value
     assert not Path(shm.directory, key.name).exists()
-    monkeypatch.setattr("daskref.connectors.files.directory.write_file", full)
+    monkeypatch.setattr("daskref.connectors.files.parts.write_file", full)
     with pytest.raises(ConnectorError) as caught:
         shm.put(fill(1000))
     for part in ("SharedMemoryConnector", "1000 B", "B free in", "daskref.shm.budget"):
