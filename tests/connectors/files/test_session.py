@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from daskref.connectors.files import presence
 from daskref.connectors.files.locks import EXCLUSIVE, exclusively, open_plain, try_lock
-from daskref.connectors.files.presence import OneHost
+from daskref.connectors.files.presence import ManyHosts, OneHost
 from daskref.connectors.files.session import DirectorySession
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -180,6 +181,34 @@ def test_a_session_that_is_being_removed_is_refused(tmp_path):
         pytest.raises(ConnectorUnavailableError, match="has ended"),
     ):
         DirectorySession.join(session.path, session.nonce, ONE_HOST)
+
+
+def test_who_joins_while_the_last_one_leaves_keeps_the_session(tmp_path, monkeypatch):
+    many = ManyHosts()
+    first = DirectorySession.create(str(tmp_path), many)
+    joined = []
+
+    def hide(path):
+        monkeypatch.undo()
+        joined.append(DirectorySession.join(path, first.nonce, many))
+        return presence.hide(path)
+
+    monkeypatch.setattr(presence, "hide", hide)
+    first.leave()
+    assert [session.path for session in joined] == [first.path]
+    assert os.listdir(tmp_path) == [os.path.basename(first.path)]
+    assert not joined[0].gone(joined[0].writer)
+    joined[0].leave()
+    assert not os.listdir(tmp_path)
+
+
+def test_one_kind_of_session_is_not_swept_as_the_other(tmp_path):
+    kinds = [OneHost(), ManyHosts()]
+    for mine, other in (kinds, reversed(kinds)):
+        session = DirectorySession.create(str(tmp_path), mine)
+        session.forget()
+        assert DirectorySession.sweep(str(tmp_path), other) == []
+        assert DirectorySession.sweep(str(tmp_path), mine) == [session.path]
 
 
 def test_a_root_that_is_not_there(tmp_path):
