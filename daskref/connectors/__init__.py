@@ -5,7 +5,7 @@ or class). ``adapter`` takes classes of other libraries, ProxyStore's included. 
 other kind has a folder: ``shm``, ``file``, ``zmq``, ``redis``, ``fsspec``, ``multi``;
 ``files`` is the engine of the first three. ``sweeping`` says which objects nobody will
 delete, ``failures`` tells errors of drivers in eight categories; ``credentials``,
-``buffers``, ``space``, ``machine``, ``filesystems`` and ``processes`` are shared by all.
+``buffers``, ``space``, ``machine``, ``filesystems`` and ``processes`` serve all kinds.
 """
 
 from typing import TYPE_CHECKING
