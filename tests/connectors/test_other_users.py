@@ -20,7 +20,7 @@ from daskref.connectors.files import locks
 from daskref.connectors.files.locks import open_plain, open_within
 from daskref.connectors.files.presence import ManyHosts, OneHost
 from daskref.connectors.files.session import DirectorySession
-from daskref.connectors.shm import _room as spill
+from daskref.connectors.shm import _spill as spill
 from daskref.exceptions import ConnectorError, DaskrefError
 from daskref.objects.codec import encode
 from daskref.store import Store

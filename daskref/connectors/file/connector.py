@@ -22,10 +22,10 @@ from urllib.parse import SplitResult, unquote
 from daskref.annotations import override
 from daskref.connectors.base import Key
 from daskref.connectors.file._patience import Patience
-from daskref.connectors.files.connector import DirectoryConnector, Read
+from daskref.connectors.files.connector import DirectoryConnector, Read, checked
 from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.folders import is_hidden, own_directories
-from daskref.connectors.files.names import UNKNOWN_SIZE, checked
+from daskref.connectors.files.names import UNKNOWN_SIZE
 from daskref.connectors.files.parts import sync_directory
 from daskref.connectors.files.presence import ManyHosts
 from daskref.connectors.files.session import DirectorySession

@@ -13,12 +13,13 @@ from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key,
 from daskref.connectors.buffers import raw
 from daskref.connectors.files import leases
 from daskref.connectors.files.directory import FULL, ObjectDirectory
-from daskref.connectors.files.names import UNKNOWN_SIZE, checked, new_name
-from daskref.connectors.files.session import DirectorySession
+from daskref.connectors.files.names import NAME, UNKNOWN_SIZE
+from daskref.connectors.files.session import DirectorySession, new_name
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorError,
     ConnectorUnavailableError,
+    WireError,
 )
 
 logger = logging.getLogger(__name__)
@@ -166,3 +167,21 @@ class DirectoryConnector(Connector, DeferrableConnector):
         self._ready()
         usages = [leases.usage(place) for place in self._own()]
         return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
+
+
+def checked(key: object, kind: type[tuple[str, int]]) -> tuple[str, int]:
+    """Return name and size from a key.
+
+    A plain tuple will do: that is what a key is after a message of Dask's.
+
+    Raises
+    ------
+    WireError
+        If it is not a key of this kind, or not one that daskref made.
+    """
+    if isinstance(key, tuple) and type(key) in (tuple, kind) and len(key) == 2:
+        name, nbytes = key
+        right = isinstance(name, str) and NAME.fullmatch(name)
+        if right and type(nbytes) is int and nbytes >= UNKNOWN_SIZE:
+            return name, nbytes
+    raise WireError(f"{key!r} is not a {kind.__name__} that daskref made")

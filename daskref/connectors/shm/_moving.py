@@ -42,11 +42,12 @@ from daskref.connectors.files.locks import (
     try_lock,
     unlock,
 )
-from daskref.connectors.files.names import MOVING, NAME, PART, new_name
+from daskref.connectors.files.names import MOVING, NAME, PART
 from daskref.connectors.files.recycling import SMALLEST, Pool, unlink
+from daskref.connectors.files.session import new_name
 from daskref.connectors.files.writing import copy_past_cache
 from daskref.connectors.machine import least, memory
-from daskref.connectors.shm._room import Spill
+from daskref.connectors.shm._spill import Spill
 from daskref.exceptions import ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)

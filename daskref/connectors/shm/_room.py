@@ -1,43 +1,219 @@
-"""The room of a session: a budget in memory, and a directory on disk for the rest.
-
-The directory on disk has no lock of its own. The session says where it is, and whoever
-removes the session removes it first. What a reboot leaves behind is told by its
-identity file. Nobody can guess its name, and so be there first: it is random, and is
-written only into the session's directory, which others cannot read.
-"""
+"""The room of a session: a budget in memory, and the disk for what goes past it."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import secrets
-import shutil
 import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from threading import Lock
 
 from daskref.background import forget_in_child, make_lock
-from daskref.connectors.files.directory import ObjectDirectory
-from daskref.connectors.files.folders import (
-    check_private,
-    hidden_spill,
-    is_older,
-    own_directories,
-    read_identity,
-    read_own,
-    remove_whole,
-    swept,
-)
-from daskref.connectors.files.locks import write_whole
+from daskref.connectors.files.directory import FULL, ObjectDirectory
+from daskref.connectors.files.parked import ParkedMappings
+from daskref.connectors.files.pieces import Pieces
+from daskref.connectors.files.recycling import KeptMappings, Pool, discard
 from daskref.connectors.files.session import DirectorySession
-from daskref.connectors.filesystems import is_memory
 from daskref.connectors.machine import SHARE, Reserve, memory
-from daskref.connectors.processes import host
-from daskref.exceptions import ConnectorUnavailableError
+from daskref.connectors.shm._moving import Mover
+from daskref.connectors.shm._spill import Spill
+from daskref.connectors.space import Space, left, of_deleted, of_objects
+from daskref.exceptions import ConnectorError
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for which a count of the session's files is believed.
 _BELIEVED = 0.5
-#: Seconds after which a directory without an identity was abandoned half-made.
-_HALF_MADE = 60.0
+
+
+class Tiers:
+    """The directory in memory, and one on disk for what has no room there.
+
+    Parameters
+    ----------
+    where
+        What errors call the connector.
+    session
+        The session: its directory is the one in memory.
+    limit, recycled, idle, spill_root
+        ``budget``, ``recycle``, ``recycle_idle`` and ``spill_directory`` of
+        :class:`~daskref.connectors.SharedMemoryConnector`, read.
+    """
+
+    #: Objects that went to disk, of this process's.
+    overflows: int
+    memory: ObjectDirectory
+    spill: Spill
+    mover: Mover
+    budget: Budget
+    pool: Pool
+    _where: str
+    _parked: ParkedMappings
+
+    def __init__(
+        self,
+        where: str,
+        session: DirectorySession,
+        limit: int | float,
+        recycled: int | float,
+        idle: float,
+        spill_root: str,
+    ) -> None:
+        path = session.path
+        self._where = where
+        self.overflows = 0
+        self.budget = Budget(path, limit)
+        share = partial(self.budget.share, recycled)
+        self.pool = Pool(os.path.join(path, "free"), share, idle)
+        self._parked = ParkedMappings(share)
+        self.memory = ObjectDirectory(
+            path, pool=self.pool, kept=KeptMappings(share), parked=self._parked
+        )
+        self.spill = Spill(session, spill_root)
+        self.mover = Mover(self.memory, self.pool, self.spill)
+        self.memory.deleted = self.mover.settle
+        self._lock = make_lock()
+
+    def __iter__(self) -> Iterator[ObjectDirectory]:
+        yield self.memory
+        # Looked for only by who did not find it in memory.
+        if (disk := self.spill.find()) is not None:
+            yield disk
+
+    def put(
+        self,
+        name: str,
+        views: Sequence[memoryview],
+        nbytes: int,
+        publish: str | None = None,
+    ) -> None:
+        """Write an object; see :meth:`ObjectDirectory.put`.
+
+        Raises
+        ------
+        ConnectorError
+            If there is no room, or it cannot be written.
+        """
+        try:
+            if self._put_in_memory(name, views, nbytes, publish):
+                self.mover.watch()
+                return
+        except OSError as exc:
+            raise ConnectorError(
+                self._where, f"an object of {nbytes} B could not be written: {exc}"
+            ) from exc
+        try:
+            disk = self.spill.make()
+            disk.put(name, views, publish=publish)
+        except OSError as exc:
+            raise self._no_room(exc, nbytes) from exc
+        with self._lock:
+            self.overflows += 1
+            first = self.overflows == 1
+        if first:
+            logger.warning(
+                "%s has no room for %d bytes within daskref.shm.budget and the memory "
+                "that is left: from now on what does not fit goes to disk, in %s, "
+                "which is slower. Give the host or container more memory, or shared "
+                "memory more room (in a container: --shm-size), or raise the budget",
+                self._where,
+                nbytes,
+                disk.path,
+            )
+
+    def _put_in_memory(
+        self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
+    ) -> bool:
+        for _ in range(2):
+            try:
+                return self.memory.put(name, views, self.room, publish)
+            except OSError as exc:
+                if exc.errno not in FULL:
+                    raise
+            if not self.pool.trim(nbytes):
+                break
+        return False
+
+    def room(self, nbytes: int) -> bool:
+        """Tell whether a new file of that size may be made in memory."""
+        lacking = self.budget.lacking(nbytes)
+        if lacking and self.pool.trim(lacking):
+            lacking = self.budget.lacking(nbytes)
+        if lacking:
+            self.mover.hurry()
+        return not lacking
+
+    def _no_room(self, exc: OSError, nbytes: int) -> ConnectorError:
+        path, root = self.memory.path, self.spill.root
+        disk = f"{root} cannot be used ({exc.strerror})"
+        if exc.errno in FULL:
+            disk = f"{left(root)} B free in {root}"
+        return ConnectorError(
+            self._where,
+            f"no room for an object of {nbytes} B: {left(path)} B free in {path}, "
+            f"with daskref.shm.budget={self.budget.limit!r}, and {disk}. Set "
+            "daskref.spill-directory to a directory on a larger disk, or raise "
+            "daskref.shm.budget",
+        )
+
+    def start(self, name: str, nbytes: int, mark: str) -> Pieces:
+        """Begin an object that is written in pieces, under a name from elsewhere.
+
+        Parameters
+        ----------
+        name, mark
+            See :meth:`Parts.start`.
+        nbytes
+            Size of the object.
+
+        Raises
+        ------
+        ConnectorError
+            As :meth:`put` does.
+        """
+        for tier in self:
+            discard(tier.at(mark + name))  # what one who died has left
+        tier = self.memory
+        try:
+            part = tier.parts.start(name, nbytes, self.room, mark)
+            if part is None:
+                tier = self.spill.make()
+                part = tier.parts.start(name, nbytes, mark=mark)
+                assert part is not None  # a disk has room until it says otherwise
+            self.mover.watch()
+            return Pieces(tier.parts, part)
+        except OSError as exc:
+            raise self._no_room(exc, nbytes) from exc
+
+    def resume(self, name: str, nbytes: int, mark: str) -> Pieces | None:
+        """Go on with an object that a process left unfinished when it died."""
+        for tier in self:
+            if (part := tier.parts.resume(name, nbytes, mark)) is not None:
+                return Pieces(tier.parts, part)
+        return None
+
+    def space(self) -> Space:
+        """Return what takes up memory and disk; see :meth:`Connector.space`."""
+        memory, *disk = (of_objects(tier.path) for tier in self)
+        path = self.memory.path
+        pool, pinned = of_deleted(path)
+        return Space(
+            memory=sum(memory.values()),
+            disk=sum(sum(sizes.values()) for sizes in disk),
+            # What was deleted between two looks has been counted.
+            pool=sum(pool[inode] for inode in pool.keys() - memory.keys()),
+            pinned=sum(pinned[inode] for inode in pinned.keys() - memory.keys()),
+            budget=self.budget.share(1.0),
+            free=left(path),
+            disk_free=left(self.spill.root),
+        )
+
+    def close(self) -> None:
+        """End the threads and drop what waits; views stay valid. Idempotent."""
+        self.mover.close()
+        self.pool.close()
+        self._parked.close()
 
 
 class Budget:
@@ -146,148 +322,3 @@ def _count(path: str) -> int:
     except FileNotFoundError:
         pass
     return sum(sizes.values())
-
-
-class Spill:
-    """The objects that a session has on disk, once it has some.
-
-    Parameters
-    ----------
-    session
-        The session.
-    root
-        Where it would put them; another process may have chosen another place first.
-    """
-
-    session: DirectorySession
-    root: str
-    _objects: ObjectDirectory | None
-
-    def __init__(self, session: DirectorySession, root: str) -> None:
-        self.session = session
-        self.root = root
-        self._record = os.path.join(session.path, "spill")
-        self._objects = None
-        self._is_memory: bool | None = None
-        self._lock = make_lock()
-
-    @property
-    def is_memory(self) -> bool:
-        """Whether it would take memory, too: then nothing is gained by moving."""
-        if self._is_memory is None:
-            self._is_memory = is_memory(self.root)
-        return self._is_memory
-
-    def find(self) -> ObjectDirectory | None:
-        """Return the session's directory on disk, if it has one.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If what is there is not the session's.
-        """
-        if self._objects is None:
-            path = self._recorded()
-            if path is None or not os.path.lexists(path):
-                return None
-            check_private(path, repr(self.session))
-            if read_identity(path).get("nonce") != self.session.nonce:
-                raise ConnectorUnavailableError(
-                    repr(self.session), f"{path} belongs to another session"
-                )
-            self._objects = ObjectDirectory(path)
-        return self._objects
-
-    def make(self) -> ObjectDirectory:
-        """Return the session's directory on disk; make it if it has none.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            As :meth:`find` does.
-        OSError
-            If it cannot be made.
-        """
-        with self._lock:
-            while (found := self.find()) is None:
-                self._make(self._recorded() or self._choose())
-        return found
-
-    def _make(self, path: str) -> None:
-        folder, name = os.path.split(path)
-        hidden = os.path.join(folder, hidden_spill(name) + secrets.token_hex(4))
-        os.mkdir(hidden, 0o700)
-        identity = {
-            "nonce": self.session.nonce,
-            "session": self.session.path,
-            "device": str(os.lstat(self.session.path).st_dev),
-            **host(),
-        }
-        try:
-            write_whole(os.path.join(hidden, "identity"), json.dumps(identity).encode())
-            os.rename(hidden, path)
-        except OSError:
-            shutil.rmtree(hidden, ignore_errors=True)
-            if self.find() is None:  # else another process was faster
-                raise
-
-    def _recorded(self) -> str | None:
-        try:
-            return read_own(self._record).decode()
-        except FileNotFoundError:
-            return None
-
-    def _choose(self) -> str:
-        """Say in the session where the directory will be, once for all processes."""
-        name = f"daskref-{os.geteuid()}-{secrets.token_hex(16)}.spill"
-        path = os.path.join(os.path.abspath(self.root), name)
-        part = os.path.join(self.session.path, f".spill-{secrets.token_hex(4)}")
-        write_whole(part, path.encode())
-        try:
-            os.link(part, self._record)
-        except FileExistsError:
-            return self._recorded() or path
-        finally:
-            os.unlink(part)
-        return path
-
-
-def sweep_spills(root: str) -> list[str]:
-    """Remove this user's directories in *root* whose session has ended.
-
-    Returns
-    -------
-    list of str
-        What was removed.
-    """
-    return swept(own_directories(root), _sweep)
-
-
-def _sweep(path: str) -> bool:
-    identity = read_identity(path)
-    ended = _ended(identity) if "session" in identity else _abandoned(path, identity)
-    if ended:
-        remove_whole(path, "identity")
-    return ended
-
-
-def _abandoned(path: str, identity: dict[str, str]) -> bool:
-    """Tell whether a directory without an identity was left half-made, long ago."""
-    named = ".spill" in os.path.basename(path)
-    return named and not identity and is_older(path, _HALF_MADE)
-
-
-def _ended(identity: dict[str, str]) -> bool:
-    here = host()
-    if identity.get("host") != here["host"]:
-        return False  # the directory is shared between hosts
-    if identity.get("boot") != here["boot"]:
-        return True
-    session = identity["session"]
-    try:
-        device = os.stat(os.path.dirname(session)).st_dev
-    except OSError:
-        return False
-    if str(device) != identity.get("device"):
-        return False  # another container's: its session cannot be seen from here
-    return read_identity(session).get("nonce") != identity.get("nonce")

@@ -19,15 +19,14 @@ from urllib.parse import SplitResult, unquote
 from daskref.annotations import override
 from daskref.connectors.base import Key
 from daskref.connectors.files import leases
-from daskref.connectors.files.connector import DirectoryConnector, Read
+from daskref.connectors.files.connector import DirectoryConnector, Read, checked
 from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.folders import read_identity
-from daskref.connectors.files.names import checked
 from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.presence import OneHost
 from daskref.connectors.files.session import DirectorySession, sweep_at_end
-from daskref.connectors.shm._room import sweep_spills
-from daskref.connectors.shm._tiers import Tiers
+from daskref.connectors.shm._room import Tiers
+from daskref.connectors.shm._spill import sweep_spills
 from daskref.connectors.space import Space
 from daskref.exceptions import ConnectorError
 from daskref.units import parse_seconds, parse_share

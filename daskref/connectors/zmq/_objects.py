@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from daskref.connectors.base import Buffer, Key
 from daskref.connectors.buffers import raw
-from daskref.connectors.files.names import checked, new_name
+from daskref.connectors.files.connector import checked
+from daskref.connectors.files.session import new_name
 from daskref.connectors.shm.connector import SharedMemoryKey
 from daskref.connectors.zmq._remote import Remote
 from daskref.connectors.zmq._session import ZmqSession

@@ -41,7 +41,7 @@ def test_redis_and_the_policy_agree(
             writer = "0" * 8 if gone else session.writer
             name = f"{writer}-{number:024x}"
             for command in write(session, name, [memoryview(b"x")], 100):
-                connector._wires.ask(command)
+                connector._server.ask(command)
             entry = f"1 {now - age * 1000} 0 "
             redis_server.ask("HSET", f"{root}index", name, entry)
             expiry = None if lease is None else now / 1000 + lease

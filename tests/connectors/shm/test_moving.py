@@ -30,7 +30,7 @@ SIZE = MIB + 1000
 @pytest.fixture(autouse=True)
 def disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the directory for temporary files for a disk, as it is on most machines."""
-    monkeypatch.setattr("daskref.connectors.shm._room.is_memory", lambda path: False)
+    monkeypatch.setattr("daskref.connectors.shm._spill.is_memory", lambda path: False)
 
 
 @pytest.fixture
@@ -436,7 +436,9 @@ class TestMakeRoom:
     def test_a_disk_that_is_memory_gains_nothing(
         self, shm: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("daskref.connectors.shm._room.is_memory", lambda path: True)
+        monkeypatch.setattr(
+            "daskref.connectors.shm._spill.is_memory", lambda path: True
+        )
         shm.put(fill(SIZE))
         assert shm._tiers.mover.make_room(SIZE) == 0
 
@@ -530,7 +532,7 @@ def test_any_order_of_events(steps: list[tuple[str, int]]) -> None:
         SharedMemoryConnector(recycle="1 MiB") as shm,
         SharedMemoryConnector(**shm.config()) as other,
     ):
-        patch.setattr("daskref.connectors.shm._room.is_memory", lambda path: False)
+        patch.setattr("daskref.connectors.shm._spill.is_memory", lambda path: False)
         values: dict[Any, bytes] = {}
         deleted: list[Any] = []
         held: list[Any] = []
