@@ -101,10 +101,13 @@ class OneHost(Liveness):
     def hold(self, path: str, new: bool = False) -> int:
         flags = os.O_RDWR | (os.O_CREAT if new else 0)
         fd = open_plain(os.path.join(path, self.last), flags)
-        if try_lock(fd, SHARED):
-            return fd
-        os.close(fd)
-        raise FileNotFoundError(path)
+        try:
+            if try_lock(fd, SHARED):
+                return fd
+            raise FileNotFoundError(path)
+        except BaseException:
+            os.close(fd)
+            raise
 
     @override
     def holds(self, path: str, held: int) -> bool:
@@ -135,7 +138,8 @@ class OneHost(Liveness):
             else:
                 yield None
         finally:
-            unlock(fd)
+            with suppress(OSError):  # a file system without locks
+                unlock(fd)
             if fd != held:
                 os.close(fd)
 

@@ -95,6 +95,7 @@ class DirectorySession:
         self._liveness = liveness
         self._held_fd = self._presence_fd = -1
         self.forget()
+        forget_in_child(self)
 
     @classmethod
     def create(cls, root: str, liveness: Liveness) -> DirectorySession:
@@ -241,7 +242,6 @@ class DirectorySession:
 
     def _has_joined(self) -> None:
         self._joined = True
-        forget_in_child(self)
         _taken_part.add(self)
         if self._liveness.one_host:
             sweep_at_end(os.path.dirname(self.path))
