@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from daskref.connectors.credentials import remember
 from daskref.connectors.zmq import ZmqConnector
 from daskref.connectors.zmq._server import Server
+from daskref.connectors.zmq._wire import Limits
 from daskref.connectors.zmq.sources import Source, Sources
 from tests.support.child_processes import Child
 
@@ -25,25 +28,34 @@ CONNECT = """
 import json
 from daskref.connectors.credentials import remember
 from daskref.connectors.zmq import ZmqConnector
-options, secrets = json.loads(sys.stdin.readline())
+from daskref.connectors.zmq._wire import Limits
+options, constants, secrets = json.loads(sys.stdin.readline())
 for place, found in secrets.items():
     remember(place, found)
+ZmqConnector.limits = Limits(**constants)
 connector = ZmqConnector(**options)
 """
 #: What a child does that only serves; it ends when standard input does.
 SERVE = CONNECT + "print(json.dumps(connector.endpoints), flush=True)\nsys.stdin.read()"
 #: Small waits: nothing here is far away.
 QUICK = {"stall": 5, "timeout": 20, "interface": "127.0.0.1"}
+#: Constants of a connector, which only tests choose.
+CONSTANTS = {each.name for each in fields(Limits)} - {"timeout", "lanes"}
 #: Seconds that a thread of a test may take.
 LONG = 30.0
 
 
 class Hosts:
-    """Hosts by name, of one session; each has a directory for its ``/dev/shm``."""
+    """Hosts by name, of one session; each has a directory for its ``/dev/shm``.
+
+    Options are those of the connector, and :data:`CONSTANTS` of its limits.
+    """
 
     def __init__(self, start: Callable[..., Child], **options: Any) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="daskref-hosts-", dir="/dev/shm"))
-        self.options = {**QUICK, "spill_directory": str(self.base), **options}
+        options = {**QUICK, "spill_directory": str(self.base), **options}
+        self.constants = _constants(options)
+        self.options = _without_constants(options)
         self._start = start
         self._opened: list[ZmqConnector] = []
         self._children: list[Child] = []
@@ -59,31 +71,35 @@ class Hosts:
 
     def config(self, name: str, **options: Any) -> dict[str, Any]:
         config = {**self.founder.config(), "root": self.root(name)}
-        return {**config, **options}
+        return {**config, **_without_constants(options)}
 
     def open(self, name: str, **options: Any) -> ZmqConnector:
         """Return a connector of this process that takes part as if on that host."""
-        self._opened.append(ZmqConnector(**self.config(name, **options)))
+        limits = Limits(**{**self.constants, **_constants(options)})
+        with patch.object(ZmqConnector, "limits", limits):
+            self._opened.append(ZmqConnector(**self.config(name, **options)))
         return self._opened[-1]
 
     def child(self, name: str, code: str, names: Any = None, **options: Any) -> Child:
         """Return a process on that host; *code* finds ``connector``."""
         child = self._start(CONNECT + code, **(names or {}))
         self._children.append(child)
-        self._tell(child, self.config(name, **options))
+        self._tell(child, name, options)
         return child
 
     def server(self, name: str, **options: Any) -> tuple[Child, str]:
         """Return a process that serves that host, and its endpoint."""
         child = self._start(SERVE)
         self._children.append(child)
-        self._tell(child, self.config(name, serve=True, **options))
+        self._tell(child, name, {"serve": True, **options})
         place = next(p for p in json.loads(child.line()) if p not in self._told)
         self._told.append(place)
         return child, place
 
-    def _tell(self, child: Child, config: dict[str, Any]) -> None:
-        child.say(json.dumps([config, self.founder.secrets()]))
+    def _tell(self, child: Child, name: str, options: dict[str, Any]) -> None:
+        constants = {**self.constants, **_constants(options)}
+        secrets = self.founder.secrets()
+        child.say(json.dumps([self.config(name, **options), constants, secrets]))
 
     def end(self) -> None:
         for connector in reversed(self._opened):
@@ -92,6 +108,14 @@ class Hosts:
             child.end()
         # What was killed left its session behind.
         shutil.rmtree(self.base)
+
+
+def _constants(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in CONSTANTS}
+
+
+def _without_constants(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in CONSTANTS}
 
 
 def peers(*connectors: ZmqConnector) -> dict[str, list[str]]:

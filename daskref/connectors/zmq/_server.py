@@ -1,8 +1,8 @@
 """Serves the objects of a host to other hosts: a port, and a thread per connection.
 
 Known limits: whoever has the session's keys may open as many connections as are
-allowed, and keep them; those without lose theirs after the handshake interval, or
-sooner if the server is full.
+allowed, and keep them; those without lose theirs once they are silent for the handshake
+interval, or have said what cannot be right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from math import inf
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from daskref.background import forget_in_child, make_lock, start_thread
@@ -154,9 +154,6 @@ def _found(there: bool) -> Status:
 
 #: Seconds for which the object of a request is kept mapped for the next one.
 _KEPT_SECONDS = 2.0
-#: Seconds that a connection has to prove itself while the server is full. Those who
-#: have the keys do it at once: a few round trips after they connect.
-_FIRST = 1.0
 #: Seconds between two looks at pushes that may be abandoned, and between two attempts
 #: to take a connection that this process has no descriptor for.
 _LOOK = 1.0
@@ -181,14 +178,10 @@ class Served(NamedTuple):
     connections: int = 0
 
 
+@dataclass(eq=False)
 class _Connection:
-    """A connection, its thread, and whether its peer has proved that it belongs."""
-
-    def __init__(self, there: socket.socket) -> None:
-        self.socket = there
-        self.since = time.monotonic()
-        self.proved = False
-        self.thread: threading.Thread | None = None
+    socket: socket.socket
+    thread: threading.Thread | None = None
 
 
 class Server:
@@ -211,7 +204,7 @@ class Server:
     """
 
     port: int
-    _connections: dict[int, _Connection]
+    _connections: set[_Connection]
     _lock: threading.Lock
     _thread: threading.Thread | None
     _pid: int
@@ -229,7 +222,7 @@ class Server:
         self._listener = listener
         self._limits = limits
         self._pushes = Pushes(local, limits)
-        self._connections = {}
+        self._connections = set()
         self._lock = make_lock()
         self._requests = self._nbytes = self._refused = self._malformed = 0
         self._stopped = False
@@ -268,13 +261,12 @@ class Server:
     def _run(self) -> None:
         try:
             while not self._stopped:
-                self._end_strangers()
                 self._pushes.expire()
                 poller = select.poll()
                 poller.register(self._wake[0], select.POLLIN)
-                if not self._full:
+                if not self._is_full():
                     poller.register(self._listener, select.POLLIN)
-                ready = dict(poller.poll(self._patience()))
+                ready = dict(poller.poll(_LOOK * 1000 if self._pushes else None))
                 if self._wake[0] in ready:
                     with suppress(BlockingIOError):
                         os.read(self._wake[0], 4096)
@@ -288,31 +280,10 @@ class Server:
             self._end_connections()
             self._pushes.close()
 
-    def _patience(self) -> int | None:
-        """Return the milliseconds after which there is something to do."""
-        deadlines = [self._deadline(each) for each in self._strangers()]
-        seconds = min(deadlines, default=inf) - time.monotonic()
-        if self._pushes:
-            seconds = min(seconds, _LOOK)
-        return None if seconds == inf else max(0, int(seconds * 1000) + 1)
-
-    def _strangers(self) -> list[_Connection]:
-        with self._lock:
-            return [each for each in self._connections.values() if not each.proved]
-
-    def _deadline(self, stranger: _Connection) -> float:
-        longest = self._limits.handshake
-        return stranger.since + (min(_FIRST, longest) if self._full else longest)
-
-    def _end_strangers(self) -> None:
-        """End connections that should have proved by now what they are."""
+    def _is_full(self) -> bool:
         with self._lock:
             self._full = len(self._connections) >= self._limits.connections
-            now = time.monotonic()
-            for each in self._connections.values():
-                if not each.proved and self._deadline(each) <= now:
-                    shut(each.socket)
-                    each.since = inf  # once is enough
+            return self._full
 
     def _accept(self) -> None:
         try:
@@ -331,7 +302,7 @@ class Server:
             raw.close()
             return
         with self._lock:
-            self._connections[id(connection)] = connection
+            self._connections.add(connection)
         name = f"daskref-zmq-{self.port}-peer"
         connection.thread = start_thread(lambda: self._attend(connection), name)
         if connection.thread is None:  # the interpreter ends
@@ -339,7 +310,7 @@ class Server:
 
     def _end_connections(self) -> None:
         with self._lock:
-            found = list(self._connections.values())
+            found = list(self._connections)
             for each in found:
                 shut(each.socket)
         deadline = time.monotonic() + _STOP
@@ -353,7 +324,6 @@ class Server:
         there = connection.socket
         try:
             self._handshake.accept(there)
-            connection.proved = True
             there.settimeout(self._limits.timeout)
             self._serve(there)
         except RefusedError:
@@ -370,7 +340,7 @@ class Server:
         with self._lock:
             # Under the lock: nobody shuts the number down when it is another's.
             connection.socket.close()
-            self._connections.pop(id(connection), None)
+            self._connections.discard(connection)
             if self._full:
                 self._rouse()
 
@@ -430,9 +400,9 @@ class Server:
 
         Otherwise peers of a parent that died would not notice while the child lives.
         """
-        for each in self._connections.values():
+        for each in self._connections:
             each.socket.close()
-        self._connections = {}
+        self._connections = set()
         if self._stopped:  # the numbers mean other files by now
             return
         self._listener.close()

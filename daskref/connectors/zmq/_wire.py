@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from daskref.connectors.files.names import NAME
 from daskref.exceptions import WireError
-from daskref.units import Reader, parse_count, parse_seconds, parse_size, read_options
+from daskref.units import Reader, parse_count, parse_seconds, read_options
 
 VERSION = 3
 MAGIC = b"DR"
@@ -209,41 +208,56 @@ def receive(there: Channel, nbytes: int) -> bytes:
     return bytes(found)
 
 
-#: Requests of this many are sent before a reply is read: they have to fit into what
-#: the kernel keeps for the connection.
-LARGEST_WINDOW = 64
-
-
-_READERS: dict[str, Reader] = {
-    "chunk": partial(parse_size, least=1, most=LARGEST_CHUNK),
-    "window": partial(parse_count, most=LARGEST_WINDOW),
-    "push_nbytes": partial(parse_size, least=1),
-    **dict.fromkeys(("lanes", "connections", "pushes"), parse_count),
-    **dict.fromkeys(("timeout", "stall", "handshake", "heartbeat"), parse_seconds),
-    "push_age": parse_seconds,
-}
+_READERS: dict[str, Reader] = {"timeout": parse_seconds, "lanes": parse_count}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Make it with :meth:`parse`; :class:`ZmqConnector` says what each one is."""
+    """Sizes, counts and waits of a process: two that users choose, and constants.
 
-    chunk: int = 2**20
-    window: int = 8
-    #: More connections than that only take the cores from each other (measured).
-    lanes: int = field(default_factory=lambda: max(1, min(4, _cores() // 2)))
+    Tests that need other constants put another instance into
+    :attr:`ZmqConnector.limits`.
+    """
+
+    #: Seconds that a transfer may make no progress, whoever is asked, until it fails.
     timeout: float = 60.0
+    #: Connections over which a large object is fetched. More than that only take the
+    #: cores from each other (measured).
+    lanes: int = field(default_factory=lambda: max(1, min(4, _cores() // 2)))
+    #: Bytes asked for at once. In the clear, half as much a second is moved in chunks
+    #: of 64 KiB, or of 8 MiB (measured on two busy cores).
+    chunk: int = 2**20
+    #: Requests in flight on a connection, so that it is never idle for a round trip.
+    #: That many have to fit into what the kernel keeps for the connection: they are
+    #: sent before a reply is read.
+    window: int = 8
+    #: Seconds without an answer after which another endpoint is asked: a server that
+    #: lives answers at once, a link that lost packets comes back in a few seconds.
     stall: float = 10.0
+    #: Seconds of silence after which one who connects, and has not proved yet to be of
+    #: the session, loses the connection: the proof takes a few round trips.
     handshake: float = 5.0
+    #: Seconds of silence after which a server has the kernel ask whether the peer's
+    #: host is there; after three times as many without an answer its thread ends.
     heartbeat: float = 10.0
+    #: That a server has open: each has a thread and a descriptor, of which a process
+    #: commonly has 1024 or more. New ones wait.
     connections: int = 1024
+    #: Objects that other hosts may be sending to a server at once, and their bytes:
+    #: they take room before anybody knows of them. Who sends one more tries again.
     pushes: int = 16
     push_nbytes: int = 64 * 2**30
+    #: Seconds without a chunk after which one that is sent is given up: by then who
+    #: sends it has failed, too.
     push_age: float = 60.0
 
-    @classmethod
-    def parse(cls, **values: Any) -> Limits:
-        """Return limits from what users write; ``None`` is the default.
+    def given(self, **values: Any) -> Limits:
+        """Return limits with what users write of :attr:`timeout` and :attr:`lanes`.
+
+        Parameters
+        ----------
+        **values
+            ``None`` changes nothing.
 
         Raises
         ------
@@ -251,7 +265,7 @@ class Limits:
             If one is malformed, or not positive.
         """
         given = {name: value for name, value in values.items() if value is not None}
-        return cls(**read_options(_READERS, given, "zmq: {}"))
+        return replace(self, **read_options(_READERS, given, "zmq: {}"))
 
 
 def _cores() -> int:

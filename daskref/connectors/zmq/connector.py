@@ -57,21 +57,10 @@ class ZmqConnector(Connector):
     advertise
         What others are told: ``address`` or ``address:port``, if it is not where the
         server listens (NAT, containers).
-    chunk, window, lanes
-        Bytes asked for at once, how many such requests are in flight on a connection,
-        and how many connections a large object is fetched over.
     timeout
         Seconds that a transfer may make no progress, whoever is asked, until it fails.
-    stall
-        Seconds after which another endpoint is asked.
-    handshake, heartbeat
-        Seconds for a new connection to prove that it has the keys, and after which a
-        server asks whether a silent peer's host is still there.
-    connections
-        How many a server has open.
-    pushes, push_nbytes, push_age
-        Objects that other hosts may be sending to a server at once, their bytes, and
-        seconds without a chunk after which one is abandoned.
+    lanes
+        How many connections a large object is fetched over.
     root, budget, recycle, recycle_idle, spill_directory
         As :class:`~daskref.connectors.SharedMemoryConnector` has them. *root* holds the
         session directory of this host.
@@ -104,6 +93,8 @@ class ZmqConnector(Connector):
 
     scheme: ClassVar[str] = "zmq"
     private = True
+    #: What *timeout* and *lanes* are by default, and constants.
+    limits: ClassVar[Limits] = Limits()
 
     _id: str
     _local: SharedMemoryConnector
@@ -125,37 +116,15 @@ class ZmqConnector(Connector):
         interface: str | None = None,
         port: int | str = 0,
         advertise: str | None = None,
-        chunk: int | str | None = None,
-        window: int | str | None = None,
-        lanes: int | str | None = None,
         timeout: float | str | None = None,
-        stall: float | str | None = None,
-        handshake: float | str | None = None,
-        heartbeat: float | str | None = None,
-        connections: int | str | None = None,
-        pushes: int | str | None = None,
-        push_nbytes: int | str | None = None,
-        push_age: float | str | None = None,
+        lanes: int | str | None = None,
         root: str | os.PathLike[str] | None = None,
         budget: float | str | None = 0.8,
         recycle: float | str | None = 0.25,
         recycle_idle: float | str = 30.0,
         spill_directory: str | os.PathLike[str] | None = None,
     ) -> None:
-        given = {
-            "chunk": chunk,
-            "window": window,
-            "lanes": lanes,
-            "timeout": timeout,
-            "stall": stall,
-            "handshake": handshake,
-            "heartbeat": heartbeat,
-            "connections": connections,
-            "pushes": pushes,
-            "push_nbytes": push_nbytes,
-            "push_age": push_age,
-        }
-        limits = Limits.parse(**given)
+        limits = self.limits.given(timeout=timeout, lanes=lanes)
         parse_place(None, port, advertise)
         encrypted = one_of("tls", "clear")(security, "zmq: security") == "tls"
         self._id = enter(session, encrypted)
@@ -193,7 +162,8 @@ class ZmqConnector(Connector):
             "security": security,
             "interface": interface,
             "port": port,
-            **{name: value for name, value in given.items() if value is not None},
+            "timeout": timeout,
+            "lanes": lanes,
             **options,
         }
 
