@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, TypeAlias
 
+from daskref.annotations import override
 from daskref.connectors import ZmqConnector
 from daskref.connectors.base import Key
 from daskref.connectors.credentials import remember
-from daskref.connectors.zmq.sources import Source
+from daskref.connectors.zmq.sources import KnownPeers, Source
 from daskref.testing.agents import Agent
 from daskref.testing.host import Host
 
@@ -39,18 +40,34 @@ class Joining(NamedTuple):
     secrets: dict[str, dict[str, str]]
 
 
+class Named(KnownPeers):
+    """Has the host asked that was named last, whoever had the object first."""
+
+    source: Source
+
+    def __init__(self) -> None:
+        super().__init__("", {})
+        self.others = True
+
+    @override
+    def sources(
+        self, key: Key, waiting: Callable[[], None] = lambda: None
+    ) -> Sequence[Source]:
+        return [self.source]
+
+
 def open_connector(
     state: dict[str, Any], security: str, joining: Joining | None = None
 ) -> tuple[Joining, Source]:
     """Open this host's connector, which serves; return how to join, and where it is."""
     for place, secrets in (joining.secrets if joining else {}).items():
         remember(place, secrets)
-    state["sources"] = []
+    state["named"] = Named()
     connector = ZmqConnector(
         joining.session if joining else None,
         security=security,
         serve=True,
-        locate=lambda key: state["sources"],
+        sources=state["named"],
     )
     state["connector"] = connector
     session = connector.config()["session"]
@@ -68,7 +85,7 @@ def put_bytes(state: dict[str, Any], nbytes: int) -> Key:
 
 def fetch(state: dict[str, Any], key: Key, source: Source) -> float:
     """Fetch an object from a host; return the seconds."""
-    state["sources"] = [source]
+    state["named"].source = source
     begin = time.perf_counter()
     view = state["connector"].get(key)
     seconds = time.perf_counter() - begin
@@ -79,8 +96,7 @@ def fetch(state: dict[str, Any], key: Key, source: Source) -> float:
 
 def forget(state: dict[str, Any], key: Key) -> None:
     """Delete an object from this host."""
-    state["sources"] = []
-    state["connector"].evict(key)
+    state["connector"].evict_here([key])
 
 
 def close_connector(state: dict[str, Any]) -> None:

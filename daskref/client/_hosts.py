@@ -67,7 +67,9 @@ class Visit:
         self._home = ""
         self._beside = False
         # Hosts may be told of before the scheduler has answered the first question.
-        self._locator = Locator(repr(connector), client.id, self._ask, send)
+        self._locator = Locator(
+            repr(connector), client.id, self._ask, send, connector.host
+        )
         self._undo = []
         self._errands = Errands()
 
@@ -94,9 +96,11 @@ class Visit:
         self._home = answer["home"]
         self._beside |= answer["beside"]
         for host, endpoints in answer["hosts"].items():
-            self._locator.hosts.setdefault(host, endpoints)
+            if host not in self._locator.hosts:
+                self._locator.update(host, endpoints)
         self._undo.append(self._connector.attend(self._locator))
-        self._undo.append(self._session.ask_before_put(self.takes))
+        self._undo.append(partial(self._session.set_place, self, True))
+        self._set_place()
         await self._session.run(self._check)
 
     def end(self) -> None:
@@ -111,14 +115,14 @@ class Visit:
             raise OSError("the client is closed")
         return ask(self._client.loop, getattr(scheduler, op), message)
 
-    def takes(self) -> bool:
-        """Tell whether there is a host for what this client puts.
+    def _set_place(self) -> None:
+        """Tell the session whether there is a host for what this client puts.
 
         Without any that serves, it stays on this one if there are workers here, or the
         scheduler: who reaches the scheduler reaches it.
         """
-        hosts = self._locator.hosts
-        return bool(hosts) or self._beside or self._home == self._connector.host
+        at_home = self._beside or self._home == self._connector.host
+        self._session.set_place(self, at_home or bool(self._locator.hosts))
 
     def _check(self) -> None:
         """See whether a host answers, once there are any. Blocks."""
@@ -155,6 +159,8 @@ class Visit:
         self._locator.update(host, endpoints)
         if host == self._connector.host:
             self._beside = workers
+        if self._undo:  # it takes part
+            self._set_place()
         if not self._checked:
             self._errands.run(self._run(self._check))
 

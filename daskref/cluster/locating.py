@@ -39,9 +39,8 @@ class Locator(Sources):
         What tells this process apart for the scheduler.
     ask, tell
         To the scheduler.
-    hosts
-        Those that serve, and where: for who puts on other hosts. Kept up to date by
-        :meth:`update`.
+    host
+        Identity of this host.
 
     Notes
     -----
@@ -49,6 +48,7 @@ class Locator(Sources):
     has heard so far.
     """
 
+    #: The hosts that serve, and where; see :meth:`update`.
     hosts: dict[str, list[str]]
     _given: dict[Key, list[Source]]
     _failed: dict[Key, set[str]]
@@ -59,13 +59,15 @@ class Locator(Sources):
         process: str,
         ask: Ask,
         tell: Tell,
-        hosts: dict[str, list[str]] | None = None,
+        host: str = "",
     ) -> None:
         self._owner = owner
         self._process = process
         self._ask_scheduler = ask
         self._tell = tell
-        self.hosts = dict(hosts or {})
+        self._host = host
+        self.hosts = {}
+        self.takers = False
         self._given = {}
         self._failed = {}
         self._pid = os.getpid()
@@ -76,6 +78,7 @@ class Locator(Sources):
             self.hosts[host] = endpoints
         else:
             self.hosts.pop(host, None)
+        self.takers = any(each != self._host for each in list(self.hosts))
 
     def _ask(self, op: str, **message: Any) -> Any:
         if os.getpid() != self._pid:
@@ -84,10 +87,6 @@ class Locator(Sources):
 
     def _home(self, key: Key) -> list[Source]:
         return [Source(key[2], self.hosts.get(key[2], []))]
-
-    def others(self) -> bool:
-        """Return True."""
-        return True
 
     def sources(self, key: Key, waiting: Callable[[], None]) -> Sequence[Source]:
         """Return the one host that it is this process's turn to ask.
@@ -108,7 +107,7 @@ class Locator(Sources):
                 case {"status": "queued"}:
                     continue
                 case {"status": "found", "host": host, "endpoints": endpoints}:
-                    self.hosts[host] = list(endpoints)
+                    self.update(host, list(endpoints))
                     self._given[key] = [Source(host, endpoints)]
                     return self._given[key]
                 case {"status": "lost"}:

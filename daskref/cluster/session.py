@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from distributed.sizeof import safe_sizeof
 
-from daskref.background import Executor, make_rlock, run_in_child
+from daskref.background import Executor, make_lock, make_rlock, run_in_child
 from daskref.cluster.prometheus import export
 from daskref.cluster.views import lend
 from daskref.config import Settings
@@ -101,7 +101,10 @@ class Session:
     executor: Executor
     _users: int
     _warned: bool
-    _places: list[Callable[[], bool]]
+    #: Whether there is a place now for what this process puts: each of its clients
+    #: says so with :meth:`set_place`.
+    has_place: bool
+    _without_place: set[object]
     _listeners: list[Callable[[dict[str, Any]], None]]
 
     def __init__(
@@ -118,7 +121,9 @@ class Session:
         self._next_sweep = 0.0
         #: Why this process cannot put and get, if that is so.
         self._unseen: DaskrefError | None = None
-        self._places = []
+        self.has_place = True
+        self._without_place = set()
+        self._place_lock = make_lock()
         self._listeners = []
         self._process = uuid.uuid4().hex
 
@@ -144,25 +149,22 @@ class Session:
         _warn_unseen(exc)
         self._tell("unreachable", exc)
 
-    def takes(self) -> bool:
-        """Tell whether there is a place now for what this process puts."""
-        return all(there_is() for there_is in list(self._places))
-
-    def ask_before_put(self, there_is: Callable[[], bool]) -> Callable[[], None]:
-        """Put only while somebody says that there is a place for it.
+    def set_place(self, client: object, there: bool) -> None:
+        """Put nothing while one of this process's clients has no place for it.
 
         Parameters
         ----------
-        there_is
-            () -> bool: asked in any thread, before each put.
-
-        Returns
-        -------
-        callable
-            () -> None: ask no more. Others who are asked stay.
+        client
+            Which one; by its identity.
+        there
+            Whether it has: there is a host that keeps what is put.
         """
-        self._places.append(there_is)
-        return lambda: self._places.remove(there_is)
+        with self._place_lock:
+            if there:
+                self._without_place.discard(client)
+            else:
+                self._without_place.add(client)
+            self.has_place = not self._without_place
 
     def listen(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         """Have this process's events told, each kind of them once.
@@ -303,7 +305,7 @@ class Session:
         store = self.store if self.reachable else None
         if store is None:
             self._stay("unreachable", obj)
-        elif not self.takes():
+        elif not self.has_place:
             self._stay("no-host", obj)
         elif on_gpu(obj):
             self._stay("gpu", obj)

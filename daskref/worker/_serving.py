@@ -116,7 +116,9 @@ class Serving:
         lazily = session.info.settings.connector == "auto"
         endpoint = None if lazily else await self._serve()
         names = await session.run(connector.here)
-        locator = Locator(repr(connector), worker.address, self._ask, self._tell)
+        locator = Locator(
+            repr(connector), worker.address, self._ask, self._tell, connector.host
+        )
         self._undo.append(connector.attend(locator))
         worker.stream_handlers.update(
             {

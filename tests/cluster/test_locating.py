@@ -14,11 +14,11 @@ import pytest
 
 from daskref.cluster import locating
 from daskref.cluster.locating import Locator, ask
-from daskref.connectors.zmq.sources import Source, Sources
+from daskref.connectors.zmq.sources import Source
 from daskref.exceptions import ObjectLostError
 from tests.support.common import wait_until
 
-A, B = "a" * 32, "b" * 32
+A, B, ME = "a" * 32, "b" * 32, "e" * 32
 KEY = ("1" * 32, 8, A)
 FOUND = {"status": "found", "host": B, "endpoints": ["tcp://b:1"]}
 LOST = {"status": "lost", "reason": "its host is gone", "recomputed": True}
@@ -41,7 +41,10 @@ class FakeScheduler:
         return answer
 
     def locator(self, **hosts: list[str]) -> Locator:
-        return Locator("owner", "me", self.ask, self.told.append, hosts)
+        locator = Locator("owner", "me", self.ask, self.told.append, ME)
+        for host, endpoints in hosts.items():
+            locator.update(host, endpoints)
+        return locator
 
 
 def nothing() -> None:
@@ -49,10 +52,8 @@ def nothing() -> None:
 
 
 class TestSources:
-    def test_is_what_a_connector_asks(self) -> None:
-        locator = FakeScheduler().locator()
-        assert isinstance(locator, Sources)
-        assert locator.others()
+    def test_is_asked_although_no_host_is_known(self) -> None:
+        assert FakeScheduler().locator().others
 
     def test_found(self) -> None:
         scheduler = FakeScheduler(FOUND)
@@ -162,11 +163,18 @@ class TestHosts:
         monkeypatch.setattr(locating, "Source", interrupted)
         assert {source.host for source in locator.targets(8)} == {A, B}
 
-    def test_what_it_was_given_is_not_shared(self) -> None:
-        hosts = {A: ["tcp://a:1"]}
-        locator = Locator("owner", "me", FakeScheduler().ask, print, hosts)
-        locator.update(A, [])
-        assert hosts
+    def test_takers_are_other_hosts(self) -> None:
+        locator = FakeScheduler().locator()
+        seen = [locator.takers]
+        for host, endpoints in ((ME, ["x"]), (A, ["y"]), (B, ["z"]), (A, []), (B, [])):
+            locator.update(host, endpoints)
+            seen.append(locator.takers)
+        assert seen == [False, False, True, True, True, False]
+
+    def test_a_host_that_the_scheduler_names_is_a_taker(self) -> None:
+        locator = FakeScheduler(FOUND).locator()
+        locator.sources(KEY, nothing)
+        assert locator.takers
 
 
 def test_a_forked_child_asks_and_tells_nobody() -> None:

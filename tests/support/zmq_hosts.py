@@ -208,8 +208,9 @@ class Told(Sources):
         self.found = list(found)
         self.log: list[Any] = []
 
-    def others(self) -> bool:
-        return True
+    @property
+    def takers(self) -> bool:
+        return bool(self.found)
 
     def sources(self, key: Any, waiting: Any) -> list[Source]:
         self.log.append("sources")

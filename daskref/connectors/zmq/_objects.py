@@ -72,7 +72,7 @@ class ZmqObjects:
 
     def _stays_here(self) -> bool:
         """Tell whether others can read what is put on this host, or nobody could."""
-        if self._session.serves or not self._remote.targets():
+        if self._session.serves or not self._remote.takers:
             return True
         return self._session.is_served()
 

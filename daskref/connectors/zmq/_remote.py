@@ -86,9 +86,10 @@ class Remote:
         """Return the other hosts that may have the object."""
         return self._elsewhere(self._sources.copies(key))
 
-    def targets(self, nbytes: int = 0) -> list[Source]:
-        """Return the other hosts that may take an object."""
-        return self._elsewhere(self._sources.targets(nbytes))
+    @property
+    def takers(self) -> bool:
+        """Whether other hosts take objects."""
+        return self._sources.takers
 
     def _unavailable(self, message: str) -> ConnectorUnavailableError:
         return ConnectorUnavailableError(self._owner, message)
@@ -122,7 +123,7 @@ class Remote:
         """
         # Who is asked hears how it ends, whoever else is asked meanwhile.
         asked = self._sources
-        if not asked.others():
+        if not asked.others:
             return None
         short, limits = SharedMemoryKey(key[0], key[1]), self._limits
         began = time.monotonic()
@@ -225,7 +226,8 @@ class Remote:
         deadline = time.monotonic() + self._limits.timeout
         while True:
             answers: dict[str, str] = {}
-            for source in sorted(self.targets(nbytes), key=self._last_silent):
+            targets = self._elsewhere(self._sources.targets(nbytes))
+            for source in sorted(targets, key=self._last_silent):
                 if self._push_to(source, name, views, answers):
                     return source.host
             busy = any(text.endswith(Status.BUSY.name) for text in answers.values())

@@ -22,13 +22,7 @@ from daskref.connectors.zmq._remote import Remote
 from daskref.connectors.zmq._server import Served
 from daskref.connectors.zmq._session import ZmqSession, enter, open_host, parse_place
 from daskref.connectors.zmq._wire import Limits
-from daskref.connectors.zmq.sources import (
-    KnownPeers,
-    Locate,
-    Source,
-    Sources,
-    parse_peers,
-)
+from daskref.connectors.zmq.sources import KnownPeers, Source, Sources, parse_peers
 from daskref.units import one_of
 
 
@@ -43,9 +37,9 @@ class ZmqConnector(Connector):
         Whether this process serves its host's objects to other hosts.
     peers
         Hosts that are known: identity -> endpoints, as in ``tcp://10.0.0.1:5000``.
-    locate
-        Says where objects are: a :class:`~daskref.connectors.zmq.sources.Sources`, or
-        only ``key -> [(host, endpoints), …]``. Not part of :meth:`config`.
+    sources
+        Says where objects are; by default, *peers* are asked. Not part of
+        :meth:`config`.
     security
         ``"tls"``: authenticated and encrypted. ``"clear"``: authenticated; whoever can
         listen to the network sees the data.
@@ -111,7 +105,7 @@ class ZmqConnector(Connector):
         *,
         serve: bool | str = False,
         peers: Mapping[str, Sequence[str]] | None = None,
-        locate: Sources | Locate | None = None,
+        sources: Sources | None = None,
         security: str = "tls",
         interface: str | None = None,
         port: int | str = 0,
@@ -146,11 +140,10 @@ class ZmqConnector(Connector):
                 self.serve(interface, port, advertise)
             if here := self.endpoints:
                 known[self._host] = here
-            if not isinstance(locate, Sources):
-                locate = KnownPeers(known, locate)
-            self._attended = [locate]
+            asked = sources or KnownPeers(self._host, known)
+            self._attended = [asked]
             self._remote = Remote(
-                repr(self), self._local, self._host, locate, limits, self._session.lines
+                repr(self), self._local, self._host, asked, limits, self._session.lines
             )
             self._objects = ZmqObjects(self._host, self._session, self._remote)
         except BaseException:
@@ -218,18 +211,7 @@ class ZmqConnector(Connector):
         return self._session.serve(parse_place(interface, port, advertise))
 
     def attend(self, sources: Sources) -> Callable[[], None]:
-        """Go by somebody's word on where objects are, whoever was asked before.
-
-        Parameters
-        ----------
-        sources
-            To ask and to tell.
-
-        Returns
-        -------
-        callable
-            () -> None: go by the word of who was asked before, from then on.
-        """
+        """Ask *sources* where objects are, until the returned function is called."""
         with self._lock:
             self._attended.append(sources)
             self._remote.attend(sources)

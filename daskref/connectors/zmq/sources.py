@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol
 
+from daskref.annotations import override
 from daskref.connectors.base import Key
 from daskref.connectors.zmq._listening import split_endpoint
 
@@ -19,16 +20,19 @@ class Source(NamedTuple):
     endpoints: Sequence[str]
 
 
-@runtime_checkable
 class Sources(Protocol):
     """Tells a :class:`ZmqConnector` where objects are, and hears what became of it.
 
-    All methods may be called from several threads at once, and may block.
+    All methods may be called from several threads at once, and may block. The
+    attributes are looked at on each get and put, so whoever knows of hosts that join
+    and leave keeps them up to date.
     """
 
-    def others(self) -> bool:
-        """Tell whether there may be other hosts."""
-        ...
+    #: Whether other hosts may have objects; without any, :meth:`sources` is not asked.
+    others: bool = True
+    #: Whether other hosts take objects; without any, :meth:`targets` is not asked, and
+    #: what is put stays on this host.
+    takers: bool = True
 
     def sources(self, key: Key, waiting: Callable[[], None]) -> Sequence[Source]:
         """Return the hosts to ask for an object, those to ask first at the front.
@@ -66,10 +70,6 @@ class Sources(Protocol):
         ...
 
 
-#: What a connector takes as well: only :meth:`Sources.sources`.
-Locate: TypeAlias = Callable[[Key], Iterable[tuple[str, Sequence[str]]]]
-
-
 def parse_peers(peers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Return hosts and their endpoints.
 
@@ -83,54 +83,59 @@ def parse_peers(peers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {host: list(found) for host, found in peers.items()}
 
 
-class KnownPeers:
-    """The hosts that a connector was told of.
+class KnownPeers(Sources):
+    """The hosts that somebody names; nobody says which of them has what.
 
     Parameters
     ----------
+    host
+        Identity of this host.
     peers
-        Identity of a host -> its endpoints.
-    locate
-        If given, says who has an object.
+        Identity of a host -> its endpoints; this one may be among them.
     """
 
-    peers: dict[str, tuple[str, ...]]
+    _peers: dict[str, tuple[str, ...]]
 
-    def __init__(
-        self, peers: Mapping[str, Sequence[str]], locate: Locate | None = None
-    ) -> None:
-        self.peers = {host: tuple(endpoints) for host, endpoints in peers.items()}
-        self._locate = locate
+    def __init__(self, host: str, peers: Mapping[str, Sequence[str]]) -> None:
+        self._host = host
+        self._peers = {}
+        self.others = self.takers = False
+        for name, endpoints in peers.items():
+            self.add(name, endpoints)
 
-    def others(self) -> bool:
-        """Tell whether there may be other hosts."""
-        return self._locate is not None or bool(self.peers)
+    def add(self, host: str, endpoints: Sequence[str]) -> None:
+        """Take note of where a host serves."""
+        self._peers[host] = tuple(endpoints)
+        if host != self._host:
+            self.others = self.takers = True
 
+    @override
     def sources(
         self, key: Key, waiting: Callable[[], None] = lambda: None
     ) -> Sequence[Source]:
-        """Return the host in the key; all of them, if that one is not known."""
-        if self._locate is not None:
-            return [Source(*each) for each in self._locate(key)]
-        home = self.peers.get(key[2])
+        # The host in the key; all of them, if that one is not known.
+        home = self._peers.get(key[2])
         return [Source(key[2], home)] if home is not None else self.targets(key[1])
 
+    @override
     def copies(self, key: Key) -> Sequence[Source]:
-        """Return those who have the object, as far as anybody knows; or all hosts."""
-        return self.sources(key) if self._locate is not None else self.targets(key[1])
+        return self.targets(key[1])
 
+    @override
     def ended(self, key: Key, copied: bool) -> None:
-        """Do nothing."""
+        pass
 
+    @override
     def given_up(self, key: Key) -> None:
-        """Do nothing."""
+        pass
 
+    @override
     def failed(self, key: Key, endpoint: str) -> None:
-        """Do nothing."""
+        pass
 
+    @override
     def targets(self, nbytes: int) -> Sequence[Source]:
-        """Return all hosts, in random order."""
-        found = [Source(*each) for each in self.peers.items()]
+        found = [Source(*each) for each in list(self._peers.items())]
         random.shuffle(found)
         return found
 

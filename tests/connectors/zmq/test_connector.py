@@ -93,7 +93,7 @@ def test_what_was_fetched_is_served_to_a_third_host(hosts):
     b = made.open("b", serve=True, peers=peers(a))
     key = a.put(pattern(2 * MIB))
     b.get(key)
-    c = made.open("c", locate=lambda key: [(b.host, b.endpoints)])
+    c = made.open("c", sources=Told(Source(b.host, b.endpoints)))
     assert c.get(key) == pattern(2 * MIB)
     assert b.served.nbytes == a.served.nbytes == 2 * MIB
 
@@ -291,7 +291,7 @@ def test_who_has_no_room_does_not_say_that_others_lack_it(hosts, monkeypatch):
     made = hosts()
     a = made.open("a", serve=True)
     told = Told(Source(a.host, a.endpoints))
-    b = made.open("b", locate=told)
+    b = made.open("b", sources=told)
     key = a.put(pattern(3 * MIB))
     monkeypatch.setattr(Pieces, "write", no_room)
     with pytest.raises(ConnectorError, match="could not be stored here: No space"):

@@ -110,7 +110,7 @@ def test_a_server_that_dies_or_stops_is_replaced_by_its_neighbour(
     nbytes = 10 * MIB
     key = a.put(pattern(nbytes))
     told = Told(Source(a.host, sorted(servers)))
-    b = made.open("b", locate=told)
+    b = made.open("b", sources=told)
     real, struck = Arrival.write, []
 
     def write(self, *args):
@@ -137,7 +137,7 @@ def test_a_source_that_stalls_and_comes_back_is_asked_again(hosts):
     a = made.open("a")
     key = a.put(pattern(3 * MIB))
     told = Told(Source(a.host, [place]))
-    b = made.open("b", locate=told)
+    b = made.open("b", sources=told)
     server.popen.send_signal(signal.SIGSTOP)
     future = in_thread(b.get, key)
     wait_until(lambda: told.log.count(("failed", place)) >= 2, "two stalls")
@@ -244,14 +244,16 @@ def test_a_server_that_failed_is_refused_at_once(hosts, monkeypatch, caplog):
     assert "The server of" in caplog.text
 
 
-def test_a_server_that_was_started_again_is_found_through_the_locator(hosts):
+def test_a_server_that_was_started_again_is_found_through_its_sources(hosts):
     made = hosts()
     keeper = made.open("a")
     first = made.open("a", serve=True)
     key = keeper.put(pattern(2 * MIB))
-    b = made.open("b", locate=lambda key: [(keeper.host, keeper.endpoints)])
+    told = Told(Source(keeper.host, keeper.endpoints))
+    b = made.open("b", sources=told)
     assert b.get(key) == pattern(2 * MIB)
     first.close()
     made.open("a", serve=True)
+    told.found = [Source(keeper.host, keeper.endpoints)]
     b._local.evict(key[:2])
     assert b.get(key) == pattern(2 * MIB)

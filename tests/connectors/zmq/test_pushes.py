@@ -10,7 +10,7 @@ import pytest
 
 from daskref.connectors.zmq import ZmqConnector
 from daskref.connectors.zmq._pushes import _Push
-from daskref.connectors.zmq.sources import Source
+from daskref.connectors.zmq.sources import KnownPeers, Source
 from daskref.exceptions import ConnectorUnavailableError
 from tests.support.common import wait_until
 from tests.support.zmq_hosts import (
@@ -65,7 +65,7 @@ def test_another_host_takes_what_the_first_does_not(hosts):
         Source(a.host, a.endpoints),
         Source(c.host, c.endpoints),
     )
-    outside = made.open("outside", locate=told)
+    outside = made.open("outside", sources=told)
     assert outside.put(pattern(MIB)).host == a.host
     assert outside.put(pattern(MIB + 1)).host == c.host
     told.found.pop()
@@ -129,9 +129,33 @@ def test_who_did_not_answer_is_sent_to_last(hosts):
     a = made.open("a", serve=True)
     gone = f"tcp://127.0.0.1:{free_port()}"
     told = Told(Source("0" * 32, [gone]), Source(a.host, a.endpoints))
-    outside = made.open("outside", locate=told)
+    outside = made.open("outside", sources=told)
     for _ in range(3):
         assert outside.put(b"x").host == a.host
     assert list(outside._remote._silent) == ["0" * 32]
     tried = sorted(told.targets(0), key=outside._remote._last_silent)
     assert [source.host for source in tried] == [a.host, "0" * 32]
+
+
+def test_without_takers_what_is_put_stays_and_no_host_is_asked(hosts):
+    made = hosts()
+    a = made.open("a", serve=True)
+
+    class Alone(Told):
+        takers = False
+
+        def targets(self, nbytes):
+            raise AssertionError("it was asked")
+
+    b = made.open("b", sources=Alone(Source(a.host, a.endpoints)))
+    assert b.put(b"bytes").host == b.host
+
+
+def test_of_known_peers_the_own_host_is_no_taker():
+    here, there = "a" * 32, "b" * 32
+    peers = KnownPeers(here, {here: ["tcp://10.0.0.1:5000"]})
+    assert not peers.takers
+    assert not peers.others
+    peers.add(there, ["tcp://10.0.0.2:5000"])
+    assert peers.takers
+    assert peers.others

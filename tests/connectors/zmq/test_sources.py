@@ -28,7 +28,7 @@ def test_who_locates_hears_of_the_fetch(hosts):
     made = hosts()
     a = made.open("a", serve=True)
     told = Told(Source(a.host, a.endpoints))
-    b = made.open("b", locate=told)
+    b = made.open("b", sources=told)
     key = a.put(pattern(MIB))
     b.get(key)
     assert told.log[-1] == ("ended", key, True)
@@ -60,7 +60,7 @@ def test_who_was_asked_hears_of_what_cannot_be_published(hosts, monkeypatch):
     made = hosts()
     a = made.open("a", serve=True)
     told = Told(Source(a.host, a.endpoints))
-    b = made.open("b", locate=told)
+    b = made.open("b", sources=told)
     key = a.put(pattern(MIB))
 
     def fail(self):
@@ -77,7 +77,7 @@ def test_what_others_bring_meanwhile_need_not_be_fetched(hosts):
     """As a client does that still has what a dead host took with it."""
     made = hosts()
     a, b = made.open("a", serve=True), made.open("b", serve=True)
-    c = made.open("c", locate=Told(Source(b.host, b.endpoints)))
+    c = made.open("c", sources=Told(Source(b.host, b.endpoints)))
     key = a.put(pattern(MIB))
 
     class Brought(Told):
@@ -98,7 +98,7 @@ def test_a_host_that_lacks_the_object_is_passed_over(hosts):
     made = hosts()
     a, c = made.open("a", serve=True), made.open("c", serve=True)
     told = Told(Source(c.host, c.endpoints), Source(a.host, a.endpoints))
-    b = made.open("b", locate=told)
+    b = made.open("b", sources=told)
     key = a.put(pattern(3 * MIB))
     assert b.get(key) == pattern(3 * MIB)
     assert c.served.nbytes == 0
@@ -114,7 +114,7 @@ def test_an_endpoint_that_is_gone_is_passed_over_at_once(hosts):
     a = made.open("a", serve=True)
     gone = f"tcp://127.0.0.1:{free_port()}"
     told = Told(Source("0" * 32, [gone]), Source(a.host, a.endpoints))
-    b = made.open("b", locate=told)
+    b = made.open("b", sources=told)
     key = a.put(pattern(3 * MIB))
     assert b.get(key) == pattern(3 * MIB)
     assert ("failed", gone) in told.log
@@ -124,8 +124,10 @@ def test_the_error_says_who_was_asked_and_what_each_answered(hosts):
     made = hosts(stall=LONG, timeout=LONG)
     a = made.open("a", serve=True)
     gone = f"tcp://127.0.0.1:{free_port()}"
-    key = made.open("b", locate=lambda key: []).put(b"x")._replace(host="f" * 32)
-    c = made.open("c", locate=lambda key: [("0" * 32, [gone]), (a.host, a.endpoints)])
+    key = made.open("b", sources=Told()).put(b"x")._replace(host="f" * 32)
+    c = made.open(
+        "c", sources=Told(Source("0" * 32, [gone]), Source(a.host, a.endpoints))
+    )
     with pytest.raises(ConnectorUnavailableError) as caught:
         c.get(key)
     text = str(caught.value)
