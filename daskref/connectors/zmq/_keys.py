@@ -16,80 +16,9 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Protocol, runtime_checkable
 
 from daskref.connectors.zmq._wire import VERSION, Channel, EndedError, receive
-
-#: Bytes that are read at once. With 1 MiB it took as long (measured).
-_READ = 2**18
-
-
-class TlsClient:
-    """What goes over a connected socket, encrypted; for one thread at a time.
-
-    Parameters
-    ----------
-    raw
-        The connected socket; whoever made it closes it.
-    context
-        Says who is trusted.
-    """
-
-    def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
-        self._raw = raw
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out)
-        self._read = memoryview(bytearray(_READ))
-
-    def do_handshake(self) -> None:
-        """Agree on keys, and check who the other end is.
-
-        Raises
-        ------
-        ssl.SSLError
-            If it is not trusted.
-        OSError
-            If the connection breaks.
-        """
-        while True:
-            try:
-                self._tls.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                pass
-            finally:
-                self._flush()  # if it is refused, too: it says why
-            self._fill()
-
-    def sendall(self, data: bytes | memoryview) -> None:
-        """Send everything."""
-        self._tls.write(data)
-        self._flush()
-
-    def recv_into(self, buffer: memoryview) -> int:
-        """Put what comes into a buffer, which is not empty; return how many bytes.
-
-        0 if the other end has ended the connection.
-        """
-        while True:
-            try:
-                return self._tls.read(buffer.nbytes, buffer)  # type: ignore[return-value]
-            except ssl.SSLWantReadError:
-                self._flush()
-                self._fill()
-            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                return 0
-
-    def _fill(self) -> None:
-        count = self._raw.recv_into(self._read)
-        if count:
-            self._in.write(self._read[:count])
-        else:
-            self._in.write_eof()
-
-    def _flush(self) -> None:
-        if self._out.pending:
-            self._raw.sendall(self._out.read())
-
 
 #: Bytes of the session's token, and of a random number.
 _TOKEN, _NONCE = 32, 32
@@ -163,6 +92,14 @@ def _make_certificate() -> tuple[str, str]:
     return public.decode(), private.decode()
 
 
+@runtime_checkable
+class Encrypted(Channel, Protocol):
+    """A channel whose ends agree on keys first."""
+
+    def do_handshake(self) -> None:
+        """Agree, and check who the other end is."""
+
+
 class Handshake:
     """What both ends of a new connection do first; see the module.
 
@@ -180,21 +117,19 @@ class Handshake:
     and then read and change what follows.
     """
 
+    #: With which a client encrypts; ``None``: in the clear.
+    client_context: ssl.SSLContext | None
+
     def __init__(self, keys: Keys, encrypted: bool) -> None:
         self._token = bytes.fromhex(keys.token)
-        self._contexts = None
-        if encrypted:
-            self._contexts = _context(keys, False), _context(keys, True)
-
-    def wrap_client(self, raw: socket.socket) -> Channel:
-        """Return what a client uses to speak over a socket; nothing is sent yet."""
-        return raw if self._contexts is None else TlsClient(raw, self._contexts[False])
+        self.client_context = _context(keys, False) if encrypted else None
+        self._server_context = _context(keys, True) if encrypted else None
 
     def wrap_server(self, raw: socket.socket) -> socket.socket:
         """Return the socket to use in a server in place of one; nothing is sent yet."""
-        if self._contexts is None:
+        if self._server_context is None:
             return raw
-        return self._contexts[True].wrap_socket(
+        return self._server_context.wrap_socket(
             raw, server_side=True, do_handshake_on_connect=False
         )
 
@@ -213,7 +148,7 @@ class Handshake:
         OSError, EndedError
             If the connection breaks.
         """
-        if isinstance(there, ssl.SSLSocket):
+        if isinstance(there, Encrypted):
             _shake(there)
         else:
             hello = receive(there, len(_HELLO) + _NONCE)
@@ -231,7 +166,7 @@ class Handshake:
 
         Raises as :meth:`accept` does.
         """
-        if isinstance(there, TlsClient):
+        if isinstance(there, Encrypted):
             _shake(there)
         else:
             mine = secrets.token_bytes(_NONCE)
@@ -253,7 +188,7 @@ class Handshake:
         return hmac.digest(self._token, role + _HELLO + nonces, _DIGEST)
 
 
-def _shake(there: ssl.SSLSocket | TlsClient) -> None:
+def _shake(there: Encrypted) -> None:
     try:
         there.do_handshake()
     except ssl.SSLEOFError as exc:

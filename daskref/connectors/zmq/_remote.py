@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from daskref.connectors.base import Key
-from daskref.connectors.shm.connector import SharedMemoryConnector, SharedMemoryKey
+from daskref.background import make_lock
+from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.zmq._arrivals import Arrival, begin
 from daskref.connectors.zmq._connections import ClosedError, Lines
 from daskref.connectors.zmq._fetching import Transfer
 from daskref.connectors.zmq._requests import ask, push
+from daskref.connectors.zmq._session import ZmqSession
 from daskref.connectors.zmq._wire import (
     NAMES,
     Limits,
@@ -20,7 +21,7 @@ from daskref.connectors.zmq._wire import (
     Status,
     UnansweredError,
 )
-from daskref.connectors.zmq.sources import Source, Sources
+from daskref.connectors.zmq.sources import Source, Sources, ZmqKey
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorError,
@@ -48,60 +49,60 @@ class Remote:
         ``repr`` of the connector, for errors.
     local
         This host's store; takes what is fetched.
-    host
-        Identity of this host: it is never asked.
     sources
         Says where objects are.
     limits
         Sizes and waits.
-    connect
-        () -> the connections; called when they are needed.
+    session
+        Makes the connections when they are needed.
     """
+
+    #: Says where objects are, from now on.
+    sources: Sources
+    _lines: Lines | None
+    #: Hosts that did not answer, and when.
+    _silent: dict[str, float]
 
     def __init__(
         self,
         owner: str,
         local: SharedMemoryConnector,
-        host: str,
         sources: Sources,
         limits: Limits,
-        connect: Callable[[], Lines],
+        session: ZmqSession,
     ) -> None:
         self._owner = owner
         self._local = local
-        self._host = host
-        self._sources = sources
+        #: Of this host, which is never asked.
+        self._host = local.session.host
+        self.sources = sources
         self._limits = limits
-        self._connect = connect
-        self._silent: dict[str, float] = {}
+        self._session = session
+        self._lines = None
+        self._silent = {}
+        self._lock = make_lock()
 
     def _elsewhere(self, sources: Iterable[Source]) -> list[Source]:
         return [Source(*each) for each in sources if each[0] != self._host and each[1]]
 
-    def attend(self, sources: Sources) -> None:
-        """Go by somebody else's word from now on."""
-        self._sources = sources
-
-    def copies(self, key: Key) -> list[Source]:
+    def copies(self, key: ZmqKey) -> list[Source]:
         """Return the other hosts that may have the object."""
-        return self._elsewhere(self._sources.copies(key))
-
-    @property
-    def takers(self) -> bool:
-        """Whether other hosts take objects."""
-        return self._sources.takers
+        return self._elsewhere(self.sources.copies(key))
 
     def _unavailable(self, message: str) -> ConnectorUnavailableError:
         return ConnectorUnavailableError(self._owner, message)
 
     @contextmanager
-    def _closable(self) -> Iterator[Lines]:
+    def _connections(self) -> Iterator[Lines]:
         try:
-            yield self._connect()
+            with self._lock:
+                if self._lines is None:
+                    self._lines = self._session.open_lines()
+            yield self._lines
         except ClosedError:
             raise ConnectorClosedError(self._owner) from None
 
-    def fetch(self, key: Key) -> memoryview | None:
+    def fetch(self, key: ZmqKey) -> memoryview | None:
         """Return an object, once it has been fetched to this host.
 
         Parameters
@@ -122,16 +123,16 @@ class Remote:
             If bytes of it came damaged twice.
         """
         # Who is asked hears how it ends, whoever else is asked meanwhile.
-        asked = self._sources
+        asked = self.sources
         if not asked.others:
             return None
-        short, limits = SharedMemoryKey(key[0], key[1]), self._limits
+        limits = self._limits
         began = time.monotonic()
         try:
-            arrival = begin(self._local, short, limits.chunk, limits.timeout)
+            arrival = begin(self._local, key.local, limits.chunk, limits.timeout)
         except TimeoutError:
             raise self._unavailable(
-                f"{short.name} is being fetched by another process of this host, "
+                f"{key.name} is being fetched by another process of this host, "
                 f"which has made no progress for {limits.timeout:g} s"
             ) from None
         if not isinstance(arrival, Arrival):
@@ -143,7 +144,7 @@ class Remote:
                 whole = self._transfer(asked, arrival, key, max(patience, _LEAST))
             except _HereError:
                 arrival.give_up()
-                view = self._local.get(short)
+                view = self._local.get(key.local)
                 return view
             except BaseException:
                 arrival.give_up()
@@ -157,7 +158,7 @@ class Remote:
         return view
 
     def _transfer(
-        self, asked: Sources, arrival: Arrival, key: Key, patience: float
+        self, asked: Sources, arrival: Arrival, key: ZmqKey, patience: float
     ) -> bool:
         def waiting() -> None:
             arrival.touch()
@@ -172,7 +173,7 @@ class Remote:
             asked.given_up(key)
             return False
         try:
-            with self._closable() as lines:
+            with self._connections() as lines:
                 transfer = Transfer(
                     lines,
                     arrival,
@@ -184,9 +185,9 @@ class Remote:
                 whole = transfer.run(patience)
         except UnansweredError as exc:
             asked.given_up(key)
-            raise self._unavailable(f"{key[0]} could not be fetched: {exc}") from None
+            raise self._unavailable(f"{key.name} could not be fetched: {exc}") from None
         except OSError as exc:  # ours to tell: others do give it
-            raise self._not_stored(key, exc) from exc
+            raise self._not_stored(key.name, exc) from exc
         if not whole:
             asked.given_up(key)
         return whole
@@ -195,11 +196,11 @@ class Remote:
         try:
             return arrival.publish()
         except OSError as exc:
-            raise self._not_stored(arrival.key, exc) from exc
+            raise self._not_stored(arrival.key.name, exc) from exc
 
-    def _not_stored(self, key: Key, exc: OSError) -> ConnectorError:
+    def _not_stored(self, name: str, exc: OSError) -> ConnectorError:
         return ConnectorError(
-            self._owner, f"{key[0]} could not be stored here: {exc.strerror}"
+            self._owner, f"{name} could not be stored here: {exc.strerror}"
         )
 
     def push(self, views: Sequence[memoryview], name: str) -> str:
@@ -226,7 +227,7 @@ class Remote:
         deadline = time.monotonic() + self._limits.timeout
         while True:
             answers: dict[str, str] = {}
-            targets = self._elsewhere(self._sources.targets(nbytes))
+            targets = self._elsewhere(self.sources.targets(nbytes))
             for source in sorted(targets, key=self._last_silent):
                 if self._push_to(source, name, views, answers):
                     return source.host
@@ -250,7 +251,7 @@ class Remote:
     ) -> bool:
         for place in source.endpoints:
             try:
-                with self._closable() as lines:
+                with self._connections() as lines:
                     status = push(lines, place, name, views, self._limits)
             except UnansweredError as exc:
                 answers[place] = str(exc)
@@ -267,13 +268,13 @@ class Remote:
         """Tell whether a server of a host lets this process in."""
         request = Request(Op.EXISTS)
         try:
-            with self._closable() as lines:
+            with self._connections() as lines:
                 ask(lines, source, request)
         except UnansweredError:
             return False
         return True
 
-    def any_has(self, key: Key, op: Op, length: int = 0) -> bool:
+    def any_has(self, key: ZmqKey, op: Op, length: int = 0) -> bool:
         """Tell whether another host answers yes.
 
         Parameters
@@ -291,19 +292,20 @@ class Remote:
             If none says yes, and not all have answered.
         """
         answers = []
-        request = Request(op, key[0], key[1], 0, length)
+        request = Request(op, key.name, key.nbytes, 0, length)
         for source in self.copies(key):
             try:
-                with self._closable() as lines:
+                with self._connections() as lines:
                     if ask(lines, source, request) is Status.OK:
                         return True
             except UnansweredError as exc:
                 answers.append(str(exc))
         if answers:
-            raise self._unavailable(f"{key[0]} may be elsewhere: {'; '.join(answers)}")
+            told = "; ".join(answers)
+            raise self._unavailable(f"{key.name} may be elsewhere: {told}")
         return False
 
-    def take(self, key: Key) -> bool:
+    def take(self, key: ZmqKey) -> bool:
         """Delete an object where it was put; whether this very call deleted it.
 
         Raises
@@ -312,13 +314,13 @@ class Remote:
             If that cannot be told.
         """
         known = self.copies(key)
-        places = next((each.endpoints for each in known if each.host == key[2]), ())
+        places = next((each.endpoints for each in known if each.host == key.host), ())
         answers = []
-        request = Request(Op.TAKE, key[0], key[1])
+        request = Request(Op.TAKE, key.name, key.nbytes)
         for place in places:
-            source = Source(key[2], [place])
+            source = Source(key.host, [place])
             try:
-                with self._closable() as lines:
+                with self._connections() as lines:
                     status = ask(lines, source, request)
             except UnansweredError as exc:
                 answers.append(str(exc))
@@ -331,10 +333,11 @@ class Remote:
             answers.append(f"{place} answered {status.name}")
         told = "; ".join(answers) or "nobody is known to serve there"
         raise self._unavailable(
-            f"{key[0]} cannot be taken from host {key[2][:8]}, where it was put: {told}"
+            f"{key.name} cannot be taken from host {key.host[:8]}, where it was put: "
+            f"{told}"
         )
 
-    def evict(self, keys: Iterable[Key]) -> None:
+    def evict(self, keys: Iterable[ZmqKey]) -> None:
         """Delete objects, and their copies, from other hosts.
 
         Raises
@@ -345,13 +348,13 @@ class Remote:
         by_host: dict[str, tuple[Source, list[str]]] = {}
         for key in keys:
             for source in self.copies(key):
-                by_host.setdefault(source.host, (source, []))[1].append(key[0])
+                by_host.setdefault(source.host, (source, []))[1].append(key.name)
         answers = []
         for source, names in by_host.values():
             for start in range(0, len(names), NAMES):
                 data = "\n".join(names[start : start + NAMES]).encode()
                 try:
-                    with self._closable() as lines:
+                    with self._connections() as lines:
                         ask(lines, source, Request(Op.EVICT, length=len(data)), data)
                 except UnansweredError as exc:
                     answers.append(f"host {source.host[:8]}: {exc}")

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from threading import Lock
 from typing import Any, NamedTuple
 
+from daskref.background import forget_in_child, make_lock
 from daskref.connectors.credentials import recall, remember
 from daskref.connectors.files.locks import write_whole
 from daskref.connectors.files.recycling import unlink
@@ -229,8 +230,8 @@ class ZmqSession:
     _local: SharedMemoryConnector
     _server: Server | None
     _endpoint: str
-    _lines: Lines | None
-    _closed: bool
+    #: Whether it was closed here.
+    closed: bool
     _lock: Lock
     _resources: ExitStack
 
@@ -249,24 +250,12 @@ class ZmqSession:
         self._limits = limits
         self._server = None
         self._endpoint = ""
-        self._lines = None
-        self._closed = False
-        self._lock = Lock()
+        self.closed = False
+        self._lock = make_lock()
         self._resources = ExitStack()
         self._resources.callback(local.close)
         self._finalizer = weakref.finalize(self, self._resources.close)
-
-    def ready(self) -> SharedMemoryConnector:
-        """Return this host's store.
-
-        Raises
-        ------
-        ConnectorClosedError
-            If the session was closed here.
-        """
-        if self._closed:
-            raise ConnectorClosedError(self._owner)
-        return self._local
+        forget_in_child(self)
 
     # Keys.
 
@@ -288,8 +277,8 @@ class ZmqSession:
 
     # Connections.
 
-    def lines(self) -> Lines:
-        """Return the connections to other hosts.
+    def open_lines(self) -> Lines:
+        """Return connections to other hosts; :meth:`close` closes them.
 
         Raises
         ------
@@ -299,19 +288,13 @@ class ZmqSession:
             If the session was closed here.
         """
         with self._lock:
-            if self._closed:  # nobody would end them any more
+            if self.closed:  # nobody would end them any more
                 raise ClosedError
-            if self._lines is None:
-                self._lines = Lines(self._keys(), self._encrypted, self._limits)
-                self._resources.callback(self._lines.close)
-            return self._lines
+            lines = Lines(self._keys(), self._encrypted, self._limits)
+            self._resources.callback(lines.close)
+            return lines
 
     # The server.
-
-    @property
-    def serves(self) -> bool:
-        """Whether this process serves."""
-        return self._server is not None
 
     @property
     def served(self) -> Served:
@@ -321,11 +304,11 @@ class ZmqSession:
     @property
     def endpoints(self) -> list[str]:
         """Where processes of this host serve."""
-        return list(serving(self.ready().session))
+        return list(serving(self._local.session))
 
     def is_served(self) -> bool:
         """Tell whether any process of this host serves."""
-        return any(serving(self._local.session))
+        return self._server is not None or bool(self.endpoints)
 
     def serve(self, place: Place) -> str:
         """Serve this host's objects from now on.
@@ -347,8 +330,10 @@ class ZmqSession:
         """
         with self._lock:
             if self._server is None:
+                if self.closed:
+                    raise ConnectorClosedError(self._owner)
                 self._server, self._endpoint = serve(
-                    self.ready(),
+                    self._local,
                     place,
                     self._keys(),
                     self._encrypted,
@@ -359,11 +344,10 @@ class ZmqSession:
 
     def forget(self) -> None:
         """Serve no more, in a forked child; the parent goes on."""
-        self._lock = Lock()
         self._server = None
 
     def close(self) -> None:
         """Stop the server, close the connections and the store; silent if they are."""
         with self._lock:
-            self._closed = True
+            self.closed = True
         self._finalizer()

@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any, ClassVar
 
 from daskref.annotations import override
-from daskref.background import forget_in_child
+from daskref.background import make_lock
 from daskref.connectors.base import Buffer, Connector, Key, Usage
+from daskref.connectors.buffers import raw
+from daskref.connectors.files.session import new_name
 from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.space import Space
-from daskref.connectors.zmq._objects import ZmqKey, ZmqObjects, checked_key, short
 from daskref.connectors.zmq._remote import Remote
 from daskref.connectors.zmq._server import Served
 from daskref.connectors.zmq._session import ZmqSession, enter, open_host, parse_place
-from daskref.connectors.zmq._wire import Limits
-from daskref.connectors.zmq.sources import KnownPeers, Source, Sources, parse_peers
+from daskref.connectors.zmq._wire import Limits, Op
+from daskref.connectors.zmq.sources import (
+    KnownPeers,
+    Source,
+    Sources,
+    ZmqKey,
+    checked_key,
+    parse_peers,
+)
+from daskref.exceptions import ConnectorClosedError, ConnectorUnavailableError
 from daskref.units import one_of
 
 
@@ -90,11 +100,12 @@ class ZmqConnector(Connector):
     #: What *timeout* and *lanes* are by default, and constants.
     limits: ClassVar[Limits] = Limits()
 
+    #: Identity of this host: of its session directory, whatever it is called.
+    host: str
     _id: str
     _local: SharedMemoryConnector
     _session: ZmqSession
     _remote: Remote
-    _objects: ZmqObjects
     _attended: list[Sources]
     _config: dict[str, Any]
     _lock: Lock
@@ -131,21 +142,17 @@ class ZmqConnector(Connector):
         }
         self._local = open_host(self._id, **options)
         self._session = ZmqSession(repr(self), self._id, self._local, encrypted, limits)
-        self._lock = Lock()
-        forget_in_child(self)
+        self._lock = make_lock()
         try:
-            self._host = self._local.session.host
+            self.host = self._local.session.host
             known = parse_peers(peers or {})
             if str(serve).lower() not in ("0", "false", "no"):
                 self.serve(interface, port, advertise)
             if here := self.endpoints:
-                known[self._host] = here
-            asked = sources or KnownPeers(self._host, known)
+                known[self.host] = here
+            asked = sources or KnownPeers(self.host, known)
             self._attended = [asked]
-            self._remote = Remote(
-                repr(self), self._local, self._host, asked, limits, self._session.lines
-            )
-            self._objects = ZmqObjects(self._host, self._session, self._remote)
+            self._remote = Remote(repr(self), self._local, asked, limits, self._session)
         except BaseException:
             self.close()
             raise
@@ -161,16 +168,6 @@ class ZmqConnector(Connector):
         }
 
     @property
-    def host(self) -> str:
-        """Identity of this host: of its session directory, whatever it is called."""
-        return self._host
-
-    @property
-    def directory(self) -> str:
-        """The session directory of this host."""
-        return self._local.directory
-
-    @property
     def endpoints(self) -> list[str]:
         """Where processes of this host serve."""
         return self._session.endpoints
@@ -179,11 +176,6 @@ class ZmqConnector(Connector):
     def served(self) -> Served:
         """What the server of this process has done; all zero if it has none."""
         return self._session.served
-
-    def forget(self) -> None:
-        """Serve no more, in a forked child; the parent goes on."""
-        self._lock = Lock()
-        self._session.forget()
 
     def serve(
         self,
@@ -214,21 +206,38 @@ class ZmqConnector(Connector):
         """Ask *sources* where objects are, until the returned function is called."""
         with self._lock:
             self._attended.append(sources)
-            self._remote.attend(sources)
+            self._remote.sources = sources
 
         def leave() -> None:
             with self._lock:
                 self._attended.remove(sources)
-                self._remote.attend(self._attended[-1])
+                self._remote.sources = self._attended[-1]
 
         return leave
 
+    def _here(self) -> SharedMemoryConnector:
+        """Return this host's store."""
+        if self._session.closed:
+            raise ConnectorClosedError(repr(self))
+        return self._local
+
+    def _stays_here(self) -> bool:
+        """Tell whether others can read what is put on this host, or nobody could."""
+        return not self._remote.sources.takers or self._session.is_served()
+
     @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
-        return self._objects.put(frames)
+        local = self._here()
+        if self._stays_here():
+            name, nbytes = local.put_frames(frames)
+            return ZmqKey(name, nbytes, self.host)
+        views = [raw(frame) for frame in frames]
+        name = new_name(local.session.writer)
+        host = self._remote.push(views, name)
+        return ZmqKey(name, sum(view.nbytes for view in views), host)
 
     def supply(self, key: Key, frames: Sequence[Buffer] | None = None) -> str | None:
-        """Send an object that others lack to a host that serves.
+        """Have an object that others lack where they can read it.
 
         Parameters
         ----------
@@ -247,14 +256,26 @@ class ZmqConnector(Connector):
         ConnectorUnavailableError
             If no host takes it.
         """
-        return self._objects.supply(key, frames)
+        key = checked_key(key)
+        local = self._here()
+        if self._session.is_served():
+            if frames is not None and not local.exists(key.local):
+                local.set_frames(key.local, frames)
+            return self.host if local.exists(key.local) else None
+        if frames is None:
+            found = local.get(key.local)
+            if found is None:
+                return None
+            frames = [found]
+        return self._remote.push([raw(frame) for frame in frames], key.name)
 
+    @override
     def put_everywhere(self, obj: Buffer) -> list[Key]:
-        """Put nothing: every host has a place of its own, which nobody has to see."""
+        # Every host has a place of its own, which nobody has to see.
         return []
 
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`.
+        """See :meth:`Connector.get`; the object is fetched here if it was not.
 
         Raises
         ------
@@ -264,25 +285,31 @@ class ZmqConnector(Connector):
         WireError
             Also if bytes of it came damaged twice.
         """
-        return self._objects.get(key)
+        key = checked_key(key)
+        found = self._here().get(key.local)
+        return self._remote.fetch(key) if found is None else found
 
     def exists(self, key: Key) -> bool:
         """See :meth:`Connector.exists`; asks other hosts if need be."""
-        return self._objects.exists(key)
+        key = checked_key(key)
+        here = self._here().exists(key.local)
+        return here or self._remote.any_has(key, Op.EXISTS)
 
+    @override
     def evict(self, key: Key) -> None:
-        """See :meth:`Connector.evict`; on all hosts that are known to have it."""
         self.evict_batch([key])
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
-        """See :meth:`Connector.evict_batch`.
+        """See :meth:`Connector.evict_batch`; on all hosts that are known to have them.
 
         Raises
         ------
         ConnectorUnavailableError
             If a host did not answer. What could be reached was deleted.
         """
-        self._objects.evict(keys)
+        local, found = self._here(), [checked_key(key) for key in keys]
+        local.evict_batch(key.local for key in found)
+        self._remote.evict(found)
 
     def take(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.take`; who gets it is decided where it was put.
@@ -294,23 +321,44 @@ class ZmqConnector(Connector):
         ConnectorUnavailableError
             See :meth:`get`; also if the host on which it was put did not answer.
         """
-        return self._objects.take(key)
+        key = checked_key(key)
+        local = self._here()
+        if key.host == self.host:
+            view = local.take(key.local)
+        else:
+            view = self.get(key)
+            if view is not None:
+                mine = self._remote.take(key)
+                local.evict(key.local)
+                view = view if mine else None
+        if view is not None:
+            # It is nobody else's by now: an error would lose it.
+            with suppress(ConnectorUnavailableError):
+                self._remote.evict([key])
+        return view
 
     def link(self, key: Key) -> Key | None:
         """See :meth:`Connector.link`; only of what is on this host, if it serves."""
-        return self._objects.link(key)
+        key = checked_key(key)
+        local = self._here()
+        new = local.link(key.local) if self._stays_here() else None
+        return None if new is None else ZmqKey(new[0], new[1], self.host)
 
     def renew(self, key: Key, seconds: float) -> bool:
         """See :meth:`Connector.renew`; also where the object was put."""
-        return self._objects.renew(key, seconds)
+        key = checked_key(key)
+        here = self._here().renew(key.local, seconds)
+        if key.host == self.host:
+            return here
+        return self._remote.any_has(key, Op.RENEW, max(0, int(seconds * 1000))) or here
 
     def evict_here(self, keys: Iterable[Key]) -> None:
         """Delete objects, or copies of them, from this host only."""
-        self._session.ready().evict_batch(short(checked_key(key)) for key in keys)
+        self._here().evict_batch(checked_key(key).local for key in keys)
 
     def here(self) -> list[str]:
         """Return the names of all objects that this host has."""
-        return self._session.ready().names()
+        return self._here().names()
 
     def reaches(self, source: Source) -> bool:
         """Tell whether a server of a host lets this process in."""
@@ -320,24 +368,24 @@ class ZmqConnector(Connector):
         self, known: Iterable[Key] | None = None, grace: float = 30.0
     ) -> list[Key]:
         """See :meth:`Connector.sweep`: on this host, where copies count as objects."""
-        swept = self._session.ready().sweep(known, grace)
-        return [ZmqKey(name, nbytes, self._host) for name, nbytes in swept]
+        swept = self._here().sweep(known, grace)
+        return [ZmqKey(name, nbytes, self.host) for name, nbytes in swept]
 
+    @override
     def usage(self) -> Usage:
-        """Return what the objects on this host take up, copies included."""
-        return self._session.ready().usage()
+        return self._here().usage()
 
     @property
     def overflows(self) -> int:  # type: ignore[override]
         """Objects of this process that went to disk."""
         return self._local.overflows
 
+    @override
     def space(self) -> Space:
-        """See :meth:`Connector.space`; copies of other hosts' objects count."""
-        return self._session.ready().space()
+        return self._here().space()
 
+    @override
     def secrets(self) -> dict[str, dict[str, str]]:
-        """Return the keys of the session."""
         return self._session.secrets()
 
     @override

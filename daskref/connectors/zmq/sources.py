@@ -1,14 +1,52 @@
-"""Where an object is: which hosts have it, and where they serve it."""
+"""Where an object is: what its key says, which hosts have it, where they serve it."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from daskref.annotations import override
 from daskref.connectors.base import Key
+from daskref.connectors.files.connector import checked
+from daskref.connectors.shm.connector import SharedMemoryKey
 from daskref.connectors.zmq._listening import split_endpoint
+from daskref.exceptions import WireError
+
+_HOST = re.compile("[0-9a-f]{32}")
+
+
+class ZmqKey(NamedTuple):
+    """Key of an object in the shared memory of one of several hosts."""
+
+    #: Unique in the session: 8 hexadecimal digits of its writer, 24 of its own.
+    name: str
+    #: Size of the object in bytes.
+    nbytes: int
+    #: Identity of the host on which it was put.
+    host: str
+
+    @property
+    def local(self) -> SharedMemoryKey:
+        """Key of the same object in any host's shared memory."""
+        return SharedMemoryKey(self.name, self.nbytes)
+
+
+def checked_key(key: Key) -> ZmqKey:
+    """Return a key, which may be a plain tuple: it is one after a message of Dask's.
+
+    Raises
+    ------
+    WireError
+        If it is not one that daskref made.
+    """
+    if isinstance(key, tuple) and type(key) in (tuple, ZmqKey) and len(key) == 3:
+        name, nbytes = checked(key[:2], SharedMemoryKey)
+        host_is_one = isinstance(key[2], str) and _HOST.fullmatch(key[2])
+        if host_is_one and nbytes >= 0:
+            return ZmqKey(name, nbytes, key[2])
+    raise WireError(f"{key!r} is not a ZmqKey that daskref made")
 
 
 class Source(NamedTuple):

@@ -10,10 +10,9 @@ import pytest
 
 from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.shm import SharedMemoryKey
-from daskref.connectors.zmq import ZmqConnector
+from daskref.connectors.zmq import ZmqConnector, ZmqKey
 from daskref.connectors.zmq import _server as zmqserver
 from daskref.connectors.zmq._arrivals import Arrival
-from daskref.connectors.zmq._objects import ZmqKey
 from daskref.connectors.zmq._wire import Op, Status
 from daskref.connectors.zmq.sources import Source
 from daskref.exceptions import ConnectorError

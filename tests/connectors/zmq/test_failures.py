@@ -211,7 +211,7 @@ def test_closing_ends_a_transfer_that_runs(hosts):
     b = made.open("b", peers={a.host: [place]})
     server.popen.send_signal(signal.SIGSTOP)
     future = in_thread(b.get, key)
-    wait_until(lambda: b._session._lines and b._session._lines._used, "a connection")
+    wait_until(lambda: b._remote._lines and b._remote._lines._used, "a connection")
     b.close()
     with pytest.raises(ConnectorClosedError):
         future.result(LONG)

@@ -19,6 +19,7 @@ import pytest
 
 from daskref.connectors.zmq import ZmqConnector
 from daskref.connectors.zmq import _server as zmqserver
+from daskref.connectors.zmq._connections import open_channel
 from daskref.connectors.zmq._keys import Handshake, Keys, RefusedError
 from daskref.connectors.zmq._wire import (
     LARGEST_CHUNK,
@@ -89,7 +90,7 @@ def peer(connector: ZmqConnector, security: str, keys: Keys | None = None):
     handshake = Handshake(keys or keys_of(connector), security == "tls")
     with connect(server_of(connector).port) as raw:
         raw.settimeout(10)
-        there = handshake.wrap_client(raw)
+        there = open_channel(raw, handshake)
         handshake.connect(there)
         yield Peer(raw, there)
 
@@ -248,7 +249,7 @@ def test_no_secret_is_where_it_could_leak(hosts, security, caplog):
     assert len(dumped) == (3 if security == "tls" else 1)
     seen = [
         repr(a), str(a), repr(a.config()), repr(key), repr(keys_of(a)), caplog.text,
-        repr(vars(a)), repr(vars(a._session)), repr(b._session._lines),
+        repr(vars(a)), repr(vars(a._session)), repr(b._remote._lines),
         repr(vars(server_of(a))),
         repr(dict(os.environ)), Path("/proc/self/cmdline").read_text(),
         pickle.dumps(a).decode("latin-1"), pickle.dumps(key).decode("latin-1"),
@@ -514,7 +515,7 @@ def test_silent_strangers_do_not_keep_a_full_server(hosts, security):
     a = made.open("a", serve=True, handshake=0.5, connections=4)
     b = made.open("b", peers=peers(a), lanes=1)
     still_serves(a, b)
-    (line,) = b._session._lines._idle
+    (line,) = b._remote._lines._idle
     with ExitStack() as stack:
         strangers = crowd(stack, server_of(a).port, 6)
         wait_until(lambda: a.served.connections == 4)
@@ -523,7 +524,7 @@ def test_silent_strangers_do_not_keep_a_full_server(hosts, security):
         assert any(map(closed, strangers))
         still_serves(a, b)
     # Not even that one was ended which had nothing to ask meanwhile.
-    assert b._session._lines._idle == [line]
+    assert b._remote._lines._idle == [line]
 
 
 def test_a_peer_that_does_not_read_does_not_hold_up_others(served, security):

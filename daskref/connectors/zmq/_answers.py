@@ -1,0 +1,124 @@
+"""What a server answers to the requests of one connection."""
+
+from __future__ import annotations
+
+import logging
+
+from daskref.connectors.files.names import NAME
+from daskref.connectors.shm.connector import SharedMemoryConnector, SharedMemoryKey
+from daskref.connectors.zmq._pushes import Pushes
+from daskref.connectors.zmq._wire import LARGEST_CHUNK, NAMES, Op, Request, Status
+from daskref.exceptions import ConnectorError, WireError
+
+logger = logging.getLogger(__name__)
+
+
+class Answers:
+    """Answers the requests of one connection, one after another.
+
+    Parameters
+    ----------
+    local
+        The host's store.
+    pushes
+        Those of the whole server.
+    """
+
+    #: Whether a request has failed before: further ones are not worth a warning.
+    _complained: bool
+    #: The object of the last request, while more of it may be asked for.
+    _kept: tuple[str, memoryview] | None
+
+    def __init__(self, local: SharedMemoryConnector, pushes: Pushes) -> None:
+        self._local = local
+        self._pushes = pushes
+        self._complained = False
+        self._kept = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether an object is kept for the next request."""
+        return self._kept is not None
+
+    def let_go(self) -> None:
+        """Keep no object any more."""
+        self._kept = None
+
+    def answer(self, request: Request, data: memoryview) -> tuple[Status, memoryview]:
+        """Do what is asked.
+
+        Parameters
+        ----------
+        request
+            What.
+        data
+            That came with it.
+
+        Returns
+        -------
+        tuple
+            How it went, and bytes to send.
+        """
+        body = memoryview(b"")
+        key = SharedMemoryKey(request.name, request.nbytes)
+        try:
+            if request.op is Op.GET:
+                return self._get(request)
+            if request.op is Op.PUT:
+                status = self._pushes.take(request, data)
+            elif request.op is Op.EXISTS:
+                status = _found(self._local.exists(key))
+            elif request.op is Op.EVICT:
+                status = self._evict(data)
+            elif request.op is Op.TAKE:
+                status = _found(self._local.take(key) is not None)
+            else:
+                status = _found(self._local.renew(key, request.length / 1000))
+        except WireError:
+            status = Status.REFUSED
+        except Exception as exc:
+            status = Status.FAILED
+            self._complain(request, exc)
+        return status, body
+
+    def _complain(self, request: Request, exc: Exception) -> None:
+        level = logging.DEBUG if self._complained else logging.WARNING
+        self._complained = True
+        if isinstance(exc, ConnectorError):
+            logger.log(level, "A request of another host failed: %s", exc)
+        else:
+            logger.log(level, "%r of another host failed", request.op, exc_info=exc)
+
+    def _get(self, request: Request) -> tuple[Status, memoryview]:
+        empty = memoryview(b"")
+        end = request.offset + request.length
+        if request.length > LARGEST_CHUNK or end > request.nbytes:
+            return Status.REFUSED, empty
+        kept, self._kept = self._kept, None
+        key = SharedMemoryKey(request.name, request.nbytes)
+        # Once it is evicted, transfers that have begun still get the rest.
+        begun = request.offset or self._local.exists(key)
+        if kept is not None and kept[0] == request.name and begun:
+            view = kept[1]
+            if view.nbytes != request.nbytes:
+                return Status.REFUSED, empty
+        else:
+            found = self._local.lend(key)
+            if found is None:
+                return Status.MISSING, empty
+            view = found
+        # While it is here, its lock keeps the pages from being written again.
+        self._kept = request.name, view
+        return Status.OK, view[request.offset : end]
+
+    def _evict(self, data: memoryview) -> Status:
+        names = bytes(data).decode("ascii", "replace").split("\n")
+        if len(names) > NAMES or not all(map(NAME.fullmatch, names)):
+            return Status.REFUSED
+        self._pushes.forget_names(names)
+        self._local.evict_batch(SharedMemoryKey(name, 0) for name in names)
+        return Status.OK
+
+
+def _found(there: bool) -> Status:
+    return Status.OK if there else Status.MISSING
