@@ -92,6 +92,9 @@ def test_a_directory_that_was_swapped_is_refused(shared, tmp_path, connect):
             store.get(key)
         with pytest.raises(DaskrefError):  # who comes later
             Store.from_config(store.config())
+        with pytest.raises(ConnectorError, match="not this user's alone"):
+            store.put(b"y" * 1000)  # nor is anything written there
+        assert os.listdir(path) == [key.name]
         assert not marker.exists()
         as_other("shutil.rmtree(sys.argv[1])", path)
         os.rename(f"{path}.away", path)

@@ -82,12 +82,25 @@ def open_within(directory: str, name: str) -> int:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
     fd = os.open(directory, flags)
     try:
-        there = os.fstat(fd)
-        if there.st_uid != os.geteuid() or there.st_mode & 0o022:
-            raise PermissionError(errno.EPERM, "not this user's alone", directory)
+        _check_alone(os.fstat(fd), directory)
         return open_plain(name, dir_fd=fd)
     finally:
         os.close(fd)
+
+
+def check_alone(directory: str) -> None:
+    """Refuse a directory, or a link, that others may write to; see `open_within`.
+
+    Before something is written there by its path: nobody who has put a directory of his
+    own in its place is to have that.
+    """
+    _check_alone(os.lstat(directory), directory)
+
+
+def _check_alone(there: os.stat_result, directory: str) -> None:
+    is_own = stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid()
+    if not is_own or there.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "not this user's alone", directory)
 
 
 @contextmanager

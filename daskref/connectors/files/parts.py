@@ -12,6 +12,7 @@ from daskref.connectors.files._mapping import (
 )
 from daskref.connectors.files.locks import (
     EXCLUSIVE,
+    check_alone,
     names,
     open_plain,
     try_lock,
@@ -111,6 +112,7 @@ class Parts:
         Part or None
             ``None`` if there was no room.
         """
+        check_alone(self._path)
         path = self._at(mark + name)
         claim = None
         if self._pool is not None and self._kept is not None and nbytes >= SMALLEST:
