@@ -158,6 +158,7 @@ def test_a_block_for_the_shell_runs(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # where others use the machine
 def test_the_tutorial_can_be_pasted(tmp_path: Path) -> None:
     """Line by line, into Python as it starts; it answers what stands below."""
     steps = blocks(TUTORIAL, "python", "text")
@@ -175,7 +176,7 @@ def test_the_tutorial_can_be_pasted(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSTARTUP": ""},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=290,
         check=False,
     )
     assert "Traceback" not in done.stderr

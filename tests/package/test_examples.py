@@ -26,6 +26,7 @@ PRINTED = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # where others use the machine
 @pytest.mark.parametrize("name", PRINTED)
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     if name == "training":
@@ -36,7 +37,7 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=290,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,9 @@ import pytest
 from daskref.metrics import COUNTERS, STORED, HostStats, Stats
 from tests.support.requirements import require, require_module
 
+# where others use the machine
+pytestmark = pytest.mark.timeout(300)
+
 PROGRAM = Path(__file__).with_name("user_program.py")
 ROOT = PROGRAM.parents[2]
 
@@ -29,7 +32,7 @@ def run(*command: str, cwd: Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=290,
         check=False,
     )
     assert done.returncode == 0, done.stdout
