@@ -62,6 +62,7 @@ def test_joblib(put: Any) -> None:
     assert puts() == 1
 
 
+@pytest.mark.slow
 def test_scikit_learn(put: Any) -> None:
     model_selection = require_module("sklearn.model_selection")
     linear_model = require_module("sklearn.linear_model")
@@ -77,6 +78,7 @@ def test_scikit_learn(put: Any) -> None:
     assert puts() >= 1
 
 
+@pytest.mark.slow
 def test_dask_ml(put: Any) -> None:
     reason = "dask-ml brings numba and LLVM"
     model_selection = pytest.importorskip("dask_ml.model_selection", reason=reason)
