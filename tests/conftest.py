@@ -82,7 +82,7 @@ def wait_until_freed(cluster: Any, client: Any) -> None:
         plugin = cluster.scheduler.plugins["daskref"]
         exc.add_note(
             f"futures {list(client.futures)}; tasks {list(cluster.scheduler.tasks)}; "
-            f"holders {plugin.holders._holders}; deleting {list(plugin._evictions)}; "
+            f"objects {plugin.state.objects}; "
             f"files {os.listdir(plugin.session.store.connector.directory)}"
         )
         raise

@@ -3,7 +3,7 @@
 Every host that has the object serves it, to a few readers at a time. A reader that asks
 is given the source with the fewest readers, and of those the one that has served the
 fewest so far; if all are as busy as they may be, it waits, first come, first served.
-The scheduler plugin does the same (:mod:`daskref.scheduler._locations`).
+The scheduler plugin does the same (:mod:`daskref.scheduler._transfers`).
 
 Known limits: all links are alike, and readers ask at once.
 """

@@ -28,9 +28,9 @@ A value dies:
 
 1. ``client/_holdings.py``: ``_release_unused``: the original is gone, and all futures
 2. ``scheduler/_plugin.py``: ``on_release``, and ``transition`` of Dask's tasks
-3. ``scheduler/_holders.py``: ``release`` returns the objects that nothing holds now
-4. ``scheduler/_evictions.py``: deletes them in a thread; ``scheduler/_network.py``
-   where several hosts have copies
+3. ``scheduler/_state.py``: ``_delete``: where the objects are that nothing holds now
+4. ``scheduler/_dispatcher.py``: has them deleted: by ``scheduler/_evictions.py``, in a
+   thread, and on other hosts that have copies
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 

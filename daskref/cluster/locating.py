@@ -1,7 +1,7 @@
 """What a process asks the scheduler of where objects are, and tells it.
 
 Every answer is about one session with hosts that are apart; see
-:mod:`daskref.scheduler._network` for the scheduler's side.
+:mod:`daskref.scheduler._dispatcher` for the scheduler's side.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from daskref.cluster.session import Session
 from daskref.connectors.base import Key
@@ -92,6 +92,11 @@ class Evictions:
         That of the scheduler; it has a store.
     evict
         ``(keys) -> keys``: delete them, and return what could not be; blocks.
+    done
+        ``(keys, failed) -> None``: called when that has ended.
+
+    Attributes
+    ----------
     outage
         Says what fails.
 
@@ -101,31 +106,25 @@ class Evictions:
     """
 
     _queue: list[Key]
-    #: What could not be deleted, until the next sweep.
-    _failed: list[Key]
     _task: asyncio.Task[None] | None
 
     def __init__(
         self,
         session: Session,
         evict: Callable[[list[Key]], list[Key]],
-        outage: Outage,
+        done: Callable[[list[Key], list[Key]], None],
     ) -> None:
         self._session = session
         self._evict = evict
-        self._outage = outage
+        self._done = done
+        self.outage = Outage()
         self._queue = []
-        self._failed = []
         self._task = None
         self._closed = False
 
-    def __iter__(self) -> Iterator[Key]:
-        """Iterate over what has not been begun with."""
-        return iter(self._queue)
-
     def add(self, keys: list[Key]) -> None:
         """Delete objects, soon."""
-        if self._closed:
+        if self._closed or not keys:
             return
         self._queue += keys
         if self._task is None:
@@ -135,34 +134,32 @@ class Evictions:
         while self._queue:
             keys, self._queue = self._queue, []
             try:
-                self._failed += await self._session.run(self._evict, keys)
+                failed = await self._session.run(self._evict, keys)
             except Exception as exc:
                 what = "Eviction failed; the next reconciliation tries again"
-                self._outage.tell(what, exc)
-                self._failed += keys
+                self.outage.tell(what, exc)
+                failed = keys
+            self._done(keys, failed)
         self._task = None
 
     async def sweep(self, known: Iterable[Key], grace: float) -> None:
-        """Delete expired leases, and objects of dead processes that nobody holds.
+        """Delete expired leases, and objects of dead processes.
 
         Parameters
         ----------
         known
-            What somebody holds.
+            What is held, or is being deleted.
         grace
             Seconds for which an object is left alone.
         """
         assert self._session.store is not None
-        if self._failed:
-            failed, self._failed = self._failed, []
-            self.add(failed)
         sweep = self._session.store.connector.sweep
         try:
-            swept = await self._session.run(sweep, [*known, *self._queue], grace)
+            swept = await self._session.run(sweep, list(known), grace)
         except Exception as exc:
-            self._outage.tell("Reconciliation failed; it is tried again", exc)
+            self.outage.tell("Reconciliation failed; it is tried again", exc)
             return
-        self._outage.is_over()
+        self.outage.is_over()
         if swept:
             self._session.counters.add("evictions", len(swept))
             logger.info("Swept %d objects that nobody held", len(swept))

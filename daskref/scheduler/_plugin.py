@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,6 @@ from daskref.cluster.session import Session, SessionInfo
 from daskref.cluster.streams import Streams
 from daskref.config import Settings
 from daskref.connectors.base import Key
-from daskref.connectors.zmq.connector import ZmqConnector
 from daskref.exceptions import (
     ConnectorError,
     DaskrefError,
@@ -47,16 +47,17 @@ from daskref.exceptions import (
     NotInstalledError,
 )
 from daskref.graph.nodes import references_in
+from daskref.objects.reference import Reference
+from daskref.scheduler import _events as events
+from daskref.scheduler._dispatcher import Dispatcher
 from daskref.scheduler._encryption import (
     check_transport,
     choose_transport,
     is_encryption_required,
 )
-from daskref.scheduler._evictions import Evictions, Outage, evict_each
-from daskref.scheduler._holders import Holder, Holders
-from daskref.scheduler._lostresults import LostResults
-from daskref.scheduler._network import Network
+from daskref.scheduler._events import Holder
 from daskref.scheduler._reports import Reports
+from daskref.scheduler._state import ENDING, State
 from daskref.scheduler._values import Values
 from daskref.scheduler._watches import Watches
 
@@ -70,7 +71,7 @@ NAME = "daskref"
 
 
 class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
-    """Own the session, its table of holders, and what follows from Dask's transitions.
+    """Own the session, and tell its table of objects of Dask's transitions.
 
     Parameters
     ----------
@@ -83,25 +84,23 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     scheduler: Scheduler
     session: Session
-    holders: Holders
+    #: What is stored: empty until the session is there.
+    state: State
     watches: Watches
-    network: Network | None
-    _evictions: Evictions
+    _dispatcher: Dispatcher | None
     _reports: Reports
     _values: Values
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.holders = Holders()
+        self.state = State()
         self.watches = Watches(self._tell, self._task)
-        self.network = None
+        self._dispatcher = None
         self._clients: set[str] = set()
         self._streams = Streams(settings.latency)
         self._unreachable: dict[str, str] = {}
         self._puts = 0
         self._keys: dict[str, dict[str, dict[str, str]]] = {}
-        self._lost = LostResults(self.holders, self._evict)
-        self._outage = Outage()
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
         self._opened: dict[str, Any] = {}
@@ -126,12 +125,16 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.session = await run_apart(Session.create, self.settings, transport)
         assert self.session.store is not None
         connector = self.session.store.connector
-        self._evictions = Evictions(self.session, self._evict_now, self._outage)
+        self._dispatcher = Dispatcher(scheduler, self.session)
+        self.state = self._dispatcher.state
         check_transport(connector, is_encryption_required(scheduler.security))
         if (across := self.session.across_hosts) is not None:
-            self._open_network(scheduler, across)
+            scheduler.handlers.update(self._dispatcher.handlers)
+            scheduler.stream_handlers.update(self._dispatcher.stream_handlers)
+            locator = self._dispatcher.locator(scheduler.loop)
+            self._leave_network = across.attend(locator)
         self._values = Values(scheduler, self._tell)
-        self._reports = Reports(scheduler, self.session, self.holders, self.network)
+        self._reports = Reports(scheduler, self.session, self.state)
         scheduler.handlers["daskref_fetch"] = self.fetch
         scheduler.handlers["daskref_reachable"] = self.reachable
         scheduler.handlers["daskref_stats"] = self.stats
@@ -213,20 +216,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             where = f"the scheduler {self.scheduler.address}"
             raise IncompatibleError(where, ours, others)
 
-    def _open_network(self, scheduler: Scheduler, connector: ZmqConnector) -> None:
-        network = self.network = Network(
-            scheduler,
-            connector,
-            self.holders,
-            self._tell,
-            self._evictions.add,
-            self.settings.zmq_fan_out,
-            self.settings.connector == "auto",
-        )
-        scheduler.handlers.update(network.handlers)
-        scheduler.stream_handlers.update(network.stream_handlers)
-        self._leave_network = connector.attend(network.locator(scheduler.loop))
-
     async def _start_nannies(self) -> None:
         session = {"root": self.settings.shm_root}
         try:
@@ -247,13 +236,13 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if self._reconciler is not None:
             self._reconciler.stop()
         self._streams.restore_all()
-        self._lost.close()
         if hasattr(self, "_values"):
             self._values.close()
         if hasattr(self, "session"):
             session = self.session
-            await self._evictions.close()
-            if self.network is not None:
+            if self._dispatcher is not None:
+                await self._dispatcher.close()
+            if self.state.home:
                 self._leave_network()
             await run_apart(session.leave)
 
@@ -285,8 +274,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             ts = scheduler.tasks.get(key)
             if ts is None or ts.run_spec is None:
                 continue
-            for reference in references_in(ts.run_spec):
-                self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+            self._hold(key, references_in(ts.run_spec))
             self._values.add(ts)
         if self.watches:
             self.watches.graph_arrived(client, tasks)
@@ -296,24 +284,21 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     ) -> None:
         """Release what a task held that is forgotten, or whose result is gone."""
         # Nearly all tasks hold nothing: this is on the way of each of them.
-        if start == "memory" != finish and self.holders.holds(Holder("result", key)):
+        held = self.state.held
+        if start == "memory" != finish and Holder("result", key) in held:
             ts = self.scheduler.tasks[key]
-            if ts.who_wants or ts.waiters:
-                self._lost.keep(key)
-            self._evict(self.holders.release(Holder("result", key)))
+            wanted = bool(ts.who_wants or ts.waiters)
+            self._feed(events.ResultReleased(key, wanted))
         if key in self._values.keys:
             self._values.transition(key, finish)
-        if finish == "forgotten":
-            for kind in ("key", "bound"):
-                if self.holders.holds(holder := Holder(kind, key)):
-                    self._evict(self.holders.release(holder))
-            self._lost.forget(key)
+        if finish == "forgotten" and any(Holder(kind, key) in held for kind in ENDING):
+            self._feed(events.TaskForgotten(key))
         if self.watches:
             self.watches.transition(key, finish)
 
     def restart(self, scheduler: Scheduler) -> None:
         """Release what tasks held: there are none any more."""
-        self._evict(self.holders.release_kinds("key", "bound", "result", "lost"))
+        self._feed(events.TasksCleared())
         self._values.clear()
         self.watches.restart()
 
@@ -323,10 +308,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self._clients.remove(client)
             self._log_event("remove-client", client=client)
         self._keys.pop(client, None)
-        self._evict(self.holders.release(Holder("client", client)))
+        self._feed(events.Released(Holder("client", client)))
         self.watches.remove_client(client)
-        if self.network is not None:
-            self.network.leave(client)
+        self._feed(events.Left(client))
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Shorten the time for which messages to the worker are held back."""
@@ -335,26 +319,20 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Forget the worker, and see to what its host takes with it."""
         self._unreachable.pop(worker, None)
-        if self.network is not None:
-            self.network.leave(worker)
+        self._feed(events.Left(worker))
 
     def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
         """Take note of what a client put; it holds it."""
         self._puts += put
         key, nbytes = tuple(object[0]), object[1]
-        self.holders.hold(Holder("client", client), key, nbytes)
-        self._locate(key)
+        self._feed(events.Put(Holder("client", client), key, nbytes))
         if client not in self.scheduler.clients:  # it has left meanwhile
             self.remove_client(self.scheduler, client)
 
-    def _locate(self, key: Key) -> None:
-        if self.network is not None:
-            self.network.add(key)
-
     def on_release(self, client: str, objects: list[Key]) -> None:
         """Take note of what a client holds no more."""
-        keys = [tuple(key) for key in objects]
-        self._evict(self.holders.release(Holder("client", client), keys))
+        keys = tuple(tuple(key) for key in objects)
+        self._feed(events.Released(Holder("client", client), keys))
 
     def on_result(
         self, worker: str, task: Any, object: tuple[Key, int], put: bool
@@ -364,22 +342,22 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._puts += put
         ts = self.scheduler.tasks.get(task)
         holder = Holder("result", task)
-        self.holders.hold(holder, key, nbytes)
-        self._locate(key)
+        # What was scattered by Dask nobody can make.
+        computable = ts is not None and ts.run_spec is not None
+        self._feed(events.Put(holder, key, nbytes, computable))
         if ts is None or ts.state != "memory":  # released while the worker wrote
-            self._evict(self.holders.release(holder, [key]))
+            self._feed(events.Released(holder, (key,)))
 
     def on_bind(
         self, client: str, task: Any, objects: list[tuple[Key, int]], bound: bool
     ) -> None:
         """Let a key hold objects until it is forgotten, or not any more."""
         holder = Holder("bound", task)
+        found = tuple((tuple(key), nbytes) for key, nbytes in objects)
         if bound:
-            for key, nbytes in objects:
-                self.holders.hold(holder, tuple(key), nbytes)
+            self._feed(events.Held(holder, found))
         if not bound or self._task(task) is None:
-            keys = [tuple(key) for key, _ in objects]
-            self._evict(self.holders.release(holder, keys))
+            self._feed(events.Released(holder, tuple(key for key, _ in found)))
 
     def on_watch(
         self, client: str, id: int, keys: list[Any], until: str | None
@@ -391,8 +369,16 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def on_read(self, worker: str, object: Key) -> None:
         """Delete what had one reader, a worker that cannot delete it itself."""
-        if (key := tuple(object)) not in self.holders:
-            self._evict([key])
+        self._feed(events.ReadOnce(tuple(object)))
+
+    def _feed(self, event: events.Event) -> None:
+        if self._dispatcher is not None:  # else nothing is stored yet
+            self._dispatcher.feed(event)
+
+    def _hold(self, task: Any, references: Iterable[Reference]) -> None:
+        objects = tuple((each.key, each.nbytes) for each in references)
+        if objects:
+            self._feed(events.Held(Holder("key", task), objects))
 
     def _task(self, key: Any) -> Any:
         return self.scheduler.tasks.get(key)
@@ -410,32 +396,16 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._unreachable.pop(worker, None)
         self._log_event("reachable", worker=worker)
 
-    def _evict(self, keys: list[Key]) -> None:
-        if not keys:
-            return
-        if self.network is not None:
-            self.session.counters.add("evictions", len(keys))
-            self.network.evict(keys)
-        else:
-            self._evictions.add(keys)
-
-    def _evict_now(self, keys: list[Key]) -> list[Key]:
-        store = self.session.store
-        assert store is not None
-        if self.network is None:
-            return evict_each(store, keys, self._outage)
-        self.network.evict_now(keys)
-        return []
-
     async def reconcile(self) -> None:
         """Delete expired leases, and objects of dead processes that nobody holds."""
         grace = self.settings.reconcile_grace
-        if self.network is not None:
-            try:
-                self.network.reconcile(grace)
-            except Exception:  # the sweep goes on
-                logger.exception("Reconciliation failed; it is tried again")
-        await self._evictions.sweep([*self.holders, *self.info.probes], grace)
+        assert self._dispatcher is not None
+        try:
+            self._dispatcher.feed(events.Reconciled(grace))
+        except Exception:  # the sweep goes on
+            logger.exception("Reconciliation failed; it is tried again")
+        known = [*self.state.known, *self.info.probes]
+        await self._dispatcher.evictions.sweep(known, grace)
 
     # Requests
 
@@ -451,7 +421,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         """Let a client go back to plain Dask; True if the plugin went with it."""
         self._streams.restore(self.scheduler.client_comms.get(client))
         self.remove_client(self.scheduler, client)
-        if self._clients or self.holders:
+        if self._clients or self.state.held:
             return False
         await self.retire()
         return True
@@ -500,17 +470,16 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         # A worker that was just told of a key would answer with what it was told.
         await self._values.answered(found)
         changed, places = self._values.replace(found)
-        before = {key: self.holders.held(Holder("key", key)) for key in changed}
+        held = self.state.held
+        before = {key: set(held.get(Holder("key", key), ())) for key in changed}
         # Held before anybody is waited for: a key may be forgotten meanwhile.
         for key in changed:
-            for reference in found[key].references:
-                self.holders.hold(Holder("key", key), reference.key, reference.nbytes)
+            self._hold(key, found[key].references)
         await self._values.tell_workers(places)
         for key, is_read in changed.items():
             new = {reference.key for reference in found[key].references}
-            old = [name for name in before[key] if name not in new]
-            self._lost.keep_replaced(old, is_read)
-            self._evict(self.holders.release(Holder("key", key), old))
+            old = tuple(before[key] - new)
+            self._feed(events.ValueReplaced(key, old, is_read))
         return self._values.in_memory(found)
 
     def workers(self, workers: list[Any]) -> list[str]:

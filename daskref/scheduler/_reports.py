@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskref.cluster.session import Session
 from daskref.metrics import STORED
-from daskref.scheduler._holders import Holders
-from daskref.scheduler._network import Network
+from daskref.scheduler._state import State
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -24,25 +23,16 @@ class Reports:
         Dask's.
     session
         That of the scheduler; it has a store.
-    holders
-        Who holds what.
-    network
-        ``None`` if all processes share one store.
+    state
+        What is stored, and where.
     """
 
     _reports: dict[str, dict[str, Any]]
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        session: Session,
-        holders: Holders,
-        network: Network | None,
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, session: Session, state: State) -> None:
         self._scheduler = scheduler
         self._session = session
-        self._holders = holders
-        self._network = network
+        self._state = state
         self._reports = {}
 
     def add(self, report: dict[str, Any], client: str | None = None) -> None:
@@ -51,10 +41,11 @@ class Reports:
 
     async def stats(self) -> dict[str, Any]:
         """Ask the workers, and return what :func:`summarize` takes."""
-        others = [] if self._network is None else self._network.workers_elsewhere()
+        hosts = self._state.hosts
+        others = [hosts.on(h, "worker") for h in hosts.hosts if h != self._state.home]
         counted, *stores = await asyncio.gather(
             self._ask("daskref_counters", None),
-            self._session.run(self._stored),
+            self._session.run(self._stored, self._state.sizes),
             *map(self._ask_first, others),
         )
         for report in counted.values():
@@ -72,7 +63,7 @@ class Reports:
         )
         return answers
 
-    async def _ask_first(self, workers: list[str]) -> dict[str, Any] | None:
+    async def _ask_first(self, workers: tuple[str, ...]) -> dict[str, Any] | None:
         """Return what one host has stored: whoever of it answers looks."""
         for worker in workers:
             for report in (await self._ask("daskref_stored", [worker])).values():
@@ -80,7 +71,7 @@ class Reports:
                     return dict(report)
         return None
 
-    def _stored(self) -> dict[str, Any]:
+    def _stored(self, sizes: list[int]) -> dict[str, Any]:
         try:
             return self._session.stored()
         except (AttributeError, NotImplementedError):  # it cannot tell: what is held
@@ -88,6 +79,6 @@ class Reports:
                 **dict.fromkeys(STORED, 0),
                 "place": "",
                 "host": socket.gethostname(),
-                "objects": len(self._holders),
-                "bytes": self._holders.nbytes,
+                "objects": len(sizes),
+                "bytes": sum(sizes),
             }

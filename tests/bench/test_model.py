@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 
 import pytest
 
 from daskref.bench import model as simulation
 from daskref.bench.model import Grant, Links, Tree, simulate
-from daskref.scheduler._locations import FAN_OUT, Locations
+from daskref.scheduler._transfers import FAN_OUT
+from tests.support.sites import Site
 
 MB = 1_000_000
 #: The link is the bound: two at a time take twice as long.
@@ -66,41 +66,34 @@ class TestTree:
 
     @pytest.mark.parametrize("fan_out", [1, 2, 3])
     def test_the_scheduler_does_the_same(self, fan_out: int) -> None:
-        asyncio.run(compare_with_the_scheduler(fan_out, random.Random(fan_out)))
+        compare_with_the_scheduler(fan_out, random.Random(fan_out))
 
 
-async def compare_with_the_scheduler(fan_out: int, rng: random.Random) -> None:
+def compare_with_the_scheduler(fan_out: int, rng: random.Random) -> None:
     """Let forty hosts ask and be done, in random order, of both; compare the grants."""
-    key, names = ("object", 1), [f"{number:02}" for number in range(40)]
-    locations, tree = Locations(fan_out), Tree(fan_out=fan_out)
+    key, names = ("object", 1, "00"), [f"{number:02}" for number in range(40)]
+    site, tree = Site(fan_out=fan_out), Tree(fan_out=fan_out)
     for name in names:
-        locations.join(name, name, name, f"tcp://10.0.0.1:{name}")
-    locations.add(key, "00")
-    granted: dict[str, str] = {}
-
-    async def read(name: str) -> None:
-        source = await locations.source(key, name, (), 20)
-        assert source is not None
-        granted[name] = source
-
-    to_ask, reading, tasks = names[1:], [], []
+        site.worker(name, name)
+    site.fetched("00", key=key)
+    to_ask, reading = names[1:], []
     while to_ask or reading:
         if to_ask and (not reading or rng.random() < 0.6):
             name = to_ask.pop(0)
-            tasks.append(asyncio.create_task(read(name)))
+            if (answer := site.ask(name, key)) is not None:
+                site.answers[name, key] = answer
             grants = tree.ask([int(name)])
         else:
             name = reading.pop(rng.randrange(len(reading)))
-            locations.finished(key, name, copied=True)
+            site.fetched(name, key=key)
             grants = tree.done(int(name))
-        for _ in range(5):  # a turn of the loop for each step of those who wait
-            await asyncio.sleep(0)
         expected = {names[grant.reader]: names[grant.source] for grant in grants}
+        granted = {who: answer["host"] for (who, _), answer in site.answers.items()}
         assert granted == expected
         reading += expected
-        granted.clear()
-    await asyncio.gather(*tasks)
-    assert locations.sent(key) == {names[h]: n for h, n in tree.served.items()}
+        site.answers.clear()
+    served = {names[host]: count for host, count in tree.served.items()}
+    assert site.state.objects[key].copies == served
 
 
 class TestSimulate:

@@ -177,9 +177,9 @@ def test_a_client_that_reconnects(cluster: Any, connector: str) -> None:
         assert client.submit(total, x).result(TIMEOUT) == 3 * SUM
         del x
         use(client, 2)
-        hosts = cluster.scheduler.plugins["daskref"].network.locations
-        assert len(hosts.hosts()) == 1
-        assert client.id in hosts.processes(hosts.hosts()[0])
+        hosts = cluster.scheduler.plugins["daskref"].state.hosts
+        (host,) = hosts.hosts
+        assert client.id in hosts.on(host)
 
 
 def test_clients_inside_tasks(cluster: Any, connector: str) -> None:
@@ -197,7 +197,7 @@ def test_clients_inside_tasks(cluster: Any, connector: str) -> None:
 def test_workers_that_come_and_go(cluster: Any, connector: str) -> None:
     options: dict[str, Any] = {"connector": connector, "set_as_default": False}
     with daskref.Client(cluster, **options) as client:
-        network = cluster.scheduler.plugins["daskref"].network
+        hosts = cluster.scheduler.plugins["daskref"].state.hosts
         for count in (3, 1, 2):
             cluster.scale(count)
             wait_until(
@@ -208,6 +208,6 @@ def test_workers_that_come_and_go(cluster: Any, connector: str) -> None:
             assert client.submit(total, large(count)).result(TIMEOUT) == count * SUM
         client.wait_for_workers(2, timeout=TIMEOUT)
         use(client, 5)
-        (host,) = network.locations.hosts()
-        serving = network.locations.endpoints(host)
+        (host,) = hosts.hosts
+        serving = hosts.endpoints(host)
         assert len(serving) == (0 if connector == "auto" else 2)

@@ -101,7 +101,7 @@ def objects(client: Any) -> list[Any]:
     """Return the keys of what the scheduler knows."""
 
     def held(dask_scheduler: Any) -> list[Any]:
-        return [tuple(key) for key in dask_scheduler.plugins["daskref"].holders]
+        return [tuple(key) for key in dask_scheduler.plugins["daskref"].state.known]
 
     kind = type(client._daskref.session.info.probes[0])
     return [kind(*key) for key in client.run_on_scheduler(held)]

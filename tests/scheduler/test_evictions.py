@@ -28,73 +28,77 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session.leave()
 
 
-def test_in_batches_and_all_of_them_before_it_ends(session: Session) -> None:
-    batches: list[list[Any]] = []
+class Runner(Evictions):
+    """Evictions, and what became of them."""
 
-    async def test() -> None:
-        evictions = Evictions(
-            session, lambda keys: batches.append(keys) or [], Outage()
+    def __init__(self, session: Session, evict: Any = None) -> None:
+        self.batches: list[list[Any]] = []
+        self.ended: list[tuple[list[Any], list[Any]]] = []
+
+        def note(keys: list[Any]) -> list[Any]:
+            self.batches.append(keys)
+            return []
+
+        super().__init__(
+            session,
+            evict or note,
+            lambda keys, failed: self.ended.append((keys, failed)),
         )
+
+
+def test_in_batches_and_all_of_them_before_it_ends(session: Session) -> None:
+    async def test() -> None:
+        evictions = Runner(session)
         await evictions.finish()  # nothing to do
         evictions.add([("a", 1)])
+        evictions.add([])
         evictions.add([("b", 1)])
-        assert list(evictions) == [("a", 1), ("b", 1)]
         await asyncio.sleep(0)
         evictions.add([("c", 1)])
         await evictions.finish()
-        assert not list(evictions)
+        assert evictions.batches == [[("a", 1), ("b", 1)], [("c", 1)]]
+        assert evictions.ended == [(keys, []) for keys in evictions.batches]
 
     asyncio.run(test())
-    assert batches == [[("a", 1), ("b", 1)], [("c", 1)]]
 
 
 def test_nothing_is_begun_after_the_end(session: Session) -> None:
-    batches: list[list[Any]] = []
-
     async def test() -> None:
-        evictions = Evictions(
-            session, lambda keys: batches.append(keys) or [], Outage()
-        )
+        evictions = Runner(session)
         evictions.add([("a", 1)])
         await evictions.close()
         evictions.add([("b", 1)])  # of a client that goes after the scheduler
-        assert not list(evictions)
         await evictions.finish()
+        assert evictions.batches == [[("a", 1)]]
 
     asyncio.run(test())
-    assert batches == [[("a", 1)]]
 
 
 def test_a_failure_does_not_keep_others(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    evicted: list[Any] = []
-
     def evict(keys: Any) -> list[Any]:
-        if not evicted:
-            evicted.append("failed")
+        if keys == [("a", 1)]:
             raise OSError("no")
-        evicted.extend(keys)
-        return [("stays", 1)] if evicted == ["failed", ("b", 1)] else []
+        return [("stays", 1)]
 
     async def test() -> None:
-        evictions = Evictions(session, evict, Outage())
+        evictions = Runner(session, evict)
         with caplog.at_level(logging.ERROR):
             evictions.add([("a", 1)])
             await evictions.finish()
-        evictions.add([("b", 1)])
+        evictions.add([("b", 1), ("stays", 1)])
         await evictions.finish()
-        assert evicted == ["failed", ("b", 1)]
-        await evictions.sweep([], 60.0)
-        await evictions.finish()
-        await evictions.sweep([], 60.0)
+        assert evictions.ended == [
+            ([("a", 1)], [("a", 1)]),
+            ([("b", 1), ("stays", 1)], [("stays", 1)]),
+        ]
 
     asyncio.run(test())
-    assert evicted == ["failed", ("b", 1), ("a", 1), ("stays", 1)]
     assert "the next reconciliation tries again" in caplog.text
 
 
-def test_sweeps_neither_what_is_held_nor_what_is_to_be_deleted(
+def test_sweeps_what_is_not_known(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swept: list[Any] = []
@@ -105,15 +109,8 @@ def test_sweeps_neither_what_is_held_nor_what_is_to_be_deleted(
 
     assert session.store is not None
     monkeypatch.setattr(session.store.connector, "sweep", sweep)
-
-    async def test() -> None:
-        evictions = Evictions(session, lambda keys: [], Outage())
-        evictions.add([("going", 1)])
-        await evictions.sweep([("held", 1)], 7.0)
-        await evictions.finish()
-
-    asyncio.run(test())
-    assert swept == [([("held", 1), ("going", 1)], 7.0)]
+    asyncio.run(Runner(session).sweep([("held", 1)], 7.0))
+    assert swept == [([("held", 1)], 7.0)]
     assert session.report()["evictions"] == 1
 
 
@@ -139,17 +136,19 @@ def test_a_step_of_reconciliation_that_fails_does_not_keep_the_others(
     swept: list[Any] = []
 
     async def sweep(known: Any, grace: float) -> None:
-        swept.append(grace)
+        swept.append((known, grace))
 
     async def test() -> None:
         plugin: Any = ReferenceSchedulerPlugin(session.info.settings)
         plugin.session = session
-        plugin.network = SimpleNamespace(reconcile=lambda grace: 1 / 0)
-        plugin._evictions = SimpleNamespace(sweep=sweep)
+        plugin._dispatcher = SimpleNamespace(
+            feed=lambda event: 1 / 0, evictions=SimpleNamespace(sweep=sweep)
+        )
         await plugin.reconcile()
 
     asyncio.run(test())
-    assert swept == [session.info.settings.reconcile_grace]
+    grace = session.info.settings.reconcile_grace
+    assert swept == [([*session.info.probes], grace)]
     assert caplog.text.count("ZeroDivisionError") == 1
 
 
@@ -177,7 +176,8 @@ def test_a_store_that_hangs_is_told_in_one_line_until_it_is_back(
     url = f"redis://:{SECRET}@127.0.0.1:{server.port}/0?{quick}"
     session = Session.create(Settings.read(connector=url))
     assert session.store is not None
-    store, outage = session.store, Outage()
+    store = session.store
+    failed: list[Any] = []
 
     async def hang(evictions: Evictions, key: Any) -> None:
         caplog.clear()
@@ -185,6 +185,7 @@ def test_a_store_that_hangs_is_told_in_one_line_until_it_is_back(
             evictions.add([key])
             await evictions.finish()
             for _ in range(2):
+                evictions.add([failed.pop()])
                 await evictions.sweep([], 60.0)
                 await evictions.finish()
         assert caplog.text.count("\n") == 1, caplog.text
@@ -192,13 +193,16 @@ def test_a_store_that_hangs_is_told_in_one_line_until_it_is_back(
         assert "out of reach" in caplog.text
         assert "did not answer in time" in caplog.text
         assert SECRET not in caplog.text
+        evictions.add([failed.pop()])
         await evictions.sweep([], 60.0)
         await evictions.finish()
         assert not store.exists(key)
 
     async def test() -> None:
         evictions = Evictions(
-            session, lambda keys: evict_each(store, keys, outage), outage
+            session,
+            lambda keys: evict_each(store, keys, evictions.outage),
+            lambda _, more: failed.extend(more),
         )
         for value in b"first", b"second":  # it is back in between, so told again
             await hang(evictions, store.put(value))

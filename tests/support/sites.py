@@ -1,72 +1,92 @@
-"""Sites of tests: the scheduler's network, without Dask and without hosts."""
+"""Sites of tests: the scheduler's state machine, without Dask and without hosts."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Iterable
 from typing import Any
 
-from daskref.connectors import ZmqConnector
-from daskref.scheduler._holders import Holder, Holders
-from daskref.scheduler._network import Network
+from daskref.scheduler import _events as events
+from daskref.scheduler._events import Holder
+from daskref.scheduler._state import State
 
 HOSTS = {name: name * 32 for name in "abcdef"}
 A, B, C = HOSTS["a"], HOSTS["b"], HOSTS["c"]
+HOME = "0" * 32
 KEY = ("1" * 32, 8, A)
 OTHER = ("2" * 32, 8, A)
 
 
-class FakeScheduler:
-    """What a network needs of Dask's, and what it did with that."""
-
-    def __init__(self) -> None:
-        self.workers: dict[str, Any] = {}
-        self.clients: dict[str, Any] = {}
-        self.tasks: dict[Any, Any] = {}
-        self.sent: list[tuple[str, dict[str, Any]]] = []
-        self.recommended: list[dict[Any, str]] = []
-        self.events: list[dict[str, Any]] = []
-
-    def worker_send(self, worker: str, message: dict[str, Any]) -> None:
-        assert worker in self.workers
-        self.sent.append((worker, message))
-
-    def log_event(self, topic: str, event: dict[str, Any]) -> None:
-        assert topic == "daskref"
-        self.events.append(event)
-
-    def transitions(self, recommendations: dict[Any, str], stimulus_id: str) -> None:
-        self.recommended.append(recommendations)
-        for key, state in recommendations.items():
-            self.tasks[key].state = state
-
-
 class Site:
-    """A network, and hosts that say what real ones would."""
+    """A state machine, hosts that say what real ones would, and a clock."""
 
-    def __init__(self, connector: ZmqConnector, lazily: bool = False) -> None:
-        self.scheduler = FakeScheduler()
-        self.holders = Holders()
+    def __init__(self, lazily: bool = False, home: str = HOME, fan_out: int = 2):
+        self.state = State(home, fan_out, lazily)
+        self.home = home
+        self.now = 1000.0
+        #: To whom, and what.
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+        self.deleted: list[Any] = []
         self.evicted_here: list[Any] = []
-        self.home = connector.host
-        self.network = Network(
-            self.scheduler,  # type: ignore[arg-type]
-            connector,
-            self.holders,
-            self.tell,
-            self.evicted_here.extend,
-            2,
-            lazily,
-        )
+        self.recomputed: list[Any] = []
+        self.warnings: list[str] = []
+        self.logged: list[dict[str, Any]] = []
+        self.answers: dict[tuple[str, Any], dict[str, Any]] = {}
+        self.last_answers: dict[tuple[str, Any], dict[str, Any]] = {}
+        self.timers: list[events.Later] = []
 
-    @property
-    def sent(self) -> list[tuple[str, dict[str, Any]]]:
-        """What was sent to workers and clients, in order."""
-        return self.scheduler.sent
+    # What happens
 
-    def tell(self, client: str, message: dict[str, Any]) -> None:
-        self.sent.append((client, message))
+    def feed(self, event: events.Event) -> list[events.Instruction]:
+        found = self.state.handle(event, self.now)
+        for instruction in found:
+            self._carry_out(instruction)
+        return found
+
+    def _carry_out(self, instruction: events.Instruction) -> None:
+        match instruction:
+            case events.Delete(keys, here, elsewhere):
+                self.deleted += keys
+                self.evicted_here += here
+                for to, objects in elsewhere:
+                    message = {"op": "daskref-evict", "objects": list(objects)}
+                    self.sent += [(to[0], message)] if to else []
+            case events.Send(to, message):
+                self.sent += [(to[0], message)] if to else []
+            case events.Answer(process, key, answer, last):
+                answers = self.last_answers if last else self.answers
+                assert (process, key) not in answers, "answered twice"
+                answers[process, key] = answer
+            case events.Recompute(tasks):
+                self.recomputed += tasks
+            case events.Later():
+                self.timers.append(instruction)
+            case events.Log(event):
+                self.logged.append(event)
+            case events.Warn(text):
+                self.warnings.append(text)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let events happen that were put off until then."""
+        self.now += seconds
+        due = [each for each in self.timers if each.when <= self.now]
+        self.timers = [each for each in self.timers if each.when > self.now]
+        for each in due:
+            self.feed(each.event)
+
+    # Processes
+
+    def worker(
+        self, name: str, host: str, names: Iterable[str] = (), serves: bool = True
+    ) -> None:
+        endpoint = f"tcp://{name}:1" if serves else None
+        hostname = f"the host of {name}"
+        self.feed(events.Joined(name, "worker", host, hostname, endpoint, tuple(names)))
+
+    def client(self, name: str, host: str) -> None:
+        self.feed(events.Joined(name, "client", host, f"the host of {name}"))
+
+    def stop(self, name: str) -> None:
+        self.feed(events.Left(name))
 
     def told(self, op: str) -> list[tuple[str, dict[str, Any]]]:
         """Return who was told something, and what else; it is forgotten then."""
@@ -78,51 +98,86 @@ class Site:
         self.sent[:] = [each for each in self.sent if each[1]["op"] != op]
         return found
 
-    def worker(
-        self, name: str, host: str, names: tuple[str, ...] = (), serves: bool = True
-    ) -> None:
-        self.scheduler.workers[name] = SimpleNamespace()
-        self.on_host(name, host, names, serves)
+    # Objects
 
-    def on_host(
-        self, name: str, host: str, names: tuple[str, ...] = (), serves: bool = True
-    ) -> None:
-        self.network.on_host(
-            worker=name,
-            host=host,
-            hostname=f"the host of {name}",
-            endpoint=f"tcp://{name}:1" if serves else None,
-            names=list(names),
-        )
+    def hold(self, kind: str, name: Any, key: Any = KEY, **more: Any) -> None:
+        self.feed(events.Held(Holder(kind, name), ((key, key[1]),), **more))
 
-    async def client(self, name: str, host: str) -> dict[str, Any]:
-        self.scheduler.clients[name] = SimpleNamespace()
-        return await self.network.visit(name, host, f"the host of {name}")
-
-    def stop(self, name: str) -> None:
-        self.scheduler.workers.pop(name, None)
-        self.scheduler.clients.pop(name, None)
-        self.network.leave(name)
+    def release(self, kind: str, name: Any, *keys: Any) -> None:
+        self.feed(events.Released(Holder(kind, name), keys or None))
 
     def put(self, key: Any, kind: str = "client", name: Any = "client") -> None:
-        self.holders.hold(Holder(kind, name), key, key[1])
-        self.network.add(key)
+        self.feed(events.Put(Holder(kind, name), key, key[1]))
 
-    def result(self, task: Any, key: Any = KEY, **state: Any) -> Any:
-        known: dict[str, Any] = {"state": "memory", "run_spec": object(), **state}
-        self.scheduler.tasks[task] = SimpleNamespace(**known)
-        self.put(key, "result", task)
-        return self.scheduler.tasks[task]
+    def result(self, task: Any, key: Any = KEY, computable: bool = True) -> None:
+        self.feed(events.Put(Holder("result", task), key, key[1], computable))
 
-    async def source(self, process: str, key: Any = KEY, **more: Any) -> dict[str, Any]:
-        return await self.network.source(process, key, **{"failed": [], **more})
+    def copies(self, key: Any = KEY) -> list[str]:
+        obj = self.state.objects.get(key)
+        return [] if obj is None else list(obj.copies)
+
+    def lost(self) -> list[Any]:
+        return [key for key, obj in self.state.objects.items() if obj.lost]
+
+    # Transfers
+
+    def ask(self, process: str, key: Any = KEY, **more: Any) -> Any:
+        """Ask for a source; return the answer, ``None`` if it is to come."""
+        self.feed(events.SourceAsked(process, key, **more))
+        if more.get("last"):
+            return self.last_answers.pop((process, key))
+        return self.answers.pop((process, key), None)
+
+    def source(self, process: str, key: Any = KEY, **more: Any) -> Any:
+        """Ask for a source, and wait as long as one does that is not patient."""
+        answer = self.ask(process, key, **more)
+        if answer is None:
+            timer = self.timers.pop()
+            assert isinstance(timer.event, events.PatienceEnded)
+            self.feed(timer.event)
+            answer = self.answers.pop((process, key))
+        return answer
+
+    def fetched(self, process: str, copied: bool = True, key: Any = KEY) -> None:
+        self.feed(events.Fetched(process, key, copied))
+
+    def supplied(self, client: str, host: str | None, key: Any = KEY) -> None:
+        self.feed(events.Supplied(client, key, host))
+
+    def reconcile(self) -> None:
+        self.feed(events.Reconciled(7.0))
+
+    def deleted_here(self, *keys: Any, failed: tuple[Any, ...] = ()) -> None:
+        self.feed(events.Deleted(keys, failed))
 
 
-def run(test: Callable[[], Any]) -> Any:
-    return asyncio.run(test())
-
-
-def bookkeeping(network: Network) -> list[Any]:
-    """Return all tables of a network that are not about hosts."""
-    losses = network.losses
-    return [losses._sought, losses._refused, network._starting, network._strays]
+def check(state: State) -> None:
+    """Check what is always true of a state, and that its indexes say the same."""
+    objects, table = state.objects, state._table
+    holders = {(h, k) for k, obj in objects.items() for h in obj.holders}
+    assert holders == {(h, k) for h, keys in table.held.items() for k in keys}
+    assert all(table.held.values())
+    hosts = state.hosts.hosts
+    copies = {(h, k) for k, obj in objects.items() for h in obj.copies if h in hosts}
+    assert copies == {(h, k) for h, host in hosts.items() for k in host.keys}
+    where = {(p, host) for host, each in hosts.items() for p in each.processes}
+    assert where == {(p, each.host) for p, each in state.hosts.processes.items()}
+    assert all(each.processes for each in hosts.values())
+    assert set(table.moving) == {key for key, obj in objects.items() if obj.is_moving}
+    assert set(table.lost) == {key for key, obj in objects.items() if obj.lost}
+    assert not table._touched
+    for obj in objects.values():
+        # of one there is nothing to know of, nothing is known
+        assert obj.holders or obj.copies or obj.is_moving or obj.lost or obj.deletion
+        assert not obj.readers.keys() & obj.copies.keys()
+        assert not obj.readers.keys() & obj.grants.keys()
+        for host, grant in obj.grants.items():
+            assert grant.source != host, "no host is its own source"
+            assert state.hosts.host_of(grant.process) == host
+        for host, reader in obj.readers.items():
+            assert reader.processes
+            assert all(state.hosts.host_of(p) == host for p in reader.processes)
+        if obj.sought is not None:
+            assert state.hosts.host_of(obj.sought.client) is not None
+    workers = [p for p, each in state.hosts.processes.items() if each.role == "worker"]
+    assert state.starting <= set(workers)

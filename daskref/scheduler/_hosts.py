@@ -1,0 +1,93 @@
+"""The hosts of a session, and the processes there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from daskref.connectors.base import Key
+
+
+@dataclass
+class Process:
+    """A process that takes part in a session."""
+
+    host: str
+    #: ``"worker"``, ``"client"`` or ``"scheduler"``.
+    role: str
+    #: Where it serves; ``None`` if it does not.
+    endpoint: str | None = None
+
+
+@dataclass
+class Host:
+    """A host of which there is a process."""
+
+    #: What people call it.
+    hostname: str
+    processes: dict[str, Process] = field(default_factory=dict)
+    #: What it has a copy of: an index of the table of objects.
+    keys: dict[Key, None] = field(default_factory=dict)
+
+
+class Hosts:
+    """Who is where, and serves.
+
+    Attributes
+    ----------
+    hosts
+        Identity -> host, as long as there is a process.
+    processes
+        Worker address or client id -> process.
+    """
+
+    hosts: dict[str, Host]
+    processes: dict[str, Process]
+
+    def __init__(self) -> None:
+        self.hosts = {}
+        self.processes = {}
+
+    def join(self, name: str, process: Process, hostname: str) -> Host:
+        """Take note of a process, or of where it serves now; return its host."""
+        host = self.hosts.setdefault(process.host, Host(hostname))
+        host.processes[name] = self.processes[name] = process
+        return host
+
+    def leave(self, name: str) -> Host | None:
+        """Forget a process; return its host if that was the last one there."""
+        process = self.processes.pop(name)
+        host = self.hosts[process.host]
+        del host.processes[name]
+        return None if host.processes else self.hosts.pop(process.host)
+
+    def host_of(self, name: str) -> str | None:
+        """Return the identity of a process's host; ``None`` if it never joined."""
+        process = self.processes.get(name)
+        return None if process is None else process.host
+
+    def on(self, host: str, role: str | None = None) -> tuple[str, ...]:
+        """Return a host's processes, of one role perhaps, those that serve first."""
+        known = self.hosts.get(host)
+        if known is None:
+            return ()
+        found = [
+            (each.endpoint is None, name)
+            for name, each in known.processes.items()
+            if role in (None, each.role)
+        ]
+        return tuple(name for _, name in sorted(found, key=lambda each: each[0]))
+
+    def endpoints(self, host: str) -> list[str]:
+        """Return where a host's processes serve."""
+        known = self.hosts.get(host)
+        processes = () if known is None else known.processes.values()
+        return [each.endpoint for each in processes if each.endpoint is not None]
+
+    def keys(self, host: str) -> dict[Key, None]:
+        """Return what a host has; in order, as all that others are told of."""
+        known = self.hosts.get(host)
+        return {} if known is None else known.keys
+
+    def clients(self) -> list[str]:
+        """Return the clients that have joined."""
+        return [name for name, each in self.processes.items() if each.role == "client"]

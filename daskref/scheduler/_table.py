@@ -1,0 +1,211 @@
+"""The table of stored objects: what holds each one, where it is, what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from daskref.connectors.base import Key
+from daskref.scheduler._events import Holder
+from daskref.scheduler._hosts import Hosts
+
+#: How many lost objects are remembered, to say what became of them.
+REMEMBERED = 100_000
+
+
+class Grant(NamedTuple):
+    """A host's leave to fetch an object."""
+
+    #: The host to ask.
+    source: str
+    #: The process that asked for it: when it ends, so does the grant.
+    process: str
+    since: float
+
+
+class Wait(NamedTuple):
+    """A question that is not answered yet."""
+
+    until: float
+    #: The status to answer with then.
+    otherwise: str
+
+
+@dataclass(slots=True)
+class Reader:
+    """A host that waits for its turn to fetch an object."""
+
+    #: Those who asked, the last one last; ``None``: it was told to ask again.
+    processes: dict[str, Wait | None] = field(default_factory=dict)
+    #: Hosts that it could not fetch from.
+    avoid: frozenset[str] = frozenset()
+
+
+class Lost(NamedTuple):
+    """What became of an object that no host gives."""
+
+    reason: str
+    #: Whether it was the result of a task.
+    recomputed: bool
+    since: float
+
+
+class Sought(NamedTuple):
+    """A client that was asked to send an object."""
+
+    client: str
+    since: float
+    #: Whether anything held it then; else it lives by a lease.
+    held: bool
+
+
+@dataclass(slots=True)
+class StoredObject:
+    """All that the scheduler knows of one object."""
+
+    nbytes: int = 0
+    #: Holder -> whether it is a task whose result Dask can compute again.
+    holders: dict[Holder, bool] = field(default_factory=dict)
+    #: Host -> how many readers it was given so far.
+    copies: dict[str, int] = field(default_factory=dict)
+    #: Host -> its leave to fetch.
+    grants: dict[str, Grant] = field(default_factory=dict)
+    #: Host -> who waits there for a grant, first come first served.
+    readers: dict[str, Reader] = field(default_factory=dict)
+    lost: Lost | None = None
+    sought: Sought | None = None
+    #: Clients that could not send it.
+    refused: frozenset[str] = frozenset()
+    #: Whether nothing held it when hosts were last compared with this table.
+    stray: bool = False
+    #: Whether the scheduler's own store is deleting it: ``"begun"`` or ``"failed"``.
+    deletion: str | None = None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a process is asked, or asks, for it."""
+        return bool(self.grants or self.readers or self.sought)
+
+
+class Table:
+    """Stored objects by key, and by what holds them and where they are.
+
+    Parameters
+    ----------
+    hosts
+        Those of the session. Each knows the keys of its copies.
+
+    Attributes
+    ----------
+    objects
+        Key -> object. One of which there is nothing to know is not in it: see
+        :meth:`forget_unused`.
+    held
+        Holder -> what it holds.
+    moving
+        Objects that a process is asked, or asks, for.
+    lost
+        Objects that no host gives, those lost first at the front.
+    """
+
+    objects: dict[Key, StoredObject]
+    held: dict[Holder, dict[Key, None]]
+    moving: dict[Key, None]
+    lost: dict[Key, None]
+    _touched: dict[Key, None]
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self.objects = {}
+        self.held = {}
+        self.moving = {}
+        self.lost = {}
+        self._touched = {}
+
+    def touch(self, key: Key) -> StoredObject:
+        """Return an object that is about to change; a new one if it is not known."""
+        self._touched[key] = None
+        obj = self.objects.get(key)
+        if obj is None:
+            obj = self.objects[key] = StoredObject()
+        return obj
+
+    def touched(self) -> Iterator[Key]:
+        """Return objects that have changed, until there are none."""
+        while self._touched:
+            yield self._touched.popitem()[0]
+
+    def forget_unused(self, key: Key) -> None:
+        """Bring indexes up to date; forget an object if there is nothing to know."""
+        obj = self.objects[key]
+        if obj.is_moving:
+            self.moving[key] = None
+        else:
+            self.moving.pop(key, None)
+        if not (obj.holders or obj.copies or obj.is_moving or obj.lost or obj.deletion):
+            del self.objects[key]
+
+    # Holders
+
+    def hold(
+        self, holder: Holder, key: Key, nbytes: int, computable: bool = False
+    ) -> None:
+        """Let a holder hold an object."""
+        obj = self.touch(key)
+        obj.nbytes = nbytes
+        obj.holders[holder] = computable
+        self.held.setdefault(holder, {})[key] = None
+
+    def release(self, holder: Holder, keys: Iterable[Key] | None = None) -> list[Key]:
+        """Let a holder go of objects, by default all.
+
+        Returns
+        -------
+        list of Key
+            Objects that nothing holds now.
+        """
+        held = self.held.get(holder, {})
+        freed = []
+        for key in list(held) if keys is None else keys:
+            if key in held:
+                del held[key]
+                obj = self.touch(key)
+                del obj.holders[holder]
+                if not obj.holders:
+                    freed.append(key)
+        if not held:
+            self.held.pop(holder, None)
+        return freed
+
+    # Copies
+
+    def add_copy(self, key: Key, host: str) -> None:
+        """Take note of a host's copy; of a host that is not known, too."""
+        self.touch(key).copies.setdefault(host, 0)
+        self._hosts.keys(host)[key] = None
+
+    def discard_copy(self, key: Key, host: str) -> None:
+        """Forget a host's copy."""
+        self.touch(key).copies.pop(host, None)
+        self._hosts.keys(host).pop(key, None)
+
+    def is_served(self, key: Key, avoid: Iterable[str] = ()) -> bool:
+        """Tell whether a host, none of some, has an object and serves."""
+        copies = self.objects[key].copies
+        return any(self._hosts.endpoints(host) for host in copies if host not in avoid)
+
+    # Losses
+
+    def lose(self, key: Key, lost: Lost) -> None:
+        """Remember what became of an object that no host gives."""
+        self.touch(key).lost = lost
+        self.lost[key] = None
+        while len(self.lost) > REMEMBERED:
+            self.find(next(iter(self.lost)))
+
+    def find(self, key: Key) -> None:
+        """Take note that an object is no longer lost; silent if it is not."""
+        if key in self.lost:
+            del self.lost[key]
+            self.touch(key).lost = None
