@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _HOM
     from daskref.client import disable as disable
     from daskref.client import enable as enable
     from daskref.client import explain as explain
+    from daskref.client import list_objects as list_objects
     from daskref.client import stats as stats
     from daskref.graph.nodes import lazy as lazy
     from daskref.lifetimes import ContextLifetime as ContextLifetime
@@ -62,7 +63,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _HOM
 _NAMES = {
     "daskref": "connectors",
     "daskref._version": "__version__",
-    "daskref.client": "Client disable enable explain stats",
+    "daskref.client": "Client disable enable explain list_objects stats",
     "daskref.graph.nodes": "lazy",
     "daskref.lifetimes": "ContextLifetime LeaseLifetime StaticLifetime TaskLifetime",
     "daskref.objects.reference": "StoreConfig",

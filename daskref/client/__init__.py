@@ -9,20 +9,23 @@ Read ``client`` first: the class, and the way of a value through the files.
 - ``_watches``: keys of which the client wants to hear that Dask is done with them;
   ``_loans``: borrows that it has lent to tasks, until then
 - ``_hosts``: this client's part where workers run on several hosts
-- ``explaining``, ``tables``: what would go by reference, shown as a table
+- ``explaining``, ``inventory``: what would go by reference, and what is stored,
+  shown as ``tables``
 - ``enabling``: ``enable`` and ``disable``, for a client that somebody else made
 """
 
 from daskref.client.client import Client as Client
-from daskref.client.client import stats as stats
 from daskref.client.enabling import disable as disable
 from daskref.client.enabling import enable as enable
 from daskref.client.explaining import explain as explain
+from daskref.client.inventory import list_objects as list_objects
+from daskref.client.inventory import stats as stats
 
 __all__ = [
     "Client",
     "disable",
     "enable",
     "explain",
+    "list_objects",
     "stats",
 ]

@@ -58,7 +58,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pickle
-import socket
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -70,7 +69,6 @@ import distributed
 from dask.typing import no_default
 from dask.utils import format_bytes, funcname, parse_timedelta
 from distributed import Future, versions
-from distributed.deploy.cluster import Cluster
 from distributed.spans import SpanMetadata
 
 from daskref import config
@@ -91,7 +89,6 @@ from daskref.graph.expressions import (
 from daskref.graph.frames import hidden_like
 from daskref.graph.nodes import StoredNode, references_in
 from daskref.graph.packing import Packer, small_call
-from daskref.metrics import STORED, Stats, summarize
 from daskref.objects.cards import card
 from daskref.ownership.factories import collecting
 from daskref.proxy.proxy import is_proxy
@@ -550,78 +547,3 @@ def options_of(threshold: Any, connector: Any) -> dict[str, Any]:
     if connector is not None:
         connector = Hidden(connector, setting_text("connector", connector))
     return {"threshold": threshold, "connector": connector}
-
-
-def check_client(client: Any, verb: str) -> None:
-    """Raise a TypeError that says what to do unless it is one of Dask's clients."""
-    if not issubclass(type(client), distributed.Client):
-        kind = type(client).__name__
-        hint = ""
-        if issubclass(type(client), Cluster):
-            hint = ": use daskref.Client(cluster)"
-            if verb != "stats":
-                hint += f", or daskref.{verb}(cluster.get_client())"
-        elif issubclass(type(client), str):
-            hint = f": use daskref.Client({client!r})"
-        raise TypeError(f"daskref.{verb} takes a client, not a {kind}{hint}")
-
-
-def stats(client: Any) -> Stats:
-    """Return what the whole cluster has put, got, and holds.
-
-    Parameters
-    ----------
-    client
-        A client of :class:`Client` or :func:`enable`.
-
-    Returns
-    -------
-    dict
-        ``"objects"`` and ``"bytes"``: alive in the store now, copies on several hosts
-        included; ``"puts"``, ``"gets"``, ``"evictions"``, ``"fallbacks"``: how often,
-        since the start; ``"bytes_kept"``: off the scheduler. In bytes of whole pages:
-        ``"memory"`` and ``"disk"``: what objects take up in the hosts' memory and in
-        their spill directories; ``"pool"``: memory of deleted objects that waits to be
-        written again; ``"pinned"``: memory of deleted objects of which a process still
-        has a view, or a mapping with their pages, so that it cannot be given back;
-        ``"budget"``: memory that puts may fill. ``"hosts"``: all of these by host name,
-        each host for itself. ``"inband"``: how many values above the threshold went
-        in-band, by reason; see :data:`daskref.metrics.INBAND`. For an asynchronous
-        client, a coroutine.
-
-    Raises
-    ------
-    TypeError
-        If the client passes nothing by reference.
-
-    Notes
-    -----
-    ``memory``, ``pool`` and ``pinned`` add up to what the session takes of a host's
-    tmpfs, but for a few small files, and ``disk`` to what its spill directory has: they
-    are counted there, on request, by one process of each host. They are 0 where the
-    store is not in the hosts' memory (``file://``, ``redis://``, …). Hosts on which
-    there are only other clients are not asked.
-    """
-    check_client(client, "stats")
-    trying = getattr(client, "_daskref_trying", None) is not None
-    if getattr(client, "_daskref", None) is None and not trying:
-        raise TypeError(
-            f"{client!r} is a plain Dask client: use daskref.Client, or daskref.enable"
-        )
-
-    async def _stats() -> Stats:
-        if client._daskref is None:  # there is no store yet
-            nothing = dict.fromkeys(STORED, 0)
-            here = {**nothing, "place": "", "host": socket.gethostname()}
-            return summarize(0, [here], [])
-        session = client._daskref.session
-        told = await client.scheduler.daskref_stats()
-        processes = [*told["processes"], session.report()]
-        stores = told["stores"]
-        connector, places = session.across_hosts, {each["place"] for each in stores}
-        if connector is not None and connector.host not in places:
-            stores = [*stores, await session.run(session.stored)]
-        return summarize(told["puts"], stores, processes)
-
-    answer: Stats = client.sync(_stats)
-    return answer

@@ -1,17 +1,27 @@
-"""What processes have counted, put together on the scheduler."""
+"""What processes have counted, and what is stored, put together on the scheduler."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
+from dask.utils import key_split
+
 from daskref.cluster.session import Session
+from daskref.connectors.base import Key
+from daskref.graph.nodes import references_in
 from daskref.metrics import STORED
 from daskref.scheduler._state import State
+from daskref.scheduler._table import StoredObject
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
+
+#: Objects that are described between two turns of the event loop.
+_TURN = 500
 
 
 class Reports:
@@ -55,6 +65,52 @@ class Reports:
             "stores": [report for report in stores if report is not None],
             "processes": [*self._reports.values(), self._session.report()],
         }
+
+    async def objects(self, most: int) -> list[dict[str, Any]]:
+        """Return what :func:`daskref.list_objects` makes records of, the largest first.
+
+        Parameters
+        ----------
+        most
+            How many objects to return.
+        """
+        held = [each for each in self._state.objects.items() if each[1].holders]
+        found = []
+        for number, (key, obj) in enumerate(
+            nlargest(most, held, key=lambda each: each[1].nbytes)
+        ):
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+            found.append(self._describe(key, obj))
+        return found
+
+    def _describe(self, key: Key, obj: StoredObject) -> dict[str, Any]:
+        holders, known = list(obj.holders), self._state.hosts.hosts
+        tasks = [each.name for each in holders if each.kind != "client"]
+        hosts = [known[h].hostname if h in known else h[:8] for h in obj.copies]
+        name, shape = next(self._types(key, obj), ("", None))
+        return {
+            "key": str(key[0]),
+            "type": name,
+            "shape": shape,
+            "nbytes": obj.nbytes,
+            "hosts": hosts or [socket.gethostname()],
+            "prefixes": sorted({key_split(task) for task in tasks}),
+            "keys": sorted({str(task) for task in tasks}),
+            "clients": sorted(str(e.name) for e in holders if e.kind == "client"),
+            "readers": len(obj.grants) + len(obj.readers),
+        }
+
+    def _types(self, key: Key, obj: StoredObject) -> Iterator[tuple[str, Any]]:
+        """Yield type and shape, as far as a task that holds the object tells them."""
+        for holder in obj.holders:
+            ts = self._scheduler.tasks.get(holder.name)
+            if ts is not None and holder.kind == "result":
+                yield str(ts.type or ""), None
+            elif ts is not None and holder.kind == "key":
+                for reference in references_in(ts.run_spec):
+                    if reference.key == key:
+                        yield reference.metadata.type_name, reference.metadata.shape
 
     async def _ask(self, op: str, workers: list[str] | None) -> dict[str, Any]:
         """Return what workers answer, those that do, by their addresses."""
