@@ -39,7 +39,7 @@ from daskref.cluster.connections import Connections
 from daskref.cluster.family import register_family
 from daskref.cluster.joining import identify, lacking
 from daskref.cluster.sealing import seal
-from daskref.cluster.session import Session, SessionInfo, pauses
+from daskref.cluster.session import ClusterStore, SessionInfo, pauses
 from daskref.cluster.streams import Streams
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, IncompatibleError, NotInstalledError
@@ -59,7 +59,7 @@ class Attachment:
     """What a client has while it passes values by reference."""
 
     def __init__(
-        self, client: Any, session: Session, threshold: int | str | None
+        self, client: Any, session: ClusterStore, threshold: int | str | None
     ) -> None:
         self.session = session
         self.holdings = Holdings(session, self.send, self._call_soon)
@@ -277,7 +277,7 @@ async def _attach(client: Any) -> ConnectorError | None:
     info, opened = await _join(client, settings)
     if isinstance(info, ConnectorError):
         return info
-    session = await run_apart(Session.join, info)
+    session = await run_apart(ClusterStore.join, info)
     if (before := client._daskref) is not None:  # it had no store
         if session is before.session:
             await run_apart(session.leave)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from daskref.background import make_rlock
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Key
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.reference import Reference
@@ -75,7 +75,7 @@ class Holdings:
 
     def __init__(
         self,
-        session: Session,
+        session: ClusterStore,
         send: Callable[[dict[str, Any]], None],
         call_soon: Callable[[Callable[[], None]], None],
     ) -> None:
@@ -114,7 +114,7 @@ class Holdings:
 
         See Also
         --------
-        Session.put : the errors that this raises
+        ClusterStore.put : the errors that this raises
         """
         if encoded is None:
             encoded = encode(obj)

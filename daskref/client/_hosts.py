@@ -12,7 +12,7 @@ from daskref.background import Executor
 from daskref.client._holdings import Holdings
 from daskref.cluster.errands import Errands
 from daskref.cluster.locating import Locator, ask, evict, sweep
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Key
 from daskref.connectors.zmq.connector import ZmqConnector
 from daskref.connectors.zmq.sources import Source
@@ -51,7 +51,7 @@ class Visit:
     def __init__(
         self,
         client: Any,
-        session: Session,
+        session: ClusterStore,
         connector: ZmqConnector,
         holdings: Holdings,
         send: Callable[[dict[str, Any]], None],

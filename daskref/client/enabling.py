@@ -24,7 +24,7 @@ from daskref.client._attachment import Attachment, attach, detach
 from daskref.client._checks import check_client
 from daskref.client.client import ByReference, options_of
 from daskref.cluster.notices import tell_plain
-from daskref.cluster.session import Session, SessionInfo
+from daskref.cluster.session import ClusterStore, SessionInfo
 from daskref.exceptions import DaskrefError
 
 C = TypeVar("C", bound=distributed.Client)
@@ -43,7 +43,7 @@ def adopt(client: Any, info: SessionInfo) -> Any:
         made_by_worker = client in distributed.Worker._initialized_clients
         if made_by_worker and not isinstance(client, ByReference):
             _mix_in(client, {})
-            client._daskref = Attachment(client, Session.join(info), None)
+            client._daskref = Attachment(client, ClusterStore.join(info), None)
     return client
 
 

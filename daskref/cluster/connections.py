@@ -22,7 +22,7 @@ from typing import Any
 from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.protocol.serialize import Serialize
 
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.store.factory import reveal
 
 #: The family's name.
@@ -33,7 +33,7 @@ _DEFAULT = ("dask", "pickle")
 class _RPC(PooledRPCCall):  # type: ignore[misc]
     """Calls whose arguments go by reference, and whose results come as values."""
 
-    _session: Session
+    _session: ClusterStore
 
     async def actor_execute(self, **kwargs: Any) -> Any:
         return await self._call("actor_execute", kwargs, kwargs)
@@ -75,7 +75,7 @@ class _RPC(PooledRPCCall):  # type: ignore[misc]
         return response
 
 
-def _refer_all(session: Session, args: Sequence[Any]) -> list[Any]:
+def _refer_all(session: ClusterStore, args: Sequence[Any]) -> list[Any]:
     return [
         Serialize(session.put_once(arg.data)) if isinstance(arg, Serialize) else arg
         for arg in args
@@ -83,14 +83,14 @@ def _refer_all(session: Session, args: Sequence[Any]) -> list[Any]:
 
 
 class _Pool(ConnectionPool):  # type: ignore[misc]
-    _session: Session
+    _session: ClusterStore
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = super().__call__(*args, **kwargs)
         return _attach_call(call, self._session)
 
 
-def _attach_call(call: Any, session: Session) -> Any:
+def _attach_call(call: Any, session: ClusterStore) -> Any:
     if type(call) is PooledRPCCall:
         call.__class__ = _RPC
         call._session = session
@@ -122,7 +122,7 @@ class Connections:
         The session.
     """
 
-    def __init__(self, pool: Any, scheduler: Any, session: Session) -> None:
+    def __init__(self, pool: Any, scheduler: Any, session: ClusterStore) -> None:
         self._before = [
             (obj, {**obj.__dict__}, obj.__class__)
             for obj in (pool, scheduler)

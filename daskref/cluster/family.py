@@ -31,7 +31,7 @@ from distributed.protocol.serialize import (
 
 from daskref.background import make_lock, run_in_child
 from daskref.cluster._leases import keep_alive
-from daskref.cluster.session import Session, sessions
+from daskref.cluster.session import ClusterStore, sessions
 from daskref.config import Settings, threshold
 from daskref.exceptions import DaskrefError, WireError
 from daskref.graph.literals import is_small
@@ -47,7 +47,7 @@ NAME = "daskref"
 #: Version of the header. A reader refuses newer ones.
 VERSION = 1
 
-_own_session: Session | None = None
+_own_session: ClusterStore | None = None
 _lock = make_lock()
 
 
@@ -157,7 +157,7 @@ def _on_event_loop() -> bool:
     return True
 
 
-def _session() -> Session:
+def _session() -> ClusterStore:
     """Return the session to put into: the cluster's, or one of this process's own.
 
     Raises
@@ -173,7 +173,7 @@ def _session() -> Session:
         raise NotImplementedError
     with _lock:
         if _own_session is None:
-            _own_session = Session.create(Settings.read())
+            _own_session = ClusterStore.create(Settings.read())
             atexit.register(_leave)
         return _own_session
 

@@ -29,7 +29,7 @@ class Collector:
     ----------
     sessions
         () -> the sessions; each has ``report``, ``stored`` and an ``executor``, as
-        :class:`daskref.cluster.session.Session` has them.
+        :class:`daskref.cluster.session.ClusterStore` has them.
     """
 
     _stored: dict[str, dict[str, Any]]

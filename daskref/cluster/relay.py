@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.protocol.serialize import to_serialize
 
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Connector, Key
 from daskref.exceptions import ConnectorUnavailableError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distributed.worker import Worker
 
 
-async def fetch(session: Session, key: Key) -> dict[str, Any]:
+async def fetch(session: ClusterStore, key: Key) -> dict[str, Any]:
     """Read a stored object, to be sent in-band.
 
     Returns

@@ -54,9 +54,9 @@ PROBE = b"daskref"
 #: The longest time between two attempts to open a store, in times of the first one.
 _LONGEST = 30
 
-_sessions: dict[str, Session] = {}
+_sessions: dict[str, ClusterStore] = {}
 #: Those of the parent, in a forked child: never to be closed there.
-_of_parent: list[Session] = []
+_of_parent: list[ClusterStore] = []
 _lock = make_rlock()
 
 
@@ -88,7 +88,7 @@ class SessionInfo:
         )
 
 
-class Session:
+class ClusterStore:
     """The store of one cluster, as one process sees it.
 
     Use :meth:`create` and :meth:`join`. All who join in one process share one
@@ -190,10 +190,10 @@ class Session:
             listener({"action": action, "reason": str(exc)})
 
     def __repr__(self) -> str:
-        return f"<Session {self.info.id} on {self.store or 'no store in reach'}>"
+        return f"<ClusterStore {self.info.id} on {self.store or 'no store in reach'}>"
 
     @classmethod
-    def create(cls, settings: Settings, transport: str = "tls") -> Session:
+    def create(cls, settings: Settings, transport: str = "tls") -> ClusterStore:
         """Open the store that the settings name, and make a session of it. Blocks.
 
         Parameters
@@ -235,7 +235,7 @@ class Session:
         return session
 
     @classmethod
-    def join(cls, info: SessionInfo) -> Session:
+    def join(cls, info: SessionInfo) -> ClusterStore:
         """Return this process's part of a session, reachable or not. Blocks.
 
         Where it is not, each call tries again to open the store; who has joined before
@@ -379,7 +379,7 @@ class Session:
         try:
             if self.store is None or not self.reachable:
                 return None
-            return self.store.origins.relink(obj, token)
+            return self.store.provenance.relink(obj, token)
         except (ConnectorError, SignatureError):
             return None  # the put that comes instead says what is wrong
 
@@ -424,14 +424,14 @@ class Session:
         Parameters
         ----------
         obj
-            Any object; see :meth:`Origins.keep`.
+            Any object; see :meth:`Provenance.keep`.
         call_soon
             ``(callable, *args)``: run it on an event loop. Thread-safe, takes no locks.
         """
         if self.store is not None:
             release = functools.partial(call_soon, self._evict_soon)
             with suppress(ConnectorError):  # it is put again if it is asked for
-                self.store.origins.keep(obj, release)
+                self.store.provenance.keep(obj, release)
 
     def _evict_soon(self, key: Key) -> None:
         if self.store is not None:
@@ -538,7 +538,7 @@ def _signs(settings: Settings, connector: Connector) -> bool:
 
 
 def open_session_connector(settings: Settings, transport: str = "tls") -> Connector:
-    """Open the connector that the settings name; see :meth:`Session.create`."""
+    """Open the connector that the settings name; see :meth:`ClusterStore.create`."""
     spec = settings.connector
     memory = {
         "root": settings.shm_root,
@@ -570,7 +570,7 @@ def _forget() -> None:
     _sessions.clear()
 
 
-def sessions() -> list[Session]:
+def sessions() -> list[ClusterStore]:
     """Return the sessions that this process has joined."""
     with _lock:
         return list(_sessions.values())

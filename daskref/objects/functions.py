@@ -19,7 +19,7 @@ Load = Callable[[Any], Any]
 Dump = Callable[[Any], Any]
 
 
-class Carried:
+class PickledFunction:
     """A function, at hand or pickled.
 
     Parameters
@@ -56,10 +56,10 @@ class Carried:
         return self._function(argument)
 
     def __repr__(self) -> str:
-        return f"<Carried {self._function or 'function, not loaded'}>"
+        return f"<PickledFunction {self._function or 'function, not loaded'}>"
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Carried):
+        if not isinstance(other, PickledFunction):
             return NotImplemented
         if self._function is not None and self._function is other._function:
             return True
@@ -69,14 +69,14 @@ class Carried:
         return hash(self.data)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Carried, (None, self.data)
+        return PickledFunction, (None, self.data)
 
 
-def carry(function: Callable[[Any], Any] | None) -> Carried | None:
+def pickled_function(function: Callable[[Any], Any] | None) -> PickledFunction | None:
     """Return a function as one that travels; ``None`` as it is."""
-    if function is None or isinstance(function, Carried):
+    if function is None or isinstance(function, PickledFunction):
         return function
-    return Carried(function)
+    return PickledFunction(function)
 
 
 def load_with(deserializer: Load, data: Any, what: str) -> Any:

@@ -20,7 +20,7 @@ from dask.utils import format_bytes
 from daskref.connectors.base import Key
 from daskref.objects.attributes import Answers, derive, is_plain_array, learn, recall
 from daskref.objects.cards import card
-from daskref.objects.functions import Carried
+from daskref.objects.functions import PickledFunction
 
 
 class StoreConfig(NamedTuple):
@@ -33,8 +33,8 @@ class StoreConfig(NamedTuple):
     #: What the connector's ``from_config`` takes.
     options: tuple[tuple[str, Any], ...]
     #: The user's own, if there are any.
-    serializer: Carried | None = None
-    deserializer: Carried | None = None
+    serializer: PickledFunction | None = None
+    deserializer: PickledFunction | None = None
     #: As the store was made with.
     cache_size: int = 16
     metrics: bool = False

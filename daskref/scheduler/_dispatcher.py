@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from daskref.cluster.locating import Locator, ask, evict
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Key
 from daskref.scheduler import _events as events
 from daskref.scheduler._evictions import Evictions, evict_each
@@ -55,7 +55,7 @@ class Dispatcher:
     _timers: dict[events.Event, asyncio.TimerHandle]
     _asking: dict[tuple[str, Key, bool], asyncio.Future[dict[str, Any]]]
 
-    def __init__(self, scheduler: Scheduler, session: Session) -> None:
+    def __init__(self, scheduler: Scheduler, session: ClusterStore) -> None:
         self._scheduler = scheduler
         self._session = session
         self.state = State()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Key
 from daskref.exceptions import ConnectorUnavailableError, DaskrefError
 from daskref.store import ObjectStore
@@ -110,7 +110,7 @@ class Evictions:
 
     def __init__(
         self,
-        session: Session,
+        session: ClusterStore,
         evict: Callable[[list[Key]], list[Key]],
         done: Callable[[list[Key], list[Key]], None],
     ) -> None:

@@ -36,7 +36,7 @@ from daskref.cluster.by_value import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.cluster.joining import identify, lacking
 from daskref.cluster.notices import describe_session
 from daskref.cluster.relay import fetch
-from daskref.cluster.session import Session, SessionInfo
+from daskref.cluster.session import ClusterStore, SessionInfo
 from daskref.cluster.streams import Streams
 from daskref.config import Settings
 from daskref.connectors.base import Key
@@ -83,7 +83,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     idempotent = True
 
     scheduler: Scheduler
-    session: Session
+    session: ClusterStore
     #: What is stored: empty until the session is there.
     state: State
     watches: Watches
@@ -122,7 +122,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.scheduler = scheduler
         await self._check_workers()
         transport = choose_transport(self.settings.security_transport, scheduler)
-        self.session = await run_apart(Session.create, self.settings, transport)
+        self.session = await run_apart(ClusterStore.create, self.settings, transport)
         assert self.session.store is not None
         connector = self.session.store.connector
         self._dispatcher = Dispatcher(scheduler, self.session)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.utils import key_split
 
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Key
 from daskref.graph.nodes import references_in
 from daskref.metrics import STORED
@@ -39,7 +39,9 @@ class Reports:
 
     _reports: dict[str, dict[str, Any]]
 
-    def __init__(self, scheduler: Scheduler, session: Session, state: State) -> None:
+    def __init__(
+        self, scheduler: Scheduler, session: ClusterStore, state: State
+    ) -> None:
         self._scheduler = scheduler
         self._session = session
         self._state = state

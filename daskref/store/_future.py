@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from daskref.exceptions import MissingKeyError, ResolveError, ResolveTimeoutError
 from daskref.objects.failure import dump_failure, outcome
-from daskref.objects.functions import Carried, carry
+from daskref.objects.functions import PickledFunction, pickled_function
 from daskref.objects.reference import Reference
 from daskref.proxy.proxy import Proxy
 from daskref.store._objects import ObjectStore
@@ -206,7 +206,7 @@ class Future(Generic[T]):
         serializer: Callable[[Any], Any] | None = None,
     ) -> None:
         self._factory = factory
-        self._serializer: Carried | None = carry(serializer)
+        self._serializer: PickledFunction | None = pickled_function(serializer)
 
     def __repr__(self) -> str:
         return f"<Future of {self._factory.reference!r}>"
@@ -310,5 +310,7 @@ class Future(Generic[T]):
         return _make_future, (self._factory, self._serializer)
 
 
-def _make_future(factory: FutureFactory, serializer: Carried | None) -> Future[Any]:
+def _make_future(
+    factory: FutureFactory, serializer: PickledFunction | None
+) -> Future[Any]:
     return Future(factory, serializer=serializer)

@@ -14,11 +14,11 @@ from daskref.metrics import Counters
 from daskref.objects.cards import card
 from daskref.objects.codec import Encoded
 from daskref.objects.failure import outcome
-from daskref.objects.functions import Dump, Load, carry
+from daskref.objects.functions import Dump, Load, pickled_function
 from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
 from daskref.objects.signing import Signer, forget_key, known_key, remember_key
 from daskref.store._metrics import StoreMetrics
-from daskref.store._provenance import Origins
+from daskref.store._provenance import Provenance
 from daskref.store._reading import Reader
 from daskref.store._registry import register_store, unregister_store
 from daskref.store._writing import Writer
@@ -47,7 +47,7 @@ class ObjectStore:
     #: What the store did in this process; ``None`` unless made with ``metrics``.
     metrics: StoreMetrics | None
     #: Objects that came out of the store: what gives them new references.
-    origins: Origins
+    provenance: Provenance
     _writer: Writer
     _reader: Reader
 
@@ -75,14 +75,14 @@ class ObjectStore:
         self.connector = connector = as_connector(given)
         self.counters = counters if counters is not None else Counters()
         self.metrics = StoreMetrics() if metrics else None
-        dump, load = carry(serializer), carry(deserializer)
+        dump, load = pickled_function(serializer), pickled_function(deserializer)
         self._writer = Writer(
             name, connector, dump, self.counters, self.metrics, signer
         )
         self._reader = Reader(
             name, connector, load, self.counters, self.metrics, signer, cache_size
         )
-        self.origins = Origins(connector, self._reader.load)
+        self.provenance = Provenance(connector, self._reader.load)
         self._config = StoreConfig(
             name,
             connector_path(connector),
@@ -327,7 +327,7 @@ class ObjectStore:
             return self._reader.share(key, deserializer, seal)
         obj = self._reader.get(key, deserializer, seal, partial(note, reference))
         if deserializer is None:
-            self.origins.remember(obj, reference)
+            self.provenance.remember(obj, reference)
         return obj
 
     def link(self, reference: Reference) -> Reference | None:
@@ -386,7 +386,7 @@ class ObjectStore:
         """
         unregister_store(self)
         self._reader.clear()
-        self.origins.close()
+        self.provenance.close()
         if self._told_key:
             forget_key(self.name)
         self.connector.close(*args, **kwargs)

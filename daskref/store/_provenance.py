@@ -13,7 +13,7 @@ from daskref.objects.codec import encode
 from daskref.objects.reference import Reference
 
 
-class Origins:
+class Provenance:
     """The living objects that one process got out of one store, and their references.
 
     Parameters

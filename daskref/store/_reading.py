@@ -23,7 +23,7 @@ from daskref.exceptions import (
 from daskref.metrics import Counters, add_seconds_in_connectors, metered
 from daskref.objects.codec import decode
 from daskref.objects.failure import load_failure
-from daskref.objects.functions import Carried, Load, load_with
+from daskref.objects.functions import Load, PickledFunction, load_with
 from daskref.objects.signing import Signer, is_signed
 from daskref.store._metrics import Operation, StoreMetrics
 
@@ -62,7 +62,7 @@ class Reader:
         self,
         name: str,
         connector: Connector,
-        deserializer: Carried | None,
+        deserializer: PickledFunction | None,
         counters: Counters,
         metrics: StoreMetrics | None,
         signer: Signer | None,

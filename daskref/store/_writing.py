@@ -12,7 +12,7 @@ from daskref.connectors.credentials import mask
 from daskref.exceptions import ConnectorError, DaskrefError, NotDeferrableError
 from daskref.metrics import Counters, metered
 from daskref.objects.codec import Encoded, encode
-from daskref.objects.functions import Carried, Dump, Load, load_with
+from daskref.objects.functions import Dump, Load, PickledFunction, load_with
 from daskref.objects.signing import Signer, seal_of
 from daskref.store._metrics import Operation, StoreMetrics
 
@@ -51,7 +51,7 @@ class Writer:
         self,
         name: str,
         connector: Connector,
-        serializer: Carried | None,
+        serializer: PickledFunction | None,
         counters: Counters,
         metrics: StoreMetrics | None,
         signer: Signer | None,

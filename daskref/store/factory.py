@@ -16,7 +16,7 @@ from daskref.exceptions import (
     ResolveError,
 )
 from daskref.objects.failure import outcome
-from daskref.objects.functions import Carried, carry
+from daskref.objects.functions import PickledFunction, pickled_function
 from daskref.objects.reference import Metadata, Reference, StoreConfig
 from daskref.proxy.proxy import get_factory, is_proxy
 from daskref.store._objects import ObjectStore
@@ -61,7 +61,7 @@ class StoreFactory:
         self.transparent = transparent
         self.once = once
         self.shared = shared
-        self.deserializer: Carried | None = carry(deserializer)
+        self.deserializer: PickledFunction | None = pickled_function(deserializer)
 
     @property
     def metadata(self) -> Metadata | None:

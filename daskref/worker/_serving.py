@@ -24,7 +24,7 @@ from distributed.comm import get_address_host, parse_address
 
 from daskref.cluster.errands import Errands
 from daskref.cluster.locating import Locator, ask, evict, sweep
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors.zmq.connector import ZmqConnector
 from daskref.exceptions import DaskrefError
@@ -91,7 +91,7 @@ class Serving:
     _ahead: Ahead | None
 
     def __init__(
-        self, worker: Worker, session: Session, connector: ZmqConnector
+        self, worker: Worker, session: ClusterStore, connector: ZmqConnector
     ) -> None:
         self._worker = worker
         self._session = session

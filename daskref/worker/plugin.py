@@ -39,7 +39,7 @@ from daskref.client.enabling import adopt, let_go
 from daskref.cluster.connections import FAMILY, Connections
 from daskref.cluster.family import register_family
 from daskref.cluster.relay import RelayConnector, fetch
-from daskref.cluster.session import Session, pauses
+from daskref.cluster.session import ClusterStore, pauses
 from daskref.cluster.streams import Streams
 from daskref.cluster.views import ViewFactory, references_of
 from daskref.connectors.base import Key
@@ -100,7 +100,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
     name = "daskref"
 
     worker: Worker
-    session: Session
+    session: ClusterStore
     _serving: Serving | None
     _undo: list[Callable[[], Any]]
     _converting: dict[Any, asyncio.Task[Any]]
@@ -123,7 +123,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         self._spares = Spares(worker.data.__contains__, worker.loop.add_callback)
         secrets = await worker.scheduler.daskref_secrets()
         info = replace(pickle.loads(self._info), secrets=secrets)
-        session = self.session = await run_apart(Session.join, info)
+        session = self.session = await run_apart(ClusterStore.join, info)
         self.threshold = session.info.settings.threshold
         self._on_completion = session.info.settings.results == "on-completion"
         self._raises = session.info.settings.on_failure == "raise"
@@ -198,7 +198,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         before = self.session
         for pause in pauses(before.info.settings.retry_interval):
             await asyncio.sleep(pause)
-            session = await run_apart(Session.join, before.info)
+            session = await run_apart(ClusterStore.join, before.info)
             if session is not before:
                 break
             await run_apart(session.leave)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from daskref.client._hosts import Visit
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector
 from daskref.connectors.files.session import new_name
@@ -58,7 +58,7 @@ class FakeHoldings:
 class Client:
     """A client of a real session, with a scheduler that is none."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ClusterStore) -> None:
         self.session = session
         assert session.store is not None
         self.connector = session.store.connector
@@ -96,15 +96,15 @@ class Client:
 
 
 @pytest.fixture
-def session(tmp_path: Any) -> Iterator[Session]:
+def session(tmp_path: Any) -> Iterator[ClusterStore]:
     settings = Settings.read(connector="auto", shm_root=str(tmp_path), timeout="1s")
-    session = Session.create(settings)
+    session = ClusterStore.create(settings)
     yield session
     session.leave()
 
 
 @pytest.fixture
-def client(session: Session) -> Client:
+def client(session: ClusterStore) -> Client:
     return Client(session)
 
 

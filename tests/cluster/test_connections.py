@@ -13,7 +13,7 @@ from distributed.protocol.serialize import Serialize, to_serialize
 
 from daskref.cluster.connections import FAMILY, Connections, without_family
 from daskref.cluster.family import register_family
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.proxy import is_proxy
 from daskref.store.factory import is_transparent, reveal
@@ -21,9 +21,9 @@ from tests.support.common import large
 
 
 @pytest.fixture
-def session() -> Iterator[Session]:
+def session() -> Iterator[ClusterStore]:
     register_family()
-    session = Session.create(Settings.read(connector="local://"))
+    session = ClusterStore.create(Settings.read(connector="local://"))
     yield session
     session.leave()
 
@@ -36,7 +36,7 @@ class TestConnections:
     @pytest.mark.parametrize(
         "names", [None, ["dask", "pickle"], ["dask", "msgpack"]], ids=str
     )
-    def test_attach_and_restore(self, session: Session, names: Any) -> None:
+    def test_attach_and_restore(self, session: ClusterStore, names: Any) -> None:
         async def main() -> None:
             pool = ConnectionPool(serializers=names, deserializers=names)
             call = pool("tcp://127.0.0.1:1")
@@ -56,7 +56,7 @@ class TestConnections:
 
         asyncio.run(main())
 
-    def test_twice(self, session: Session) -> None:
+    def test_twice(self, session: ClusterStore) -> None:
         # a client in the process of its worker may share its pool
         async def main() -> None:
             pool = ConnectionPool()
@@ -75,7 +75,7 @@ class TestConnections:
         asyncio.run(main())
 
     def test_a_scheduler_in_the_same_process_is_no_connection(
-        self, session: Session
+        self, session: ClusterStore
     ) -> None:
         class Direct:
             """As a client of a scheduler in the same process may have."""
@@ -97,7 +97,7 @@ def test_other_families_stay() -> None:
 class Recorder(Server):
     """Notes what comes in, and echoes it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ClusterStore) -> None:
         super().__init__({"actor_execute": self.execute, "proxy": self.forward})
         self.session = session
         self.seen: list[Any] = []
@@ -112,7 +112,7 @@ class Recorder(Server):
 
 
 class TestCalls:
-    def run(self, session: Session, call: Any) -> Any:
+    def run(self, session: ClusterStore, call: Any) -> Any:
         """Run ``async (rpc) -> result`` against a server; tell what the server saw."""
 
         async def main() -> Any:
@@ -130,7 +130,7 @@ class TestCalls:
         return asyncio.run(main())
 
     def test_large_arguments_go_by_reference_and_results_are_values(
-        self, session: Session
+        self, session: ClusterStore
     ) -> None:
         x = large()
 
@@ -145,7 +145,7 @@ class TestCalls:
         assert type(response["result"]) is np.ndarray
         assert session.counters.snapshot()["puts"] >= 2
 
-    def test_through_the_scheduler(self, session: Session) -> None:
+    def test_through_the_scheduler(self, session: ClusterStore) -> None:
         x = large()
         message = {"op": "actor_execute", "args": [Serialize(x)], "kwargs": {}}
 
@@ -157,7 +157,7 @@ class TestCalls:
         assert type(response["result"]) is np.ndarray
         assert message["args"][0].data is x  # the caller's is not changed
 
-    def test_small_arguments_stay(self, session: Session) -> None:
+    def test_small_arguments_stay(self, session: ClusterStore) -> None:
         async def call(rpc: Any) -> Any:
             return await rpc.actor_execute(args=[Serialize(np.ones(10))], kwargs={})
 
@@ -166,7 +166,7 @@ class TestCalls:
         assert type(response["result"]) is np.ndarray
         assert session.counters.snapshot()["puts"] == 0
 
-    def test_no_arguments(self, session: Session) -> None:
+    def test_no_arguments(self, session: ClusterStore) -> None:
         async def call(rpc: Any) -> Any:
             return await rpc.actor_execute(args=(), kwargs={})
 

@@ -24,7 +24,7 @@ from distributed.protocol.serialize import (
 
 from daskref.cluster import family, session
 from daskref.cluster.family import VERSION, dumps, loads, register_family
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, WireError
 from daskref.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
@@ -123,14 +123,14 @@ class TestDumps:
             dumps(large())
 
     def test_into_the_clusters_session_if_there_is_one(self, local: Any) -> None:
-        session = Session.create(Settings.read(connector="local://"))
+        session = ClusterStore.create(Settings.read(connector="local://"))
         try:
             header, _ = dumps(large())
             assert session.store.exists(tuple(header["key"]))  # type: ignore[union-attr]
             assert local() is None
             received = loads(header, [])
             assert get_factory(received).transparent  # the one reader gets the value
-            other = Session.create(Settings.read(connector="local://"))
+            other = ClusterStore.create(Settings.read(connector="local://"))
             try:
                 with pytest.raises(NotImplementedError):  # which of the two?
                     dumps(large())

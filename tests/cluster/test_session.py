@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskref.cluster.session import Session, open_session_connector, sessions
+from daskref.cluster.session import ClusterStore, open_session_connector, sessions
 from daskref.config import Settings
 from daskref.connectors import (
     LocalConnector,
@@ -40,13 +40,13 @@ def settings(**overrides: Any) -> Settings:
 
 
 @pytest.fixture
-def session() -> Iterator[Session]:
-    session = Session.create(settings())
+def session() -> Iterator[ClusterStore]:
+    session = ClusterStore.create(settings())
     yield session
     session.leave()
 
 
-def unreachable(session: Session) -> Any:
+def unreachable(session: ClusterStore) -> Any:
     """Return the session's description as another host would have it."""
     store = StoreConfig("elsewhere", session.info.store.connector, (("id", "no"),))
     return dataclasses.replace(session.info, id="elsewhere", store=store)
@@ -54,7 +54,7 @@ def unreachable(session: Session) -> Any:
 
 class TestLife:
     def test_create_and_leave(self) -> None:
-        session = Session.create(settings())
+        session = ClusterStore.create(settings())
         assert session in sessions()
         assert session.reachable
         assert get_store(session.info.store.name) is session.store
@@ -65,19 +65,19 @@ class TestLife:
             session.store.put(1)  # type: ignore[union-attr]
 
     def test_one_per_process_the_last_to_leave_closes_it(
-        self, session: Session
+        self, session: ClusterStore
     ) -> None:
         info = pickle.loads(pickle.dumps(session.info))
-        assert Session.join(info) is session
-        assert Session.join(info) is session
+        assert ClusterStore.join(info) is session
+        assert ClusterStore.join(info) is session
         session.leave()
         session.leave()
         assert session.put(LARGE) is not None
 
-    def test_joining_opens_the_store(self, session: Session) -> None:
+    def test_joining_opens_the_store(self, session: ClusterStore) -> None:
         # as another process would
         info = dataclasses.replace(session.info, id="again")
-        other = Session.join(info)
+        other = ClusterStore.join(info)
         try:
             assert other is not session
             assert other.reachable
@@ -86,13 +86,13 @@ class TestLife:
         finally:
             other.leave()
 
-    def test_threads_that_join_at_once(self, session: Session) -> None:
+    def test_threads_that_join_at_once(self, session: ClusterStore) -> None:
         info = dataclasses.replace(session.info, id="threads")
         start = threading.Barrier(8, timeout=10)
 
-        def join(_: int) -> Session:
+        def join(_: int) -> ClusterStore:
             start.wait()
-            return Session.join(info)
+            return ClusterStore.join(info)
 
         with ThreadPoolExecutor(8) as executor:
             joined = list(executor.map(join, range(8)))
@@ -104,9 +104,9 @@ class TestLife:
 
     def test_a_store_that_does_not_work(self) -> None:
         with pytest.raises(ConfigError):
-            Session.create(Settings.read(connector="shmm://"))
+            ClusterStore.create(Settings.read(connector="shmm://"))
         with pytest.raises(ConnectorError):
-            Session.create(Settings.read(connector="file:///proc/no/such/place"))
+            ClusterStore.create(Settings.read(connector="file:///proc/no/such/place"))
         assert not [s for s in sessions() if "proc" in repr(s)]
 
     def test_a_store_that_fails_at_once_is_closed(self, monkeypatch: Any) -> None:
@@ -119,17 +119,17 @@ class TestLife:
         monkeypatch.setattr(LocalConnector, "close", lambda self: closed.append(self))
         before = sessions()
         with pytest.raises(ConnectorError, match="full"):
-            Session.create(settings())
+            ClusterStore.create(settings())
         assert len(closed) == 1
         assert sessions() == before
 
 
 class TestOutOfReach:
     def test_joins_with_one_warning_and_puts_nothing(
-        self, session: Session, caplog: Any
+        self, session: ClusterStore, caplog: Any
     ) -> None:
         with caplog.at_level(logging.WARNING, "daskref"):
-            other = Session.join(unreachable(session))
+            other = ClusterStore.join(unreachable(session))
         try:
             (record,) = caplog.records
             assert "in-band" in record.getMessage()
@@ -142,10 +142,10 @@ class TestOutOfReach:
         finally:
             other.leave()
 
-    def test_another_store_at_the_same_place(self, session: Session) -> None:
+    def test_another_store_at_the_same_place(self, session: ClusterStore) -> None:
         # reachable by its path, but not what the scheduler wrote into
         session.store.evict(session.info.probes[0])  # type: ignore[union-attr]
-        other = Session.join(dataclasses.replace(session.info, id="again"))
+        other = ClusterStore.join(dataclasses.replace(session.info, id="again"))
         try:
             assert not other.reachable
         finally:
@@ -153,25 +153,27 @@ class TestOutOfReach:
 
 
 class TestPut:
-    def test_a_reference(self, session: Session) -> None:
+    def test_a_reference(self, session: ClusterStore) -> None:
         reference = session.put(LARGE, token="token")
         assert reference is not None
         assert reference.metadata.token == "token"
         assert session.store.get_reference(reference)[0] == 1  # type: ignore[union-attr]
 
-    def test_what_does_not_serialize(self, session: Session) -> None:
+    def test_what_does_not_serialize(self, session: ClusterStore) -> None:
         with pytest.raises(NotProxiableError):
             session.put(threading.Lock())
         assert session.counters.snapshot()["fallbacks"] == 0
 
-    def test_arrays_on_other_devices_stay_with_dask(self, session: Session) -> None:
+    def test_arrays_on_other_devices_stay_with_dask(
+        self, session: ClusterStore
+    ) -> None:
         class OnDevice:
             __cuda_array_interface__: dict[str, Any] = {}  # noqa: RUF012
 
         assert session.put(OnDevice()) is None
 
     def test_a_failure_is_counted_and_told_once(
-        self, session: Session, monkeypatch: Any, caplog: Any
+        self, session: ClusterStore, monkeypatch: Any, caplog: Any
     ) -> None:
         def fail(self: Any, frames: Any) -> Any:
             raise ConnectorError("<local>", "no room for an object of 9 B")
@@ -187,7 +189,7 @@ class TestPut:
         assert session.counters.snapshot()["fallbacks"] == 3
 
     def test_the_first_failure_is_an_event_of_the_process(
-        self, session: Session, monkeypatch: Any
+        self, session: ClusterStore, monkeypatch: Any
     ) -> None:
         def fail(self: Any, frames: Any) -> Any:
             raise ConnectorError("<local>", "it is full")
@@ -208,7 +210,7 @@ class TestPut:
         assert [each["action"] for each in second] == ["unreachable"]
 
     def test_a_failure_of_the_drivers_own(
-        self, session: Session, monkeypatch: Any
+        self, session: ClusterStore, monkeypatch: Any
     ) -> None:
         def fail(self: Any, frames: Any) -> Any:
             raise OSError("broken pipe")
@@ -218,7 +220,7 @@ class TestPut:
         assert session.counters.snapshot()["fallbacks"] == 1
 
     def test_on_failure_raise(self, monkeypatch: Any) -> None:
-        session = Session.create(settings(on_failure="raise"))
+        session = ClusterStore.create(settings(on_failure="raise"))
 
         def fail(self: Any, frames: Any) -> Any:
             raise ConnectorError("<local>", "it is full")
@@ -232,7 +234,7 @@ class TestPut:
 
     @pytest.mark.parametrize("method", ["get", "link"])
     def test_a_store_that_fails_to_link_is_put_to(
-        self, session: Session, monkeypatch: Any, method: str
+        self, session: ClusterStore, monkeypatch: Any, method: str
     ) -> None:
         reference = session.put(LARGE)
         found = session.store.get_reference(reference)  # type: ignore[union-attr,arg-type]
@@ -244,7 +246,7 @@ class TestPut:
         assert session.relink(found) is None
         session.keep(found, lambda *args: None)
 
-    def test_a_lease_that_fails(self, session: Session, monkeypatch: Any) -> None:
+    def test_a_lease_that_fails(self, session: ClusterStore, monkeypatch: Any) -> None:
         def fail(self: Any, key: Any, seconds: float) -> Any:
             raise ConnectorError("<local>", "it is away")
 
@@ -254,7 +256,7 @@ class TestPut:
 
 
 class TestPutOnce:
-    def test_one_reader(self, session: Session) -> None:
+    def test_one_reader(self, session: ClusterStore) -> None:
         proxy = session.put_once(LARGE)
         assert is_transparent(proxy)
         key = get_factory(proxy).reference.key
@@ -265,17 +267,17 @@ class TestPutOnce:
         assert session.counters.snapshot()["bytes_kept"] >= LARGE.nbytes
 
     def test_small_values_and_what_does_not_serialize_stay(
-        self, session: Session
+        self, session: ClusterStore
     ) -> None:
         for obj in (1, "x", np.ones(10), threading.Lock()):
             assert session.put_once(obj) is obj
 
-    def test_proxies_are_small(self, session: Session) -> None:
+    def test_proxies_are_small(self, session: ClusterStore) -> None:
         proxy = session.put_once(LARGE)
         assert session.put_once(proxy) is proxy
 
     def test_an_object_that_nobody_reads_ends_with_its_lease(self) -> None:
-        session = Session.create(settings(lease=0.05))
+        session = ClusterStore.create(settings(lease=0.05))
         try:
             key = get_factory(session.put_once(LARGE)).reference.key
             connector: Any = session.store.connector  # type: ignore[union-attr]
@@ -286,7 +288,7 @@ class TestPutOnce:
         finally:
             session.leave()
 
-    def test_what_came_from_the_store_is_linked(self, session: Session) -> None:
+    def test_what_came_from_the_store_is_linked(self, session: ClusterStore) -> None:
         reference = session.put(LARGE)
         found = session.store.get_reference(reference)  # type: ignore[union-attr,arg-type]
         proxy = session.put_once(found)
@@ -296,20 +298,20 @@ class TestPutOnce:
         assert session.store.exists(reference.key)  # type: ignore[union-attr]
 
 
-def test_run_is_off_the_event_loop(session: Session) -> None:
+def test_run_is_off_the_event_loop(session: ClusterStore) -> None:
     async def main() -> Any:
         return await session.run(threading.current_thread)
 
     assert asyncio.run(main()) is not threading.current_thread()
 
 
-def test_report(session: Session) -> None:
+def test_report(session: ClusterStore) -> None:
     session.put(LARGE)
     report = session.report()
     assert report["puts"] == 1
     assert report["host"]
     assert report["process"] == session.report()["process"]
-    other = Session.create(settings())
+    other = ClusterStore.create(settings())
     assert other.report()["process"] != report["process"]
     other.leave()
 
@@ -365,10 +367,10 @@ class Locked:
 class TestInBand:
     """What is large and goes in-band is counted by reason, and told once."""
 
-    def counted(self, session: Session) -> dict[str, int]:
+    def counted(self, session: ClusterStore) -> dict[str, int]:
         return {reason: n for reason, n in session.report()["inband"].items() if n}
 
-    def test_results(self, session: Session, caplog: Any) -> None:
+    def test_results(self, session: ClusterStore, caplog: Any) -> None:
         with caplog.at_level(logging.INFO, "daskref.cluster.session"):
             for _ in range(2):
                 assert session.refer(OnGpu(), 2**20) == (None, False)
@@ -378,15 +380,15 @@ class TestInBand:
         assert "OnGpu goes in-band" in caplog.text
         assert "it does not serialize to be stored" in caplog.text
 
-    def test_small_ones_do_not_count(self, session: Session) -> None:
+    def test_small_ones_do_not_count(self, session: ClusterStore) -> None:
         session.refer(OnGpu(), 2**30)
         session.refer(threading.Lock(), 2**20)
         session.refer(1, 2**20)
         assert session.put(LARGE) is not None
         assert self.counted(session) == {}
 
-    def test_a_store_out_of_reach(self, session: Session) -> None:
-        blind = Session.join(unreachable(session))
+    def test_a_store_out_of_reach(self, session: ClusterStore) -> None:
+        blind = ClusterStore.join(unreachable(session))
         assert blind.put(LARGE) is None
         assert self.counted(blind) == {"unreachable": 1}
         blind.leave()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import daskref
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors import FileConnector, LocalConnector, credentials
 from daskref.connectors.file import FileKey
@@ -146,7 +146,7 @@ def test_an_attacker_who_can_write_to_the_store_runs_nothing(attacked, tmp_path)
 
 
 def test_the_key_of_a_session_is_in_no_reference_and_no_file(tmp_path):
-    session = Session.create(Settings.read(connector=f"file://{tmp_path}"))
+    session = ClusterStore.create(Settings.read(connector=f"file://{tmp_path}"))
     key = session.signing_key
     assert len(key) == 32
     reference = session.store.put_reference(large())
@@ -172,7 +172,7 @@ def test_on_for_what_others_may_write_to_and_off_by_choice(
     tmp_path, spec, sign, signed
 ):
     spec = spec.format(tmp_path)
-    session = Session.create(Settings.read(connector=spec, security_sign=sign))
+    session = ClusterStore.create(Settings.read(connector=spec, security_sign=sign))
     try:
         assert (session.signing_key is not None) is signed
         assert session.info.store.signed is signed
@@ -309,7 +309,7 @@ def test_signed_objects_cannot_be_swapped(store):
 def test_links_and_futures_and_users_serializers(store, tmp_path):
     value = np.arange(1000.0)
     found = store.get_reference(store.put_reference(value, "another token"))
-    again = store.origins.relink(found, None)
+    again = store.provenance.relink(found, None)
     assert again is None or store.get_reference(again).sum() == value.sum()
     future = store.future()
     proxy = future.proxy()
@@ -399,7 +399,7 @@ def test_workers_learn_the_key_of_a_clients_store(client, tmp_path):
 
 
 def test_a_worker_that_cannot_see_the_store_checks_what_it_is_sent(tmp_path):
-    session = Session.create(Settings.read(connector=f"file://{tmp_path}"))
+    session = ClusterStore.create(Settings.read(connector=f"file://{tmp_path}"))
     try:
         reference = session.put(large())
         relay = Relayed(session.store.connector)

@@ -12,7 +12,7 @@ import pytest
 from distributed import LocalCluster
 
 import daskref
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.connectors import MultiConnector, SharedMemoryConnector
 from daskref.exceptions import ConnectorUnavailableError
 from tests.support.common import large, start_scheduler, start_worker, wait_until
@@ -134,4 +134,4 @@ def test_a_scheduler_has_to_reach_every_child(caplog: Any) -> None:
             caplog.at_level(logging.WARNING),
             pytest.raises(ConnectorUnavailableError, match="connector 'gone'"),
         ):
-            Session.create(settings)
+            ClusterStore.create(settings)

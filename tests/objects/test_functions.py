@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from daskref.objects.functions import Carried, carry
+from daskref.objects.functions import PickledFunction, pickled_function
 
 
 def test_here_it_is_the_very_function() -> None:
     calls: list[Any] = []
-    carried = carry(calls.append)
+    carried = pickled_function(calls.append)
     assert carried is not None
     carried(1)
     assert calls == [1]
@@ -18,11 +18,11 @@ def test_here_it_is_the_very_function() -> None:
 
 def test_elsewhere_it_is_loaded_by_the_first_call(monkeypatch: Any) -> None:
     factor = 3
-    data = pickle.dumps(Carried(lambda x: factor * x))
+    data = pickle.dumps(PickledFunction(lambda x: factor * x))
     loaded = []
     original = pickle.loads
     copy: Any = pickle.loads(data)
-    assert repr(copy) == "<Carried function, not loaded>"
+    assert repr(copy) == "<PickledFunction function, not loaded>"
 
     def loads(data: bytes) -> Any:
         loaded.append(data)
@@ -39,15 +39,15 @@ def test_equality() -> None:
     def function(x: Any) -> Any:
         return x
 
-    assert Carried(function) == Carried(function)
-    copy = pickle.loads(pickle.dumps(Carried(function)))
+    assert PickledFunction(function) == PickledFunction(function)
+    copy = pickle.loads(pickle.dumps(PickledFunction(function)))
     assert copy == pickle.loads(pickle.dumps(copy))
     assert hash(copy) == hash(pickle.loads(pickle.dumps(copy)))
-    assert Carried(len) != Carried(str)
-    assert Carried(len) != len
+    assert PickledFunction(len) != PickledFunction(str)
+    assert PickledFunction(len) != len
 
 
 def test_carry() -> None:
-    assert carry(None) is None
-    carried = carry(len)
-    assert carry(carried) is carried
+    assert pickled_function(None) is None
+    carried = pickled_function(len)
+    assert pickled_function(carried) is carried

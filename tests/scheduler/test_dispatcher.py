@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.scheduler import _dispatcher as module
 from daskref.scheduler import _events as events
@@ -51,7 +51,7 @@ class FakeScheduler:
 class Site:
     """A dispatcher of a scheduler that is not Dask's."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ClusterStore) -> None:
         self.scheduler = FakeScheduler()
         scheduler: Any = self.scheduler
         self.dispatcher = Dispatcher(scheduler, session)
@@ -74,9 +74,9 @@ class Site:
 
 
 @pytest.fixture(params=["zmq://", "auto"])
-def session(tmp_path: Any, request: Any) -> Iterator[Session]:
+def session(tmp_path: Any, request: Any) -> Iterator[ClusterStore]:
     settings = Settings.read(connector=request.param, shm_root=str(tmp_path))
-    session = Session.create(settings)
+    session = ClusterStore.create(settings)
     yield session
     session.leave()
 
@@ -84,7 +84,7 @@ def session(tmp_path: Any, request: Any) -> Iterator[Session]:
 KEY = ("1" * 32, 8, A)
 
 
-def run(session: Session, test: Callable[[Site], Awaitable[None]]) -> None:
+def run(session: ClusterStore, test: Callable[[Site], Awaitable[None]]) -> None:
     async def main() -> None:
         site = Site(session)
         await asyncio.wait_for(test(site), 60)
@@ -94,7 +94,7 @@ def run(session: Session, test: Callable[[Site], Awaitable[None]]) -> None:
 
 
 class TestReaders:
-    def test_are_answered_once_a_host_is_free(self, session: Session) -> None:
+    def test_are_answered_once_a_host_is_free(self, session: ClusterStore) -> None:
         async def test(site: Site) -> None:
             site.worker("one", A)
             site.worker("two", B)
@@ -118,7 +118,7 @@ class TestReaders:
 
         run(session, test)
 
-    def test_are_told_to_ask_again(self, session: Session) -> None:
+    def test_are_told_to_ask_again(self, session: ClusterStore) -> None:
         async def test(site: Site) -> None:
             site.worker("one", A, serves=False)
             site.worker("two", B)
@@ -130,7 +130,9 @@ class TestReaders:
 
         run(session, test)
 
-    def test_do_not_wait_for_a_scheduler_that_closes(self, session: Session) -> None:
+    def test_do_not_wait_for_a_scheduler_that_closes(
+        self, session: ClusterStore
+    ) -> None:
         async def test(site: Site) -> None:
             site.worker("two", B)
             asking = asyncio.create_task(site.dispatcher.source("two", KEY, []))
@@ -141,7 +143,7 @@ class TestReaders:
         run(session, test)
 
     def test_one_that_ends_its_question_leaves_others_theirs(
-        self, session: Session
+        self, session: ClusterStore
     ) -> None:
         async def test(site: Site) -> None:
             site.worker("two", B)
@@ -156,7 +158,7 @@ class TestReaders:
 
         run(session, test)
 
-    def test_the_scheduler_itself_may_ask_and_tell(self, session: Session) -> None:
+    def test_the_scheduler_itself_may_ask_and_tell(self, session: ClusterStore) -> None:
         async def test(site: Site) -> None:
             site.worker("one", A)
             site.put(KEY)
@@ -178,7 +180,7 @@ class TestReaders:
 
 
 class TestHosts:
-    def test_a_client_hears_of_those_there_are(self, session: Session) -> None:
+    def test_a_client_hears_of_those_there_are(self, session: ClusterStore) -> None:
         async def test(site: Site) -> None:
             home = site.state.home
             site.worker("one", A)
@@ -189,7 +191,9 @@ class TestHosts:
 
         run(session, test)
 
-    def test_who_has_left_meanwhile_does_not_come_back(self, session: Session) -> None:
+    def test_who_has_left_meanwhile_does_not_come_back(
+        self, session: ClusterStore
+    ) -> None:
         async def test(site: Site) -> None:
             site.on_host("one", A)
             await site.dispatcher.visit("client", B, "a host")
@@ -198,7 +202,7 @@ class TestHosts:
         run(session, test)
 
     def test_a_client_on_a_second_host_waits_for_workers(
-        self, session: Session
+        self, session: ClusterStore
     ) -> None:
         if session.info.settings.connector != "auto":
             pytest.skip("workers serve from the beginning")
@@ -215,7 +219,7 @@ class TestHosts:
         run(session, test)
 
     def test_a_client_goes_on_without_workers_that_do_not_begin(
-        self, session: Session, monkeypatch: pytest.MonkeyPatch
+        self, session: ClusterStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "_START", 0.0)
 
@@ -228,7 +232,7 @@ class TestHosts:
 
 class TestInstructions:
     def test_a_message_goes_to_the_first_that_is_connected(
-        self, session: Session
+        self, session: ClusterStore
     ) -> None:
         async def test(site: Site) -> None:
             site.worker("one", A)
@@ -252,7 +256,7 @@ class TestInstructions:
         run(session, test)
 
     def test_results_are_computed_again_that_are_in_memory(
-        self, session: Session, caplog: pytest.LogCaptureFixture
+        self, session: ClusterStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def test(site: Site) -> None:
             site.worker("one", A)
@@ -268,7 +272,7 @@ class TestInstructions:
         run(session, test)
 
     def test_one_that_fails_does_not_keep_the_others(
-        self, session: Session, caplog: pytest.LogCaptureFixture
+        self, session: ClusterStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def test(site: Site) -> None:
             site.worker("one", A)
@@ -282,7 +286,7 @@ class TestInstructions:
         run(session, test)
 
     def test_what_is_kept_goes_when_its_time_has_come(
-        self, session: Session, monkeypatch: pytest.MonkeyPatch
+        self, session: ClusterStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("daskref.scheduler._state.LOST", 0.01)
 
@@ -297,7 +301,7 @@ class TestInstructions:
 
         run(session, test)
 
-    def test_what_is_here_is_deleted_and_forgotten(self, session: Session) -> None:
+    def test_what_is_here_is_deleted_and_forgotten(self, session: ClusterStore) -> None:
         async def test(site: Site) -> None:
             assert session.store is not None
             key = session.store.put(b"a value")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors import LocalConnector, MultiConnector
 from daskref.exceptions import ConnectorError
@@ -22,8 +22,10 @@ from tests.support.redis_servers import SECRET, RedisServer
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    session = Session.create(Settings.read(connector="shm://", shm_root=str(tmp_path)))
+def session(tmp_path: Path) -> Iterator[ClusterStore]:
+    session = ClusterStore.create(
+        Settings.read(connector="shm://", shm_root=str(tmp_path))
+    )
     yield session
     session.leave()
 
@@ -31,7 +33,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 class Runner(Evictions):
     """Evictions, and what became of them."""
 
-    def __init__(self, session: Session, evict: Any = None) -> None:
+    def __init__(self, session: ClusterStore, evict: Any = None) -> None:
         self.batches: list[list[Any]] = []
         self.ended: list[tuple[list[Any], list[Any]]] = []
 
@@ -46,7 +48,7 @@ class Runner(Evictions):
         )
 
 
-def test_in_batches_and_all_of_them_before_it_ends(session: Session) -> None:
+def test_in_batches_and_all_of_them_before_it_ends(session: ClusterStore) -> None:
     async def test() -> None:
         evictions = Runner(session)
         await evictions.finish()  # nothing to do
@@ -62,7 +64,7 @@ def test_in_batches_and_all_of_them_before_it_ends(session: Session) -> None:
     asyncio.run(test())
 
 
-def test_nothing_is_begun_after_the_end(session: Session) -> None:
+def test_nothing_is_begun_after_the_end(session: ClusterStore) -> None:
     async def test() -> None:
         evictions = Runner(session)
         evictions.add([("a", 1)])
@@ -75,7 +77,7 @@ def test_nothing_is_begun_after_the_end(session: Session) -> None:
 
 
 def test_a_failure_does_not_keep_others(
-    session: Session, caplog: pytest.LogCaptureFixture
+    session: ClusterStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     def evict(keys: Any) -> list[Any]:
         if keys == [("a", 1)]:
@@ -99,7 +101,7 @@ def test_a_failure_does_not_keep_others(
 
 
 def test_sweeps_what_is_not_known(
-    session: Session, monkeypatch: pytest.MonkeyPatch
+    session: ClusterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swept: list[Any] = []
 
@@ -131,7 +133,7 @@ def test_an_object_that_cannot_be_deleted_does_not_keep_those_after_it(
 
 
 def test_a_step_of_reconciliation_that_fails_does_not_keep_the_others(
-    session: Session, caplog: pytest.LogCaptureFixture
+    session: ClusterStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     swept: list[Any] = []
 
@@ -174,7 +176,7 @@ def test_a_store_that_hangs_is_told_in_one_line_until_it_is_back(
     server = RedisServer(requirepass=SECRET)
     quick = "timeout=0.3&connect_timeout=0.3"
     url = f"redis://:{SECRET}@127.0.0.1:{server.port}/0?{quick}"
-    session = Session.create(Settings.read(connector=url))
+    session = ClusterStore.create(Settings.read(connector=url))
     assert session.store is not None
     store = session.store
     failed: list[Any] = []

@@ -22,8 +22,8 @@ def test_a_frame_whose_text_lay_in_chunks_goes_on(tmp_path: Path) -> None:
         reference = store.put_reference(frame, "of another form")
         found = store.get_reference(reference)
         assert content_token(found) == content_token(frame)
-        again = store.origins.relink(found)
+        again = store.provenance.relink(found)
         assert again is not None
         pd.testing.assert_frame_equal(store.get_reference(again), frame)
         found.loc[0, "s"] = "three"
-        assert store.origins.relink(found) is None
+        assert store.provenance.relink(found) is None

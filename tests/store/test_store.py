@@ -250,7 +250,7 @@ class TestReferences:
 
         reference = store.put_reference(x, content_token(x) if token else None)
         found = store.get_reference(reference)
-        again = store.origins.relink(found)
+        again = store.provenance.relink(found)
         assert again is not None
         assert again.key != reference.key
         assert store.counters.snapshot()["puts"] == 1
@@ -261,27 +261,27 @@ class TestReferences:
     def test_relink_refuses_what_is_not_the_same_any_more(self, store: Store) -> None:
         reference = store.put_reference(np.zeros(1000))
         found = store.get_reference(reference)
-        assert store.origins.relink(np.zeros(1000)) is None  # another object
-        assert store.origins.relink(5) is None
+        assert store.provenance.relink(np.zeros(1000)) is None  # another object
+        assert store.provenance.relink(5) is None
         found[0] = 1
-        assert store.origins.relink(found) is None
+        assert store.provenance.relink(found) is None
         found[0] = 0
         store.evict(reference.key)
-        assert store.origins.relink(found) is None
+        assert store.provenance.relink(found) is None
 
     def test_origins_are_forgotten_with_the_objects(self, store: Store) -> None:
         found = store.get_reference(store.put_reference(np.zeros(1000)))
-        assert len(store.origins) == 1
+        assert len(store.provenance) == 1
         del found
         gc.collect()
-        assert not store.origins
+        assert not store.provenance
 
     def test_objects_without_weak_references_are_not_remembered(
         self, local: Store
     ) -> None:
         found = local.get_reference(local.put_reference([1]))
-        assert not local.origins
-        assert local.origins.relink(found) is None
+        assert not local.provenance
+        assert local.provenance.relink(found) is None
 
 
 class TestFactories:
@@ -462,7 +462,7 @@ class TestProxyStoreConnectors:
         reference = store.put_reference(x)
         found = store.get_reference(reference)
         assert found.flags.writeable
-        assert store.origins.relink(found) is None  # no links: it is put again
+        assert store.provenance.relink(found) is None  # no links: it is put again
         store.evict(key)
         assert not store.exists(key)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dask._task_spec import Task
 
-from daskref.cluster.session import Session
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector
 from daskref.graph.nodes import ReferenceNode
@@ -53,9 +53,9 @@ class FakeAhead:
 
 
 @pytest.fixture(params=["auto", "zmq://"])
-def session(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Session]:
+def session(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[ClusterStore]:
     settings = Settings.read(connector=request.param, shm_root=str(tmp_path))
-    session = Session.create(settings)
+    session = ClusterStore.create(settings)
     yield session
     session.leave()
 
@@ -65,7 +65,7 @@ def worker() -> FakeWorker:
     return FakeWorker()
 
 
-def make(worker: FakeWorker, session: Session) -> Serving:
+def make(worker: FakeWorker, session: ClusterStore) -> Serving:
     assert session.store is not None
     connector = session.store.connector
     assert isinstance(connector, ZmqConnector)
@@ -112,7 +112,7 @@ class TestPlace:
         assert self.place(worker)["interface"] is None
 
 
-def test_says_where_it_serves(worker: FakeWorker, session: Session) -> None:
+def test_says_where_it_serves(worker: FakeWorker, session: ClusterStore) -> None:
     async def test() -> None:
         serving = make(worker, session)
         connector = serving._connector
@@ -138,7 +138,7 @@ def test_says_where_it_serves(worker: FakeWorker, session: Session) -> None:
 
 
 def test_stopped_it_does_nothing_and_ends_no_stream(
-    worker: FakeWorker, session: Session
+    worker: FakeWorker, session: ClusterStore
 ) -> None:
     async def test() -> None:
         serving = make(worker, session)
@@ -171,7 +171,7 @@ def test_stopped_it_does_nothing_and_ends_no_stream(
 )
 def test_who_cannot_serve_says_so_and_puts_nothing(
     worker: FakeWorker,
-    session: Session,
+    session: ClusterStore,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     name: str,
@@ -197,7 +197,7 @@ class TestAhead:
     """What is fetched while tasks wait."""
 
     @pytest.fixture
-    def serving(self, worker: FakeWorker, session: Session) -> Serving:
+    def serving(self, worker: FakeWorker, session: ClusterStore) -> Serving:
         serving = make(worker, session)
         assert serving._ahead is not None
         serving._ahead.close()
@@ -207,7 +207,7 @@ class TestAhead:
         return serving
 
     @pytest.fixture
-    def reference(self, session: Session) -> Any:
+    def reference(self, session: ClusterStore) -> Any:
         return session.put(np.arange(10))
 
     def add(self, worker: FakeWorker, key: str, *args: Any, state: str) -> Any:
@@ -273,7 +273,7 @@ class TestAhead:
         assert not serving._ahead.tasks  # type: ignore
 
     def test_nothing_once_it_is_stopped(
-        self, worker: FakeWorker, session: Session, reference: Any
+        self, worker: FakeWorker, session: ClusterStore, reference: Any
     ) -> None:
         serving = make(worker, session)
         worker.state.executing.add("busy")
@@ -294,7 +294,7 @@ class _Hashable:
 
 def test_without_prefetch(worker: FakeWorker, tmp_path: Any) -> None:
     settings = Settings.read(connector="auto", shm_root=str(tmp_path), prefetch="0")
-    session = Session.create(settings)
+    session = ClusterStore.create(settings)
     try:
         serving = make(worker, session)
         assert serving._ahead is None

@@ -25,7 +25,13 @@ from daskref.connectors.fsspec import _opening as opening
 from daskref.connectors.fsspec import _options as storageoptions
 from daskref.connectors.fsspec._blobs import Blobs
 from daskref.connectors.fsspec._errors import translate
-from daskref.connectors.fsspec._session import CLAIM, LEASE, NAME, BlobSession, new_name
+from daskref.connectors.fsspec._session import (
+    CLAIM,
+    LEASE,
+    NAME,
+    ObjectStoreSession,
+    new_name,
+)
 from daskref.exceptions import (
     ConfigError,
     ConnectorClosedError,
@@ -110,7 +116,7 @@ class FsspecConnector(Connector, DeferrableConnector):
     _secret: Hidden[dict[str, Any]]
     _limits: dict[str, Any]
     _blobs: Blobs
-    _session: BlobSession
+    _session: ObjectStoreSession
     _closed: bool
 
     def __init__(
@@ -153,7 +159,7 @@ class FsspecConnector(Connector, DeferrableConnector):
                 self._protocol, self._url, options, self._limits
             )
             try:
-                self._session = BlobSession(
+                self._session = ObjectStoreSession(
                     self._blobs,
                     session,
                     nonce,
@@ -213,7 +219,7 @@ class FsspecConnector(Connector, DeferrableConnector):
             shown = self._hidden(text := f"{exc} {exc!r}") == text
             raise error from (exc if shown else None)
 
-    def _ready(self) -> BlobSession:
+    def _ready(self) -> ObjectStoreSession:
         if self._closed:
             raise ConnectorClosedError(repr(self))
         self._session.ensure()
@@ -277,7 +283,7 @@ class FsspecConnector(Connector, DeferrableConnector):
         with self._edge(f"{len(names)} objects could not be deleted"):
             self._delete(self._ready(), names)
 
-    def _delete(self, session: BlobSession, names: Iterable[str]) -> None:
+    def _delete(self, session: ObjectStoreSession, names: Iterable[str]) -> None:
         paths = [session.at(n) for name in names for n in (name, LEASE + name)]
         self._blobs.delete(list(dict.fromkeys(paths)))
 
@@ -437,7 +443,7 @@ class FsspecConnector(Connector, DeferrableConnector):
         return f"<FsspecConnector {self._url}>"
 
 
-def _abandon(session: BlobSession) -> None:
+def _abandon(session: ObjectStoreSession) -> None:
     """Leave the session of a connector that nobody closed."""
     try:
         asyncio.get_running_loop()

@@ -14,13 +14,13 @@ from daskref.connectors.fsspec._session import (
     CLAIM,
     LEASE,
     NAME,
-    BlobSession,
+    ObjectStoreSession,
     timestamp,
 )
 from daskref.connectors.sweeping import Row, is_due
 
 
-def renew(blobs: Blobs, session: BlobSession, name: str, seconds: float) -> bool:
+def renew(blobs: Blobs, session: ObjectStoreSession, name: str, seconds: float) -> bool:
     """Let the object's lease end in *seconds*; False if it is not here."""
     lease = session.at(LEASE + name)
     text = timestamp(time.time() + seconds)
@@ -31,7 +31,7 @@ def renew(blobs: Blobs, session: BlobSession, name: str, seconds: float) -> bool
     return False
 
 
-def usage(blobs: Blobs, session: BlobSession) -> Usage:
+def usage(blobs: Blobs, session: ObjectStoreSession) -> Usage:
     """Return what the objects take up; copies of one count once."""
     sizes = {
         name.split("-")[2]: nbytes
@@ -42,7 +42,7 @@ def usage(blobs: Blobs, session: BlobSession) -> Usage:
 
 
 def sweep(
-    blobs: Blobs, session: BlobSession, known: set[str] | None, grace: float
+    blobs: Blobs, session: ObjectStoreSession, known: set[str] | None, grace: float
 ) -> list[tuple[str, int]]:
     """Delete expired leases and orphans; see :meth:`Connector.sweep`.
 

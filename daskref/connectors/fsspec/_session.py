@@ -61,7 +61,7 @@ def _is_ours(name: str) -> bool:
     )
 
 
-class BlobSession:
+class ObjectStoreSession:
     """One process's part in a session.
 
     Parameters
@@ -343,7 +343,7 @@ class BlobSession:
         return {} if found is None else _loads(found)
 
     def __repr__(self) -> str:
-        return f"<BlobSession {self.directory}>"
+        return f"<ObjectStoreSession {self.directory}>"
 
 
 def _loads(found: memoryview) -> dict[str, Any]:
