@@ -99,7 +99,7 @@ def explain(
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import daskref, numpy as np
     >>> rows = daskref.explain(np.sum, np.ones((1000, 1000)))
     >>> rows[0].where, rows[0].route
     ('argument a', 'reference')

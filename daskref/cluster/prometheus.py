@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from daskref.background import make_lock
-from daskref.metrics import COUNTERS, INBAND
+from daskref.metrics import COUNTERS, INBAND, STORED
 
 _NAMES = {"bytes_kept": "kept_bytes"}
 _STATES = ("memory", "disk", "pool", "pinned")
@@ -64,7 +64,13 @@ class Collector:
         for session in found:
             with suppress(RuntimeError):  # it was left meanwhile
                 session.executor.submit(self._look, session)
-        sizes = [self._stored.get(session.info.id) for session in found]
+        sizes: dict[str, dict[str, int]] = {}
+        for session in found:
+            for name, size in self._stored.get(session.info.id, {}).items():
+                if name in STORED:
+                    host = self._stored[session.info.id]["host"]
+                    of_host = sizes.setdefault(host, dict.fromkeys(STORED, 0))
+                    of_host[name] += size
         objects = GaugeMetricFamily(
             "daskref_host_objects", "Objects alive on this host", labels=["host"]
         )
@@ -76,11 +82,11 @@ class Collector:
         budget = GaugeMetricFamily(
             "daskref_host_budget_bytes", "Memory that puts may fill", labels=["host"]
         )
-        for each in filter(None, sizes):
-            objects.add_metric([each["host"]], each["objects"])
-            budget.add_metric([each["host"]], each["budget"])
+        for host, size_of in sizes.items():
+            objects.add_metric([host], size_of["objects"])
+            budget.add_metric([host], size_of["budget"])
             for state in _STATES:
-                nbytes.add_metric([each["host"], state], each[state])
+                nbytes.add_metric([host, state], size_of[state])
         yield from (objects, nbytes, budget)
 
     def _look(self, session: Any) -> None:

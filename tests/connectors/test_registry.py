@@ -108,7 +108,7 @@ def test_a_class_without_from_config(monkeypatch):
     ("value", "nbytes"),
     [
         (5, 5),
-        (2.5, 3),
+        (2.0, 2),
         ("64 MiB", 64 * 2**20),
         ("64mb", 64 * 10**6),
         ("1e9", 10**9),

@@ -24,7 +24,7 @@ from distributed.protocol import deserialize
 
 import daskref
 from daskref.config import Settings
-from daskref.connectors import SharedMemoryConnector
+from daskref.connectors import SharedMemoryConnector, ZmqConnector
 from daskref.connectors.shm import SharedMemoryKey
 from daskref.exceptions import (
     ConfigError,
@@ -275,7 +275,10 @@ class TestKeys:
 
 
 def path_of(store: Any, key: Any) -> Path:
-    return Path(store.connector.directory, key[0])
+    connector = store.connector
+    if isinstance(connector, ZmqConnector):
+        return Path(connector._local.directory, key[0])
+    return Path(connector.directory, key[0])
 
 
 def rewrite(path: Path, data: bytes) -> None:

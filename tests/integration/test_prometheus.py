@@ -5,10 +5,8 @@ from __future__ import annotations
 import urllib.request
 from typing import Any
 
-from distributed import LocalCluster
-
 from daskref import Client, stats
-from tests.support.common import large, wait_until
+from tests.support.common import large, processes, wait_until
 from tests.support.requirements import require_module
 
 prometheus_parser = require_module("prometheus_client.parser")
@@ -34,13 +32,7 @@ def value(samples: Any, name: str, **labels: str) -> float:
 
 
 def test_scheduler_and_workers() -> None:
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):  # fmt: skip
+    with processes(1) as (scheduler, _), Client(scheduler.address) as client:
         future = client.submit(large, 3)
         future.result()
         info = client.scheduler_info()
