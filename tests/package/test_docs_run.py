@@ -85,6 +85,7 @@ def given(redis_server: Any, tmp_path: Path) -> Iterator[dict[str, Any]]:
         for value in reversed(opened):
             if issubclass(type(value), (Cluster, Store, Connector)):
                 value.close()
+    redis_server.ask("FLUSHALL")  # ProxyStore's own connectors leave what they put
 
 
 @pytest.mark.slow
