@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
         self._opened: dict[str, Any] = {}
+        self._leave_network: Callable[[], None] | None = None
 
     @property
     def info(self) -> SessionInfo:
@@ -243,7 +244,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             session = self.session
             if self._dispatcher is not None:
                 await self._dispatcher.close()
-            if self.state.home:
+            if self._leave_network is not None:
                 self._leave_network()
             await run_apart(session.leave)
 
