@@ -6,11 +6,8 @@ too long to start for a test.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -102,30 +99,3 @@ def test_xarray(put: Any) -> None:
         array = xarray.DataArray(large().reshape(512, 512), dims=("a", "b"))
         assert float(array.chunk({"a": 512}).sum().compute()) == SUM
     assert puts() >= 1
-
-
-@pytest.mark.slow
-def test_jobqueue(tmp_path: Path) -> None:
-    require_module("dask_jobqueue")
-    # its client would be told of this process's other clusters, and its workers are
-    # started by a shell
-    program = """
-import numpy
-from dask_jobqueue.local import LocalCluster
-
-import daskref
-
-options = {"dashboard_address": ":0"}
-with LocalCluster(
-    cores=1, memory="1GB", processes=1, scheduler_options=options
-) as cluster:
-    cluster.scale(1)
-    with cluster.get_client() as client:
-        print(client.submit(numpy.sum, numpy.ones(1 << 18)).result())
-        print(daskref.stats(client)["puts"])
-"""
-    command = [sys.executable, "-m", "daskref.cli", "run", "-c", program]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=100
-    )
-    assert done.stdout.split() == ["262144.0", "1"], done.stderr
