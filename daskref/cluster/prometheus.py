@@ -64,13 +64,13 @@ class Collector:
         for session in found:
             with suppress(RuntimeError):  # it was left meanwhile
                 session.executor.submit(self._look, session)
+        alive = {session.info.id for session in found}
+        self._stored = {id: told for id, told in self._stored.items() if id in alive}
         sizes: dict[str, dict[str, int]] = {}
-        for session in found:
-            for name, size in self._stored.get(session.info.id, {}).items():
-                if name in STORED:
-                    host = self._stored[session.info.id]["host"]
-                    of_host = sizes.setdefault(host, dict.fromkeys(STORED, 0))
-                    of_host[name] += size
+        for told in self._stored.values():
+            of_host = sizes.setdefault(told["host"], dict.fromkeys(STORED, 0))
+            for name in STORED:
+                of_host[name] += told[name]
         objects = GaugeMetricFamily(
             "daskref_host_objects", "Objects alive on this host", labels=["host"]
         )

@@ -14,6 +14,7 @@ from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Key
 from daskref.graph.nodes import references_in
 from daskref.metrics import STORED
+from daskref.objects.reference import Metadata
 from daskref.scheduler._state import State
 from daskref.scheduler._table import StoredObject
 
@@ -77,20 +78,23 @@ class Reports:
             How many objects to return.
         """
         held = [each for each in self._state.objects.items() if each[1].holders]
+        needed: dict[Any, dict[Key, Metadata]] = {}  # by task: one may need thousands
         found = []
         for number, (key, obj) in enumerate(
             nlargest(most, held, key=lambda each: each[1].nbytes)
         ):
             if number % _TURN == 0:
                 await asyncio.sleep(0)
-            found.append(self._describe(key, obj))
+            found.append(self._describe(key, obj, needed))
         return found
 
-    def _describe(self, key: Key, obj: StoredObject) -> dict[str, Any]:
+    def _describe(
+        self, key: Key, obj: StoredObject, needed: dict[Any, dict[Key, Metadata]]
+    ) -> dict[str, Any]:
         holders, known = list(obj.holders), self._state.hosts.hosts
         tasks = [each.name for each in holders if each.kind != "client"]
         hosts = [known[h].hostname if h in known else h[:8] for h in obj.copies]
-        name, shape = next(self._types(key, obj), ("", None))
+        name, shape = next(self._types(key, obj, needed), ("", None))
         return {
             "key": str(key[0]),
             "type": name,
@@ -103,16 +107,20 @@ class Reports:
             "readers": len(obj.grants) + len(obj.readers),
         }
 
-    def _types(self, key: Key, obj: StoredObject) -> Iterator[tuple[str, Any]]:
+    def _types(
+        self, key: Key, obj: StoredObject, needed: dict[Any, dict[Key, Metadata]]
+    ) -> Iterator[tuple[str, Any]]:
         """Yield type and shape, as far as a task that holds the object tells them."""
         for holder in obj.holders:
             ts = self._scheduler.tasks.get(holder.name)
             if ts is not None and holder.kind == "result":
                 yield str(ts.type or ""), None
             elif ts is not None and holder.kind == "key":
-                for reference in references_in(ts.run_spec):
-                    if reference.key == key:
-                        yield reference.metadata.type_name, reference.metadata.shape
+                if holder.name not in needed:
+                    references = references_in(ts.run_spec)
+                    needed[holder.name] = {r.key: r.metadata for r in references}
+                if metadata := needed[holder.name].get(key):
+                    yield metadata.type_name, metadata.shape
 
     async def _ask(self, op: str, workers: list[str] | None) -> dict[str, Any]:
         """Return what workers answer, those that do, by their addresses."""
