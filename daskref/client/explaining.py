@@ -1,4 +1,4 @@
-"""What of a call or of a collection goes by reference, and why the rest does not.
+"""What of a call, collection or task goes by reference, and why the rest does not.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -34,6 +34,7 @@ from dask.sizeof import sizeof
 from dask.utils import format_bytes, funcname, key_split
 
 from daskref.client._attachment import Attachment
+from daskref.client._checks import check_enabled
 from daskref.client.tables import Table
 from daskref.config import Settings
 from daskref.exceptions import NotProxiableError
@@ -74,28 +75,32 @@ class Explained(NamedTuple):
 def explain(
     target: Any, /, *args: Any, client: Any = None, **kwargs: Any
 ) -> Table[Explained]:
-    """Tell how the large values of a call would go to the workers. Puts nothing.
+    """Tell how the large values of a call go to the workers. Puts nothing.
 
     Parameters
     ----------
     target
-        A function, as ``client.submit`` takes it, or a Dask collection.
+        Before a run: a function, as ``client.submit`` takes it, or a Dask collection.
+        After one, or during it: a future, or the key of a task that the scheduler
+        knows.
     *args, **kwargs
         What to call the function with. They are serialized, to see how large they are.
     client
-        The client that would send the call; default: the current one. Without any, the
-        settings of this process decide.
+        The client that would send the call; default: that of the future, or the current
+        one. Without any, the settings of this process decide.
 
     Returns
     -------
-    Table
-        An :class:`Explained` for each value of 100 kB or more, the largest first. It
-        prints as a table, also in notebooks.
+    Table of Explained
+        A row for each value of 100 kB or more, the largest first. It prints as a table,
+        also in notebooks. Of a task, the scheduler tells: what was stored of its
+        arguments, the results that it reads, and its own. With an asynchronous client,
+        the answer for a task is a coroutine.
 
     Raises
     ------
     TypeError
-        If *target* is neither.
+        If *target* is none of these, or the client passes nothing by reference.
 
     Examples
     --------
@@ -104,9 +109,12 @@ def explain(
     >>> rows[0].where, rows[0].route
     ('argument a', 'reference')
     """
+    of_task = isinstance(target, distributed.Future | str | tuple)
+    if (args or kwargs) and (of_task or is_dask_collection(target)):
+        raise TypeError("only explain(function, …) takes arguments for a call")
+    if of_task:
+        return _explain_task(target, client)
     if is_dask_collection(target):
-        if args or kwargs:
-            raise TypeError("explain(collection) takes no arguments for a call")
         graph = convert_legacy_graph(collections_to_expr([target]).__dask_graph__())
         nodes = {_named(key): node for key, node in graph.items()}
     elif callable(target):
@@ -117,14 +125,54 @@ def explain(
         nodes = {"": Task("explain", target, *values, **named)}
     else:
         raise TypeError(
-            "explain takes a function and what to call it with, or a Dask collection; "
-            f"not {target!r}"
+            "explain takes a function and what to call it with, a Dask collection, a "
+            f"future or the key of a task; not {target!r}"
         )
     explainer = _Explainer(_current(client))
     found = [
         row for where, node in nodes.items() for row in explainer.rows(where, node)
     ]
     return Table(Explained._fields, found).by("nbytes")
+
+
+def _explain_task(target: Any, client: Any) -> Table[Explained]:
+    if isinstance(target, distributed.Future):
+        client, target = client or target.client, target.key
+    client = _current(client)
+    check_enabled(client, "explain")
+
+    async def _task() -> Table[Explained]:
+        state: Attachment | None = client._daskref
+        if state is None:  # there is no store yet
+            return Table(Explained._fields)
+        connector = repr(state.session.store and state.session.store.connector)
+        rows = [
+            _after(row, state.threshold(), connector)
+            for row in await client.scheduler.daskref_task(key=target)
+            if row["nbytes"] >= LEAST
+        ]
+        return Table(Explained._fields, rows).by("nbytes")
+
+    rows: Table[Explained] = client.sync(_task)
+    return rows
+
+
+def _after(row: dict[str, Any], threshold: int, connector: str) -> Explained:
+    """Explain what has happened to a value of a task."""
+    limit = format_bytes(threshold)
+    if row["stored"]:
+        route, why = "reference", f"above the threshold of {limit}"
+    elif row["nbytes"] <= threshold:
+        route, why = (
+            "in-band",
+            f"not above the threshold of {limit} (daskref.threshold)",
+        )
+    else:
+        route, why = "in-band", "no other process has asked for it (daskref.results)"
+    to = connector if row["stored"] else ""
+    return Explained(
+        row["where"], row["type"], row["nbytes"], route, why, row["stored"], to
+    )
 
 
 def _named(key: Any) -> str:

@@ -140,6 +140,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         scheduler.handlers["daskref_reachable"] = self.reachable
         scheduler.handlers["daskref_stats"] = self.stats
         scheduler.handlers["daskref_objects"] = self._reports.objects
+        scheduler.handlers["daskref_task"] = self._reports.task
         scheduler.handlers["daskref_leave"] = self.leave
         scheduler.handlers["daskref_leaving"] = self.leaving
         scheduler.handlers["daskref_has"] = self._values.known

@@ -15,6 +15,7 @@ from daskref.connectors.base import Key
 from daskref.graph.nodes import references_in
 from daskref.metrics import STORED
 from daskref.objects.reference import Metadata
+from daskref.scheduler._events import Holder
 from daskref.scheduler._state import State
 from daskref.scheduler._table import StoredObject
 
@@ -87,6 +88,44 @@ class Reports:
                 await asyncio.sleep(0)
             found.append(self._describe(key, obj, needed))
         return found
+
+    async def task(self, key: Any) -> list[dict[str, Any]]:
+        """Return what :func:`daskref.explain` makes rows of: a task that Dask knows.
+
+        Parameters
+        ----------
+        key
+            The task's. What is known of its arguments are those that were stored.
+        """
+        ts = self._scheduler.tasks.get(key)
+        if ts is None:
+            return []
+        arguments = [
+            {
+                "where": f"argument of {key}",
+                "type": reference.metadata.type_name,
+                "nbytes": reference.nbytes,
+                "stored": True,
+            }
+            for reference in references_in(ts.run_spec)
+        ]
+        return [
+            *arguments,
+            *(self._result("result of", dep) for dep in ts.dependencies),
+            *([self._result("result of", ts)] if ts.type is not None else []),
+        ]
+
+    def _result(self, where: str, ts: Any) -> dict[str, Any]:
+        stored = [
+            self._state.objects[key].nbytes
+            for key in self._state.held.get(Holder("result", ts.key), ())
+        ]
+        return {
+            "where": f"{where} {ts.key}",
+            "type": str(ts.type or ""),
+            "nbytes": stored[0] if stored else max(ts.nbytes, 0),
+            "stored": bool(stored),
+        }
 
     def _describe(
         self, key: Key, obj: StoredObject, needed: dict[Any, dict[Key, Metadata]]

@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client as PlainClient
-from distributed import LocalCluster
+from distributed import LocalCluster, wait
 
 import daskref
 from daskref import Client, explain, stats
@@ -144,3 +144,48 @@ class TestTables:
 
 def test_is_public() -> None:
     assert daskref.explain is explain
+
+
+class TestAfterARun:
+    def test_arguments_inputs_and_results(self) -> None:
+        with (
+            LocalCluster(
+                n_workers=2, threads_per_worker=1, dashboard_address=":0"
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            first, second = client.scheduler_info()["workers"]
+            made = client.submit(use, np.ones(LARGE), workers=[first], key="made")
+            made.result()
+            (argument, result) = explain(made).by("where", descending=False)
+            assert argument.where == "argument of made"
+            assert argument.type == "numpy.ndarray"
+            assert result.where == "result of made"
+            assert argument.route == result.route == "reference"
+            assert argument.stored
+            assert result.stored
+            small = client.submit(np.ones, MIDDLE, key="small")
+            kept = client.submit(np.ones, LARGE, workers=[first], key="kept")
+            wait([small, kept])
+            assert [(row.route, row.stored) for row in explain("kept")] == [
+                ("in-band", False)
+            ]
+            assert "daskref.results" in explain("kept")[0].why
+            assert "daskref.threshold" in explain(small)[0].why
+            moved = client.submit(len, kept, workers=[second], key="moved")
+            moved.result()
+            (row,) = explain(moved)
+            assert (row.where, row.route) == ("result of kept", "reference")
+            assert list(explain("nobody knows it")) == []
+            with pytest.raises(TypeError, match="takes arguments for a call"):
+                explain(moved, 1)
+
+    def test_plain_clients_are_told_what_to_do(self) -> None:
+        with (
+            LocalCluster(
+                n_workers=0, processes=False, dashboard_address=":0"
+            ) as cluster,
+            PlainClient(cluster) as client,
+            pytest.raises(TypeError, match=r"daskref\.enable"),
+        ):
+            explain("a", client=client)
