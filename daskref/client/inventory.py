@@ -35,6 +35,8 @@ class ObjectRecord(NamedTuple):
     clients: tuple[str, ...]
     #: Processes that fetch it now, or wait to do so, on other hosts.
     readers: int
+    #: Seconds since the scheduler heard of it.
+    age: float
 
 
 def list_objects(client: Any, *, most: int = _MOST) -> Any:

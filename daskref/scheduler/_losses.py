@@ -38,7 +38,7 @@ class Losses:
         self._table = table
         self._hosts = hosts
 
-    def lose(self, hostname: str, keys: list[Key], now: float) -> list[Instruction]:
+    def lose(self, hostname: str, keys: list[Key]) -> list[Instruction]:
         """See to objects whose last copy is gone with its host."""
         again: dict[Any, None] = {}
         instructions: list[Instruction] = []
@@ -51,9 +51,9 @@ class Losses:
             )
             is_result, tasks = self._computable(key)
             again.update(dict.fromkeys(tasks))
-            self._table.lose(key, Lost(reason, is_result, now))
+            self._table.lose(key, Lost(reason, is_result, self._table.now))
             if not is_result:
-                instructions += self.seek(key, now)
+                instructions += self.seek(key)
         if again:
             instructions.append(Recompute(tuple(again)))
         if keys:
@@ -64,7 +64,7 @@ class Losses:
             instructions.append(Warn(text))
         return instructions
 
-    def what_became(self, event: SourceAsked, now: float) -> list[Instruction]:
+    def what_became(self, event: SourceAsked) -> list[Instruction]:
         """Tell who gives up why; have a result computed again that no host gives."""
         instructions: list[Instruction] = []
         key = event.key
@@ -77,7 +77,7 @@ class Losses:
                 "not give it, and no client holds it any more"
             )
             is_result, tasks = self._computable(key)
-            lost = Lost(reason, is_result, now)
+            lost = Lost(reason, is_result, self._table.now)
             if is_result:
                 self._table.lose(key, lost)
             if tasks:
@@ -96,14 +96,14 @@ class Losses:
         # What is only "lost" is being computed again, or has been.
         return bool(found), [each.name for each in found if each.kind == "result"]
 
-    def seek(self, key: Key, now: float) -> list[Instruction]:
+    def seek(self, key: Key) -> list[Instruction]:
         """Ask a client to send an object that no host gives, if one can.
 
         If one was asked, now or before, and may still send it, the object is *sought*.
         """
         obj = self._table.touch(key)
         if obj.sought is not None:
-            if now < obj.sought.since + SUPPLY:
+            if self._table.now < obj.sought.since + SUPPLY:
                 return []
             obj.refused |= {obj.sought.client}
             obj.sought = None
@@ -112,11 +112,11 @@ class Losses:
         for client in holding + beside:
             if client in obj.refused or self._hosts.host_of(client) is None:
                 continue
-            obj.sought = Sought(client, now, bool(obj.holders))
+            obj.sought = Sought(client, self._table.now, bool(obj.holders))
             return [Send((client,), {"op": "daskref-wanted", "object": key})]
         return []
 
-    def seek_all(self, now: float) -> list[Instruction]:
+    def seek_all(self) -> list[Instruction]:
         """Ask clients for all that no host gives, now that there is one to do so.
 
         Those that could not send it may have had nowhere to send it.
@@ -129,9 +129,9 @@ class Losses:
         ]
         for key in unserved:
             objects[key].refused = frozenset()
-        return [each for key in unserved for each in self.seek(key, now)]
+        return [each for key in unserved for each in self.seek(key)]
 
-    def supply(self, event: Supplied, now: float) -> tuple[bool, list[Instruction]]:
+    def supply(self, event: Supplied) -> tuple[bool, list[Instruction]]:
         """Take note of where a client has sent an object, or that it could not.
 
         Returns
@@ -153,12 +153,12 @@ class Losses:
         if sought is None:
             return False, []
         obj.refused |= {event.client}
-        return False, self.seek(key, now)
+        return False, self.seek(key)
 
-    def left(self, process: str, key: Key, now: float) -> list[Instruction]:
+    def left(self, process: str, key: Key) -> list[Instruction]:
         """Ask others for what a client was asked for that has left."""
         obj = self._table.touch(key)
         if obj.sought is None or obj.sought.client != process:
             return []
         obj.sought = None
-        return self.seek(key, now)
+        return self.seek(key)

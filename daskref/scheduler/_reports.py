@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,7 @@ class Reports:
             "keys": sorted({str(task) for task in tasks}),
             "clients": sorted(str(e.name) for e in holders if e.kind == "client"),
             "readers": len(obj.grants) + len(obj.readers),
+            "age": time.monotonic() - obj.since,
         }
 
     def _types(

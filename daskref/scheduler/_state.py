@@ -76,7 +76,6 @@ class State:
         self._transfers = Transfers(self._table, self.hosts, fan_out)
         self._losses = Losses(self._table, self.hosts)
         self._kept: dict[Holder, float] = {}
-        self._now = 0.0
         if home:
             self.hosts.join(SCHEDULER, Process(home, "scheduler"), "the scheduler's")
 
@@ -115,10 +114,10 @@ class State:
         now
             When it was, in seconds of any clock that only goes forward.
         """
-        self._now = now
+        self._table.now = now
         instructions = self._handle(event)
         for key in self._table.touched():
-            instructions += self._transfers.settle(key, now)
+            instructions += self._transfers.settle(key)
             self._table.forget_unused(key)
         return instructions
 
@@ -144,7 +143,7 @@ class State:
         if host in self.hosts.hosts:
             self._table.add_copy(key, host)
         elif not self.objects[key].copies:  # that was its last message
-            return self._losses.lose(host[:8], [key], self._now)
+            return self._losses.lose(host[:8], [key])
         return []
 
     @_handle.register
@@ -209,7 +208,7 @@ class State:
             obj = self.objects[key]
             computable = obj.holders.get(Holder("result", name), False)
             self._table.hold(holder, key, obj.nbytes, computable)
-        self._kept[holder] = until = self._now + seconds
+        self._kept[holder] = until = self._table.now + seconds
         return [events.Later(until, events.KeepEnded(holder, until))]
 
     def _delete(self, keys: list[Key]) -> list[Instruction]:
@@ -268,7 +267,7 @@ class State:
         if event.endpoint is None and not was_asked:
             instructions += self._begin_serving()
         if is_first:
-            instructions += self._losses.seek_all(self._now)
+            instructions += self._losses.seek_all()
         return instructions
 
     @_handle.register
@@ -293,9 +292,9 @@ class State:
         if process.role == "worker":
             instructions += self._tell_clients(process.host)
         for key in moving:
-            instructions += self._losses.left(name, key, self._now)
+            instructions += self._losses.left(name, key)
         if gone is not None:
-            instructions += self._losses.lose(gone.hostname, lost, self._now)
+            instructions += self._losses.lose(gone.hostname, lost)
             left = {"action": "remove-host", "host": gone.hostname, "lost": len(lost)}
             instructions.append(events.Log(left))
         return instructions
@@ -339,7 +338,7 @@ class State:
                 obj.stray = False
                 continue
             obj.refused = frozenset()
-            if obj.lost is not None and obj.lost.since < self._now - FORGOTTEN:
+            if obj.lost is not None and obj.lost.since < self._table.now - FORGOTTEN:
                 self._table.find(key)
             # It lives by a lease, if at all, where it was put.
             for host in list(obj.copies) if obj.stray else ():
@@ -362,18 +361,18 @@ class State:
             # Its writer's word is still under way, or it lives by a lease.
             self._table.add_copy(key, key[2])
         if event.last:
-            return self._losses.what_became(event, self._now)
+            return self._losses.what_became(event)
         avoid = self._transfers.avoided(event)
         instructions: list[Instruction] = []
         otherwise = "queued"
         if not self._table.is_served(key, avoid):
-            instructions = self._losses.seek(key, self._now)
+            instructions = self._losses.seek(key)
             if obj.sought is None and not self._will_be_served(obj):
                 if obj.lost is not None:
                     self._transfers.answered(event)
-                    return self._losses.what_became(event, self._now)
+                    return self._losses.what_became(event)
                 otherwise = "none"
-        return instructions + self._transfers.ask(event, avoid, otherwise, self._now)
+        return instructions + self._transfers.ask(event, avoid, otherwise)
 
     def _will_be_served(self, obj: StoredObject) -> bool:
         return any(
@@ -396,5 +395,5 @@ class State:
 
     @_handle.register
     def _on_supplied(self, event: events.Supplied) -> list[Instruction]:
-        is_released, instructions = self._losses.supply(event, self._now)
+        is_released, instructions = self._losses.supply(event)
         return instructions + (self._delete([event.key]) if is_released else [])

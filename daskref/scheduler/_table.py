@@ -65,6 +65,8 @@ class StoredObject:
     """All that the scheduler knows of one object."""
 
     nbytes: int = 0
+    #: When it became known.
+    since: float = 0.0
     #: Holder -> whether it is a task whose result Dask can compute again.
     holders: dict[Holder, bool] = field(default_factory=dict)
     #: Host -> how many readers it was given so far.
@@ -107,6 +109,8 @@ class Table:
         Objects that a process is asked, or asks, for.
     lost
         Objects that no host gives, those lost first at the front.
+    now
+        When the event happens that is being handled.
     """
 
     objects: dict[Key, StoredObject]
@@ -117,6 +121,7 @@ class Table:
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
+        self.now = 0.0
         self.objects = {}
         self.held = {}
         self.moving = {}
@@ -128,7 +133,7 @@ class Table:
         self._touched[key] = None
         obj = self.objects.get(key)
         if obj is None:
-            obj = self.objects[key] = StoredObject()
+            obj = self.objects[key] = StoredObject(since=self.now)
         return obj
 
     def touched(self) -> Iterator[Key]:

@@ -52,7 +52,7 @@ class Transfers:
         )
 
     def ask(
-        self, event: SourceAsked, avoid: frozenset[str], otherwise: str, now: float
+        self, event: SourceAsked, avoid: frozenset[str], otherwise: str
     ) -> list[Instruction]:
         """Answer once a host is free that has an object; with a status if none is."""
         process, key, host = event.process, event.key, self._host(event.process)
@@ -66,9 +66,9 @@ class Transfers:
             del obj.grants[host]
         reader = obj.readers.setdefault(host, Reader())
         reader.processes.pop(process, None)
-        reader.processes[process] = wait = Wait(now + PATIENCE, otherwise)
+        reader.processes[process] = wait = Wait(self._table.now + PATIENCE, otherwise)
         reader.avoid = avoid
-        answers = self.settle(key, now)
+        answers = self.settle(key)
         if host in obj.readers:
             answers.append(Later(wait.until, PatienceEnded(process, key, wait.until)))
         return answers
@@ -111,7 +111,7 @@ class Transfers:
         obj = self._table.touch(key)
         return [each for host in list(obj.readers) for each in self._drop(key, host)]
 
-    def settle(self, key: Key, now: float) -> list[Instruction]:
+    def settle(self, key: Key) -> list[Instruction]:
         """Let those who have waited longest fetch, as far as a host is free."""
         obj = self._table.objects[key]
         if not obj.readers:
@@ -119,7 +119,7 @@ class Transfers:
         answers: list[Instruction] = []
         for host in [host for host in obj.readers if host in obj.copies]:
             answers += self._drop(key, host)  # another process brought it: it may look
-        load = self._load(obj, now)
+        load = self._load(obj)
         for host, reader in list(obj.readers.items()):
             free = [
                 (at_all, obj.copies[source], source)
@@ -131,7 +131,7 @@ class Transfers:
                 load[source] = (load[source][0] + 1, load[source][1] + 1)
                 obj.copies[source] += 1
                 *_, latest = reader.processes
-                obj.grants[host] = Grant(source, latest, now)
+                obj.grants[host] = Grant(source, latest, self._table.now)
                 answers += [
                     self._found(process, key, source)
                     for process, wait in obj.readers.pop(host).processes.items()
@@ -139,13 +139,13 @@ class Transfers:
                 ]
         return answers
 
-    def _load(self, obj: StoredObject, now: float) -> dict[str, tuple[int, int]]:
+    def _load(self, obj: StoredObject) -> dict[str, tuple[int, int]]:
         """Return of each host that gives an object its readers, and those not slow."""
         load = {host: (0, 0) for host in obj.copies if self._hosts.endpoints(host)}
         for grant in obj.grants.values():
             if grant.source in load:
                 at_all, lately = load[grant.source]
-                is_slow = grant.since <= now - SLOW
+                is_slow = grant.since <= self._table.now - SLOW
                 load[grant.source] = (at_all + 1, lately + (not is_slow))
         return load
 

@@ -49,6 +49,7 @@ def test_arguments_results_and_scattered_values() -> None:
         assert made[0].prefixes == ("double",)
         assert "ndarray" in made[0].type
         assert all(each.hosts and not each.readers for each in found)
+        assert placed.age > argument.age > 0
         assert len(list_objects(client, most=2)) == 2
         assert "double" in repr(found)
         assert list(found.to_pandas()["nbytes"]) == sizes
