@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from daskref.cluster.locating import Locator, ask
 from daskref.connectors.zmq.sources import Source
 from daskref.exceptions import ObjectLostError
 from tests.support.common import wait_until
+from tests.support.forks import forked
 
 A, B, ME = "a" * 32, "b" * 32, "e" * 32
 KEY = ("1" * 32, 8, A)
@@ -183,24 +183,16 @@ def test_a_forked_child_asks_and_tells_nobody() -> None:
     other = ("2" * 32, 8, A)
     locator.sources(KEY, nothing)
     asked = list(scheduler.asked)
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            assert locator.sources(KEY, nothing) == THERE
-            assert locator.sources(other, nothing) == [Source(A, ["tcp://a:1"])]
-            assert locator.copies(KEY) == [Source(A, ["tcp://a:1"])]
-            locator.given_up(KEY)
-            locator.ended(KEY, True)
-            assert scheduler.asked == asked
-            assert not scheduler.told
-            os.write(write, b"fine")
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as file:
-        assert file.read() == b"fine"
-    os.waitpid(pid, 0)
+
+    def check() -> bool:
+        assert locator.sources(KEY, nothing) == THERE
+        assert locator.sources(other, nothing) == [Source(A, ["tcp://a:1"])]
+        assert locator.copies(KEY) == [Source(A, ["tcp://a:1"])]
+        locator.given_up(KEY)
+        locator.ended(KEY, True)
+        return scheduler.asked == asked and not scheduler.told
+
+    assert forked(check) == "fine"
 
 
 class TestAsk:

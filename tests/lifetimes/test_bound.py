@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from daskref.connectors import FileConnector, LocalConnector
 from daskref.lifetimes.bound import ATTEMPTS, BoundObjects
 from daskref.store import Store
 from tests.support.common import wait_until
+from tests.support.forks import forked
 
 LEASE, PAUSE = 600.0, 30.0
 
@@ -174,9 +174,7 @@ def test_a_lease_that_cannot_be_renewed_is_no_error(
 def test_a_forked_child_has_none(bound: BoundObjects, store: Store) -> None:
     key = store.put(1)
     bound.hold("one", store.config(), [key])
-    if (pid := os.fork()) == 0:
-        os._exit(len(bound))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert forked(lambda: not len(bound)) == "fine"
     assert len(bound) == 1
 
 

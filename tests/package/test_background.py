@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import textwrap
 import threading
-import warnings
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -25,19 +23,7 @@ from daskref.background import (
     run_apart,
 )
 from tests.support.common import wait_until
-
-
-def in_child(check: Any) -> None:
-    """Assert that a function returns something true in a forked child."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads
-        pid = os.fork()
-    if not pid:
-        try:
-            os._exit(0 if check() else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+from tests.support.forks import forked
 
 
 class TestBackground:
@@ -105,8 +91,8 @@ class TestBackground:
         background.call()
         assert worked.wait(20)
         worked.clear()
-        in_child(lambda: not background.running and background.start())
-        in_child(lambda: background.call() and worked.wait(20))
+        assert forked(lambda: not background.running and background.start()) == "fine"
+        assert forked(lambda: background.call() and worked.wait(20)) == "fine"
         assert background.running
         background.stop(20)
 
@@ -160,7 +146,7 @@ class TestExecutor:
         begun, let = threading.Event(), threading.Event()
         first = executor.submit(lambda: begun.set() or let.wait(20))
         assert begun.wait(20)
-        in_child(lambda: executor.submit(int, "7").result(20) == 7)
+        assert forked(lambda: executor.submit(int, "7").result(20) == 7) == "fine"
         let.set()
         assert first.result(20)
         executor.close()
@@ -179,7 +165,7 @@ def test_locks_are_free_in_a_child(make: Any) -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     assert held.wait(20)
-    in_child(lambda: lock.acquire(timeout=20))
+    assert forked(lambda: lock.acquire(timeout=20)) == "fine"
     let.set()
     thread.join(20)
 

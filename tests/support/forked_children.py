@@ -10,14 +10,11 @@ import atexit
 import gc
 import json
 import multiprocessing.util
-import os
-import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -26,35 +23,10 @@ import numpy as np
 
 import daskref
 from daskref.connectors import open_connector
+from tests.support.forks import PATIENCE, forked
 
-#: Seconds after which a child is taken to hang.
-PATIENCE = 30
 VALUE = np.arange(300_000.0)
 ROUNDS = 6
-
-
-def forked(check: Callable[[], Any], end: Callable[[], Any] | None = None) -> str:
-    """Run a function in a child; return what went wrong, or ``"fine"``."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(reader)
-        signal.alarm(PATIENCE)  # its default action ends the child
-        try:
-            said = "fine" if check() else "it was false"
-        except BaseException:
-            said = traceback.format_exc()
-        os.write(writer, said.encode()[-4000:])
-        os.close(writer)
-        if end is not None:
-            signal.alarm(PATIENCE)
-            end()
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        said = file.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return said if not status else f"{said or 'hung'}, exit status {status}"
 
 
 def equal(value: Any) -> bool:
