@@ -218,6 +218,7 @@ class ClusterStore:
         key = new_key() if _signs(settings, connector) else None
         store = Store(name, connector, counters=counters, signing_key=key)
         connector = store.connector
+        connector.outlive()
         try:
             probes = tuple(connector.put_everywhere(PROBE))
         except Exception:
@@ -588,6 +589,7 @@ def _reach(info: SessionInfo, counters: Counters) -> Store:
     try:
         if all(map(store.connector.exists, info.probes)):
             register_store(store, exist_ok=True)
+            store.connector.outlive()
             return store
         raise ConnectorUnavailableError(
             repr(store.connector), "it does not hold what the scheduler put there"

@@ -394,6 +394,13 @@ class Connector(ABC):
         """
         raise NotImplementedError
 
+    def outlive(self) -> None:
+        """Have the objects deleted even if all processes of the store are killed.
+
+        Where that is in anybody's power.
+        """
+        return
+
     def space(self) -> Space:
         """Return what the store takes of this host's memory and disk.
 

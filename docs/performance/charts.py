@@ -20,7 +20,7 @@ from daskref.bench.program import ROWS
 HERE = Path(__file__).parent
 TO = HERE.parent / "_static"
 STYLE = """
-    text { font: 12.5px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328 }
+    text { font: 12.5px system-ui, "DejaVu Sans", sans-serif; fill: #1f2328 }
     .title { font-weight: 600; font-size: 14px }
     .note { fill: #57606a; font-size: 11.5px }
     .mid { text-anchor: middle }
@@ -105,7 +105,8 @@ def chart(title: str, bars: list[Bar]) -> str:
         kind = "ahead" if bar.median >= 1 else "behind"
         low, high = at(min(bar.ratios)), at(max(bar.ratios))
         parts += [
-            f'<text class="end" x="{LEFT - 10}" y="{y + 12}">{escape(bar.label)}</text>',
+            f'<text class="end" x="{LEFT - 10}" y="{y + 12}">'
+            f"{escape(bar.label)}</text>",
             f'<rect class="{kind}" x="{begin}" y="{y}" height="16" '
             f'width="{max(end - begin, 1):.1f}"/>',
             f'<path class="spread" d="M{low} {middle}H{high}"/>',

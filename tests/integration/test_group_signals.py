@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import pytest
 
@@ -122,21 +121,47 @@ def test_many_rounds(signum: int, tmp_path: Path) -> None:
         one_round(signum, tmp_path, number)
 
 
-@pytest.mark.stress
-def test_after_sigkill_the_next_start_sweeps(tmp_path: Path) -> None:
+def test_after_sigkill_the_session_is_removed(tmp_path: Path) -> None:
     root, spill = tmp_path / "shm", tmp_path / "spill"
     root.mkdir()
     spill.mkdir()
     with group(root, spill, tmp_path / "log") as started:
         with daskref.Client(started.address) as client:
             use(client)
+        assert os.listdir(root)
         started.end(signal.SIGKILL)
-    (dead,) = os.listdir(root)
-    settings = {"daskref.shm.root": str(root), "daskref.spill-directory": str(spill)}
-    with (
-        dask.config.set(settings),
-        daskref.Client(n_workers=1, processes=False, dashboard_address=":0") as client,
-    ):
-        client.submit(np.sum, np.ones(600_000)).result()
-        assert dead not in os.listdir(root)
-    assert not os.listdir(root)
+        wait_until(lambda: not os.listdir(root), "the session is removed")
+    assert not os.listdir(spill)
+
+
+#: A program with a cluster of its own, which has stored something.
+_PROGRAM = """
+import time
+import numpy as np
+import daskref
+
+if __name__ == "__main__":
+    client = daskref.Client(n_workers=1, threads_per_worker=1, dashboard_address=":0")
+    future = client.scatter(np.ones(600_000))
+    print(client.submit(np.sum, future).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "signum", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"]
+)
+def test_a_program_with_a_cluster_of_its_own(signum: int, tmp_path: Path) -> None:
+    root, program = tmp_path / "shm", tmp_path / "program.py"
+    root.mkdir()
+    program.write_text(_PROGRAM)
+    env = {**os.environ, **ENVIRONMENT, "DASK_DASKREF__SHM__ROOT": str(root)}
+    with subprocess.Popen(
+        [sys.executable, program], stdout=subprocess.PIPE, text=True, env=env
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "600000.0"
+        assert os.listdir(root)
+        process.send_signal(signum)
+        process.wait()
+        wait_until(lambda: not os.listdir(root), "the session is removed")

@@ -45,6 +45,7 @@ from daskref.connectors.files.folders import (
 )
 from daskref.connectors.files.locks import unlock, write_whole
 from daskref.connectors.files.presence import Liveness, OneHost
+from daskref.connectors.files.reaper import Reaper
 from daskref.exceptions import ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class DirectorySession:
     _joined: bool
     _held_fd: int
     _presence_fd: int
+    _reaper: Reaper | None
+    _made: bool
     _mutex: Lock
 
     def __init__(self, path: str, nonce: str, liveness: Liveness) -> None:
@@ -94,6 +97,7 @@ class DirectorySession:
         self.writer = ""
         self._liveness = liveness
         self._held_fd = self._presence_fd = -1
+        self._reaper, self._made = None, False
         self.forget()
         forget_in_child(self)
 
@@ -191,6 +195,7 @@ class DirectorySession:
             if not self._liveness.holds(self.path, self._held_fd):
                 raise FileNotFoundError(self.path)
             self._has_joined()
+            self._made = True
         except BaseException as exc:
             self.forget()
             shutil.rmtree(hidden, ignore_errors=True)
@@ -264,9 +269,21 @@ class DirectorySession:
         """Tell whether the participant with these 8 digits is known to be gone."""
         return self._liveness.gone(self.path, writer)
 
+    def outlive(self) -> None:
+        """Have the session removed even if all of its processes are killed.
+
+        By a process that waits for the end of this one, if this one made the session.
+        """
+        with self._mutex:
+            if self._made and self._reaper is None:
+                self._reaper = Reaper(self.path)
+
     def forget(self) -> None:
         """Have no part any more, in a forked child; the parent keeps its own."""
-        self._joined = False
+        self._joined = self._made = False
+        reaper, self._reaper = self._reaper, None
+        if reaper is not None:
+            reaper.forget()
         presence, self._presence_fd = self._presence_fd, -1
         if presence >= 0:
             os.close(presence)
@@ -281,7 +298,10 @@ class DirectorySession:
             self._joined = False
             try:
                 self._exit()
-                _remove_if_left(self.path, self._liveness, self._held_fd)
+                left = _remove_if_left(self.path, self._liveness, self._held_fd)
+                if left and self._reaper is not None:
+                    self._reaper.dismiss()
+                    self._reaper = None
             finally:
                 self._let_go()
 

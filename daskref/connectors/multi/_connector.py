@@ -331,6 +331,11 @@ class MultiConnector(Connector, DeferrableConnector):
         usages = [self._children.open(child).usage() for child in children]
         return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
 
+    @override
+    def outlive(self) -> None:
+        for _, connector in self._children.reached():
+            connector.outlive()
+
     def space(self) -> Space:
         """Return what all connectors within reach take of this host, added up."""
         self._children.check_open()

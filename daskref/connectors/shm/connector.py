@@ -3,16 +3,20 @@
 Known limits: pages that a process maps count into its resident size, as ``RssShmem``
 in ``/proc/<pid>/status``. An object is seen by processes that share the tmpfs: one
 host, and one container unless containers share ``/dev/shm``. A session whose last
-process was killed stays until the next one of the same user starts on that host.
+process was killed stays until the next one of the same user starts on that host, unless
+:meth:`SharedMemoryConnector.outlive` was called.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
@@ -22,6 +26,7 @@ from daskref.connectors.files import leases
 from daskref.connectors.files.connector import DirectoryConnector, Read, checked
 from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.folders import read_identity
+from daskref.connectors.files.locks import open_plain
 from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.presence import OneHost
 from daskref.connectors.files.session import DirectorySession, sweep_at_end
@@ -32,6 +37,8 @@ from daskref.exceptions import ConnectorError
 from daskref.units import parse_seconds, parse_share
 
 _ROOT = "/dev/shm"
+#: How often the removal of a session that all have left is tried, and seconds between.
+_REMOVALS, _REMOVAL = 50, 0.2
 
 
 class SharedMemoryKey(NamedTuple):
@@ -250,6 +257,10 @@ class SharedMemoryConnector(DirectoryConnector):
         return [name for tier in self._places() for name in leases.names(tier)]
 
     @override
+    def outlive(self) -> None:
+        self._session.outlive()
+
+    @override
     def space(self) -> Space:
         self._ready()
         return self._tiers.space()
@@ -274,3 +285,24 @@ class SharedMemoryConnector(DirectoryConnector):
 def _leave(session: DirectorySession, tiers: Tiers) -> None:
     tiers.close()
     session.leave()
+
+
+def remove_when_left(path: str) -> None:
+    """Remove a session once no process takes part in it. Blocks until then.
+
+    Parameters
+    ----------
+    path
+        Its directory.
+    """
+    for _ in range(_REMOVALS):
+        with suppress(OSError):
+            lock = open_plain(os.path.join(path, OneHost.last), os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            finally:
+                os.close(lock)
+        SharedMemoryConnector.sweep_sessions(os.path.dirname(path))
+        if not os.path.lexists(path):
+            return
+        time.sleep(_REMOVAL)  # somebody has just joined

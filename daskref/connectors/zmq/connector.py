@@ -381,6 +381,10 @@ class ZmqConnector(Connector):
         return self._local.overflows
 
     @override
+    def outlive(self) -> None:
+        self._here().outlive()
+
+    @override
     def space(self) -> Space:
         return self._here().space()
 

@@ -1,0 +1,68 @@
+"""What removes a session whose processes were all killed, their maker first.
+
+A process that dies of a signal removes nothing, and Dask's workers die with the process
+that has started them. So a shell waits beside the session, outside of the process's
+group and not its child; it takes no CPU time, and less than a megabyte. If the process
+ends without having dismissed it, the shell becomes a Python that removes the session as
+soon as nobody takes part in it any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import suppress
+
+logger = logging.getLogger(__name__)
+
+_SHELL = "/bin/sh"
+#: Its third descriptor ends with the process that has it open for writing.
+_WAIT = 'cd / && { read -r _ <&3 || [ ! -e "$1" ] || exec "$0" -P -c "$2" "$1"; } &'
+_REMOVE = (
+    "import sys; from daskref.connectors.shm.connector import remove_when_left; "
+    "remove_when_left(sys.argv[1])"
+)
+
+
+class Reaper:
+    """Waits for the end of this process, to remove a session of one host.
+
+    Parameters
+    ----------
+    path
+        The session's directory.
+
+    Notes
+    -----
+    Where there is no shell, nothing waits: whoever starts next sweeps. Whoever kills
+    all processes of a container, or of a batch job, kills this one as well.
+    """
+
+    def __init__(self, path: str) -> None:
+        read, self._fd = os.pipe()
+        quiet = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in range(3)]
+        try:
+            shell = os.posix_spawn(
+                _SHELL,
+                [_SHELL, "-c", _WAIT, sys.executable, path, _REMOVE],
+                {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                file_actions=[*quiet, (os.POSIX_SPAWN_DUP2, read, 3)],
+                setsid=True,
+                setsigmask=(),
+            )
+            os.waitpid(shell, 0)  # it leaves one behind that is nobody's child
+        except OSError:
+            logger.debug("Nothing waits to remove %s", path, exc_info=True)
+        finally:
+            os.close(read)
+
+    def dismiss(self) -> None:
+        """End it: the session is removed."""
+        with suppress(OSError):  # it has been killed
+            os.write(self._fd, b"\n")
+        self.forget()
+
+    def forget(self) -> None:
+        """Have no part in it, in a forked child."""
+        os.close(self._fd)
