@@ -25,7 +25,6 @@ from daskref.connectors.files.locks import (
 from daskref.connectors.files.names import LEASE, UNKNOWN_SIZE
 from daskref.connectors.files.parked import ParkedMappings
 from daskref.connectors.files.parts import Parts
-from daskref.connectors.files.reading import read_whole
 from daskref.connectors.files.recycling import (
     KeptMappings,
     Pool,
@@ -234,7 +233,7 @@ class ObjectDirectory:
                 else:
                     keep_lock = True
                     return view
-            return read_whole(fd, nbytes)
+            return _read_whole(fd, nbytes)
         finally:
             if not keep_lock and self.pool is not None:
                 unlock(fd)
@@ -300,3 +299,22 @@ class ObjectDirectory:
 def _let_go(kept: SharedMapping, holder: int) -> None:
     """Give up the lock of a view through a mapping, which lasted as long. Anywhere."""
     unmap(holder, mmap.PAGESIZE)
+
+
+def _read_whole(fd: int, nbytes: int) -> memoryview:
+    """Return the first bytes of a file that cannot be mapped, writable.
+
+    Raises
+    ------
+    WireError
+        If it has fewer.
+    """
+    # Not bytes: the result is writable, as a mapping is.
+    view = memoryview(bytearray(nbytes))
+    done = 0
+    while done < nbytes:
+        count = os.preadv(fd, [view[done : done + 2**28]], done)
+        if not count:
+            raise WireError(f"a file ended after {done} of {nbytes} bytes")
+        done += count
+    return view
