@@ -8,7 +8,7 @@ The package, from the bottom up; each folder's ``__init__`` says what is in it::
     lifetimes/  ownership/ what deletes the objects of a user's own store, and when
     graph/  cluster/       nodes of task graphs; what all processes of a cluster share
     client/  scheduler/  worker/    Dask, by the process in which the code runs
-    entry, preload, cli    doors that Dask and the shell open
+    entry, preload, cli/   doors that Dask and the shell open
     testing/  bench/  demo/    tools
 
 Begin with :mod:`daskref.client.client`: it has the way of a value through these.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from daskref.client._checks import check_enabled
 from daskref.client.tables import Table
+from daskref.cluster.session import ClusterStore
 from daskref.metrics import STORED, Stats, summarize
 
 #: Objects that the scheduler lists by default.
@@ -67,18 +68,30 @@ def list_objects(client: Any, *, most: int = _MOST) -> Any:
     async def _objects() -> Table[ObjectRecord]:
         if client._daskref is None:  # there is no store yet
             return Table(ObjectRecord._fields)
-        told = await client.scheduler.daskref_objects(most=most)
-        records = []
-        for each in told:
-            # lists are tuples, or not, after a message of Dask's
-            values: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in each.items()
-            }
-            records.append(ObjectRecord(**values))
-        return Table(ObjectRecord._fields, records)
+        return await ask_objects(client.scheduler, most)
 
     return client.sync(_objects)
+
+
+async def ask_objects(scheduler: Any, most: int = _MOST) -> Table[ObjectRecord]:
+    """Return what :func:`list_objects` does, for who has no session.
+
+    Parameters
+    ----------
+    scheduler
+        Dask's connection to one on which daskref is on.
+    most
+        See there.
+    """
+    records = []
+    for each in await scheduler.daskref_objects(most=most):
+        # lists are tuples, or not, after a message of Dask's
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in each.items()
+        }
+        records.append(ObjectRecord(**values))
+    return Table(ObjectRecord._fields, records)
 
 
 def stats(client: Any) -> Stats:
@@ -124,14 +137,27 @@ def stats(client: Any) -> Stats:
             nothing = dict.fromkeys(STORED, 0)
             here = {**nothing, "place": "", "host": socket.gethostname()}
             return summarize(0, [here], [])
-        session = client._daskref.session
-        told = await client.scheduler.daskref_stats()
-        processes = [*told["processes"], session.report()]
-        stores = told["stores"]
-        connector, places = session.across_hosts, {each["place"] for each in stores}
-        if connector is not None and connector.host not in places:
-            stores = [*stores, await session.run(session.stored)]
-        return summarize(told["puts"], stores, processes)
+        return await ask_stats(client.scheduler, client._daskref.session)
 
     answer: Stats = client.sync(_stats)
     return answer
+
+
+async def ask_stats(scheduler: Any, session: ClusterStore | None = None) -> Stats:
+    """Return what :func:`stats` does.
+
+    Parameters
+    ----------
+    scheduler
+        Dask's connection to one on which daskref is on.
+    session
+        Of this process, if it has one: then what it counts is in it.
+    """
+    told = await scheduler.daskref_stats()
+    processes, stores = told["processes"], told["stores"]
+    if session is not None:
+        processes = [*processes, session.report()]
+        connector, places = session.across_hosts, {each["place"] for each in stores}
+        if connector is not None and connector.host not in places:
+            stores = [*stores, await session.run(session.stored)]
+    return summarize(told["puts"], stores, processes)

@@ -65,8 +65,8 @@ class Table(list[Record], Generic[Record]):
 
         return pd.DataFrame.from_records(list(self), columns=list(self.fields))
 
-    def _rows(self) -> Iterator[list[str]]:
-        for record in self[:_SHOWN]:
+    def _rows(self, most: int | None = _SHOWN) -> Iterator[list[str]]:
+        for record in self[:most]:
             yield [
                 _text(name, value)
                 for name, value in zip(self.fields, record, strict=True)
@@ -77,16 +77,25 @@ class Table(list[Record], Generic[Record]):
         more = len(self) - _SHOWN
         return f"… and {more:,} more" if more > 0 else ""
 
-    def __repr__(self) -> str:
-        rows = [list(self.fields), *self._rows()]
+    def lines(self, most: int | None = None) -> list[str]:
+        """Return the lines of the text, the names of the fields first.
+
+        Parameters
+        ----------
+        most
+            How many records to show; all by default.
+        """
+        rows = [list(self.fields), *self._rows(most)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
+        return [
             "  ".join(
                 cell.ljust(width) for cell, width in zip(row, widths, strict=True)
             ).rstrip()
             for row in rows
         ]
-        return "\n".join([*lines, *filter(None, [self._rest])])
+
+    def __repr__(self) -> str:
+        return "\n".join([*self.lines(_SHOWN), *filter(None, [self._rest])])
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{escape(name)}</th>" for name in self.fields)
@@ -112,6 +121,12 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, tuple) and all(isinstance(each, str) for each in value):
-        return ", ".join(value)
-    # one line, and nothing that a terminal would obey
-    return "".join(c if c.isprintable() else "�" for c in str(value))
+        value = ", ".join(value)
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Return a text as one line, and with nothing in it that a terminal would obey."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )

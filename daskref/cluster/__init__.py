@@ -12,5 +12,6 @@ Read ``session`` first: what one process has of the cluster's store. Then:
   store
 - ``locating``, ``errands``: several hosts: where objects are, and orders to delete them
 - ``prometheus``: what this process counts, for Dask's page of metrics
+- ``health``: what a process tells of itself and of its store when it is asked
 - ``notices``: warnings about settings that do nothing
 """

@@ -40,6 +40,11 @@ async def join(peer, client, settings, dask_scheduler=None):
     return answer if isinstance(answer, str) else await answer
 
 
+async def check(step, *args, dask_worker=None, dask_scheduler=None):
+    answer = ask("check", dask_worker or dask_scheduler, step, *args)
+    return answer if isinstance(answer, str) else await answer
+
+
 class Refusal(WorkerPlugin):
     """Closes a worker: it could not run a task that has a reference in it."""
 
@@ -99,6 +104,10 @@ give_pad = _Question("give_pad")
 #: ``async (peer, client, settings) -> answer``, to be run on the scheduler: see
 #: :func:`daskref.cluster.joining.join`.
 join = _Question("join")
+
+#: ``async (step, *args) -> answer``, to be run on the scheduler and on workers: see
+#: :func:`daskref.cluster.joining.check`.
+check = _Question("check")
 
 
 def worker_plugin_bytes(peer: dict[str, Any], info: bytes) -> bytes:

@@ -1,8 +1,9 @@
 """Joining a session: what peers of any version call here, by name.
 
-The names of :func:`identify`, :func:`give_pad`, :func:`join`, :func:`worker_plugin` and
-:func:`nanny_plugin`, what they take, and the fields of what they return never change,
-but by more fields: whoever calls them may have another protocol, and is to hear so.
+The names of :func:`identify`, :func:`give_pad`, :func:`join`, :func:`check`,
+:func:`worker_plugin` and :func:`nanny_plugin`, what they take, and the fields of what
+they return never change, but by more fields: whoever calls them may have another
+protocol, and is to hear so.
 """
 
 from __future__ import annotations
@@ -100,6 +101,19 @@ def _pickled(exc: Exception) -> bytes:
         return data
     except Exception:  # a connector's own, whatever it is made of
         return pickle.dumps(DaskrefError(f"the session could not start: {exc!r}"))
+
+
+async def check(server: Any, step: str, *args: Any) -> dict[str, Any]:
+    """Do one step of a diagnosis here; see :func:`daskref.cluster.health.check`.
+
+    Returns
+    -------
+    dict
+        What :func:`identify` returns, and what the step does.
+    """
+    from daskref.cluster import health
+
+    return {**identify(), **await health.check(server, step, *args)}
 
 
 def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:

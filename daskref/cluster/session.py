@@ -119,7 +119,6 @@ class ClusterStore:
         self._users = 1
         self._warned = False
         self._next_sweep = 0.0
-        #: Why this process cannot put and get, if that is so.
         self._unseen: DaskrefError | None = None
         self.has_place = True
         self._without_place = set()
@@ -131,6 +130,11 @@ class ClusterStore:
     def reachable(self) -> bool:
         """Whether this process can put and get."""
         return self.store is not None and self._unseen is None
+
+    @property
+    def unseen(self) -> DaskrefError | None:
+        """Why this process cannot put and get, if that is so."""
+        return self._unseen
 
     @property
     def across_hosts(self) -> ZmqConnector | None:

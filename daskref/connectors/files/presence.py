@@ -124,19 +124,30 @@ class OneHost(Liveness):
     @contextmanager
     def claim(self, path: str, held: int = -1) -> Iterator[str | None]:
         """See :meth:`Liveness.claim`."""
+        with self._alone(path, held) as alone:
+            if alone:
+                with removing:
+                    yield hide(path)
+            else:
+                yield None
+
+    def has_ended(self, path: str) -> bool:
+        """Tell whether nobody takes part in a session, which is then left to sweep."""
+        with self._alone(path) as alone:
+            return alone
+
+    @contextmanager
+    def _alone(self, path: str, held: int = -1) -> Iterator[bool]:
+        """Have a session's lock alone, if nobody takes part; else ``False``."""
         fd = held
         try:
             if held < 0:
                 fd = open_plain(os.path.join(path, self.last), os.O_RDWR)
         except OSError:
-            yield None  # no session at all
+            yield False  # no session at all
             return
         try:
-            if try_lock(fd, EXCLUSIVE) and self.holds(path, fd):
-                with removing:
-                    yield hide(path)
-            else:
-                yield None
+            yield try_lock(fd, EXCLUSIVE) and self.holds(path, fd)
         finally:
             with suppress(OSError):  # a file system without locks
                 unlock(fd)

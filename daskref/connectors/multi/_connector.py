@@ -93,6 +93,22 @@ class MultiConnector(Connector, DeferrableConnector):
     def __repr__(self) -> str:
         return self._children.where
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the connectors."""
+        return list(self._children.by_name)
+
+    def child(self, name: str) -> Connector:
+        """Return the connector of a name, opened if need be.
+
+        Raises
+        ------
+        ConnectorUnavailableError
+            If this process cannot reach it.
+        """
+        self._children.check_open()
+        return self._children.open(self._children.by_name[name])
+
     # Keys
 
     def _find(self, key: Any) -> tuple[Connector, Any]:

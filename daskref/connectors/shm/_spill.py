@@ -150,12 +150,20 @@ def sweep_spills(root: str) -> list[str]:
     return swept(own_directories(root), _sweep)
 
 
+def ended_spills(root: str) -> list[str]:
+    """Return what :func:`sweep_spills` would remove."""
+    return swept(own_directories(root), _is_left)
+
+
 def _sweep(path: str) -> bool:
-    identity = read_identity(path)
-    ended = _ended(identity) if "session" in identity else _abandoned(path, identity)
-    if ended:
+    if left := _is_left(path):
         remove_whole(path, "identity")
-    return ended
+    return left
+
+
+def _is_left(path: str) -> bool:
+    identity = read_identity(path)
+    return _ended(identity) if "session" in identity else _abandoned(path, identity)
 
 
 def _abandoned(path: str, identity: dict[str, str]) -> bool:

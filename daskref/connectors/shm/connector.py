@@ -25,13 +25,13 @@ from daskref.connectors.base import Key
 from daskref.connectors.files import leases
 from daskref.connectors.files.connector import DirectoryConnector, Read, checked
 from daskref.connectors.files.directory import ObjectDirectory
-from daskref.connectors.files.folders import read_identity
+from daskref.connectors.files.folders import own_directories, read_identity, swept
 from daskref.connectors.files.locks import open_plain
 from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.presence import OneHost
 from daskref.connectors.files.session import DirectorySession, sweep_at_end
 from daskref.connectors.shm._room import Tiers
-from daskref.connectors.shm._spill import sweep_spills
+from daskref.connectors.shm._spill import ended_spills, sweep_spills
 from daskref.connectors.space import Space
 from daskref.exceptions import ConnectorError
 from daskref.units import parse_seconds, parse_share
@@ -162,6 +162,8 @@ class SharedMemoryConnector(DirectoryConnector):
     def sweep_sessions(
         root: str | os.PathLike[str] | None = None,
         spill_directory: str | os.PathLike[str] | None = None,
+        *,
+        remove: bool = True,
     ) -> list[str]:
         """Remove this user's sessions that no process takes part in.
 
@@ -169,16 +171,20 @@ class SharedMemoryConnector(DirectoryConnector):
         ----------
         root, spill_directory
             As a connector has them.
+        remove
+            False: only tell which ones these are.
 
         Returns
         -------
         list of str
-            The directories that were removed.
+            The directories that were removed, or would be.
         """
-        removed = DirectorySession.sweep(os.fspath(root or _ROOT), OneHost())
-        return removed + sweep_spills(
-            os.fspath(spill_directory or tempfile.gettempdir())
-        )
+        root = os.fspath(root or _ROOT)
+        spills = os.fspath(spill_directory or tempfile.gettempdir())
+        if not remove:
+            ended = swept(own_directories(root), OneHost().has_ended)
+            return ended + ended_spills(spills)
+        return DirectorySession.sweep(root, OneHost()) + sweep_spills(spills)
 
     @staticmethod
     def sweep_at_end(root: str | os.PathLike[str] | None = None) -> None:

@@ -1,0 +1,330 @@
+"""A cluster as commands ask it: by its scheduler, without being one of its clients.
+
+A client would be counted, and where it is configured so, it would switch daskref on.
+Whatever is asked is waited for within ``--timeout``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
+
+import click
+from distributed.comm.addressing import get_address_host_port
+from distributed.core import clean_exception, rpc
+from distributed.protocol.pickle import dumps, loads
+from distributed.security import Security
+
+from daskref.cli._printing import (
+    NO_ANSWER,
+    OFF,
+    CommandError,
+    Progress,
+    quantity,
+)
+from daskref.cluster import by_value
+from daskref.units import parse_seconds
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+#: Seconds that a connection may take to say goodbye.
+_GOODBYE = 1.0
+#: Of the time for an answer, what Dask may take to connect: it says why it could not.
+_CONNECTING = 0.9
+#: Questions to workers that are under way.
+_AT_ONCE = 64
+
+
+class Target(NamedTuple):
+    """Which cluster, and how to ask it."""
+
+    address: str
+    #: As :class:`~distributed.security.Security` has them.
+    tls: dict[str, str]
+    #: Seconds for each answer.
+    timeout: float
+
+    def run(self, asking: Callable[[Cluster], Awaitable[T]]) -> T:
+        """Return what *asking* returns, once it is connected.
+
+        Raises
+        ------
+        CommandError
+            If the cluster cannot be reached, or does not answer.
+        """
+
+        async def _run() -> T:
+            with Progress() as shown:
+                async with _connected(self, shown) as cluster:
+                    return await asking(cluster)
+
+        return asyncio.run(_run())
+
+
+class Cluster:
+    """The cluster at an address.
+
+    Parameters
+    ----------
+    address
+        Of the scheduler.
+    scheduler
+        Dask's connection to it.
+    timeout
+        Seconds for each answer.
+    shown
+        Is told what is waited for.
+    """
+
+    #: Of all workers, as they were when it was connected.
+    workers: list[str]
+    #: What the scheduler said of itself then.
+    identity: dict[str, Any]
+
+    def __init__(
+        self, address: str, scheduler: Any, timeout: float, shown: Progress
+    ) -> None:
+        self.address = address
+        self.scheduler = scheduler
+        self._timeout = timeout
+        self._shown = shown
+
+    async def wait(self, what: str, answer: Awaitable[T]) -> T:
+        """Return an answer.
+
+        Parameters
+        ----------
+        what
+            Is done meanwhile, as in ``"asking the scheduler"``.
+        answer
+            Of the scheduler.
+
+        Raises
+        ------
+        CommandError
+            If none comes in time, or the scheduler refuses.
+        """
+        self._shown.at(f"{what} at {self.address}")
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await answer
+        except TimeoutError:
+            raise self.unanswered(
+                f"no answer within {self._timeout:g} s ({what}); "
+                "--timeout gives it more"
+            ) from None
+        except OSError as exc:
+            reason: BaseException = exc
+            while reason.__cause__ is not None:  # of a timeout of Dask's
+                reason = reason.__cause__
+            raise self.unanswered(str(reason) or repr(reason)) from None
+        except ValueError as exc:  # it is among `blocked-handlers`
+            raise CommandError(f"{self.address} refuses: {exc}") from None
+
+    def idle(self) -> None:
+        """Wait for nothing."""
+        self._shown.at("")
+
+    def unanswered(self, reason: str) -> CommandError:
+        """Return the error of a cluster that does not answer."""
+        return CommandError(f"{self.address} cannot be reached: {reason}", NO_ANSWER)
+
+    async def connect(self) -> None:
+        """Have a scheduler say what it is."""
+        told = await self.wait("connecting to the scheduler", self.scheduler.identity())
+        if not isinstance(told, dict) or "workers" not in told:
+            raise CommandError(f"{self.address} is no scheduler of Dask's", NO_ANSWER)
+        self.workers = list(told["workers"])
+        self.identity = told
+
+    async def check_scheduler(self, step: str) -> dict[str, Any] | str:
+        """Return what :func:`daskref.cluster.joining.check` does on the scheduler.
+
+        Returns
+        -------
+        dict or str
+            A text: why daskref cannot be asked there.
+        """
+        response = await self.wait(
+            "asking the scheduler",
+            self.scheduler.run_function(**_call(step), wait=True),
+        )
+        return _returned(response)
+
+    async def check_worker(
+        self, worker: str, step: str, *args: Any
+    ) -> dict[str, Any] | str:
+        """Return what it does on a worker; a text: why it did not answer."""
+        message = {"op": "run", **_call(step, *args), "wait": True}
+        response = await self._ask_worker(worker, message)
+        return response if isinstance(response, str) else _returned(response)
+
+    async def versions(self, worker: str) -> dict[str, Any] | None:
+        """Return what Dask tells of a worker's installation, if it answers."""
+        told = await self._ask_worker(worker, {"op": "versions", "packages": []})
+        return told if isinstance(told, dict) and "packages" in told else None
+
+    async def _ask_worker(self, worker: str, message: dict[str, Any]) -> Any:
+        ask = self.scheduler.broadcast(
+            msg=message, workers=[worker], on_error="return_pickle"
+        )
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = (await ask).get(worker)
+        except TimeoutError:
+            return f"it did not answer within {self._timeout:g} s"
+        except (OSError, ValueError) as exc:
+            return str(exc) or repr(exc)
+        if isinstance(response, bytes):  # the scheduler could not ask
+            return str(loads(response))
+        return "it has left" if response is None else response
+
+    async def gather(self, what: str, answers: Iterable[Awaitable[T]]) -> list[T]:
+        """Return several answers of workers, each of which waits by itself.
+
+        Parameters
+        ----------
+        what
+            Is done meanwhile.
+        answers
+            Of this cluster.
+        """
+        self._shown.at(f"{what} at {self.address}")
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def _wait(answer: Awaitable[T]) -> T:
+            async with room:
+                return await answer
+
+        return await asyncio.gather(*map(_wait, answers))
+
+    async def opened(self) -> dict[str, Any]:
+        """Return what the scheduler tells of its session.
+
+        Raises
+        ------
+        CommandError
+            If daskref is off there.
+        """
+        told = await self.check_scheduler("tell")
+        if isinstance(told, str):
+            raise CommandError(
+                f"daskref cannot be asked on the scheduler {self.address}: {told}", OFF
+            )
+        if not told["on"]:
+            raise CommandError(
+                f"daskref is off on {self.address}: no client has switched it on, and "
+                "this command does not",
+                OFF,
+            )
+        return told
+
+
+def _call(step: str, *args: Any) -> dict[str, bytes]:
+    return {
+        "function": dumps(by_value.check),
+        "args": dumps((step, *args)),
+        "kwargs": dumps({}),
+    }
+
+
+def _returned(response: dict[str, Any]) -> dict[str, Any] | str:
+    if response["status"] != "OK":
+        return str(clean_exception(**response)[1])
+    result = response["result"]
+    return result if isinstance(result, dict) else str(result)
+
+
+@asynccontextmanager
+async def _connected(target: Target, shown: Progress) -> AsyncIterator[Cluster]:
+    security = Security(**target.tls)
+    address = target.address
+    if "://" not in address:
+        encrypted = bool(target.tls) or security.require_encryption
+        address = f"{'tls' if encrypted else 'tcp'}://{address}"
+    try:
+        arguments = security.get_connection_args("client")
+    except OSError as exc:  # what is in a file is no certificate
+        raise CommandError(f"TLS cannot be used: {exc}") from None
+    patience = _CONNECTING * target.timeout
+    scheduler = rpc(address, timeout=patience, connection_args=arguments)
+    cluster = Cluster(address, scheduler, target.timeout, shown)
+    try:
+        try:
+            await cluster.connect()
+        except (RuntimeError, TypeError) as exc:  # the configuration of TLS
+            raise cluster.unanswered(str(exc)) from None
+        yield cluster
+    finally:
+        with suppress(OSError):
+            await asyncio.wait_for(scheduler.close_rpc(), _GOODBYE)
+
+
+def _read_address(ctx: Any, param: Any, value: str | None) -> str | None:
+    try:
+        if value is not None:
+            get_address_host_port(value)
+    except ValueError as exc:
+        text = f"{exc}; an address is as in tcp://host:8786"
+        raise click.BadParameter(text, ctx, param) from None
+    return value
+
+
+def cluster_options(*, required: bool = True) -> Callable[[F], F]:
+    """Add the address of a cluster and what belongs to it: one `Target` to the command.
+
+    Parameters
+    ----------
+    required
+        Whether there must be an address; if not, ``None`` may come instead.
+    """
+    pem = click.Path(exists=True, dir_okay=False, resolve_path=True)
+    adding = [
+        click.argument("address", callback=_read_address, required=required),
+        click.option(
+            "--tls-ca-file", type=pem, help="CA certificates for TLS (in PEM format)."
+        ),
+        click.option(
+            "--tls-cert", type=pem, help="Certificate for TLS (in PEM format)."
+        ),
+        click.option(
+            "--tls-key", type=pem, help="Private key for TLS (in PEM format)."
+        ),
+        click.option(
+            "--timeout",
+            callback=quantity(parse_seconds),
+            default="10 s",
+            show_default=True,
+            help="The longest to wait for each answer.",
+        ),
+    ]
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(
+            address: str | None,
+            tls_ca_file: str | None,
+            tls_cert: str | None,
+            tls_key: str | None,
+            timeout: float,
+            **kwargs: Any,
+        ) -> Any:
+            given = {
+                "tls_ca_file": tls_ca_file,
+                "tls_client_cert": tls_cert,
+                "tls_client_key": tls_key,
+            }
+            tls = {name: value for name, value in given.items() if value is not None}
+            target = None if address is None else Target(address, tls, timeout)
+            return function(target, **kwargs)
+
+        decorated: Any = call
+        for add in reversed(adding):
+            decorated = add(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate

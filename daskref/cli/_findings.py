@@ -1,0 +1,286 @@
+"""What is right and what is wrong, and how to mend it, from what processes tell."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from dask.utils import format_bytes
+
+from daskref._version import PROTOCOL
+from daskref.config import Settings, setting_name
+from daskref.connectors.machine import is_low
+
+#: What Docker and Kubernetes give a container's `/dev/shm`: most values go to disk.
+_TINY = 64 * 2**20
+#: Of the budget, what a host should have left.
+_LITTLE = 0.1
+#: Open files that a process should be allowed.
+_FILES = 1024
+#: Seconds that clocks may differ: leases are as exact as that.
+_APART = 2.0
+_MEMORY = ("tmpfs", "ramfs")
+
+
+class Finding(NamedTuple):
+    """The result of one check."""
+
+    check: str
+    #: ``"ok"``, ``"failed"`` or ``"skipped"``.
+    status: str
+    #: Which process or host; of several checks that are fine, how many.
+    where: str
+    #: What was found.
+    told: str
+    #: What to do about it, if it failed.
+    mend: str = ""
+
+
+def ok(check: str, where: str, told: str) -> Finding:
+    """Return a check that is fine."""
+    return Finding(check, "ok", where, told)
+
+
+def failed(check: str, where: str, told: str, mend: str) -> Finding:
+    """Return one that is not."""
+    return Finding(check, "failed", where, told, mend)
+
+
+def skipped(check: str, where: str, told: str) -> Finding:
+    """Return one that could not be made."""
+    return Finding(check, "skipped", where, told)
+
+
+def of_process(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what is to be said of a process and its host.
+
+    Parameters
+    ----------
+    where
+        The process.
+    told
+        As :func:`daskref.cluster.health.describe_process` returns it.
+    """
+    files = told["files"]
+    if 0 <= files < _FILES:
+        mend = f"Raise the limit on open files: ulimit -n {_FILES} or more"
+        yield failed("limits", where, f"it may open {files} files", mend)
+    else:
+        yield ok("limits", where, f"it may open {files if files >= 0 else 'all'} files")
+    total, left = told["memory"], told["memory_left"]
+    text = f"{format_bytes(left)} left of {format_bytes(total)}"
+    if is_low(total, left):
+        yield failed(
+            "memory",
+            where,
+            text,
+            "Values go to disk until there is more: end what takes the memory, or give "
+            "the container or job more",
+        )
+    else:
+        yield ok("memory", where, text)
+
+
+def of_store(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what is to be said of a store, as a process sees it.
+
+    Parameters
+    ----------
+    where
+        The process.
+    told
+        As :func:`daskref.cluster.health.check` returns it of ``"examine"``.
+    """
+    if reason := told.get("error"):
+        mend = f"Set {setting_name('connector')} to a store that this process reaches"
+        yield failed("store", where, reason, mend)
+        return
+    if (reason := told.get("unseen")) is not None:
+        mend = (
+            "Its values travel in Dask's messages. Let it share the other processes' "
+            f"directory, or set {setting_name('connector')} to a store that all reach"
+        )
+        yield failed("store", where, f"it cannot see the store: {reason}", mend)
+        return
+    yield ok("store", where, told["connector"])
+    for place, wrong in told["trips"].items():
+        if wrong:
+            mend = "See to the store that the message names"
+            yield failed("round trip", where, f"{place}: {wrong}", mend)
+        else:
+            yield ok("round trip", where, f"{place}: a value of 1 MiB came back")
+    for folder in told["folders"]:
+        yield _of_folder(where, folder)
+    yield from _of_budget(where, told["space"])
+
+
+def _of_folder(where: str, folder: Mapping[str, Any]) -> Finding:
+    path, kind, size = folder["path"], folder["kind"], format_bytes(folder["nbytes"])
+    in_memory = folder["use"] == "memory"
+    check = "shared memory" if in_memory else "disk"
+    if (reason := folder.get("error")) is not None:
+        advice = "to a directory that exists and that this user may write to"
+        told = f"{path} cannot be used ({reason})"
+        if not in_memory:
+            told = f"what shared memory has no room for cannot go to disk, as {told}"
+        return failed(check, where, told, f"{_where_set(path, in_memory)} {advice}")
+    if in_memory and kind not in _MEMORY:
+        told = f"{path} is not in memory, but {kind or 'on an unknown file system'}"
+        return failed(check, where, told, f"{_where_set(path, True)} to a tmpfs")
+    if in_memory and folder["nbytes"] <= _TINY:
+        told = f"{path} has {size} only, so most values go to disk"
+        mend = "Give the container more (docker run --shm-size=16g; in Kubernetes, an "
+        mend += "emptyDir with medium: Memory on /dev/shm)"
+        return failed(check, where, told, mend)
+    note = ", which takes memory, too" if kind in _MEMORY and not in_memory else ""
+    left = format_bytes(folder["left"])
+    return ok(check, where, f"{path}: {left} left of {size} ({kind}){note}")
+
+
+def _where_set(path: str, in_memory: bool) -> str:
+    """Return how to name another directory, as the begin of an advice."""
+    settings = Settings.read()
+    field = "shm_root" if in_memory else "spill_directory"
+    ours = getattr(settings, field)
+    if ours is not None and os.path.abspath(ours) == path:
+        return f"Set {setting_name(field)}"
+    if in_memory and path == "/dev/shm":
+        return f"Set {setting_name(field)}, which is null,"
+    if not in_memory and path == os.path.abspath(tempfile.gettempdir()):
+        return f"Set {setting_name(field)}, which is null, or TMPDIR"
+    option = "root" if in_memory else "spill_directory"
+    return f"Set the option {option} of {setting_name('connector')}"
+
+
+def _of_budget(where: str, space: Mapping[str, int]) -> Iterator[Finding]:
+    budget, free = space["budget"], space["free"]
+    if not budget:
+        return
+    text = f"puts may fill {format_bytes(budget)}; {format_bytes(free)} are free"
+    if free < budget * _LITTLE:
+        yield failed(
+            "budget",
+            where,
+            text,
+            "Values go to disk. See what takes the memory (daskref stats), and remove "
+            "what dead sessions have left (daskref sweep)",
+        )
+    else:
+        yield ok("budget", where, text)
+
+
+def of_versions(
+    nodes: Mapping[str, dict[str, Any] | str], packages: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Finding]:
+    """Yield what differs between the installations.
+
+    Parameters
+    ----------
+    nodes
+        What scheduler and workers told, or why they did not.
+    packages
+        Process -> package -> version, as Dask collects them; this process first.
+    """
+    for where, told in nodes.items():
+        if isinstance(told, str):
+            mend = "Install daskref in its environment, and restart it"
+            if "No module named 'daskref'" in told:
+                yield failed("daskref", where, "it is not installed", mend)
+            elif "has no attribute 'check'" in told:
+                mend = "Install the same version everywhere"
+                yield failed("daskref", where, "it is of another version", mend)
+            else:
+                mend = "See whether the process is alive, and what its log says"
+                yield failed("daskref", where, told, mend)
+        elif told["protocol"] != PROTOCOL:
+            text = (
+                f"{told['version']} speaks protocol {told['protocol']}, not {PROTOCOL}"
+            )
+            yield failed("daskref", where, text, "Install the same version everywhere")
+        else:
+            yield ok("daskref", where, str(told["version"]))
+    names = sorted({name for found in packages.values() for name in found})
+    wrong = False
+    for name in names:
+        by_version: dict[str, list[str]] = {}
+        for where, found in packages.items():
+            by_version.setdefault(str(found.get(name) or "not installed"), []).append(
+                where
+            )
+        if len(by_version) > 1:
+            wrong = True
+            yield failed(
+                "versions",
+                name,
+                ", ".join(f"{v} on {_some(w)}" for v, w in by_version.items()),
+                f"Install the same version of {name} everywhere",
+            )
+    if names and not wrong:
+        yield ok("versions", f"{len(packages)} processes", "the same packages")
+
+
+def of_clocks(
+    nodes: Mapping[str, Mapping[str, Any]], before: float, after: float
+) -> Iterator[Finding]:
+    """Yield whose clock differs from this machine's.
+
+    Parameters
+    ----------
+    nodes
+        What scheduler and workers told.
+    before, after
+        When they were asked, and when all had answered.
+    """
+    for where, told in nodes.items():
+        apart = max(before - told["time"], told["time"] - after, 0.0)
+        if apart > _APART:
+            text = f"its clock is {apart:.0f} s from this machine's"
+            mend = "Set the clocks by NTP: leases and sweeps go by them"
+            yield failed("clocks", where, text, mend)
+        else:
+            yield ok("clocks", where, "within two seconds")
+
+
+def of_users(nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield on which hosts processes run as several users."""
+    users: dict[str, dict[int, str]] = {}
+    for told in nodes.values():
+        users.setdefault(told["host"], {})[told["uid"]] = told["user"]
+    for host, found in users.items():
+        names = ", ".join(f"{name} ({uid})" for uid, name in sorted(found.items()))
+        if len(found) > 1:
+            mend = "Run all processes of a host as one user: sessions are private"
+            yield failed("permissions", host, f"processes run as {names}", mend)
+        else:
+            yield ok("permissions", host, f"all run as {names}")
+
+
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings with those of a check that are fine as one."""
+    kept: list[Finding] = []
+    fine: dict[str, list[Finding]] = {}
+    for each in findings:
+        if each.status != "ok":
+            kept.append(each)
+            continue
+        if each.check not in fine:
+            kept.append(each)
+        fine.setdefault(each.check, []).append(each)
+    return [_together(each, fine.get(each.check, [])) for each in kept]
+
+
+def _together(one: Finding, fine: list[Finding]) -> Finding:
+    if one.status != "ok" or len(fine) == 1:
+        return one
+    texts = list(dict.fromkeys(each.told for each in fine))
+    more = f"; {len(texts) - 3} more" if len(texts) > 3 else ""
+    where = _some([each.where for each in fine])
+    return one._replace(where=where, told="; ".join(texts[:3]) + more)
+
+
+def _some(places: Iterable[str]) -> str:
+    """Return the names of a few places, or how many there are."""
+    names = list(dict.fromkeys(places))
+    return ", ".join(names) if len(names) <= 2 else f"{len(names)} processes"

@@ -1,0 +1,1 @@
+"""The command line. Two clusters: one in processes, one started by commands."""
