@@ -82,7 +82,7 @@ def test_all_commands_options_and_exit_codes_are_documented() -> None:
 def test_the_library_does_not_load_the_command_line() -> None:
     code = (
         "import sys, daskref, distributed; daskref.Client, daskref.enable; "
-        "print([name for name in sys.modules if name.startswith('daskref.cli')])"
+        "print([name for name in sys.modules if 'cli' in name.split('.')])"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
