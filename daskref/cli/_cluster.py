@@ -7,12 +7,15 @@ Whatever is asked is waited for within ``--timeout``.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 import click
+import dask.config
+from distributed import Client
 from distributed.comm.addressing import get_address_host_port
 from distributed.core import clean_exception, rpc
 from distributed.protocol.pickle import dumps, loads
@@ -72,8 +75,10 @@ class Cluster:
     ----------
     address
         Of the scheduler.
+    security
+        Dask's, for connections to it.
     scheduler
-        Dask's connection to it.
+        One of them.
     timeout
         Seconds for each answer.
     shown
@@ -86,10 +91,16 @@ class Cluster:
     identity: dict[str, Any]
 
     def __init__(
-        self, address: str, scheduler: Any, timeout: float, shown: Progress
+        self,
+        address: str,
+        security: Security,
+        scheduler: Any,
+        timeout: float,
+        shown: Progress,
     ) -> None:
         self.address = address
         self.scheduler = scheduler
+        self._security = security
         self._timeout = timeout
         self._shown = shown
 
@@ -202,6 +213,25 @@ class Cluster:
 
         return await asyncio.gather(*map(_wait, answers))
 
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Any]:
+        """Have a plain client of Dask's for a while, however clients are configured."""
+        with (
+            dask.config.set({"distributed.client.preload": []}),
+            warnings.catch_warnings(action="ignore"),  # versions are looked at here
+        ):
+            client = await Client(
+                self.address,
+                security=self._security,
+                timeout=self._timeout,
+                asynchronous=True,
+                set_as_default=False,
+            )
+        try:
+            yield client
+        finally:
+            await client.close()
+
     async def opened(self) -> dict[str, Any]:
         """Return what the scheduler tells of its session.
 
@@ -252,7 +282,7 @@ async def _connected(target: Target, shown: Progress) -> AsyncIterator[Cluster]:
         raise CommandError(f"TLS cannot be used: {exc}") from None
     patience = _CONNECTING * target.timeout
     scheduler = rpc(address, timeout=patience, connection_args=arguments)
-    cluster = Cluster(address, scheduler, target.timeout, shown)
+    cluster = Cluster(address, security, scheduler, target.timeout, shown)
     try:
         try:
             await cluster.connect()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -13,11 +14,21 @@ from daskref._version import __version__
 from daskref.cli import _findings as findings
 from daskref.cli._cluster import Cluster, Target, cluster_options
 from daskref.cli._findings import Finding
-from daskref.cli._printing import FAILED, json_option, progress, say, say_json
+from daskref.cli._printing import (
+    FAILED,
+    CommandError,
+    json_option,
+    progress,
+    say,
+    say_json,
+)
+from daskref.client.enabling import enable
+from daskref.cluster import health
 from daskref.cluster.health import describe_process, describe_store
 from daskref.cluster.session import open_session_connector
 from daskref.config import Settings, setting_name
 from daskref.connectors import ZmqConnector
+from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError
 
 #: Round trips between hosts: all pairs, up to so many. Then each host is paired with
@@ -105,6 +116,7 @@ async def _cluster(cluster: Cluster) -> list[Finding]:
             hosts.setdefault(each["place"] or each["host"], worker)
     found += _of_endpoints([told[worker] for worker in hosts.values()])
     found += await _of_hosts(cluster, list(hosts.values()))
+    found.append(await _of_client(cluster, next(iter(hosts.values()), None)))
     return found
 
 
@@ -192,11 +204,55 @@ async def _send(cluster: Cluster, giver: str, taker: str) -> str:
     put = await cluster.check_worker(giver, "put")
     if isinstance(put, str) or "error" in put:
         return put if isinstance(put, str) else str(put["error"])
+    return await _receive(
+        cluster, taker, put["keys"], partial(cluster.check_worker, giver, "evict")
+    )
+
+
+async def _receive(
+    cluster: Cluster,
+    taker: str,
+    keys: dict[str, Key],
+    evict: Callable[[Key], Awaitable[Any]],
+) -> str:
+    """Take on a worker what was put elsewhere; what it cannot take is deleted there."""
     wrong = []
-    for place, key in put["keys"].items():
+    for place, key in keys.items():
         took = await cluster.check_worker(taker, "take", key)
         if isinstance(took, str) or "error" in took:
             text = took if isinstance(took, str) else str(took["error"])
             wrong.append(f"{place}: {text}")
-            await cluster.check_worker(giver, "evict", key)
+            await evict(key)
     return "; ".join(wrong)
+
+
+async def _of_client(cluster: Cluster, worker: str | None) -> Finding:
+    """Put as a client on this machine does, and take it on a worker."""
+    if worker is None:
+        return findings.skipped("client", "here", "there is no worker that could take")
+    mend = (
+        "What clients on this machine send goes in Dask's messages. Let it reach the "
+        f"workers' ports, or set {setting_name('connector')} to a store that all reach"
+    )
+    try:
+        async with cluster.client() as client:
+            await cluster.wait("joining as a client", enable(client))
+            session = client._daskref and client._daskref.session
+            if session is None or not session.reachable:
+                reason = session and session.unseen
+                text = f"it cannot see the store: {reason or 'the log says why'}"
+                return findings.failed("client", "here", text, mend)
+            put = await cluster.wait(
+                "putting", session.run(health.put, session.store.connector)
+            )
+            wrong = await _receive(
+                cluster,
+                worker,
+                put["keys"],
+                partial(session.run, health.evict, session.store.connector),
+            )
+    except (CommandError, DaskrefError, OSError) as exc:
+        wrong = str(exc)
+    if wrong:
+        return findings.failed("client", "here", wrong, mend)
+    return findings.ok("client", "here", f"what it puts comes to {worker}")

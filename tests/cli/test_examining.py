@@ -18,7 +18,7 @@ from daskref.cli import main
 from daskref.cli._cluster import Target
 from daskref.cli.examining import _of_hosts
 from tests.cli.test_looking import address
-from tests.support.common import processes
+from tests.support.common import processes, wait_until
 
 
 def examined(capsys: Any, *argv: str) -> dict[str, list[dict[str, str]]]:
@@ -97,12 +97,13 @@ def test_of_a_cluster(capsys: Any, cluster: Any, client: Any, puts: Any) -> None
     clients = set(cluster.scheduler.clients)
     found = examined(capsys, address(client))
     fine = ("daskref", "versions", "clocks", "permissions", "store", "round trip")
+    fine += ("client",)
     assert statuses(found, *fine) == {"ok"}
     assert found["daskref"][0]["where"] == "3 processes"
     assert found["versions"][0]["where"] == "4 processes"
     assert "all workers are on one host" in found["hosts"][0]["told"]
     assert objects(cluster) == before
-    assert set(cluster.scheduler.clients) == clients
+    wait_until(lambda: set(cluster.scheduler.clients) == clients, "its client has left")
     assert not puts()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -66,6 +68,22 @@ def test_as_a_program(start: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "works" in done.stdout
     assert not done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_what_waits_and_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "daskref.cli", "stats", address]
+        with subprocess.Popen(
+            [*command, "--timeout", "100 s"], stderr=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stderr is not None
+            told = running.stderr.readline()
+            running.send_signal(signal.SIGINT)
+            _, rest = running.communicate(timeout=60)
+    assert told == f"… connecting to the scheduler at tcp://{address}\n"
+    assert (running.returncode, rest.strip()) == (130, "")
 
 
 def test_all_commands_options_and_exit_codes_are_documented() -> None:

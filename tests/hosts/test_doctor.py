@@ -32,21 +32,25 @@ def examine(address: str, connector: str, *argv: str) -> dict[str, Any]:
         return found
 
 
-@pytest.mark.parametrize("blocked", [False, True])
-def test_pairs_of_hosts(blocked: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocked", [None, "one", "client"])
+def test_pairs_of_hosts(blocked: str | None, tmp_path: Path) -> None:
     for site in make_site(AUTO, tmp_path):
-        if blocked:
-            site["one"].block(site["two"], silently=False)
+        others = [site[name] for name in ("one", "two") if name != blocked]
+        if blocked is not None:
+            site[blocked].block(*others, silently=False)
         found = site.cluster.call(
             site["client"], examine, site.connector, "--timeout", "5 s", timeout=100
         )
         assert {each["status"] for each in found["round trip"]} == {"ok"}
         assert {each["status"] for each in found["port"]} == {"ok"}
-        if blocked:
+        (client,) = found["client"]
+        assert client["status"] == ("failed" if blocked == "client" else "ok")
+        if blocked is not None:
+            site[blocked].unblock(*others)
+        if blocked == "one":
             assert {each["status"] for each in found["hosts"]} == {"failed"}
             told = [each["told"] for each in found["hosts"]]
             assert all(text.startswith("zmq: ") for text in told)
-            site["one"].unblock(site["two"])
         else:
             (hosts,) = found["hosts"]
             assert (hosts["status"], hosts["where"]) == ("ok", "2 pairs")
