@@ -239,6 +239,24 @@ def test_top_looks_as_often_as_it_is_told(capsys: Any, stored: Any) -> None:
     assert "bytes_kept/s" in second
 
 
+def test_top_on_a_terminal_draws_over_what_was_there(
+    capsys: Any, stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "6")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["top", address(stored), "--count", "2", "--interval", "1 ms"]) == 0
+    nothing, *frames = capsys.readouterr().out.split("\x1b[H")
+    assert not nothing
+    assert len(frames) == 2
+    for frame in frames:
+        *lines, end = frame.split("\x1b[K\n")
+        assert end == "\x1b[J\n"
+        assert lines[0].startswith(f"daskref at {address(stored)}"[:40])
+        assert len(lines) == 5
+        assert max(map(len, lines)) == 40
+
+
 @pytest.mark.slow
 def test_top_ends_with_ctrl_c(stored: Any) -> None:
     command = [sys.executable, "-m", "daskref.cli", "top", address(stored), "--json"]

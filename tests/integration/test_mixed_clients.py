@@ -17,6 +17,7 @@ import pytest
 from distributed import LocalCluster
 
 import daskref
+from daskref.cli import main
 from daskref.exceptions import NotInstalledError
 from tests.support.common import (
     large,
@@ -318,6 +319,18 @@ class TestPeersWithoutDaskref:
                     assert plain.submit(np.sum, large()).result() == SUM
             (told,) = [r.getMessage() for r in caplog.records]
             assert "a client goes on as plain Dask: daskref is not installed on" in told
+
+    @pytest.mark.slow
+    def test_the_command_line_says_so(self, without: Any, capsys: Any) -> None:
+        with processes(workers=1, env=without) as (scheduler, _):
+            assert main(["stats", scheduler.address]) == 4
+            assert "No module named 'daskref'" in capsys.readouterr().err
+            assert main(["doctor", scheduler.address, "--json"]) == 1
+        found = json.loads(capsys.readouterr().out)
+        lacking = [each for each in found if each["check"] == "daskref"]
+        assert len(lacking) == 2
+        assert all(each["told"] == "it is not installed" for each in lacking)
+        assert all("Install daskref" in each["mend"] for each in lacking)
 
     @pytest.mark.slow
     def test_one_worker_of_two(self, without: Any) -> None:

@@ -110,8 +110,11 @@ def test_the_directory_on_disk_of_a_killed_session_is_swept(tmp_path, child):
     # As after a reboot: the memory is gone, the disk is not.
     ended = next(p for p in root.iterdir() if not _held(p))
     shutil.rmtree(ended)
+    left = SharedMemoryConnector.sweep_sessions(root, spill, remove=False)
+    assert all(map(os.path.exists, left))
     removed = SharedMemoryConnector.sweep_sessions(root, spill)
     assert len(removed) == 2
+    assert removed == left
     assert len(list(spill.iterdir())) == len(list(root.iterdir())) == 1
     live.say()
     live.wait()
