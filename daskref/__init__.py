@@ -10,6 +10,7 @@ The package, from the bottom up; each folder's ``__init__`` says what is in it::
     client/  scheduler/  worker/    Dask, by the process in which the code runs
     entry, preload, cli/   doors that Dask and the shell open
     testing/  bench/  demo/    tools
+    _proxystore/           ProxyStore's names for modules that are elsewhere here
 
 Begin with :mod:`daskref.client.client`: it has the way of a value through these.
 
@@ -59,6 +60,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _HOM
     from daskref.store import register_store as register_store
     from daskref.store import store_registration as store_registration
     from daskref.store import unregister_store as unregister_store
+
+__path__.append(f"{__path__[0]}/_proxystore")  # daskref.factory, daskref.serialize
 
 _NAMES = {
     "daskref": "connectors",

@@ -12,15 +12,20 @@
     ├── MissingKeyError (LookupError)       the object is not in the store
     ├── LifetimeError (RuntimeError)        a lifetime has ended
     ├── NamespaceError (RuntimeError)       the machine permits no hosts for tests
+    ├── NotStoredError (TypeError)          a proxy that no store made
     ├── OwnershipError (RuntimeError)       a rule of owners and borrowers is broken
+    │   ├── MutableBorrowError              a shared borrow beside a mutable one
+    │   ├── ReferenceInvalidError           a borrow without its object
+    │   └── ReferenceNotOwnedError          only the owner may do this
     ├── ResolveError (RuntimeError)         a proxy or reference could not be resolved
     │   └── ResolveTimeoutError (TimeoutError)    a future was not set in time
     ├── NotInstalledError (ImportError)     a peer lacks daskref
     ├── IncompatibleError (ImportError)     a peer has a daskref of another protocol
-    ├── NotProxiableError (TypeError)       the object cannot go by reference
-    ├── StoreExistsError (ValueError)       another store has the name
-    └── WireError (ValueError)              foreign bytes, or of a newer daskref
-        └── SignatureError                  nobody with the store's key wrote them
+    ├── SerializationError                  an object, or bytes, cannot be read
+    │   ├── NotProxiableError (TypeError)   the object cannot go by reference
+    │   └── WireError (ValueError)          foreign bytes, or of a newer daskref
+    │       └── SignatureError              nobody with the store's key wrote them
+    └── StoreExistsError (ValueError)       another store has the name
 
 Every class survives pickling: the constructor's arguments are its fields, and the
 text is built in ``__str__``.
@@ -207,6 +212,29 @@ class NamespaceError(DaskrefError, RuntimeError):
         return self.message
 
 
+class NotStoredError(DaskrefError, TypeError):
+    """A proxy that no store made, where only one of a store's will do.
+
+    Parameters
+    ----------
+    needed
+        What needs a store's proxy, as the beginning of a sentence.
+    factory
+        Type of the proxy's factory.
+    """
+
+    def __init__(self, needed: str, factory: str) -> None:
+        super().__init__(needed, factory)
+        self.needed = needed
+        self.factory = factory
+
+    def __str__(self) -> str:
+        return (
+            f"{self.needed} takes a proxy that a store made (a factory of type "
+            f"StoreFactory), not one with a {self.factory}"
+        )
+
+
 class OwnershipError(DaskrefError, RuntimeError):
     """A rule of owners and borrowers is broken; nothing has changed.
 
@@ -230,6 +258,18 @@ class OwnershipError(DaskrefError, RuntimeError):
         return f"{self.proxy}: {self.reason}. The rule: {self.rule}"
 
 
+class MutableBorrowError(OwnershipError):
+    """There would be a mutable borrow, or a change, beside other borrows."""
+
+
+class ReferenceInvalidError(OwnershipError):
+    """A borrow that has ended is used, or would be left without its object."""
+
+
+class ReferenceNotOwnedError(OwnershipError):
+    """Something was asked of a borrow, or of a plain proxy, that only an owner does."""
+
+
 class ResolveError(DaskrefError, RuntimeError):
     """A proxy or a reference could not be resolved; the cause is chained.
 
@@ -245,6 +285,11 @@ class ResolveError(DaskrefError, RuntimeError):
         super().__init__(reference, reason)
         self.reference = reference
         self.reason = reason
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What was raised instead of the target: the error's ``__cause__``."""
+        return self.__cause__
 
     def __str__(self) -> str:
         return f"could not resolve {self.reference}: {self.reason}"
@@ -323,7 +368,11 @@ def describe_peer(peer: dict[str, Any]) -> str:
     return f"daskref {peer['version']} (protocol {peer['protocol']})"
 
 
-class NotProxiableError(DaskrefError, TypeError):
+class SerializationError(DaskrefError):
+    """An object that cannot be written as bytes, or bytes that cannot be read."""
+
+
+class NotProxiableError(SerializationError, TypeError):
     """The object cannot go by reference.
 
     Parameters
@@ -363,7 +412,7 @@ class StoreExistsError(DaskrefError, ValueError):
         )
 
 
-class WireError(DaskrefError, ValueError):
+class WireError(SerializationError, ValueError):
     """Bytes that daskref did not write, that are cut short, or of a newer version.
 
     Parameters

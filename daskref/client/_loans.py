@@ -11,7 +11,12 @@ from daskref.exceptions import OwnershipError
 from daskref.objects.pickling import pickled
 from daskref.ownership.borrows import Borrow
 from daskref.ownership.factories import BorrowFactory, OwnedFactory, collecting
-from daskref.ownership.rules import ENDS, OWNER_LENDS, SHARED_OR_MUTABLE
+from daskref.ownership.rules import (
+    ENDS,
+    OWNER_LENDS,
+    SHARED_OR_MUTABLE,
+    violation,
+)
 from daskref.proxy.proxy import get_factory, is_proxy
 
 
@@ -65,7 +70,7 @@ class Lending:
         borrows = {}
         for factory in found:
             if factory.borrow is None:
-                raise OwnershipError(
+                raise violation(
                     repr(factory), "a task cannot send on what it borrowed", OWNER_LENDS
                 )
             borrows[factory.id] = factory.borrow
@@ -103,7 +108,7 @@ def refuse_scattered(data: Any) -> None:
         if isinstance(factory, OwnedFactory):
             factory.__reduce__()
         if isinstance(factory, BorrowFactory):
-            raise OwnershipError(
+            raise violation(
                 repr(factory),
                 "scattered data have no task whose end gives a borrow back: pass it to "
                 "submit, map or compute",

@@ -8,6 +8,7 @@ delete, ``failures`` tells errors of drivers in eight categories; ``credentials`
 ``buffers``, ``space``, ``machine``, ``filesystems`` and ``processes`` serve all kinds.
 """
 
+from pkgutil import extend_path
 from typing import TYPE_CHECKING
 
 from daskref.connectors._lazy import load as __getattr__  # noqa: F401
@@ -31,3 +32,4 @@ __all__ = [
     "RedisConnector", "RedisKey", "SharedMemoryConnector", "SharedMemoryKey", "Space",
     "Usage", "ZmqConnector", "ZmqKey", "open_connector",
 ]
+__path__ = extend_path(__path__, __name__)  # daskref.connectors.protocols

@@ -32,8 +32,8 @@ class LocalKey(NamedTuple):
 class _Shelf:
     pid: int = field(default_factory=os.getpid)
     users: int = 0
-    objects: dict[str, bytes] = field(default_factory=dict)
-    leases: dict[str, float] = field(default_factory=dict)
+    objects: dict[LocalKey, Buffer] = field(default_factory=dict)
+    leases: dict[LocalKey, float] = field(default_factory=dict)
 
 
 _shelves: dict[str, _Shelf] = {}
@@ -45,6 +45,9 @@ class LocalConnector(Connector, DeferrableConnector):
 
     Parameters
     ----------
+    store_dict
+        Where to keep the objects, by key; by default a new dictionary. Connectors that
+        are given the same one find each other's objects.
     id
         Of another connector in this process, to share its objects; by default a new
         one.
@@ -57,7 +60,7 @@ class LocalConnector(Connector, DeferrableConnector):
     Notes
     -----
     :meth:`get` returns a copy, writable. The objects go with the last connector that
-    has this *id*.
+    has this *id*, unless they are in a dictionary of the user's.
     """
 
     scheme: ClassVar[str] = "local"
@@ -67,12 +70,19 @@ class LocalConnector(Connector, DeferrableConnector):
     _shelf: _Shelf
     _closed: bool
 
-    def __init__(self, id: str | None = None) -> None:
+    def __init__(
+        self,
+        store_dict: dict[LocalKey, Buffer] | None = None,
+        *,
+        id: str | None = None,
+    ) -> None:
         self._closed = True
         self._id = secrets.token_hex(8) if id is None else id
         with _lock:
-            shelf = _shelves.setdefault(self._id, _Shelf()) if id is None else None
-            shelf = shelf or _shelves.get(self._id)
+            if id is None:
+                objects = {} if store_dict is None else store_dict
+                _shelves[self._id] = _Shelf(objects=objects)
+            shelf = _shelves.get(self._id)
             if shelf is None or shelf.pid != os.getpid():
                 raise ConnectorUnavailableError(
                     repr(self), "its objects are in the memory of another process"
@@ -93,40 +103,38 @@ class LocalConnector(Connector, DeferrableConnector):
     @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         shelf = self._open()
-        name = secrets.token_hex(16)
-        shelf.objects[name] = b"".join(raw(frame) for frame in frames)
-        return LocalKey(name)
+        key = _new_key()
+        shelf.objects[key] = b"".join(raw(frame) for frame in frames)
+        return key
 
     @override
     def get(self, key: Key) -> memoryview | None:
-        name = _name(key)
-        found = self._open().objects.get(name)
+        found = self._open().objects.get(_checked(key))
         return None if found is None else memoryview(bytearray(found))
 
     @override
     def exists(self, key: Key) -> bool:
-        name = _name(key)
-        return name in self._open().objects
+        return _checked(key) in self._open().objects
 
     @override
     def evict(self, key: Key) -> None:
-        name = _name(key)
+        ours = _checked(key)
         shelf = self._open()
-        shelf.objects.pop(name, None)
-        shelf.leases.pop(name, None)
+        shelf.objects.pop(ours, None)
+        shelf.leases.pop(ours, None)
 
     @override
     def take(self, key: Key) -> memoryview | None:
-        name = _name(key)
+        ours = _checked(key)
         shelf = self._open()
-        found = shelf.objects.pop(name, None)  # for one thread only
-        shelf.leases.pop(name, None)
+        found = shelf.objects.pop(ours, None)  # for one thread only
+        shelf.leases.pop(ours, None)
         return None if found is None else memoryview(bytearray(found))
 
     @override
     def new_key(self, obj: Buffer | None = None) -> Key:
         self._open()
-        return LocalKey(secrets.token_hex(16))
+        return _new_key()
 
     @override
     def set(self, key: Key, obj: Buffer) -> None:
@@ -134,27 +142,27 @@ class LocalConnector(Connector, DeferrableConnector):
 
     @override
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        name = _name(key)
-        self._open().objects[name] = b"".join(raw(frame) for frame in frames)
+        ours = _checked(key)
+        self._open().objects[ours] = b"".join(raw(frame) for frame in frames)
 
     @override
     def link(self, key: Key) -> Key | None:
-        name = _name(key)
+        ours = _checked(key)
         shelf = self._open()
-        found = shelf.objects.get(name)
+        found = shelf.objects.get(ours)
         if found is None:
             return None
-        new = secrets.token_hex(16)
+        new = _new_key()
         shelf.objects[new] = found
-        return LocalKey(new)
+        return new
 
     @override
     def renew(self, key: Key, seconds: float) -> bool:
-        name = _name(key)
+        ours = _checked(key)
         shelf = self._open()
-        if name not in shelf.objects:
+        if ours not in shelf.objects:
             return False
-        shelf.leases[name] = time.time() + seconds
+        shelf.leases[ours] = time.time() + seconds
         return True
 
     def sweep(
@@ -164,11 +172,11 @@ class LocalConnector(Connector, DeferrableConnector):
         kept = {key[0] for key in known or ()}
         shelf, now = self._open(), time.time()
         swept: list[Key] = []
-        for name, expiry in list(shelf.leases.items()):
-            row = Row(name, 0.0, expiry, self._id)
+        for key, expiry in list(shelf.leases.items()):
+            row = Row(key.name, 0.0, expiry, self._id)
             if is_due(row, kept, grace, now, lambda writer: False):
-                self.evict(LocalKey(name))
-                swept.append(LocalKey(name))
+                self.evict(key)
+                swept.append(key)
         return swept
 
     @override
@@ -194,9 +202,13 @@ class LocalConnector(Connector, DeferrableConnector):
         return f"<LocalConnector {self._id}>"
 
 
-def _name(key: Key) -> str:
+def _new_key() -> LocalKey:
+    return LocalKey(secrets.token_hex(16))
+
+
+def _checked(key: Key) -> LocalKey:
     if type(key) in (tuple, LocalKey) and len(key) == 1 and isinstance(key[0], str):
         name = key[0]
         if len(name) == 32 and set(name) <= set("0123456789abcdef"):
-            return name
+            return LocalKey(name)
     raise WireError(f"{key!r} is not a LocalKey that daskref made")

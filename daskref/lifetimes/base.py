@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from daskref.connectors.base import Key
-from daskref.exceptions import DaskrefError
+from daskref.exceptions import DaskrefError, NotStoredError
 from daskref.objects.reference import Reference
 from daskref.proxy.proxy import Proxy, get_factory
 from daskref.store.factory import StoreFactory
@@ -42,7 +42,7 @@ class Lifetime(Protocol):
         ------
         LifetimeError
             If the lifetime has ended.
-        TypeError
+        NotStoredError
             If one is not a proxy that a store made.
         ValueError
             If one's object is not in the lifetime's store.
@@ -75,16 +75,13 @@ def reference_of(proxy: Proxy[Any]) -> Reference:
 
     Raises
     ------
-    TypeError
+    NotStoredError
         If it is something else: a proxy with a factory of the user's, or one with an
         owner, who decides when its object goes.
     """
     factory = get_factory(proxy)
     if not isinstance(factory, StoreFactory):
-        raise TypeError(
-            "a lifetime takes proxies that a store made, not one with a "
-            f"{type(factory).__name__}"
-        )
+        raise NotStoredError("a lifetime", type(factory).__name__)
     return factory.reference
 
 

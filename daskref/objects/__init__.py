@@ -5,6 +5,7 @@ the pickle and the buffers beside it. A ``reference`` is a key, a store and meta
 
 - ``attributes``: what a reference answers by itself: shape, columns, length
 - ``identity``: the content hash, for Dask's ``tokenize``
+- ``written``: configurations of stores in programs and in TOML files
 - ``signing``: signatures, checked before anything is unpickled
 - ``cards``: how references and stores look in notebooks
 - ``functions``: functions that travel pickled; ``failure``: an error stored as a value

@@ -6,6 +6,7 @@ and imports nothing for the sake of the object's type: the type travels pickled.
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -18,9 +19,11 @@ import cloudpickle
 from dask.utils import format_bytes
 
 from daskref.connectors.base import Key
+from daskref.exceptions import ConfigError
 from daskref.objects.attributes import Answers, derive, is_plain_array, learn, recall
 from daskref.objects.cards import card
 from daskref.objects.functions import PickledFunction
+from daskref.objects.written import ConnectorConfig, read_toml, write_toml
 
 
 class StoreConfig(NamedTuple):
@@ -28,10 +31,10 @@ class StoreConfig(NamedTuple):
 
     #: Name in the registry of stores.
     name: str
-    #: ``"module:Class"`` of the connector.
-    connector: str
+    #: ``"module:Class"`` of the connector; or, written by a user, what to make one of.
+    connector: str | ConnectorConfig
     #: What the connector's ``from_config`` takes.
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...] = ()
     #: The user's own, if there are any.
     serializer: PickledFunction | None = None
     deserializer: PickledFunction | None = None
@@ -41,6 +44,61 @@ class StoreConfig(NamedTuple):
     populate_target: bool = True
     #: Whether its objects are signed; the key is not here.
     signed: bool = False
+    #: Whether a store that is made of this is registered; no store's own says so.
+    auto_register: bool = False
+
+    def written(self) -> ConnectorConfig:
+        """Return the connector, as a user writes it."""
+        if isinstance(self.connector, ConnectorConfig):
+            return self.connector
+        return ConnectorConfig(self.connector, dict(self.options))
+
+    @classmethod
+    def from_toml(cls, filepath: str | os.PathLike[str]) -> StoreConfig:
+        """Read a configuration from a TOML file, of ProxyStore's form.
+
+        Parameters
+        ----------
+        filepath
+            The file.
+
+        Raises
+        ------
+        ConfigError
+            If something in it is malformed or unknown.
+        OSError
+            If it cannot be read.
+        """
+        known = {n: type(v) for n, v in cls._field_defaults.items() if v is not None}
+        del known["options"]
+        fields = read_toml(filepath, {"name": str, **known})
+        made = fields["connector"]
+        if ":" in made.kind:  # as a store says it of itself
+            fields["connector"] = made.kind
+            fields["options"] = tuple(made.options.items())
+        return cls(**fields)
+
+    def write_toml(self, filepath: str | os.PathLike[str]) -> None:
+        """Write the configuration to a TOML file, which :meth:`from_toml` reads.
+
+        Parameters
+        ----------
+        filepath
+            The file; its directory is made if need be.
+
+        Raises
+        ------
+        ConfigError
+            If it has a serializer, which is code; or a password that a user wrote: a
+            store's own has none, nor the signing key.
+        """
+        if self.serializer is not None or self.deserializer is not None:
+            raise ConfigError(
+                "serializer", "…", "none: a TOML file has no functions in it"
+            )
+        fields = self._asdict()
+        del fields["connector"], fields["options"]
+        write_toml(filepath, fields, self.written())
 
 
 @cache

@@ -21,10 +21,16 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from daskref.background import make_rlock
-from daskref.exceptions import DaskrefError, OwnershipError
+from daskref.exceptions import DaskrefError
 from daskref.objects.reference import Reference
 from daskref.ownership.reaper import Reaper
-from daskref.ownership.rules import ENDS, ONE_OWNER, SHARED_OR_MUTABLE, VALID
+from daskref.ownership.rules import (
+    ENDS,
+    ONE_OWNER,
+    SHARED_OR_MUTABLE,
+    VALID,
+    violation,
+)
 from daskref.proxy.proxy import extract, is_resolved
 from daskref.proxy.states import forget
 from daskref.store.factory import StoreFactory, factory_of
@@ -69,7 +75,7 @@ class Ownership:
         self._owner: Callable[[], Any] = _nobody
         self._pid = os.getpid()
         if owned.setdefault(factory.reference, self) is not self:
-            raise OwnershipError(
+            raise violation(
                 repr(factory.reference), "it has an owner already", ONE_OWNER
             )
         reaper.begin()
@@ -84,7 +90,7 @@ class Ownership:
 
     def refuse(self, reason: str, rule: str) -> NoReturn:
         """Raise the error that names a rule."""
-        raise OwnershipError(repr(self), reason, rule)
+        raise violation(repr(self), reason, rule)
 
     # Borrowing
 

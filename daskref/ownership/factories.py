@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from daskref.objects.reference import Metadata
+from daskref.objects.reference import Metadata, Reference
 from daskref.ownership.rules import ONE_OWNER
 from daskref.store.factory import StoreFactory
 
@@ -28,6 +28,11 @@ class OwnedFactory:
         """What is known of the object, if it is here."""
         ownership = self.ownership
         return None if ownership.ended else ownership.factory.metadata
+
+    @property
+    def reference(self) -> Reference:
+        """To the object, as it is now."""
+        return self.ownership.readable().reference
 
     def __call__(self) -> Any:
         """Return a new private object."""
@@ -81,6 +86,11 @@ class BorrowFactory:
     def metadata(self) -> Metadata | None:
         """What is known of the object."""
         return self.factory.metadata
+
+    @property
+    def reference(self) -> Reference:
+        """To the object, as it was borrowed."""
+        return self.factory.reference
 
     def __call__(self) -> Any:
         """Return a new private object."""

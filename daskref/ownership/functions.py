@@ -8,7 +8,8 @@ goes. It lends the object to others, Dask's tasks among them::
     client.submit(g, mut_borrow(owner))  # the same, while nobody else has it
     drop(owner)
 
-A violation raises :class:`~daskref.exceptions.OwnershipError`, which names the rule.
+A violation raises :class:`~daskref.exceptions.OwnershipError`, which names the rule, or
+one of its kinds.
 The rules:
 
 - a stored object has one owner, which stays in its process: it does not pickle;
@@ -223,8 +224,8 @@ def into_owned(proxy: Proxy[T], *, populate_target: bool = True) -> OwnedProxy[T
     ------
     OwnershipError
         If the object has an owner already, or this is a borrow of it.
-    TypeError
-        If it is not a proxy that a store made.
+    NotStoredError
+        If no store made the proxy.
     """
     factory = get_factory(proxy)
     if isinstance(factory, OwnedFactory | BorrowFactory):

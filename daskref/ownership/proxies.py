@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NoReturn, TypeVar, cast
 
-from daskref.exceptions import OwnershipError
+from daskref.exceptions import NotStoredError
 from daskref.ownership.borrows import Ownership
 from daskref.ownership.factories import BorrowFactory, OwnedFactory
-from daskref.ownership.rules import ONE_OWNER
+from daskref.ownership.rules import ONE_OWNER, violation
 from daskref.proxy.proxy import Proxy, get_factory, is_proxy
 from daskref.store.factory import StoreFactory
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 def refuse(proxy: Any, reason: str, rule: str) -> NoReturn:
     """Raise the error that names a rule."""
     factory = get_factory(proxy) if is_proxy(proxy) else None
-    raise OwnershipError(repr(factory or type(proxy)), reason, rule)
+    raise violation(repr(factory or type(proxy)), reason, rule)
 
 
 class _Ruled(Proxy[T]):
@@ -47,7 +47,7 @@ class OwnedProxy(_Ruled[T]):
     ------
     OwnershipError
         If the object has an owner in this process.
-    TypeError
+    NotStoredError
         If the factory is not a store's.
 
     Notes
@@ -67,10 +67,7 @@ class OwnedProxy(_Ruled[T]):
     def __new__(cls, factory: StoreFactory) -> OwnedProxy[T]:
         """Take the ownership of an object."""
         if not isinstance(factory, StoreFactory):
-            raise TypeError(
-                "OwnedProxy() takes the factory of a proxy that a store made, not "
-                f"{type(factory).__name__}"
-            )
+            raise NotStoredError("an owner", type(factory).__name__)
         ownership = Ownership(factory)
         proxy = Proxy.__new__(cls, OwnedFactory(ownership))
         ownership.belongs_to(proxy)

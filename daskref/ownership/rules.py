@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from daskref.exceptions import (
+    MutableBorrowError,
+    OwnershipError,
+    ReferenceInvalidError,
+    ReferenceNotOwnedError,
+)
+
 ONE_OWNER = "a stored object has one owner, which stays in its process"
 SHARED_OR_MUTABLE = (
     "there may be any number of shared borrows, or one mutable borrow, and while there "
@@ -15,3 +22,16 @@ MUTABLE_CHANGES = (
 )
 #: All of them.
 RULES = (ONE_OWNER, SHARED_OR_MUTABLE, VALID, ENDS, OWNER_LENDS, MUTABLE_CHANGES)
+
+_ERRORS: dict[str, type[OwnershipError]] = {
+    SHARED_OR_MUTABLE: MutableBorrowError,
+    VALID: ReferenceInvalidError,
+    ENDS: ReferenceInvalidError,
+    OWNER_LENDS: ReferenceNotOwnedError,
+    MUTABLE_CHANGES: ReferenceNotOwnedError,
+}
+
+
+def violation(proxy: str, reason: str, rule: str) -> OwnershipError:
+    """Return the error that names a rule; see :class:`OwnershipError`."""
+    return _ERRORS.get(rule, OwnershipError)(proxy, reason, rule)

@@ -2,14 +2,17 @@
 
 Read ``proxy`` (the class, and the functions for users), then ``states`` (how a proxy
 resolves, and what it answers until then) and ``_forwarding`` (a class per set of
-special methods). ``_inspectors`` knows the callers that must not resolve one;
+special methods). ``_defaults`` is what a user knows of the target when the proxy is
+made. ``_inspectors`` knows the callers that must not resolve one;
 ``_locking`` lets one thread at a time resolve; ``_prefetch`` resolves in the
 background; ``_locker`` holds a proxy that nobody shall use by mistake.
 """
 
+from daskref.exceptions import ResolveError as ProxyResolveError
 from daskref.proxy._locker import ProxyLocker as ProxyLocker
 from daskref.proxy._prefetch import resolve_async as resolve_async
 from daskref.proxy.proxy import Proxy as Proxy
+from daskref.proxy.proxy import ProxyOr as ProxyOr
 from daskref.proxy.proxy import extract as extract
 from daskref.proxy.proxy import get_factory as get_factory
 from daskref.proxy.proxy import is_proxy as is_proxy
@@ -19,6 +22,8 @@ from daskref.proxy.proxy import resolve as resolve
 __all__ = [
     "Proxy",
     "ProxyLocker",
+    "ProxyOr",
+    "ProxyResolveError",
     "extract",
     "get_factory",
     "is_proxy",

@@ -22,6 +22,12 @@ from typing import Any, NamedTuple
 Forwarder = Callable[..., Any]
 
 
+class NoIterator:
+    """Stands in front of a class that has ``__next__`` and is no ``Iterator``."""
+
+    __next__ = None
+
+
 class ProxyType(type):
     """Metaclass of proxies.
 
@@ -37,8 +43,22 @@ class ProxyType(type):
         super().__init__(name, bases, body)
         cls.__daskref_unknown__ = None
 
+    @property
+    def __mro__(cls) -> tuple[type, ...]:
+        """The bases, as ``isinstance(p, Iterator)`` reads them.
+
+        A proxy of which nothing is known may be asked for ``next(p)``. Dask uses up
+        what its class says is an iterator: there, nothing says so.
+        """
+        mro: tuple[type, ...] = _bases(cls)
+        unforeseen = cls.__dict__.get("__daskref_foreseen__") is False
+        return (NoIterator, *mro) if unforeseen else mro
+
     def __repr__(cls) -> str:
         return f"<class '{cls.__module__}.{cls.__qualname__}'>"
+
+
+_bases: Any = vars(type)["__mro__"].__get__
 
 
 class Told:
@@ -258,15 +278,14 @@ class Interface(NamedTuple):
     pattern: type[SequencePattern | MappingPattern] | None = None
 
 
-# A class with __next__ is taken for an iterator and used up, one with __await__ is
-# awaited, one with __get__ is asked by every class that holds it.
+# A class with __await__ is awaited, one with __get__ is asked by every class that holds
+# it.
 _ONLY_IF_KNOWN = {
     "__anext__",
     "__array__",
     "__await__",
     "__delete__",
     "__get__",
-    "__next__",
     "__set__",
 }
 

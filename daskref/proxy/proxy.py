@@ -26,7 +26,7 @@ that looks at the real type sees a proxy. These need :func:`extract`:
 
 A proxy of which nothing is known (no metadata, or of a type whose module is not
 imported) has every method until it is resolved, so ``callable(p)`` and
-``hasattr(p, "__iter__")`` are True; but ``next(p)``, ``await p`` and the patterns
+``hasattr(p, "__iter__")`` are True; but ``await p``, ``anext(p)`` and the patterns
 ``[…]`` and ``{…}`` of ``match`` need ``resolve(p)`` first. Until a proxy is resolved,
 ``p.__module__`` and ``p.__doc__`` are those of Proxy; and while one with metadata is
 unresolved, special attributes (``__name__``) are looked up on the target's type only.
@@ -39,7 +39,10 @@ array); for other targets the name is bound to the plain result, as in ``n += 1`
 Changes do not travel: a proxy pickles as its factory.
 
 Subclasses of Proxy keep their class, resolved or not. What they define goes before the
-target; their own fields are slots, set by ``object.__setattr__``.
+target, and is set on the proxy; other fields of its own are set by
+``object.__setattr__``. A subclass may have an ``__init__`` with any arguments, which
+calls ``super().__init__(factory)``. Neither fields nor arguments travel: where a proxy
+is unpickled or copied, ``__init__`` is not called.
 """
 
 from __future__ import annotations
@@ -48,14 +51,24 @@ import copy
 import sys
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import cloudpickle
 
-from daskref.exceptions import ResolveError
+from daskref.exceptions import NotStoredError, ResolveError
 from daskref.objects.reference import Reference
+from daskref.proxy._defaults import undescribed
 from daskref.proxy._locker import ProxyLocker
-from daskref.proxy.states import Slots, base_of, create, give, has_target
+from daskref.proxy.states import (
+    Slots,
+    base_of,
+    blank,
+    create,
+    give,
+    has_target,
+    initialize,
+)
 
 T = TypeVar("T")
 
@@ -72,6 +85,11 @@ class Proxy(Slots[T]):
         can be answered: ``isinstance`` (imports the type's module, nothing more),
         ``hash``, ``len``, ``repr``, and attributes such as ``shape``, ``dtype`` or
         ``columns`` (see :mod:`daskref.objects.attributes`).
+    cache_defaults
+        Whether the proxy, where it is unpickled, answers as if its factory had metadata
+        of *target*.
+    target
+        What the factory would return, if it is at hand: then the proxy is resolved.
 
     Raises
     ------
@@ -112,11 +130,24 @@ class Proxy(Slots[T]):
 
     if TYPE_CHECKING:
 
-        def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
+        def __new__(
+            cls,
+            factory: Callable[[], T],
+            *,
+            cache_defaults: bool = False,
+            target: T | None = None,
+        ) -> Proxy[T]:
             """Make a proxy without importing, fetching or calling anything."""
 
     else:
         __new__ = create
+        __init__ = initialize  # for those of subclasses to call
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "__init__" in own and not {"__daskref_base__", "__new__"} & own.keys():
+            cls.__new__ = blank  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__daskref_target__, name)
@@ -125,10 +156,16 @@ class Proxy(Slots[T]):
         # `Proxy[int](factory)` tries this on what it made, and takes no for an answer.
         if name == "__orig_class__":
             raise AttributeError(name)
-        setattr(self.__daskref_target__, name, value)
+        if name in self.__daskref_own__:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.__daskref_target__, name, value)
 
     def __delattr__(self, name: str) -> None:
-        delattr(self.__daskref_target__, name)
+        if name in self.__daskref_own__:
+            object.__delattr__(self, name)
+        else:
+            delattr(self.__daskref_target__, name)
 
     def __sizeof__(self) -> int:
         """Return an estimate of its own size, and the target's once that is here."""
@@ -141,17 +178,17 @@ class Proxy(Slots[T]):
         return own + sys.getsizeof(self.__daskref_target__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self.__daskref_base__, (self.__daskref_factory__,)
+        return _maker(self), (self.__daskref_factory__,)
 
     def __copy__(self) -> Any:
         if has_target(self):
             return copy.copy(self.__daskref_target__)
-        return base_of(type(self))(self.__daskref_factory__)
+        return _maker(self)(self.__daskref_factory__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if has_target(self):
             return copy.deepcopy(self.__daskref_target__, memo)
-        return base_of(type(self))(self.__daskref_factory__)
+        return _maker(self)(self.__daskref_factory__)
 
     def __dask_tokenize__(self) -> Any:
         """Return what identifies the value that a receiver of the proxy will see.
@@ -161,7 +198,7 @@ class Proxy(Slots[T]):
         metadata = self.__daskref_metadata__
         if metadata is not None and metadata.token is not None:
             return "daskref.Proxy", metadata.token
-        factory = self.__daskref_factory__
+        factory = undescribed(self.__daskref_factory__)
         method = getattr(factory, "__dask_tokenize__", None)
         if method is not None:
             return "daskref.Proxy", method()
@@ -173,6 +210,15 @@ class Proxy(Slots[T]):
 
 # Or it would be found in front of the target's __slots__.
 type.__delattr__(Proxy, "__slots__")
+
+#: For annotations: a value, or a proxy of one.
+ProxyOr: TypeAlias = Proxy[T] | T
+
+
+def _maker(proxy: Proxy[Any]) -> Any:
+    """Return ``factory -> proxy``, for another of the same class."""
+    base = base_of(type(proxy))
+    return partial(create, base) if base.__new__ is blank else base
 
 
 def is_proxy(obj: object) -> bool:
@@ -233,15 +279,14 @@ def reference_of(proxy: Any) -> Reference:
     Raises
     ------
     TypeError
-        If it is not a proxy, or one that no store made.
+        If it is not a proxy.
+    NotStoredError
+        If no store made it.
     """
     factory = get_factory(proxy)
     reference = getattr(factory, "reference", None)
     if not isinstance(reference, Reference):
-        raise TypeError(
-            f"the proxy was not made by a store: its factory is a "
-            f"{type(factory).__name__}"
-        )
+        raise NotStoredError("this", type(factory).__name__)
     return reference
 
 
@@ -309,4 +354,4 @@ def get_factory(proxy: Proxy[T]) -> Callable[[], T]:
         If it is not a proxy.
     """
     _check(proxy, "get_factory")
-    return proxy.__daskref_factory__
+    return undescribed(proxy.__daskref_factory__)

@@ -13,11 +13,12 @@ from contextlib import suppress
 from enum import Enum, auto
 from functools import lru_cache
 from types import FunctionType, GenericAlias, ModuleType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from daskref.exceptions import OwnershipError, ResolveError
 from daskref.objects.attributes import ANSWERED
 from daskref.objects.reference import Metadata, imported_type
+from daskref.proxy._defaults import described
 from daskref.proxy._forwarding import (
     COMMON,
     GENERIC,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         __daskref_base__: type
         __daskref_factory__: Callable[[], T]
         __daskref_metadata__: Metadata | None
+        __daskref_own__: frozenset[str]
         __daskref_target__: T
 
 else:
@@ -93,15 +95,21 @@ class State(Enum):
     RESOLVED = auto()
 
 
-def create(cls: Any, factory: Callable[[], Any]) -> Any:
-    """Return a new unresolved proxy, without importing, fetching or calling anything.
+def create(
+    cls: Any,
+    factory: Callable[[], Any],
+    *,
+    cache_defaults: bool = False,
+    target: Any = None,
+) -> Any:
+    """Return a new proxy, without importing, fetching or calling anything.
 
     Parameters
     ----------
     cls
         The class that the user named.
-    factory
-        ``() -> target``.
+    factory, cache_defaults, target
+        See :class:`~daskref.Proxy`.
 
     Raises
     ------
@@ -113,6 +121,10 @@ def create(cls: Any, factory: Callable[[], Any]) -> Any:
             f"Proxy() takes a callable without arguments that returns the target, "
             f"not {type(factory).__name__}"
         )
+    if target is not None:
+        made = create(cls, described(factory, target) if cache_defaults else factory)
+        give(made, target)
+        return made
     metadata = getattr(factory, "metadata", None)
     if metadata is None or not isinstance(metadata, Metadata):
         made = cls.__daskref_unknown__ or _unknown_class(cls)
@@ -121,6 +133,28 @@ def create(cls: Any, factory: Callable[[], Any]) -> Any:
     proxy: Any = _new(made)
     _set_factory(proxy, factory)
     return proxy
+
+
+def blank(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return a proxy whose class has an ``__init__`` that is yet to be called."""
+    return create(cls, _uninitialized)
+
+
+def _uninitialized() -> NoReturn:
+    raise ResolveError(
+        "a proxy that is not initialized",
+        "the __init__ of its class has to call super().__init__(factory) first",
+    )
+
+
+def initialize(proxy: Any, factory: Callable[[], Any], **options: Any) -> None:
+    """Make a blank proxy one with a factory; see :func:`create`."""
+    model = create(base_of(type(proxy)), factory, **options)
+    _set_factory(proxy, model.__daskref_factory__)
+    if has_target(model):
+        give(proxy, model.__daskref_target__)
+    else:
+        _set_class(proxy, type(model))
 
 
 def has_target(proxy: Any) -> bool:
@@ -365,6 +399,8 @@ def _own_names(base: type) -> set[str]:
 def _class(base: type, interface: Interface, state: State) -> type:
     """Return the class of proxies with an interface; one per interface and state."""
     body: dict[str, Any] = forwarders(interface)
+    # Nothing to be done, in C, for what create() has made.
+    body["__init__"] = object.__init__
     if "__subclasscheck__" in interface.names:  # the target may be a class
         body["__signature__"] = property(_signature)
     resolved = state is State.RESOLVED
@@ -392,6 +428,7 @@ def _class(base: type, interface: Interface, state: State) -> type:
             "__slots__": (),
             "__daskref_base__": base,
             "__daskref_foreseen__": interface is not GENERIC,
+            "__daskref_own__": frozenset(n for n in own if not n.startswith("__")),
             "__daskref_resolved__": resolved,
             "__qualname__": base.__qualname__,
             "__module__": Told("__module__", base.__module__, resolved),

@@ -7,11 +7,15 @@ process's stores by name; ``_provenance`` and ``mapped`` know which objects came
 a store; ``_future`` and ``_metrics`` are the rest of the vocabulary.
 """
 
+from pkgutil import extend_path
+
+from daskref.objects.reference import StoreConfig as StoreConfig
 from daskref.store._future import Future as Future
 from daskref.store._metrics import Metrics as Metrics
 from daskref.store._metrics import StoreMetrics as StoreMetrics
 from daskref.store._metrics import TimeStats as TimeStats
 from daskref.store._objects import ObjectStore as ObjectStore
+from daskref.store.factory import StoreFactory as StoreFactory
 from daskref.store.registry import get_key as get_key
 from daskref.store.registry import get_or_create_store as get_or_create_store
 from daskref.store.registry import get_store as get_store
@@ -20,17 +24,11 @@ from daskref.store.registry import store_registration as store_registration
 from daskref.store.registry import unregister_store as unregister_store
 from daskref.store.store import Store as Store
 
+# fmt: off
 __all__ = [
-    "Future",
-    "Metrics",
-    "ObjectStore",
-    "Store",
-    "StoreMetrics",
-    "TimeStats",
-    "get_key",
-    "get_or_create_store",
-    "get_store",
-    "register_store",
-    "store_registration",
-    "unregister_store",
+    "Future", "Metrics", "ObjectStore", "Store", "StoreConfig", "StoreFactory",
+    "StoreMetrics", "TimeStats", "get_key", "get_or_create_store", "get_store",
+    "register_store", "store_registration", "unregister_store",
 ]
+# fmt: on
+__path__ = extend_path(__path__, __name__)  # daskref.store.ref and the like

@@ -247,15 +247,40 @@ class Operation:
             self._metrics.add_attribute(f"{label}.object_size", key, nbytes)
         self._add_times(self._metrics, label, key)
 
-    def done_batch(self, keys: Sequence[Key], sizes: Sequence[int]) -> None:
-        """Write down that objects of these sizes were put together."""
-        self.elapsed_ms = 1000 * (time.perf_counter() - self._begin)
+    def done_put(self, keys: Sequence[Key], sizes: Sequence[int]) -> None:
+        """Write down that objects of these sizes were put in one go."""
+        self.done_batch("put_batch", keys, sizes)
         for key, nbytes in zip(keys, sizes, strict=True):
             self._log("put", key, nbytes)
             if self._metrics is not None:
                 self._metrics.add_attribute("store.put.object_size", key, nbytes)
-        if self._metrics is not None:
-            self._add_times(self._metrics, "store.put_batch", keys)
+
+    def done_batch(
+        self, name: str, keys: Sequence[Key], sizes: Sequence[int] | None = None
+    ) -> None:
+        """Write down in the metrics what was done to a batch of objects.
+
+        Parameters
+        ----------
+        name
+            Of the method.
+        keys
+            Of the objects.
+        sizes
+            Of the stored objects.
+        """
+        self.elapsed_ms = 1000 * (time.perf_counter() - self._begin)
+        if self._metrics is None or not keys:
+            return
+        label = f"store.{name}"
+        if sizes is not None:
+            self._metrics.add_attribute(f"{label}.object_sizes", keys, sum(sizes))
+        self._add_times(self._metrics, label, keys)
+
+    def add_parts(self, other: Operation) -> None:
+        """Take the times of another operation's parts for this one's as well."""
+        for part, elapsed_ms in other.parts.items():
+            self.parts[part] = self.parts.get(part, 0.0) + elapsed_ms
 
     def _add_times(self, metrics: StoreMetrics, label: str, key: Any) -> None:
         for part, elapsed_ms in self.parts.items():

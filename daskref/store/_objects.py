@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daskref.connectors.base import Connector, Key
-from daskref.connectors.registry import as_connector, connector_path, load_connector
+from daskref.connectors.registry import as_connector, connector_path
 from daskref.exceptions import MissingKeyError, StoreExistsError
 from daskref.metrics import Counters
 from daskref.objects.cards import card
@@ -17,7 +18,7 @@ from daskref.objects.failure import outcome
 from daskref.objects.functions import Dump, Load, pickled_function
 from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
 from daskref.objects.signing import Signer, forget_key, known_key, remember_key
-from daskref.store._metrics import StoreMetrics
+from daskref.store._metrics import Operation, StoreMetrics
 from daskref.store._provenance import Provenance
 from daskref.store._reading import Reader
 from daskref.store._registry import register_store, unregister_store
@@ -50,6 +51,9 @@ class ObjectStore:
     provenance: Provenance
     _writer: Writer
     _reader: Reader
+
+    # `Store[FileConnector]`, as ProxyStore's programs have it in annotations
+    __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(
         self,
@@ -206,7 +210,11 @@ class ObjectStore:
 
     def exists(self, key: Key) -> bool:
         """Tell whether the object is in the store; the cache is not asked."""
-        return self.connector.exists(key)
+        operation = Operation(self.name, self.metrics)
+        with operation.part("connector"):
+            found = self.connector.exists(key)
+        operation.done("exists", key)
+        return found
 
     def is_cached(self, key: Key) -> bool:
         """Tell whether :meth:`get` would answer without the connector. No I/O."""
@@ -346,12 +354,13 @@ class ObjectStore:
 
     @classmethod
     def from_config(cls, config: StoreConfig, counters: Counters | None = None) -> Self:
-        """Open the store that *config* describes; not registered. The caller closes it.
+        """Open the store that *config* describes. The caller closes it.
 
         Parameters
         ----------
         config
-            From another store's :meth:`config`, in any process.
+            From another store's :meth:`config`, in any process; or written by a user,
+            who may ask for the store to be registered.
         counters
             What to count in; its own by default.
 
@@ -361,8 +370,10 @@ class ObjectStore:
             If this process cannot reach the place.
         ConfigError
             If there is no such connector here.
+        StoreExistsError
+            If it is to be registered, and another store has the name.
         """
-        connector = load_connector(config.connector, dict(config.options))
+        connector = config.written().get_connector()
         store = cls(
             config.name,
             connector,
@@ -371,6 +382,7 @@ class ObjectStore:
             cache_size=config.cache_size,
             metrics=config.metrics,
             populate_target=config.populate_target,
+            register=config.auto_register,
             counters=counters,
         )
         if config.signed:  # without the key, evicting and the like still work

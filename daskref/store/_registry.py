@@ -133,8 +133,11 @@ def _find(config: StoreConfig) -> Any:
     """Return the store for a configuration, if there is one."""
     with _lock:
         store: Any = _registry.get(config.name)
-        if store is not None and _made.get(_place(store.config())) is not store:
-            return store  # the user's own: the name decides
+        written = not isinstance(config.connector, str)
+        if store is not None and (
+            written or _made.get(_place(store.config())) is not store
+        ):
+            return store  # the user's own, or what a user wrote: the name decides
         place = _place(config)
         if place in _made:
             _made.move_to_end(place)

@@ -75,6 +75,7 @@ class Writer:
         hints: Mapping[str, Any] | None = None,
         view: Load | None = None,
         encoded: Encoded | None = None,
+        batch: Operation | None = None,
     ) -> Written:
         """Write an object under a new key.
 
@@ -91,6 +92,8 @@ class Writer:
         encoded
             The object as :func:`~daskref.objects.codec.encode` returns it, if that was
             done.
+        batch
+            What this is a part of, if it is.
         """
         operation = Operation(self._name, self._metrics)
         if encoded is None or serializer is not None or self._serializer is not None:
@@ -109,6 +112,8 @@ class Writer:
             frames = []
         self._counters.add("puts")
         operation.done("put", key, nbytes)
+        if batch is not None:
+            batch.add_parts(operation)
         return Written(key, nbytes, seen, seal)
 
     def put_batch(
@@ -123,10 +128,13 @@ class Writer:
         Nothing remains of any of them if one fails, unless the connector's own batch
         leaves something behind.
         """
+        operation = Operation(self._name, self._metrics)
         one_by_one = type(self._connector).put_batch is Connector.put_batch
         if one_by_one or len(objs) < 2:
-            return self._put_each(objs, serializer, hints, view)
-        operation = Operation(self._name, self._metrics)
+            written = self._put_each(objs, serializer, hints, view, operation)
+            keys, sizes = [w.key for w in written], [w.nbytes for w in written]
+            operation.done_batch("put_batch", keys, sizes)
+            return written
         joined: list[bytes] = []
         seals: list[bytes | None] = []
         seen: list[Any] = []
@@ -148,7 +156,7 @@ class Writer:
         finally:
             del joined
         self._counters.add("puts", len(keys))
-        operation.done_batch(keys, sizes)
+        operation.done_put(keys, sizes)
         return [Written(*each) for each in zip(keys, sizes, seen, seals, strict=True)]
 
     def _put_each(
@@ -157,11 +165,12 @@ class Writer:
         serializer: Dump | None,
         hints: Mapping[str, Any] | None,
         view: Load | None,
+        batch: Operation,
     ) -> list[Written]:
         written: list[Written] = []
         try:
             for obj in objs:
-                written.append(self.put(obj, serializer, hints, view))
+                written.append(self.put(obj, serializer, hints, view, batch=batch))
         except BaseException:
             for each in written:
                 self._connector.evict(each.key)

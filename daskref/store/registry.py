@@ -34,7 +34,7 @@ def get_store(name: Any) -> Store | None:
 
     Raises
     ------
-    TypeError
+    NotStoredError
         If it is a proxy that no store made.
     """
     if is_proxy(name):
@@ -59,7 +59,9 @@ def get_key(proxy: Any) -> Any:
     Raises
     ------
     TypeError
-        If it is not a proxy, or one that no store made.
+        If it is not a proxy.
+    NotStoredError
+        If no store made it.
     """
     return reference_of(proxy).key
 

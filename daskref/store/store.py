@@ -12,7 +12,7 @@ from daskref.objects.codec import decode
 from daskref.objects.functions import Dump, Load
 from daskref.objects.reference import Reference, StoreConfig, describe, unknown
 from daskref.proxy import ProxyLocker
-from daskref.proxy.proxy import Proxy, is_proxy, populate
+from daskref.proxy.proxy import Proxy, is_proxy, populate, reference_of
 from daskref.store import _registry
 from daskref.store._future import Future, FutureFactory, Polling
 from daskref.store._metrics import Operation
@@ -175,7 +175,11 @@ class Store(ObjectStore):
             In the same order. After an error, which is one of those of :meth:`proxy`,
             there is a proxy of none of them.
         """
-        return self._make(Proxy, objs, evict, **options)
+        operation = Operation(self.name, self.metrics)
+        made = self._make(Proxy, objs, evict, **options)
+        keys = [reference_of(proxy).key for proxy in made if is_proxy(proxy)]
+        operation.done_batch("proxy_batch", keys)
+        return made
 
     def proxy_from_key(
         self,
@@ -393,7 +397,8 @@ def _check_exclusive(evict: bool, lifetime: object) -> None:
 
 
 def _make(config: StoreConfig) -> Store:
-    return Store.from_config(config)
+    # whoever asked for it registers it
+    return Store.from_config(config._replace(auto_register=False))
 
 
 _registry.make = _make

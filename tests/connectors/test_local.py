@@ -42,3 +42,25 @@ def test_another_process_does_not_have_it(child):
 def test_two_stores_are_apart():
     with LocalConnector() as one, LocalConnector() as two:
         assert two.get(one.put(b"bytes")) is None
+
+
+def test_connectors_with_one_dictionary_find_each_others_objects():
+    objects = {}
+    with LocalConnector(objects) as one, LocalConnector(objects) as two:
+        key = one.put(b"bytes")
+        assert two.get(key) == b"bytes"
+        assert objects == {key: b"bytes"}
+        linked = two.link(key)
+        one.evict(key)
+        assert list(objects) == [linked]
+        with LocalConnector() as other:
+            assert other.get(linked) is None
+    assert list(objects) == [linked]
+
+
+def test_a_copy_of_a_connector_has_its_dictionary():
+    objects = {}
+    with LocalConnector(objects) as connector:
+        copy = pickle.loads(pickle.dumps(connector))
+        assert list(objects) == [copy.put(b"bytes")]
+        copy.close()

@@ -19,7 +19,11 @@ ARGUMENTS = {
     "MissingKeyError": (("name", 3), "<shm>"),
     "LifetimeError": ("one", "nothing can be bound to it any more"),
     "NamespaceError": ("unshare: No such file or directory",),
+    "NotStoredError": ("a lifetime", "function"),
     "OwnershipError": ("<OwnedProxy>", "it cannot be sent", "one owner"),
+    "MutableBorrowError": ("<OwnedProxy>", "it is borrowed", "one mutable borrow"),
+    "ReferenceInvalidError": ("<RefProxy>", "it was given back", "a borrow ends"),
+    "ReferenceNotOwnedError": ("<RefProxy>", "it is borrowed", "only an owner lends"),
     "ResolveError": ("<Reference>", "it was evicted"),
     "NotInstalledError": (["the scheduler"],),
     "IncompatibleError": (
@@ -31,6 +35,7 @@ ARGUMENTS = {
     "ResolveTimeoutError": ("<Reference>", "not within 3 s"),
     "StoreExistsError": ("demo",),
     "NotProxiableError": ("_thread.lock", "it does not pickle"),
+    "SerializationError": ("something",),
     "SignatureError": ("('name', 3)", "demo", "it is not signed"),
     "WireError": ("truncated",),
 }
@@ -80,6 +85,7 @@ def test_text_holds_every_argument(name):
         ("ResolveError", RuntimeError),
         ("ResolveTimeoutError", TimeoutError),
         ("NotDeferrableError", NotImplementedError),
+        ("NotStoredError", TypeError),
         ("StoreExistsError", ValueError),
         ("NotInstalledError", ImportError),
         ("IncompatibleError", ImportError),

@@ -26,7 +26,7 @@ LAYERS = [
     # a method of the store makes owned proxies
     ["store", "ownership"],
     ["lifetimes"],
-    ["graph"],
+    ["graph", "_proxystore"],
     # both name what runs elsewhere
     ["cluster", "client", "scheduler", "worker", "entry"],
     ["preload", "", "testing"],

@@ -90,8 +90,39 @@ def test_batches() -> None:
         batch = metrics_of(store).get_metrics(keys)
         assert batch is not None
         assert batch.times["store.put_batch.connector"].count == 1
+        total = batch.attributes["store.put_batch.object_sizes"]
+        assert 3000 < total < 5000
         sizes = [metrics_of(store).get_metrics(key).attributes for key in keys]  # type: ignore[union-attr]
         assert [size["store.put.object_size"] // 1000 for size in sizes] == [1, 2]
+
+
+def test_a_batch_is_measured_where_the_connector_has_none(store: Store) -> None:
+    keys = store.put_batch([bytes(1000), bytes(2000), bytes(3000)])
+    batch = metrics_of(store).get_metrics(keys)
+    assert batch is not None
+    assert 6000 < batch.attributes["store.put_batch.object_sizes"] < 9000
+    parts = {"", ".serialize", ".connector"}
+    assert {f"store.put_batch{part}" for part in parts} == batch.times.keys()
+    assert all(times.count == 1 for times in batch.times.values())
+    for key in keys:
+        assert metrics_of(store).get_metrics(key).times["store.put"].count == 1  # type: ignore[union-attr]
+
+
+def test_a_batch_of_proxies(store: Store) -> None:
+    proxies = store.proxy_batch([[1], None, [2]], skip_nonproxiable=True)
+    batch = metrics_of(store).get_metrics([proxies[0], proxies[2]])
+    assert batch is not None
+    assert batch.times["store.proxy_batch"].count == 1
+    assert batch.times["store.put_batch"].count == 1
+    assert store.proxy_batch([]) == []
+
+
+def test_asking_whether_an_object_is_there(store: Store) -> None:
+    key = store.put([1])
+    assert store.exists(key)
+    found = metrics_of(store).get_metrics(key)
+    assert found is not None
+    assert found.times["store.exists.connector"].count == 1
 
 
 def test_other_processes_measure_too(store: Store) -> None:

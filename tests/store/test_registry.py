@@ -53,7 +53,7 @@ class TestProxies:
     def test_of_another_kind(self, local: Store) -> None:
         proxy = Proxy(lambda: [1])
         for function in (get_store, get_key):
-            with pytest.raises(TypeError, match="not made by a store"):
+            with pytest.raises(TypeError, match="that a store made"):
                 function(proxy)
         with pytest.raises(TypeError, match="takes a Proxy"):
             get_key([1])

@@ -255,11 +255,28 @@ class FileConnector(DirectoryConnector):
             "nonce": self._session.nonce,
         }
 
-    @override
-    def close(self) -> None:
-        self._closed = True
-        self._finalizer()
-        self._unmake()
+    def close(self, clear: bool | None = None) -> None:
+        """See :meth:`Connector.close`.
+
+        Parameters
+        ----------
+        clear
+            Goes before what the session's connectors were made with, as in ProxyStore,
+            when the last of them is closed.
+
+        Raises
+        ------
+        ConnectorError
+            If *clear* cannot be written down for the others; this one is closed.
+        """
+        try:
+            if clear is not None and not self._closed:
+                with self._translated("the session"):
+                    self._session.change(ManyHosts(keep=not clear))
+        finally:
+            self._closed = True
+            self._finalizer()
+            self._unmake()
 
     def __repr__(self) -> str:
         return f"<FileConnector {self._store_dir}>"

@@ -188,8 +188,7 @@ class DirectorySession:
         os.mkdir(hidden, 0o700)
         try:
             self._held_fd = self._liveness.hold(hidden, new=True)
-            identity = {"nonce": self.nonce, **self._liveness.identity()}
-            write_whole(os.path.join(hidden, "identity"), json.dumps(identity).encode())
+            self._identify(hidden)
             self._enter(hidden)
             os.rename(hidden, self.path)
             if not self._liveness.holds(self.path, self._held_fd):
@@ -289,6 +288,23 @@ class DirectorySession:
             os.close(presence)
         self._let_go()
         self._mutex = Lock()
+
+    def change(self, liveness: Liveness) -> None:
+        """Let the session end as another liveness says. Nothing if this process left.
+
+        Raises
+        ------
+        OSError
+            If that cannot be written down.
+        """
+        with self._mutex:
+            if self._joined and read_identity(self.path).get("nonce") == self.nonce:
+                self._liveness = liveness
+                self._identify(self.path)
+
+    def _identify(self, path: str) -> None:
+        identity = {"nonce": self.nonce, **self._liveness.identity()}
+        write_whole(os.path.join(path, "identity"), json.dumps(identity).encode())
 
     def leave(self) -> None:
         """End this process's part; the last one removes the directory. Idempotent."""

@@ -7,9 +7,11 @@ Read ``_connector`` first, then ``_policy`` (what a connector takes) and ``_chil
 from daskref.connectors.multi._connector import MultiConnector as MultiConnector
 from daskref.connectors.multi._connector import MultiKey as MultiKey
 from daskref.connectors.multi._policy import Policy as Policy
+from daskref.exceptions import ConnectorError as MultiConnectorError
 
 __all__ = [
     "MultiConnector",
+    "MultiConnectorError",
     "MultiKey",
     "Policy",
 ]

@@ -57,6 +57,19 @@ def test_objects_can_be_kept(tmp_path):
         assert not connector.exists(key)
 
 
+@pytest.mark.parametrize("made_to_clear", [True, False])
+def test_closing_may_decide_anew_whether_objects_are_kept(tmp_path, made_to_clear):
+    first = FileConnector(tmp_path, clear=made_to_clear)
+    second = pickle.loads(pickle.dumps(first))
+    key = first.put(b"bytes")
+    first.close(clear=not made_to_clear)
+    assert second.get(key) == b"bytes"
+    second.close()
+    first.close(clear=made_to_clear)  # too late
+    with FileConnector(tmp_path) as connector:  # which sweeps what is to go
+        assert connector.exists(key) is made_to_clear
+
+
 def test_connectors_on_one_directory_find_each_others_objects(tmp_path):
     with FileConnector(tmp_path) as one, FileConnector(tmp_path) as two:
         key = one.put(b"bytes")

@@ -1,0 +1,5 @@
+"""Futures of stores."""
+
+from daskref.store import Future as Future
+
+__all__ = ["Future"]
