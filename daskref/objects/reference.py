@@ -69,9 +69,7 @@ class StoreConfig(NamedTuple):
         OSError
             If it cannot be read.
         """
-        known = {n: type(v) for n, v in cls._field_defaults.items() if v is not None}
-        del known["options"]
-        fields = read_toml(filepath, {"name": str, **known})
+        fields = read_toml(filepath, _WRITTEN)
         made = fields["connector"]
         if ":" in made.kind:  # as a store says it of itself
             fields["connector"] = made.kind
@@ -96,9 +94,19 @@ class StoreConfig(NamedTuple):
             raise ConfigError(
                 "serializer", "…", "none: a TOML file has no functions in it"
             )
-        fields = self._asdict()
-        del fields["connector"], fields["options"]
+        fields = {name: getattr(self, name) for name in _WRITTEN}
         write_toml(filepath, fields, self.written())
+
+
+#: What is in a TOML file beside the connector.
+_WRITTEN: dict[str, type] = {
+    "name": str,
+    "cache_size": int,
+    "metrics": bool,
+    "populate_target": bool,
+    "signed": bool,
+    "auto_register": bool,
+}
 
 
 @cache

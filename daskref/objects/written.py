@@ -130,7 +130,7 @@ def write_toml(
     path
         Of the file.
     fields
-        Beside ``connector``; those that are ``None`` are left out.
+        Beside ``connector``.
     connector
         The connector.
 

@@ -40,8 +40,3 @@ def described(factory: Callable[[], Any], target: Any) -> Callable[[], Any]:
     if isinstance(getattr(factory, "metadata", None), Metadata):
         return factory
     return Described(factory, describe(target, sizeof(target)))
-
-
-def undescribed(factory: Callable[[], Any]) -> Callable[[], Any]:
-    """Return the user's own factory."""
-    return factory.factory if type(factory) is Described else factory

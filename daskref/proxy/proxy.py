@@ -58,7 +58,7 @@ import cloudpickle
 
 from daskref.exceptions import NotStoredError, ResolveError
 from daskref.objects.reference import Reference
-from daskref.proxy._defaults import undescribed
+from daskref.proxy._defaults import Described
 from daskref.proxy._locker import ProxyLocker
 from daskref.proxy.states import (
     Slots,
@@ -147,7 +147,7 @@ class Proxy(Slots[T]):
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         if "__init__" in own and not {"__daskref_base__", "__new__"} & own.keys():
-            cls.__new__ = blank  # type: ignore[assignment]
+            cls.__new__ = blank  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__daskref_target__, name)
@@ -198,7 +198,7 @@ class Proxy(Slots[T]):
         metadata = self.__daskref_metadata__
         if metadata is not None and metadata.token is not None:
             return "daskref.Proxy", metadata.token
-        factory = undescribed(self.__daskref_factory__)
+        factory = get_factory(self)
         method = getattr(factory, "__dask_tokenize__", None)
         if method is not None:
             return "daskref.Proxy", method()
@@ -354,4 +354,5 @@ def get_factory(proxy: Proxy[T]) -> Callable[[], T]:
         If it is not a proxy.
     """
     _check(proxy, "get_factory")
-    return undescribed(proxy.__daskref_factory__)
+    factory = proxy.__daskref_factory__
+    return factory.factory if type(factory) is Described else factory

@@ -53,7 +53,7 @@ class ObjectStore:
     _reader: Reader
 
     # `Store[FileConnector]`, as ProxyStore's programs have it in annotations
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def __init__(
         self,

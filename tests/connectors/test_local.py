@@ -62,5 +62,6 @@ def test_a_copy_of_a_connector_has_its_dictionary():
     objects = {}
     with LocalConnector(objects) as connector:
         copy = pickle.loads(pickle.dumps(connector))
-        assert list(objects) == [copy.put(b"bytes")]
+        key = copy.put(b"bytes")
+        assert list(objects) == [key]
         copy.close()

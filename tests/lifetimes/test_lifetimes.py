@@ -20,7 +20,12 @@ import daskref
 import daskref.store
 from daskref import ContextLifetime, LeaseLifetime, StaticLifetime, Store, TaskLifetime
 from daskref.connectors import FileConnector, LocalConnector, SharedMemoryConnector
-from daskref.exceptions import ConnectorClosedError, ConnectorError, LifetimeError
+from daskref.exceptions import (
+    ConnectorClosedError,
+    ConnectorError,
+    LifetimeError,
+    NotStoredError,
+)
 from daskref.lifetimes import Lifetime, register_lifetime_atexit
 from daskref.proxy import Proxy
 from tests.support.common import Process, processes, start, wait_until
@@ -113,7 +118,7 @@ class TestContext:
     def test_it_takes_proxies_of_stores_only(self, store: Store) -> None:
         with (
             ContextLifetime(store) as lifetime,
-            pytest.raises(TypeError, match="function"),
+            pytest.raises(NotStoredError, match="function"),
         ):
             lifetime.add_proxy(Proxy(lambda: 1))
 

@@ -117,7 +117,8 @@ def test_a_stores_own_configuration_names_its_objects(tmp_path: Path) -> None:
 
 def test_connectors_of_connectors(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    multi = MultiConnector({"a": LocalConnector(), "b": FileConnector(tmp_path / "b")})
+    local, file = LocalConnector(), FileConnector(tmp_path / "b")
+    multi = MultiConnector({"a": (local, None), "b": (file, None)})
     with Store("many", multi) as store:
         key = store.put([1, 2])
         store.config().write_toml(path)

@@ -29,14 +29,24 @@ from daskref import (
     clone,
     drop,
     extract,
+    get_key,
+    get_store,
     into_owned,
     is_resolved,
     mut_borrow,
+    resolve,
     update,
 )
 from daskref.cluster.family import register_family
 from daskref.connectors import LocalConnector
-from daskref.exceptions import OwnershipError, ResolveError
+from daskref.exceptions import (
+    MutableBorrowError,
+    NotStoredError,
+    OwnershipError,
+    ReferenceInvalidError,
+    ReferenceNotOwnedError,
+    ResolveError,
+)
 from daskref.ownership import RefMutProxy, RefProxy
 from daskref.ownership.borrows import owned, reaper
 from daskref.ownership.rules import (
@@ -84,7 +94,55 @@ def breaks(rule: str) -> Any:
     return pytest.raises(OwnershipError, check=lambda exc: exc.rule == rule)
 
 
+class TestKindsOfErrors:
+    def test_a_borrow_beside_others(self, store: Store) -> None:
+        owner = own(store, [1])
+        lent = borrow(owner)
+        for function in (mut_borrow, update):
+            with pytest.raises(MutableBorrowError):
+                function(owner)
+        drop(lent)
+        lent = mut_borrow(owner)
+        for function in (borrow, mut_borrow, clone, update):
+            with pytest.raises(MutableBorrowError):
+                function(owner)
+        drop(lent)
+
+    def test_what_only_an_owner_does(self, store: Store) -> None:
+        owner = own(store, [1])
+        lent = borrow(owner)
+        for function in (borrow, mut_borrow, clone, update):
+            for proxy in (lent, store.proxy([1])):
+                with pytest.raises(ReferenceNotOwnedError):
+                    function(proxy)
+
+    def test_a_borrow_that_has_ended(self, store: Store) -> None:
+        owner = own(store, [1])
+        lent = borrow(owner)
+        drop(lent)
+        with pytest.raises(ReferenceInvalidError):
+            resolve(lent)
+        drop(owner)
+        with pytest.raises(ReferenceInvalidError):
+            resolve(owner)
+
+
 class TestOwner:
+    def test_its_key_is_that_of_the_object(self, store: Store) -> None:
+        owner = store.owned_proxy([1, 2])
+        key = get_key(owner)
+        assert store.get(key) == [1, 2]
+        lent = borrow(owner)
+        assert get_key(lent) == get_key(pickle.loads(pickle.dumps(lent))) == key
+        assert get_store(owner) is store
+        drop(lent)
+        owner.append(3)
+        update(owner)
+        assert store.get(get_key(owner)) == [1, 2, 3]
+        drop(owner)
+        with breaks(VALID):
+            get_key(owner)
+
     def test_is_a_proxy_like_any_other(self, store: Store) -> None:
         owner = own(store, np.arange(5))
         assert isinstance(owner, OwnedProxy)
@@ -184,7 +242,7 @@ class TestOwner:
         assert borrow(owner, populate_target=False) == "single use"
 
     def test_only_proxies_of_stores_have_owners(self, store: Store) -> None:
-        with pytest.raises(TypeError, match="the factory of a proxy that a store"):
+        with pytest.raises(NotStoredError, match="that a store made"):
             into_owned(Proxy(lambda: 1))
         with pytest.raises(TypeError, match="takes a Proxy, not int"):
             into_owned(1)

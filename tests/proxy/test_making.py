@@ -198,8 +198,9 @@ def test_dispatch_on_an_unknown_proxy():
         return "object"
 
     kind.register(collections.abc.Iterator, lambda obj: "iterator")
-    kind.register(Proxy, lambda obj: "proxy")
-    assert kind(Proxy(make)) == "proxy"
+    assert kind(Proxy(make)) == "object"
+    assert kind(Proxy(lambda: iter("ab"))) == "iterator"
+    assert kind.dispatch(type(Proxy(make)))(None) == "object"
 
 
 def test_arrays_and_frames_of_an_unknown_proxy():
