@@ -75,6 +75,7 @@ type: $(stamp)
 # of the examples; they need PyTorch
 pictures: $(docs_stamp)
 	$(bin)/python docs/examples/pictures.py
+	$(bin)/python docs/performance/charts.py
 
 docs: $(docs_stamp)
 	$(bin)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html

@@ -391,17 +391,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         raw[name] = run(experiment, size, args.rounds, args.pause)
         for row in experiment.rows:
             print(format_row(row, raw[name]), flush=True)
-    if args.json:
-        columns = ("seconds", "cpu_seconds")
-        content = {
-            experiment: {
-                name: dict(zip(columns, zip(*taken, strict=True), strict=True))
-                for name, taken in each.items()
-            }
-            for experiment, each in raw.items()
-        }
-        args.json.write_text(json.dumps(content, indent=1))
+        if args.json:  # also if it is ended before the last one
+            args.json.write_text(json.dumps(_content(raw), indent=1))
     return 0
+
+
+def _content(raw: dict[str, Any]) -> dict[str, Any]:
+    columns = ("seconds", "cpu_seconds")
+    return {
+        experiment: {
+            name: dict(zip(columns, zip(*taken, strict=True), strict=True))
+            for name, taken in each.items()
+        }
+        for experiment, each in raw.items()
+    }
 
 
 if __name__ == "__main__":

@@ -546,8 +546,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if row.rival is not None:
             raw[row.name][row.rival.name] = result.rival
         print(format_result(result), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(raw, indent=1))
+        if args.json:  # also if it is ended before the last row
+            args.json.write_text(json.dumps(raw, indent=1))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Draw the charts of the performance page out of the benchmark's JSON: ``make charts``.
+"""Draw the charts of the performance page: ``make pictures``.
 
 ``daskref bench … --json FILE`` writes the seconds of each round. A bar is the median of
 theirs / daskref's of the rounds, its line the spread; the scale is logarithmic.
@@ -63,7 +63,8 @@ def many_hosts(raw: dict[str, dict[str, dict[str, list[float]]]]) -> Iterator[Ba
     for name, experiment in EXPERIMENTS.items():
         for row in experiment.rows if name in raw else ():
             ours, theirs = (raw[name].get(each) for each in (row.ours, row.against))
-            if ours and theirs:
+            # how a broadcast grows is no comparison with anybody
+            if ours and theirs and (name, row.against) != ("broadcast", "clear 1"):
                 pairs = zip(theirs["seconds"], ours["seconds"], strict=True)
                 yield Bar(row.title, [a / b for a, b in pairs])
 
@@ -115,12 +116,15 @@ def chart(title: str, bars: list[Bar]) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
+CHARTS = {
+    "one-host": ("One host, without pauses", one_host),
+    "hosts": ("Many hosts, without pauses", many_hosts),
+}
+
 if __name__ == "__main__":
-    for name, title, read in (
-        ("one-host", "One host, without pauses", one_host),
-        ("hosts", "Many hosts, without pauses", many_hosts),
-    ):
-        bars = list(read(json.loads((HERE / f"{name}.json").read_text("utf-8"))))
-        path = TO / f"performance-{name}.svg"
-        path.write_text(chart(title, bars), encoding="utf-8")
-        print(path)
+    for path in sorted(HERE.glob("*.json")):
+        title, read = CHARTS[path.stem]
+        to = TO / f"performance-{path.stem}.svg"
+        bars = list(read(json.loads(path.read_text("utf-8"))))
+        to.write_text(chart(title, bars), encoding="utf-8")
+        print(to)
