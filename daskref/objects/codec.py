@@ -12,6 +12,8 @@ so is what a user has registered with them. Writing joins nothing: :func:`encode
 returns the buffers of the object itself, with small ones between them. Reading copies
 nothing: :func:`decode` hands slices of the buffer to Dask.
 
+In place of an object whose making failed, its exception is stored.
+
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
 ==========================================  ============================================
@@ -26,10 +28,12 @@ from __future__ import annotations
 import operator
 import pickle
 import struct
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import cloudpickle
 import msgpack
 import xxhash
 from distributed.protocol.serialize import (
@@ -57,6 +61,8 @@ SERIALIZERS = ("dask", "pickle")
 
 _PRELUDE = struct.Struct("<8sHHIQQ")
 _PADDING = bytes(ALIGNMENT)
+#: Before a pickled exception.
+_FAILED = b"\x89daskref-failed\n"
 
 
 class Encoded:
@@ -317,3 +323,59 @@ def _split(view: memoryview, position: int, lengths: Sequence[int]) -> list[memo
         frames.append(view[position : position + length])
         position += length
     return frames
+
+
+class Failure:
+    """An exception in the place of an object.
+
+    Parameters
+    ----------
+    exception
+        To be raised by whoever wants the object.
+    """
+
+    __slots__ = ("exception",)
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
+
+
+def outcome(obj: Any) -> Any:
+    """Return an object; raise its exception if it is a failure."""
+    if type(obj) is Failure:
+        raise obj.exception.with_traceback(None)
+    return obj
+
+
+def dump_failure(exception: BaseException) -> bytes:
+    """Return what to store in place of an object whose making failed.
+
+    Parameters
+    ----------
+    exception
+        If it does not pickle, its text is kept. Its traceback is kept as text.
+    """
+    lines = traceback.format_exception(exception) if exception.__traceback__ else []
+    try:
+        data = cloudpickle.dumps((exception, "".join(lines)))
+        cloudpickle.loads(data)
+    except Exception:
+        text = "".join(traceback.format_exception_only(exception)).strip()
+        data = cloudpickle.dumps((RuntimeError(text), "".join(lines)))
+    return b"".join([_FAILED, data])
+
+
+def load_failure(data: memoryview) -> Failure | None:
+    """Return the failure that was stored; ``None`` if it is another object.
+
+    Parameters
+    ----------
+    data
+        What the connector returned.
+    """
+    if data[: len(_FAILED)] != _FAILED:
+        return None
+    exception, text = cloudpickle.loads(data[len(_FAILED) :])
+    if text:
+        exception.add_note(f"It was set on a future by:\n{text}")
+    return Failure(exception)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from daskref.exceptions import MissingKeyError, ResolveError, ResolveTimeoutError
-from daskref.objects.failure import dump_failure, outcome
+from daskref.objects.codec import dump_failure, outcome
 from daskref.objects.functions import PickledFunction, pickled_function
 from daskref.objects.reference import Reference
 from daskref.proxy.proxy import Proxy

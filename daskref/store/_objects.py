@@ -13,8 +13,7 @@ from daskref.connectors.registry import as_connector, connector_path
 from daskref.exceptions import MissingKeyError, StoreExistsError
 from daskref.metrics import Counters
 from daskref.objects.cards import card
-from daskref.objects.codec import Encoded
-from daskref.objects.failure import outcome
+from daskref.objects.codec import Encoded, outcome
 from daskref.objects.functions import Dump, Load, pickled_function
 from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
 from daskref.objects.signing import Signer, forget_key, known_key, remember_key

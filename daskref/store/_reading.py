@@ -21,8 +21,7 @@ from daskref.exceptions import (
     WireError,
 )
 from daskref.metrics import Counters, add_seconds_in_connectors, metered
-from daskref.objects.codec import decode
-from daskref.objects.failure import load_failure
+from daskref.objects.codec import decode, load_failure
 from daskref.objects.functions import Load, PickledFunction, load_with
 from daskref.objects.signing import Signer, is_signed
 from daskref.store._metrics import Operation, StoreMetrics

@@ -15,7 +15,7 @@ from daskref.exceptions import (
     ObjectLostError,
     ResolveError,
 )
-from daskref.objects.failure import outcome
+from daskref.objects.codec import outcome
 from daskref.objects.functions import PickledFunction, pickled_function
 from daskref.objects.reference import Metadata, Reference, StoreConfig
 from daskref.proxy.proxy import get_factory, is_proxy

@@ -21,8 +21,7 @@ from daskref.connectors.file import FileKey
 from daskref.connectors.fsspec import FsspecConnector
 from daskref.exceptions import ResolveError, SignatureError, WireError
 from daskref.objects import signing
-from daskref.objects.codec import encode
-from daskref.objects.failure import dump_failure
+from daskref.objects.codec import dump_failure, encode
 from daskref.objects.reference import Reference
 from daskref.objects.signing import is_signed
 from daskref.proxy.proxy import reference_of
