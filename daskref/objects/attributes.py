@@ -12,7 +12,6 @@ answered (``p.columns.name = "x"``) renames a copy.
 
 from __future__ import annotations
 
-import math
 import pickle
 import sys
 from contextlib import suppress
@@ -48,8 +47,6 @@ def learn(obj: Any) -> Answers:
     Answers
         Only what is small, and what nobody can change by means of the answer.
     """
-    if is_plain_array(obj):
-        return ()  # derive() knows
     ndarray = getattr(sys.modules.get("numpy"), "ndarray", None)
     if ndarray is not None and ndarray in type(obj).__mro__[1:]:
         return ()  # Dask sends plain arrays for most of these
@@ -94,45 +91,6 @@ def recall(answers: Answers, name: str) -> Any:
                 return pickle.loads(value)
             except Exception as exc:
                 raise LookupError(name) from exc
-    raise LookupError(name)
-
-
-def is_plain_array(obj: Any) -> bool:
-    """Tell whether shape and name of the data type say all of an array.
-
-    True only of NumPy's own arrays, of types without fields and annotations.
-    """
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(obj) is not numpy.ndarray:
-        return False
-    dtype = obj.dtype
-    if dtype.metadata is not None or dtype.fields is not None:
-        return False
-    try:
-        return bool(numpy.dtype(str(dtype)) == dtype)
-    except TypeError:
-        return False
-
-
-def derive(shape: tuple[int, ...], dtype: str, name: str) -> Any:
-    """Return an attribute of an array that :func:`is_plain_array`.
-
-    Raises
-    ------
-    LookupError
-        If it is none that follows from shape and data type.
-    """
-    if name == "ndim":
-        return len(shape)
-    if name == "size":
-        return math.prod(shape)
-    if name in ("dtype", "itemsize", "nbytes"):
-        import numpy as np
-
-        made = np.dtype(dtype)
-        if name == "dtype":
-            return made
-        return made.itemsize if name == "itemsize" else made.itemsize * math.prod(shape)
     raise LookupError(name)
 
 

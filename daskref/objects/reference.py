@@ -6,6 +6,7 @@ and imports nothing for the sake of the object's type: the type travels pickled.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import sys
@@ -20,7 +21,7 @@ from dask.utils import format_bytes
 
 from daskref.connectors.base import Key
 from daskref.exceptions import ConfigError
-from daskref.objects.attributes import Answers, derive, is_plain_array, learn, recall
+from daskref.objects.attributes import Answers, learn, recall
 from daskref.objects.cards import card
 from daskref.objects.functions import PickledFunction
 from daskref.objects.written import ConnectorConfig, read_toml, write_toml
@@ -174,7 +175,7 @@ class Metadata:
         if name == "shape" and self.shape is not None:
             return self.shape
         if self.plain_array and self.shape is not None and self.dtype is not None:
-            return derive(self.shape, self.dtype, name)
+            return _derive(self.shape, self.dtype, name)
         return recall(self.answers, name)
 
 
@@ -193,6 +194,45 @@ def unknown(
         Of the stored object, if it is signed.
     """
     return Metadata("object", b"", nbytes, token, seal=seal)
+
+
+def _is_plain_array(obj: Any) -> bool:
+    """Tell whether shape and name of the data type say all of an array.
+
+    True only of NumPy's own arrays, of types without fields and annotations.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(obj) is not numpy.ndarray:
+        return False
+    dtype = obj.dtype
+    if dtype.metadata is not None or dtype.fields is not None:
+        return False
+    try:
+        return bool(numpy.dtype(str(dtype)) == dtype)
+    except TypeError:
+        return False
+
+
+def _derive(shape: tuple[int, ...], dtype: str, name: str) -> Any:
+    """Return an attribute of a plain array.
+
+    Raises
+    ------
+    LookupError
+        If it is none that follows from shape and data type.
+    """
+    if name == "ndim":
+        return len(shape)
+    if name == "size":
+        return math.prod(shape)
+    if name in ("dtype", "itemsize", "nbytes"):
+        import numpy as np
+
+        made = np.dtype(dtype)
+        if name == "dtype":
+            return made
+        return made.itemsize if name == "itemsize" else made.itemsize * math.prod(shape)
+    raise LookupError(name)
 
 
 _load_type: Callable[[bytes], type] = lru_cache(maxsize=256)(pickle.loads)
@@ -245,6 +285,7 @@ def describe(
             hashable = False
     if method is object.__hash__:
         hashed = None  # by identity: means nothing in another process
+    plain_array = _is_plain_array(obj)
     return Metadata(
         type_name=f"{cls.__module__}.{cls.__qualname__}",
         type_pickle=type_pickle,
@@ -256,8 +297,8 @@ def describe(
         length=length,
         shape=shape,
         dtype=dtype,
-        plain_array=is_plain_array(obj),
-        answers=learn(obj),
+        plain_array=plain_array,
+        answers=() if plain_array else learn(obj),
         seal=seal,
     )
 

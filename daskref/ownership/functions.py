@@ -71,9 +71,8 @@ from daskref.proxy.proxy import (
     get_factory,
     is_proxy,
     is_resolved,
-    populate,
 )
-from daskref.proxy.states import forget
+from daskref.proxy.states import forget, populate
 from daskref.store.factory import StoreFactory, factory_of
 from daskref.store.registry import opened
 

@@ -65,10 +65,10 @@ from daskref.proxy.states import (
     base_of,
     blank,
     create,
-    give,
     has_target,
     initialize,
 )
+from daskref.proxy.states import is_proxy as is_proxy
 
 T = TypeVar("T")
 
@@ -221,11 +221,6 @@ def _maker(proxy: Proxy[Any]) -> Any:
     return partial(create, base) if base.__new__ is blank else base
 
 
-def is_proxy(obj: object) -> bool:
-    """Return whether an object is a proxy, without resolving it or asking its class."""
-    return issubclass(type(obj), Proxy)
-
-
 def _check(obj: object, function: str) -> None:
     if type(obj) is ProxyLocker:
         raise ResolveError(repr(obj), "its unlock() returns the proxy itself")
@@ -319,25 +314,6 @@ def extract(proxy: Proxy[T]) -> T:
     _check(proxy, "extract")
     target: T = proxy.__daskref_target__
     return target
-
-
-def populate(proxy: Proxy[T], target: T) -> None:
-    """Resolve a proxy to an object at hand, without its factory.
-
-    Parameters
-    ----------
-    proxy
-        The proxy; if it is resolved already, nothing happens.
-    target
-        What the factory would return. It is kept, not copied.
-
-    Raises
-    ------
-    TypeError
-        If the first argument is not a proxy.
-    """
-    _check(proxy, "populate")
-    give(proxy, target)
 
 
 def get_factory(proxy: Proxy[T]) -> Callable[[], T]:

@@ -25,7 +25,6 @@ from daskref.proxy._forwarding import (
     Interface,
     ProxyType,
     Told,
-    bare,
     defines,
     forwarders,
     interface_of,
@@ -123,7 +122,7 @@ def create(
         )
     if target is not None:
         made = create(cls, described(factory, target) if cache_defaults else factory)
-        give(made, target)
+        populate(made, target)
         return made
     metadata = getattr(factory, "metadata", None)
     if metadata is None or not isinstance(metadata, Metadata):
@@ -152,9 +151,14 @@ def initialize(proxy: Any, factory: Callable[[], Any], **options: Any) -> None:
     model = create(base_of(type(proxy)), factory, **options)
     _set_factory(proxy, model.__daskref_factory__)
     if has_target(model):
-        give(proxy, model.__daskref_target__)
+        populate(proxy, model.__daskref_target__)
     else:
         _set_class(proxy, type(model))
+
+
+def is_proxy(obj: object) -> bool:
+    """Return whether an object is a proxy, without resolving it or asking its class."""
+    return isinstance(type(obj), ProxyType)
 
 
 def has_target(proxy: Any) -> bool:
@@ -180,7 +184,7 @@ def _fetch(proxy: Any) -> Any:
             return _get_target(proxy)
         try:
             target = proxy.__daskref_factory__()
-            if type(type(target)) is ProxyType:
+            if is_proxy(target):
                 target = target.__daskref_target__
         except (OwnershipError, ResolveError):
             raise
@@ -196,12 +200,9 @@ def _fetch(proxy: Any) -> Any:
 
 
 def _settle(proxy: Any, target: Any) -> Any:
-    cls: Any = type(proxy)
-    if cls.__daskref_resolved__:  # its factory gave it a target
-        return _get_target(proxy)
-    kind: Any = type(target)
+    cls, kind = type(proxy), type(target)
     try:
-        made = _resolved_class(cls, kind)
+        made: type = _resolved_class(cls, kind)
     except TypeError:  # the target's class does not hash
         made = _resolved_class.__wrapped__(cls, kind)
     # A thread that sees the new class must find the target: this order.
@@ -210,15 +211,9 @@ def _settle(proxy: Any, target: Any) -> Any:
     return target
 
 
-def give(proxy: Any, target: Any) -> None:
-    """Make a target at hand that of a proxy, unless it has one."""
-    key = id(proxy)
-    taken = take_turn(key)  # or its factory gives it
-    try:
-        _settle(proxy, bare(target))
-    finally:
-        if taken:
-            end_turn(key)
+def populate(proxy: Any, target: Any) -> None:
+    """Resolve a new proxy, which no other thread has yet, to an object at hand."""
+    _settle(proxy, target.__daskref_target__ if is_proxy(target) else target)
 
 
 def forget(proxy: Any) -> None:
@@ -281,28 +276,24 @@ def _resolved_class(cls: type, target_type: type) -> type:
 
 
 def _known_type(proxy: Any) -> type | None:
-    """Return the target's type by metadata; None if it cannot be told."""
+    """Return the target's type by metadata; None if it cannot be told.
+
+    From then on the proxy has the class that this type asks for.
+    """
     try:
         cls: type = proxy.__daskref_metadata__.type()
     except Exception:  # this process lacks the module: so would resolving, with a word
         return None
-    if not type(proxy).__daskref_foreseen__:
-        _foresee(proxy, cls)
-    return cls
-
-
-def _foresee(proxy: Any, cls: type) -> None:
-    """Give a proxy the class that its target's type, known by now, asks for."""
     key = id(proxy)
     # If it is somebody's turn, that one resolves, which sets the final class.
-    if try_turn(key):
+    if not type(proxy).__daskref_foreseen__ and try_turn(key):
         try:
             if not has_target(proxy):
-                base = base_of(type(proxy))
-                made = _class(base, interface_of(cls), State.DESCRIBED)
-                _set_class(proxy, made)
+                made = base_of(type(proxy)), interface_of(cls), State.DESCRIBED
+                _set_class(proxy, _class(*made))
         finally:
             end_turn(key)
+    return cls
 
 
 #: What ``iscoroutinefunction`` of inspect and asyncio ask of any object.

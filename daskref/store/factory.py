@@ -61,7 +61,9 @@ class StoreFactory:
         self.transparent = transparent
         self.once = once
         self.shared = shared
-        self.deserializer: PickledFunction | None = pickled_function(deserializer)
+        self.deserializer: PickledFunction | None = (
+            None if deserializer is None else pickled_function(deserializer)
+        )
 
     @property
     def metadata(self) -> Metadata | None:

@@ -12,7 +12,8 @@ from daskref.objects.codec import decode
 from daskref.objects.functions import Dump, Load
 from daskref.objects.reference import Reference, StoreConfig, describe, unknown
 from daskref.proxy import ProxyLocker
-from daskref.proxy.proxy import Proxy, is_proxy, populate, reference_of
+from daskref.proxy.proxy import Proxy, reference_of
+from daskref.proxy.states import is_proxy, populate
 from daskref.store import _registry
 from daskref.store._future import Future, FutureFactory, Polling
 from daskref.store._metrics import Operation
