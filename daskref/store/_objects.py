@@ -17,12 +17,12 @@ from daskref.objects.codec import Encoded, outcome
 from daskref.objects.functions import Dump, Load, pickled_function
 from daskref.objects.reference import Metadata, Reference, StoreConfig, describe
 from daskref.objects.signing import Signer, forget_key, known_key, remember_key
-from daskref.store._metrics import Operation, StoreMetrics
 from daskref.store._provenance import Provenance
 from daskref.store._reading import Reader
 from daskref.store._registry import register_store, unregister_store
 from daskref.store._writing import Writer
 from daskref.store.mapped import note
+from daskref.store.metrics import Operation, StoreMetrics
 
 if TYPE_CHECKING:
     from typing import Self

@@ -14,7 +14,7 @@ from daskref.metrics import Counters, metered
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.functions import Dump, Load, PickledFunction, load_with
 from daskref.objects.signing import Signer, seal_of
-from daskref.store._metrics import Operation, StoreMetrics
+from daskref.store.metrics import Operation, StoreMetrics
 
 
 class Written(NamedTuple):

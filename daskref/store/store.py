@@ -16,9 +16,9 @@ from daskref.proxy.proxy import Proxy, reference_of
 from daskref.proxy.states import is_proxy, populate
 from daskref.store import _registry
 from daskref.store._future import Future, FutureFactory, Polling
-from daskref.store._metrics import Operation
 from daskref.store._objects import Lifetime, ObjectStore
 from daskref.store.factory import StoreFactory as StoreFactory
+from daskref.store.metrics import Operation
 
 if TYPE_CHECKING:
     from daskref.ownership import OwnedProxy

@@ -12,7 +12,7 @@ import pytest
 
 from daskref import Store, get_store, resolve
 from daskref.connectors import LocalConnector
-from daskref.store._metrics import StoreMetrics, TimeStats
+from daskref.store.metrics import StoreMetrics, TimeStats
 from tests.store.test_store import ProxyStoreConnector
 
 
