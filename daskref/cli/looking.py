@@ -32,7 +32,7 @@ from daskref.cluster.health import describe_store
 from daskref.cluster.notices import setting_text, tell_unknown
 from daskref.cluster.session import open_session_connector
 from daskref.config import Settings, setting_name
-from daskref.metrics import COUNTERS, INBAND, STORED, Stats
+from daskref.store.metrics import COUNTERS, INBAND, STORED, Stats
 from daskref.units import parse_seconds, parse_size
 
 #: What is in bytes, of all that is counted.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from daskref.client._checks import check_enabled
 from daskref.client.tables import Table
 from daskref.cluster.session import ClusterStore
-from daskref.metrics import STORED, Stats, summarize
+from daskref.cluster.stats import STORED, Stats, summarize
 
 #: Objects that the scheduler lists by default.
 _MOST = 10_000
@@ -114,8 +114,8 @@ def stats(client: Any) -> Stats:
         has a view, or a mapping with their pages, so that it cannot be given back;
         ``"budget"``: memory that puts may fill. ``"hosts"``: all of these by host name,
         each host for itself. ``"inband"``: how many values above the threshold went
-        in-band, by reason; see :data:`daskref.metrics.INBAND`. For an asynchronous
-        client, a coroutine.
+        in-band, by reason; see :data:`daskref.store.metrics.INBAND`. For an
+        asynchronous client, a coroutine.
 
     Raises
     ------

@@ -11,7 +11,8 @@ Read ``session`` first: what one process has of the cluster's store. Then:
 - ``relay``: the way round, inside Dask's messages, for a process that cannot see the
   store
 - ``locating``, ``errands``: several hosts: where objects are, and orders to delete them
-- ``prometheus``: what this process counts, for Dask's page of metrics
+- ``stats``, ``prometheus``: what processes count, added up, and for Dask's page of
+  metrics
 - ``health``: what a process tells of itself and of its store when it is asked
 - ``notices``: warnings about settings that do nothing
 """

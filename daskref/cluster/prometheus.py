@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 from daskref.background import make_lock
-from daskref.metrics import COUNTERS, INBAND, STORED
+from daskref.cluster.stats import STORED
+from daskref.store.metrics import COUNTERS, INBAND
 
 _NAMES = {"bytes_kept": "kept_bytes"}
 _STATES = ("memory", "disk", "pool", "pinned")

@@ -35,13 +35,13 @@ from daskref.exceptions import (
     SignatureError,
 )
 from daskref.graph.literals import is_small, on_gpu
-from daskref.metrics import INBAND, Counters
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.reference import Reference, StoreConfig
 from daskref.objects.signing import forget_key, known_key, new_key, secret_of
 from daskref.proxy.proxy import Proxy, is_proxy
 from daskref.store.factory import StoreFactory
 from daskref.store.mapped import Mapped
+from daskref.store.metrics import INBAND, Counters
 from daskref.store.registry import register_store
 from daskref.store.store import Store
 

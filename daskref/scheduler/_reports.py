@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from dask.utils import key_split
 
 from daskref.cluster.session import ClusterStore
+from daskref.cluster.stats import STORED
 from daskref.connectors.base import Key
 from daskref.graph.nodes import references_in
-from daskref.metrics import STORED
 from daskref.objects.reference import Metadata
 from daskref.scheduler._events import Holder
 from daskref.scheduler._state import State

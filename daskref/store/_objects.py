@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from daskref.connectors.base import Connector, Key
 from daskref.connectors.registry import as_connector, connector_path
 from daskref.exceptions import MissingKeyError, StoreExistsError
-from daskref.metrics import Counters
 from daskref.objects.cards import card
 from daskref.objects.codec import Encoded, outcome
 from daskref.objects.functions import Dump, Load, pickled_function
@@ -22,7 +21,7 @@ from daskref.store._reading import Reader
 from daskref.store._registry import register_store, unregister_store
 from daskref.store._writing import Writer
 from daskref.store.mapped import note
-from daskref.store.metrics import Operation, StoreMetrics
+from daskref.store.metrics import Counters, Operation, StoreMetrics
 
 if TYPE_CHECKING:
     from typing import Self

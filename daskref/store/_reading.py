@@ -20,11 +20,16 @@ from daskref.exceptions import (
     SignatureError,
     WireError,
 )
-from daskref.metrics import Counters, add_seconds_in_connectors, metered
 from daskref.objects.codec import decode, load_failure
 from daskref.objects.functions import Load, PickledFunction, load_with
 from daskref.objects.signing import Signer, is_signed
-from daskref.store.metrics import Operation, StoreMetrics
+from daskref.store.metrics import (
+    Counters,
+    Operation,
+    StoreMetrics,
+    add_seconds_in_connectors,
+    metered,
+)
 
 
 class Reader:

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key
 from daskref.connectors.credentials import mask
 from daskref.exceptions import ConnectorError, DaskrefError, NotDeferrableError
-from daskref.metrics import Counters, metered
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.functions import Dump, Load, PickledFunction, load_with
 from daskref.objects.signing import Signer, seal_of
-from daskref.store.metrics import Operation, StoreMetrics
+from daskref.store.metrics import Counters, Operation, StoreMetrics, metered
 
 
 class Written(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a store did, by key and in all: counts, bytes and times.
+"""What stores did: of one store, by key and in all; of all in a process, as counts.
 
 Names of operations are those of the store's methods, as in ``store.put``, with their
 parts: ``store.put.serialize``, ``store.put.connector``, ``store.get.deserialize``.
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
+from distributed.metrics import context_meter
 from zict import LRU
 
 from daskref.background import make_lock
@@ -28,6 +29,26 @@ logger = logging.getLogger("daskref.store")
 
 #: How many keys are remembered one by one, those used last.
 KEYS = 1024
+
+#: What is counted, and what it means.
+COUNTERS = {
+    "puts": "objects written into the store",
+    "gets": "objects read from the store",
+    "evictions": "objects deleted from the store",
+    "fallbacks": "values that went to disk or in-band, for lack of room or of a store",
+    "bytes_kept": "bytes that a reference replaced on the scheduler and the wire",
+}
+
+#: Why values above the threshold went in-band, and what changes that.
+INBAND = {
+    "unreachable": "this process cannot see the cluster's store; daskref.connector "
+    "names one that all hosts reach",
+    "no-host": "no host of workers takes what this process puts; daskref.connector "
+    "names a store that needs none",
+    "gpu": "it is in a GPU's memory, which Dask moves by itself",
+    "unpicklable": "it does not serialize to be stored, so Dask sends it its own way",
+    "failed": "the store failed; daskref.on-failure: raise makes that an error",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -300,3 +321,84 @@ class Operation:
                 "" if nbytes is None else f", {nbytes} bytes",
                 "" if cached is None else f" (cached={cached})",
             )
+
+
+class Counters:
+    """Counts, by name. Thread-safe."""
+
+    _counts: dict[str, int]
+    _inband: dict[str, int]
+    _lock: threading.Lock
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(COUNTERS, 0)
+        self._inband = dict.fromkeys(INBAND, 0)
+        self._lock = make_lock()
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Add to the count *name*, one of :data:`COUNTERS`."""
+        with self._lock:
+            self._counts[name] += amount
+
+    def add_inband(self, reason: str) -> bool:
+        """Count a large value that goes in-band; return whether it is the first so.
+
+        Parameters
+        ----------
+        reason
+            One of :data:`INBAND`.
+        """
+        with self._lock:
+            self._inband[reason] += 1
+            return self._inband[reason] == 1
+
+    def snapshot(self) -> dict[str, int]:
+        """Return a copy of all counts but those of values that went in-band."""
+        with self._lock:
+            return dict(self._counts)
+
+    def inband(self) -> dict[str, int]:
+        """Return how many large values went in-band, by reason."""
+        with self._lock:
+            return dict(self._inband)
+
+
+class metered:
+    """Report the time of a block to Dask's fine performance metrics.
+
+    Parameters
+    ----------
+    label
+        As in ``"daskref-put"``.
+
+    Notes
+    -----
+    Nothing within a block may report to Dask as well: that time would count twice.
+    """
+
+    __slots__ = ("_begin", "_label")
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        context_meter.digest_metric(
+            self._label, time.perf_counter() - self._begin, "seconds"
+        )
+
+
+_spent = threading.local()
+
+
+def seconds_in_connectors() -> float:
+    """Return the seconds that this thread has spent in all on reading stored bytes."""
+    spent: float = getattr(_spent, "seconds", 0.0)
+    return spent
+
+
+def add_seconds_in_connectors(seconds: float) -> None:
+    """Count what this thread has spent on reading stored bytes."""
+    _spent.seconds = seconds_in_connectors() + seconds

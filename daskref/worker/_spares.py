@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from daskref.metrics import seconds_in_connectors
 from daskref.objects.codec import encode
 from daskref.objects.pickling import changeable, pickled
+from daskref.store.metrics import seconds_in_connectors
 
 #: Seconds of loading from which on it is worth the look.
 SLOW = 0.01

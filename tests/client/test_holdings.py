@@ -13,9 +13,9 @@ import pytest
 
 from daskref.client._holdings import Holdings
 from daskref.exceptions import ConnectorError
-from daskref.metrics import Counters
 from daskref.objects.codec import encode
 from daskref.objects.reference import Metadata, Reference, StoreConfig
+from daskref.store.metrics import Counters
 
 STORE = StoreConfig("fake", "no:where", ())
 

@@ -16,7 +16,7 @@ import pytest
 from distributed import LocalCluster
 
 import daskref
-from daskref.metrics import STORED
+from daskref.cluster.stats import STORED
 from daskref.testing.clusters import HostCluster
 from daskref.testing.hosts import Network
 from tests.support.common import wait_until

@@ -16,10 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "daskref"
 
 #: From the bottom up. A module imports from its own layer or lower ones.
 LAYERS = [
-    [
-        *["_version", "annotations", "exceptions", "units", "background", "config"],
-        "metrics",
-    ],
+    ["_version", "annotations", "exceptions", "units", "background", "config"],
     ["connectors"],
     ["objects"],
     ["proxy"],
@@ -36,7 +33,7 @@ LAYERS = [
 SHARED = {"annotations", "exceptions", "units", "background"}
 #: These, and packages of these names, may import ``distributed``.
 KNOW_DISTRIBUTED = {
-    *["metrics", "objects", "ownership", "graph", "cluster", "client", "scheduler"],
+    *["store", "objects", "ownership", "graph", "cluster", "client", "scheduler"],
     *["worker", "preload", "cli", "demo", "bench"],
 }
 #: Drivers: connector -> the one that it may import.

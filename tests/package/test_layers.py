@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[2] / "daskref"
 
 #: From the bottom up. A package imports from lower rows only, not from its neighbours.
 LAYERS: list[set[str]] = [
-    {"annotations", "exceptions", "units", "metrics", "background", "_version"},
+    {"annotations", "exceptions", "units", "background", "_version"},
     {"config"},
     {"connectors"},
     {"objects"},

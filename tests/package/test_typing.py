@@ -12,7 +12,8 @@ from typing import get_type_hints
 
 import pytest
 
-from daskref.metrics import COUNTERS, STORED, HostStats, Stats
+from daskref.cluster.stats import STORED, HostStats, Stats
+from daskref.store.metrics import COUNTERS
 from tests.support.requirements import require, require_module
 
 # where others use the machine

@@ -6,13 +6,15 @@ import dataclasses
 import json
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from distributed.metrics import context_meter
 
 from daskref import Store, get_store, resolve
 from daskref.connectors import LocalConnector
-from daskref.store.metrics import StoreMetrics, TimeStats
+from daskref.store.metrics import COUNTERS, Counters, StoreMetrics, TimeStats, metered
 from tests.store.test_store import ProxyStoreConnector
 
 
@@ -169,3 +171,49 @@ def test_times_add_up() -> None:
 
 def test_of_a_proxys_store(store: Store) -> None:
     assert get_store(store.proxy([1])) is store
+
+
+def test_counters_start_at_zero_and_add_up() -> None:
+    counters = Counters()
+    assert counters.snapshot() == dict.fromkeys(COUNTERS, 0)
+    counters.add("puts")
+    counters.add("bytes_kept", 100)
+    counts = counters.snapshot()
+    assert (counts["puts"], counts["bytes_kept"]) == (1, 100)
+    counts["puts"] = 99
+    assert counters.snapshot()["puts"] == 1
+
+
+def test_an_unknown_counter_is_a_mistake() -> None:
+    with pytest.raises(KeyError):
+        Counters().add("putts")
+
+
+def test_values_in_band_are_counted_by_reason() -> None:
+    counters = Counters()
+    assert counters.add_inband("gpu")
+    assert not counters.add_inband("gpu")
+    assert counters.add_inband("failed")
+    found = counters.inband()
+    assert (found["gpu"], found["failed"], found["unreachable"]) == (2, 1, 0)
+    with pytest.raises(KeyError):
+        counters.add_inband("gpus")
+
+
+def test_threads_lose_no_count() -> None:
+    counters = Counters()
+    with ThreadPoolExecutor(8) as executor:
+        list(executor.map(lambda _: counters.add("gets"), range(4000)))
+    assert counters.snapshot()["gets"] == 4000
+
+
+def test_metered_reports_to_dask() -> None:
+    seen: list[tuple[Any, float, str]] = []
+    with (
+        context_meter.add_callback(lambda *args: seen.append(args)),  # type: ignore[arg-type]
+        metered("daskref-put"),
+    ):
+        pass
+    ((label, seconds, unit),) = seen
+    assert (label, unit) == ("daskref-put", "seconds")
+    assert seconds >= 0

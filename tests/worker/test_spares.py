@@ -14,8 +14,8 @@ import pytest
 import daskref
 from daskref import Store
 from daskref.connectors import LocalConnector
-from daskref.metrics import seconds_in_connectors
 from daskref.objects.codec import decode, encode
+from daskref.store.metrics import seconds_in_connectors
 from daskref.worker import _spares as module
 from daskref.worker._spares import Spare, Spares
 

@@ -1,14 +1,11 @@
-"""Counters."""
+"""Reports of hosts and processes, added up."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
-from distributed.metrics import context_meter
-
-from daskref.metrics import COUNTERS, INBAND, STORED, Counters, metered, summarize
+from daskref.cluster.stats import STORED, summarize
+from daskref.store.metrics import COUNTERS, INBAND
 
 
 def report(process: str, host: str = "here", **counts: int) -> dict[str, Any]:
@@ -21,55 +18,6 @@ def store(place: str, host: str = "here", **sizes: int) -> dict[str, Any]:
 
 
 NOTHING = dict.fromkeys([*STORED, *COUNTERS], 0)
-
-
-def test_counters_start_at_zero_and_add_up() -> None:
-    counters = Counters()
-    assert counters.snapshot() == dict.fromkeys(COUNTERS, 0)
-    counters.add("puts")
-    counters.add("bytes_kept", 100)
-    counts = counters.snapshot()
-    assert (counts["puts"], counts["bytes_kept"]) == (1, 100)
-    counts["puts"] = 99
-    assert counters.snapshot()["puts"] == 1
-
-
-def test_an_unknown_counter_is_a_mistake() -> None:
-    with pytest.raises(KeyError):
-        Counters().add("putts")
-
-
-def test_values_in_band_are_counted_by_reason() -> None:
-    counters = Counters()
-    assert counters.add_inband("gpu")
-    assert not counters.add_inband("gpu")
-    assert counters.add_inband("failed")
-    found = counters.inband()
-    assert (found["gpu"], found["failed"], found["unreachable"]) == (2, 1, 0)
-    both = [{**report("a"), "inband": found}, {**report("b", "there"), "inband": found}]
-    total = summarize(0, [], [*both, both[0]])["inband"]
-    assert (total["gpu"], total["failed"]) == (4, 2)
-    with pytest.raises(KeyError):
-        counters.add_inband("gpus")
-
-
-def test_threads_lose_no_count() -> None:
-    counters = Counters()
-    with ThreadPoolExecutor(8) as executor:
-        list(executor.map(lambda _: counters.add("gets"), range(4000)))
-    assert counters.snapshot()["gets"] == 4000
-
-
-def test_metered_reports_to_dask() -> None:
-    seen: list[tuple[Any, float, str]] = []
-    with (
-        context_meter.add_callback(lambda *args: seen.append(args)),  # type: ignore[arg-type]
-        metered("daskref-put"),
-    ):
-        pass
-    ((label, seconds, unit),) = seen
-    assert (label, unit) == ("daskref-put", "seconds")
-    assert seconds >= 0
 
 
 class TestSummarize:
@@ -118,3 +66,12 @@ class TestSummarize:
         found = summarize(0, [store("a")], [])
         none = dict.fromkeys(INBAND, 0)
         assert found == {**NOTHING, "hosts": {"here": NOTHING}, "inband": none}
+
+    def test_values_in_band_are_counted_by_reason(self) -> None:
+        found = {**dict.fromkeys(INBAND, 0), "gpu": 2, "failed": 1}
+        both = [
+            {**report("a"), "inband": found},
+            {**report("b", "there"), "inband": found},
+        ]
+        total = summarize(0, [], [*both, both[0]])["inband"]
+        assert (total["gpu"], total["failed"]) == (4, 2)
