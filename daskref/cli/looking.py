@@ -29,10 +29,11 @@ from daskref.cli._printing import (
 from daskref.client.inventory import ObjectRecord, ask_objects, ask_stats
 from daskref.client.tables import Table, printable
 from daskref.cluster.health import describe_store
-from daskref.cluster.notices import setting_text, tell_unknown
+from daskref.cluster.notices import setting_text
 from daskref.cluster.session import open_session_connector
-from daskref.config import Settings, setting_name
-from daskref.store.metrics import COUNTERS, INBAND, STORED, Stats
+from daskref.cluster.stats import STORED, Stats
+from daskref.config import Settings, setting_name, tell_unknown
+from daskref.store.metrics import COUNTERS, INBAND
 from daskref.units import parse_seconds, parse_size
 
 #: What is in bytes, of all that is counted.

@@ -117,7 +117,7 @@ class Attachment:
 
     def threshold(self) -> int:
         """Bytes: what the client was made with, else as configured now."""
-        notices.look()
+        config.look()
         return config.threshold() if self._threshold is None else self._threshold
 
     def packer(self) -> Packer:
@@ -222,7 +222,7 @@ async def attach(client: Any) -> None:
     """Let a connected client pass values by reference: set up what is not yet."""
     register_family()
     await detach(client)
-    notices.tell_unknown()
+    config.tell_unknown()
     settings = Settings.read()
     try:
         away = await _attach(client)

@@ -14,5 +14,5 @@ Read ``session`` first: what one process has of the cluster's store. Then:
 - ``stats``, ``prometheus``: what processes count, added up, and for Dask's page of
   metrics
 - ``health``: what a process tells of itself and of its store when it is asked
-- ``notices``: warnings about settings that do nothing
+- ``notices``: what users are told of settings and sessions
 """

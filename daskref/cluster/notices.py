@@ -1,19 +1,17 @@
-"""What users are told of settings that do nothing: misspelt, or the session's hold.
+"""What users are told of settings and sessions: which hold, and how they are shown.
 
-All of it goes to the log of :mod:`daskref`, once per process.
+All of it goes to the log of :mod:`daskref`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from typing import Any
 
-import dask.config
 from dask.utils import format_bytes
 
-from daskref.config import Settings, is_size, sections, setting_name
+from daskref.config import Settings, is_size, setting_name
 from daskref.connectors.credentials import mask, mask_options
 
 logger = logging.getLogger("daskref")
@@ -22,32 +20,6 @@ logger = logging.getLogger("daskref")
 _OF_EACH_PROCESS = frozenset({"zmq_interface", "zmq_port", "zmq_advertise"})
 
 _told: set[str] = set()
-#: How many names there were under ``daskref`` when they were looked at last.
-_looked_at = 0
-
-
-def look() -> None:
-    """Tell unknown names if some were set since. For every call of a user's."""
-    ours = dask.config.config.get("daskref")
-    if type(ours) is dict and len(ours) != _looked_at:
-        tell_unknown()
-
-
-def tell_unknown() -> None:
-    """Tell each name in Dask's configuration that looks like ours and is none."""
-    global _looked_at
-    ours = dask.config.config.get("daskref")
-    _looked_at = len(ours) if isinstance(ours, Mapping) else 0
-    for name in _unknown():
-        if name not in _told:
-            _told.add(name)
-            near = _nearest(name)
-            hint = f"Did you mean {near}?" if near else "`daskref info` lists all."
-            logger.warning(
-                "There is no setting %s: what is set there changes nothing. %s",
-                name,
-                hint,
-            )
 
 
 def tell_overridden(asked: Mapping[str, Any], session: Settings) -> None:
@@ -134,36 +106,3 @@ def setting_text(field: str, value: object) -> str:
     if isinstance(value, Mapping):
         return mask(repr(mask_options(value)))
     return "null" if value is None else mask(str(value))
-
-
-def _unknown() -> Iterator[str]:
-    for name in dask.config.config:
-        if str(name).lower().startswith("daskref") and name != "daskref":
-            yield name  # DASK_DASKREF_THRESHOLD in place of DASK_DASKREF__THRESHOLD
-    known = sections()
-    for section, names in known.items():
-        plain = {_plain(name) for name in names}
-        given = dask.config.get(section, None)
-        if isinstance(given, Mapping):
-            for name in given:
-                if _plain(name) not in plain:
-                    yield f"{section}.{name}"
-
-
-def _nearest(name: str) -> str | None:
-    full = [f"{section}.{name}" for section, names in sections().items()
-            for name in names if f"{section}.{name}" not in sections()]  # fmt: skip
-    # people leave out the section, or write a hyphen in the place of its dot
-    by_ending = {_plain(each.rpartition(".")[2]): each for each in full}
-    by_name = {_plain(each).removeprefix("daskref-"): each for each in full}
-    candidates = by_ending | by_name
-    wanted = _plain(name).lower().removeprefix("daskref-")
-    for asked in (wanted, wanted.rpartition("-")[2]):
-        if near := get_close_matches(asked, candidates, 1, 0.7):
-            return candidates[near[0]]
-    return None
-
-
-def _plain(name: object) -> str:
-    """Return a name as it compares: Dask takes hyphens for underscores."""
-    return str(name).replace("_", "-").replace(".", "-")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from daskref.cluster.notices import tell_unknown
-from daskref.config import Settings
+from daskref.config import Settings, tell_unknown
 from daskref.scheduler._plugin import NAME, ReferenceSchedulerPlugin
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from distributed.client import ClosedClientError
 import daskref
 from daskref import config
 from daskref.cli import main
-from daskref.cluster import notices
 from daskref.config import Settings
 from daskref.connectors import FileConnector
 from daskref.exceptions import ConfigError, ConnectorError, StoreExistsError
@@ -31,8 +30,8 @@ from tests.support.common import large
 @pytest.fixture
 def told(caplog, monkeypatch):
     """``() -> list[str]``: warnings since, as if nothing had been told before."""
-    monkeypatch.setattr(notices, "_told", set())
-    monkeypatch.setattr(notices, "_looked_at", 0)
+    monkeypatch.setattr(config, "_told", set())
+    monkeypatch.setattr(config, "_looked_at", 0)
     caplog.set_level(logging.WARNING, "daskref")
     return lambda: [r.getMessage() for r in caplog.records if r.name == "daskref"]
 
@@ -58,8 +57,8 @@ def told(caplog, monkeypatch):
 )
 def test_unknown_names_are_told_once_with_the_nearest(told, name, near):
     with dask.config.set({name: 5}):
-        notices.tell_unknown()
-        notices.tell_unknown()
+        config.tell_unknown()
+        config.tell_unknown()
     (text,) = told()
     assert f"no setting {name}:" in text
     assert (f"Did you mean {near}?" in text) if near else ("Did you mean" not in text)
@@ -73,7 +72,7 @@ def test_every_misspelling_of_a_known_name_finds_it(told):
             name = f"daskref.{letters[:at]}{letters[at + 1 :]}"
             if len(letters) > 6 and "." in (letters[at : at + 1] or "."):
                 continue
-            near = notices._nearest(name)
+            near = config._nearest(name)
             assert near is not None, name
 
 
@@ -81,7 +80,7 @@ def test_known_names_are_not_told(told):
     names = [config.setting_name(field) for field in Settings.__dataclass_fields__]
     changes: dict[str, Any] = {name.replace("-", "_"): 1 for name in names}
     with dask.config.set(changes | {"daskref.connector": {"class": "a:B", "what": 1}}):
-        notices.tell_unknown()
+        config.tell_unknown()
     assert not told()
 
 
