@@ -90,7 +90,7 @@ from daskref.graph.frames import hidden_like
 from daskref.graph.nodes import StoredNode, references_in
 from daskref.graph.packing import Packer, small_call
 from daskref.objects.cards import card
-from daskref.ownership.factories import collecting
+from daskref.ownership.factories import BorrowFactory, collecting
 from daskref.proxy.proxy import is_proxy
 from daskref.store.factory import is_recomputed, reveal
 
@@ -233,7 +233,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         lent: list[int] = []
         state = self._daskref
         assert state is not None
-        with collecting() as found:
+        with collecting() if BorrowFactory.known else nullcontext(()) as found:
             packed = pack_expr(expr, packer)
         if found:  # the graph as the user made it: in what is packed, nothing is seen
             lent = state.lending.lend(found, partial(graph_of, expr, expr), keys)

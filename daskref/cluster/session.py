@@ -381,10 +381,11 @@ class ClusterStore:
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
         """Return a new reference to what came out of the store. Blocks."""
+        store = self.store
+        if store is None or id(obj) not in store.provenance.origins:
+            return None
         try:
-            if self.store is None or not self.reachable:
-                return None
-            return self.store.provenance.relink(obj, token)
+            return store.provenance.relink(obj, token) if self.reachable else None
         except (ConnectorError, SignatureError):
             return None  # the put that comes instead says what is wrong
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from daskref.objects.reference import Metadata, Reference
 from daskref.ownership.rules import ONE_OWNER
@@ -70,6 +70,9 @@ class BorrowFactory:
 
     __slots__ = ("borrow", "factory", "id", "mutable")
 
+    #: Whether there was one in this process: else none is in what it pickles.
+    known: ClassVar[bool] = False
+
     def __init__(
         self,
         factory: StoreFactory,
@@ -81,6 +84,7 @@ class BorrowFactory:
         self.id = id
         self.mutable = mutable
         self.borrow = borrow
+        BorrowFactory.known = True
 
     @property
     def metadata(self) -> Metadata | None:

@@ -29,23 +29,23 @@ class Provenance:
     later put makes a new object of them.
     """
 
-    #: id of an object -> itself, weakly, and where it came from
-    _origins: dict[int, tuple[weakref.ref[Any], Reference]]
+    #: id of an object -> itself, weakly, and where it came from; to look, not to write
+    origins: dict[int, tuple[weakref.ref[Any], Reference]]
     #: id of an object -> a key of its own, for as long as it lives
     _kept: dict[int, Key]
 
     def __init__(self, connector: Connector, load: Callable[..., Any]) -> None:
         self._connector = connector
         self._load = load
-        self._origins = {}
+        self.origins = {}
         self._kept = {}
 
     def __len__(self) -> int:
-        return len(self._origins)
+        return len(self.origins)
 
     def remember(self, obj: Any, reference: Reference) -> None:
         """Take note of an object that was just got."""
-        number, origins = id(obj), self._origins
+        number, origins = id(obj), self.origins
         with suppress(TypeError):  # no weak references to it
             ref = weakref.ref(obj, lambda _: origins.pop(number, None))
             origins[number] = (ref, reference)
@@ -98,7 +98,7 @@ class Provenance:
             ``(key) -> None``: to evict that key, soon. Called by the garbage collector,
             in any thread: it may do no I/O and wait for no locks.
         """
-        number, origins, kept = id(obj), self._origins, self._kept
+        number, origins, kept = id(obj), self.origins, self._kept
         origin = self._find(obj)
         if origin is None or number in kept:
             return
@@ -122,7 +122,7 @@ class Provenance:
                 self._connector.evict(key)
 
     def _find(self, obj: Any) -> Reference | None:
-        ref, origin = self._origins.get(id(obj), (None, None))
+        ref, origin = self.origins.get(id(obj), (None, None))
         return origin if ref is not None and ref() is obj else None
 
     @staticmethod
