@@ -44,7 +44,7 @@ from dask.sizeof import sizeof
 from distributed.client import _MapExpr
 
 from daskref.exceptions import OwnershipError
-from daskref.graph._scanning import FoundLargeError, scan
+from daskref.graph._pickling import FoundLargeError, scan
 from daskref.graph.nodes import references_in
 from daskref.graph.packing import Packer, small_call, small_value
 from daskref.objects.reference import Reference

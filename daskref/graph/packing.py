@@ -46,7 +46,7 @@ from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 from dask.utils import funcname
 
 from daskref.exceptions import DaskrefError, NotProxiableError, OwnershipError
-from daskref.graph._scanning import (
+from daskref.graph._pickling import (
     FoundLargeError,
     is_plain_function,
     is_small_function,
