@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _HOM
     from daskref.client import explain as explain
     from daskref.client import list_objects as list_objects
     from daskref.client import stats as stats
-    from daskref.graph.nodes import lazy as lazy
+    from daskref.graph.lazy import lazy as lazy
     from daskref.lifetimes import ContextLifetime as ContextLifetime
     from daskref.lifetimes import LeaseLifetime as LeaseLifetime
     from daskref.lifetimes import StaticLifetime as StaticLifetime
@@ -67,7 +67,7 @@ _NAMES = {
     "daskref": "connectors",
     "daskref._version": "__version__",
     "daskref.client": "Client disable enable explain list_objects stats",
-    "daskref.graph.nodes": "lazy",
+    "daskref.graph.lazy": "lazy",
     "daskref.lifetimes": "ContextLifetime LeaseLifetime StaticLifetime TaskLifetime",
     "daskref.objects.reference": "StoreConfig",
     "daskref.ownership": "OwnedProxy borrow clone drop into_owned mut_borrow update",

@@ -87,8 +87,9 @@ from daskref.graph.expressions import (
     references_by_key,
 )
 from daskref.graph.frames import hidden_like
+from daskref.graph.literals import small_call
 from daskref.graph.nodes import StoredNode, references_in
-from daskref.graph.packing import Packer, small_call
+from daskref.graph.packing import Packer
 from daskref.objects.cards import card
 from daskref.ownership.factories import BorrowFactory, collecting
 from daskref.proxy.proxy import is_proxy

@@ -38,8 +38,8 @@ from daskref.client._checks import check_enabled
 from daskref.client.tables import Table
 from daskref.config import Settings
 from daskref.exceptions import NotProxiableError
+from daskref.graph.lazy import Lazy
 from daskref.graph.literals import FEW, SCALARS, exact_nbytes, on_gpu
-from daskref.graph.nodes import Lazy
 from daskref.graph.packing import Packer
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.reference import Reference, StoreConfig, unknown

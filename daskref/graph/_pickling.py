@@ -1,9 +1,4 @@
-"""Whether something large is in a function, or in any object.
-
-A function that has no module on the workers travels by value: with what it closes
-over, its defaults, and the globals that it names. Most such functions are short and
-take along nothing but other functions and modules: a few microseconds of looking tell.
-Everything else is pickled, up to the first large value.
+"""Picklers of tasks: they find what is large, and leave out what is stored apart.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -11,6 +6,7 @@ Private Dask names used here, checked by ``tests/package/test_private_names.py``
 name                                    what for
 ======================================  ============================================
 ``_task_spec.TaskRef``                  futures among arguments
+``_task_spec.Task``                     calls, with what a user names in them
 ======================================  ============================================
 """
 
@@ -21,107 +17,20 @@ import io
 import pickle
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, NamedTuple
+from contextlib import suppress
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple, Protocol
 
-from dask._task_spec import TaskRef
+from dask._task_spec import Task, TaskRef
 
-from daskref.graph.literals import exact_nbytes, is_small
-from daskref.graph.nodes import Lazy
+from daskref.graph.lazy import Lazy
+from daskref.graph.literals import FEW, SCALARS, exact_nbytes, is_plain_function
+from daskref.objects.codec import Encoded, encode
 from daskref.objects.pickling import ByValuePickler
 
-#: How many functions, classes and values inside each other are looked into.
-_DEPTH = 8
-
-
-def is_plain_function(func: Any) -> bool:
-    """Tell whether a function pickles as its name: nothing can hide in it."""
-    cls = type(func)
-    if cls is BuiltinFunctionType or issubclass(cls, type):
-        return getattr(func, "__module__", "__main__") != "__main__"
-    if cls.__module__ == "numpy":  # its functions have types of their own
-        return cls.__name__ in ("_ArrayFunctionDispatcher", "ufunc")
-    return (
-        cls is FunctionType
-        and func.__module__ != "__main__"
-        and func.__closure__ is None
-        and "<" not in func.__qualname__
-    )
-
-
-def is_small_function(func: Any, threshold: int) -> bool:
-    """Tell whether a function is surely small, with all that it takes along.
-
-    Parameters
-    ----------
-    func
-        Any callable. No code of a user's runs.
-    threshold
-        Bytes that nothing in it may exceed.
-
-    Returns
-    -------
-    bool
-        ``False`` where it cannot be told by looking: it is to be pickled then.
-    """
-    return is_plain_function(func) or _is_small_part(func, threshold, {}, _DEPTH)
-
-
-def _is_small_part(
-    value: Any, threshold: int, seen: dict[int, Any], depth: int
-) -> bool:
-    if id(value) in seen or is_small(value, threshold):
-        return True
-    cls = type(value)
-    if cls is ModuleType or is_plain_function(value):
-        return True
-    if not depth:
-        return False
-    seen[id(value)] = value
-    if cls is FunctionType:
-        nbytes, names = _content(value.__code__)
-        if nbytes > threshold:
-            return False
-        parts = _taken_along(value, names)
-    elif cls is MethodType:
-        parts = iter((value.__self__, value.__func__))
-    elif cls is functools.partial:
-        parts = iter((value.func, *value.args, *value.keywords.values()))
-    else:
-        return False
-    return all(_is_small_part(part, threshold, seen, depth - 1) for part in parts)
-
-
-def _taken_along(function: FunctionType, names: frozenset[str]) -> Iterator[Any]:
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
-    yield from function.__dict__.values()
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # it is empty
-            continue
-    known = function.__globals__
-    for name in names & known.keys():
-        yield known[name]
-
-
-@lru_cache(maxsize=1024)
-def _content(code: CodeType) -> tuple[int, frozenset[str]]:
-    """Return the bytes of a function's constants, and all names that its code has."""
-    nbytes, names, todo = len(code.co_code), set(code.co_names), list(code.co_consts)
-    while todo:
-        const = todo.pop()
-        if type(const) is CodeType:
-            inner, more = _content(const)
-            nbytes += inner
-            names |= more
-        elif type(const) in (tuple, frozenset):
-            todo += const
-        elif type(const) in (bytes, str):
-            nbytes += 4 * len(const)
-    return nbytes, frozenset(names)
+_CONTAINERS = frozenset({list, tuple, set, frozenset, dict})
+#: How many objects of one task are looked into on their own, to see if they are large.
+_TRIES = 64
 
 
 class FoundLargeError(Exception):
@@ -190,3 +99,178 @@ def scan(obj: Any, threshold: int, for_hash: bool = False) -> Scan:
     scanner.by_key = for_hash
     scanner.dump(obj)
     return Scan(file.getvalue(), buffers)
+
+
+class Looked:
+    """What is known of one object, for as long as one call to the client lasts."""
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj  # or its id would be another's
+        #: Bytes of its own, what is stored apart of it left out; its parts, by ``id``
+        self.own: tuple[int, dict[int, Any]] | None = None
+        self._encoded: Encoded | None = None
+        self._identities: set[int] | None = None
+
+    @property
+    def encoded(self) -> Encoded:
+        if self._encoded is None:
+            self._encoded = encode(self.obj)
+        return self._encoded
+
+    @property
+    def nbytes(self) -> int:
+        """What is known of its size by now; 0 if that is nothing."""
+        own = 0 if self.own is None else self.own[0]
+        return own if self._encoded is None else max(own, self._encoded.nbytes)
+
+    @property
+    def identities(self) -> set[int]:
+        """The objects that are in it."""
+        if self._identities is None:
+            if exact_nbytes(self.obj) is not None or self.encoded.pickle is None:
+                self._identities = {id(self.obj)}
+            else:
+                self._identities = self.encoded.pickle.identities()
+        return self._identities
+
+
+def value_of(obj: Any) -> Any:
+    return obj.value if type(obj) is Lazy else obj
+
+
+def named_in(obj: Any) -> dict[int, Any]:
+    """Return the long lists, dicts and the like that a user has named in a call.
+
+    Parameters
+    ----------
+    obj
+        A task, or a tuple of what belongs to a call.
+    """
+    found: dict[int, Any] = {}
+    seen: dict[int, Any] = {}
+    todo: list[Any] = [obj]
+    while todo:
+        value = todo.pop()
+        cls = type(value)
+        if id(value) in seen or cls in SCALARS:
+            continue
+        seen[id(value)] = value
+        if issubclass(cls, Task):
+            todo += (value.func, *value.args, *value.kwargs.values())
+        elif cls is FunctionType:
+            todo += _used_by(value)
+        elif cls is MethodType:
+            todo.append(value.__self__)
+        elif cls is functools.partial:
+            todo += (value.func, *value.args, *value.keywords.values())
+        elif cls in _CONTAINERS:
+            if value is not obj and len(value) > FEW:
+                found[id(value)] = value
+            else:
+                todo += value.values() if cls is dict else value
+    return found
+
+
+def _used_by(function: FunctionType) -> Iterator[Any]:
+    """Return what a function that travels by value takes along."""
+    if is_plain_function(function):
+        return
+    yield from function.__defaults__ or ()
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # it is empty
+            yield cell.cell_contents
+    if function.__module__ == "__main__":
+        for name in function.__code__.co_names:
+            if name in function.__globals__:
+                yield function.__globals__[name]
+
+
+class Counter:
+    """A file that keeps nothing but the number of bytes."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+    def write(self, piece: Any) -> None:
+        self.nbytes += memoryview(piece).nbytes
+
+    def feed(self, buffer: Any) -> None:
+        self.nbytes += buffer.raw().nbytes
+
+
+class Divider(Protocol):
+    """Decides what is stored apart of a task."""
+
+    def goes_apart(self, obj: Any, pickler: TaskPickler) -> bool:
+        """Tell whether an object that a task's pickler meets is stored apart."""
+
+
+class TaskPickler(ByValuePickler):
+    """Pickles a task with numbers in the places of what is stored apart."""
+
+    packer: Divider
+    #: What is stored apart, by number.
+    apart: list[Any]
+    #: ``id`` of what is not.
+    inline: set[int]
+    #: Lists and the like that may be, by ``id``.
+    named: dict[int, Any]
+    #: Whether futures count by their keys, in a pickle that is hashed only.
+    by_key: bool
+    _numbers: dict[int, int]
+    #: What is not looked into, by ``id``.
+    tried: dict[int, Any]
+    _tries: int
+
+    def persistent_id(self, obj: Any) -> Any:
+        cls = type(obj)
+        if cls in SCALARS or cls is int:
+            return None
+        number = self._numbers.get(id(obj))
+        if number is not None:
+            return number
+        if self.by_key and issubclass(cls, TaskRef):
+            return obj.key, TaskRef.__name__
+        if id(obj) in self.inline or not self.packer.goes_apart(obj, self):
+            return None
+        number = self._numbers[id(obj)] = len(self.apart)
+        self.apart.append(obj)
+        return number
+
+    def may_try(self, obj: Any, counts: bool) -> bool:
+        """Tell whether to look into an object, to see if it is large.
+
+        Parameters
+        ----------
+        obj
+            Not if it is a part of another that is not.
+        counts
+            Whether only so many may be looked into.
+        """
+        if id(obj) in self.tried:
+            return False
+        if counts:
+            if self._tries <= 0:
+                self.tried[id(obj)] = obj
+                return False
+            self._tries -= 1
+        return True
+
+    def skip(self, parts: dict[int, Any]) -> None:
+        """Look into none of these."""
+        self.tried |= parts
+
+
+def task_pickler(
+    file: Any, feed: Any, packer: Divider, inline: set[int], tries: int = _TRIES
+) -> TaskPickler:
+    pickler = TaskPickler(file, feed)
+    pickler.packer = packer
+    pickler.apart = []
+    pickler.inline = inline
+    pickler.named = {}
+    pickler.by_key = False
+    pickler._numbers = {}
+    pickler.tried = {}
+    pickler._tries = tries
+    return pickler

@@ -45,8 +45,9 @@ from distributed.client import _MapExpr
 
 from daskref.exceptions import OwnershipError
 from daskref.graph._pickling import FoundLargeError, scan
+from daskref.graph.literals import small_call, small_value
 from daskref.graph.nodes import references_in
-from daskref.graph.packing import Packer, small_call, small_value
+from daskref.graph.packing import Packer
 from daskref.objects.reference import Reference
 
 #: Bytes above which a keyword argument of ``map`` does not travel with each task.

@@ -22,8 +22,7 @@ Private Dask names used here, checked by ``tests/package/test_private_names.py``
 ======================================  ============================================
 name                                    what for
 ======================================  ============================================
-``_task_spec.Alias``                    nodes to leave alone
-``_task_spec.TaskRef``                  nodes to leave alone; futures
+``_task_spec.TaskRef``                  nodes to leave alone
 ``_task_spec.DataNode``                 values that have a key of their own
 ``_task_spec.GraphNode``                all nodes
 ``_task_spec.Task``                     calls
@@ -35,97 +34,52 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from types import FunctionType, MethodType, ModuleType
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import xxhash
-from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef
+from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from dask.utils import funcname
 
 from daskref.exceptions import DaskrefError, NotProxiableError, OwnershipError
 from daskref.graph._pickling import (
+    Counter,
     FoundLargeError,
-    is_plain_function,
-    is_small_function,
+    Looked,
+    TaskPickler,
+    named_in,
     scan,
+    task_pickler,
+    value_of,
 )
+from daskref.graph.lazy import Lazy
 from daskref.graph.literals import (
-    FEW,
-    SCALARS,
     exact_nbytes,
     is_small,
+    is_small_function,
     is_whole,
     on_gpu,
+    small_call,
+    small_value,
 )
-from daskref.graph.nodes import Lazy, PackedNode, Place, ReferenceNode, StoredNode
+from daskref.graph.nodes import PackedNode, Place, ReferenceNode
 from daskref.objects.codec import Encoded, encode
-from daskref.objects.pickling import ByValuePickler, identities_in
+from daskref.objects.pickling import identities_in
 from daskref.objects.reference import Reference
 from daskref.proxy.proxy import Proxy
 
 #: ``(obj, encoded) -> Reference | None``: put a value, or say that it stays in-band.
 Put = Callable[[Any, Encoded], "Reference | None"]
 
-_INERT = (TaskRef, Alias, StoredNode)
-_CONTAINERS = frozenset({list, tuple, set, frozenset, dict})
 #: Classes whose objects are never stored apart, whatever they hold.
 _STRUCTURE = (
     *(GraphNode, TaskRef, Proxy, type, ModuleType, functools.partial),
     pickle.PickleBuffer,
 )
-#: How many objects of one task are looked into on their own, to see if they are large.
-_TRIES = 64
 #: How often a task is pickled until nothing that is stored apart shares a part with it.
 _ATTEMPTS = 4
-
-
-def small_value(value: Any, threshold: int) -> bool:
-    """Tell whether an argument of a task is surely small; nodes are."""
-    # not isinstance(): it would ask a user's proxy for the type of its target
-    return issubclass(type(value), _INERT) or is_small(value, threshold)
-
-
-def small_call(func: Any, values: Iterable[Any], threshold: int) -> bool:
-    """Tell whether nothing in a call is large, surely."""
-    return is_small_function(func, threshold) and all(
-        small_value(value, threshold) for value in values
-    )
-
-
-class _Looked:
-    """What is known of one object, for as long as one call to the client lasts."""
-
-    def __init__(self, obj: Any) -> None:
-        self.obj = obj  # or its id would be another's
-        #: Bytes of its own, what is stored apart of it left out; its parts, by ``id``
-        self.own: tuple[int, dict[int, Any]] | None = None
-        self._encoded: Encoded | None = None
-        self._identities: set[int] | None = None
-
-    @property
-    def encoded(self) -> Encoded:
-        if self._encoded is None:
-            self._encoded = encode(self.obj)
-        return self._encoded
-
-    @property
-    def nbytes(self) -> int:
-        """What is known of its size by now; 0 if that is nothing."""
-        own = 0 if self.own is None else self.own[0]
-        return own if self._encoded is None else max(own, self._encoded.nbytes)
-
-    @property
-    def identities(self) -> set[int]:
-        """The objects that are in it."""
-        if self._identities is None:
-            if exact_nbytes(self.obj) is not None or self.encoded.pickle is None:
-                self._identities = {id(self.obj)}
-            else:
-                self._identities = self.encoded.pickle.identities()
-        return self._identities
 
 
 class Packed(NamedTuple):
@@ -160,8 +114,8 @@ class Packer:
 
     threshold: int
     _put: Put
-    _looked: dict[int, _Looked]
-    _together: dict[tuple[int, ...], _Looked]
+    _looked: dict[int, Looked]
+    _together: dict[tuple[int, ...], Looked]
     _limits: dict[int, int]
     _small: dict[int, Any]
 
@@ -270,13 +224,13 @@ class Packer:
         self._limits[id(obj)] = limit
         return True
 
-    def _look(self, obj: Any) -> _Looked:
+    def _look(self, obj: Any) -> Looked:
         looked = self._looked.get(id(obj))
         if looked is None:
-            looked = self._looked[id(obj)] = _Looked(obj)
+            looked = self._looked[id(obj)] = Looked(obj)
         return looked
 
-    def goes_apart(self, obj: Any, pickler: _TaskPickler) -> bool:
+    def goes_apart(self, obj: Any, pickler: TaskPickler) -> bool:
         """Tell whether an object that a task's pickler meets is stored apart."""
         nbytes = exact_nbytes(obj)
         limit = self._limits.get(id(obj))
@@ -317,8 +271,8 @@ class Packer:
         looked = self._look(obj)
         if looked.own is None:
             if divided:
-                counter = _Counter()
-                inner = _task_pickler(counter, counter.feed, self, inline, 0)
+                counter = Counter()
+                inner = task_pickler(counter, counter.feed, self, inline, 0)
                 inner.dump(obj)
                 looked.own = counter.nbytes, inner.tried
             else:
@@ -344,10 +298,10 @@ class Packer:
             If the store failed and that is an error.
         """
         inline: set[int] = set()
-        named = _named(obj)
+        named = named_in(obj)
         for _ in range(_ATTEMPTS):
             file = io.BytesIO()
-            pickler = _task_pickler(file, None, self, inline)
+            pickler = task_pickler(file, None, self, inline)
             pickler.named = named
             pickler.dump(obj)
             groups = self._grouped(pickler)
@@ -379,14 +333,14 @@ class Packer:
         reference = self.store(obj)
         return None if reference is None else Packed(reference, (), ())
 
-    def _grouped(self, pickler: _TaskPickler) -> list[list[int]] | None:
+    def _grouped(self, pickler: TaskPickler) -> list[list[int]] | None:
         """Return what is stored apart, by number: together what shares a part.
 
         ``None`` if something shares a part with the pickle itself: it is added to what
         is to stay inline.
         """
         alone = [[n] for n in range(len(pickler.apart))]
-        looked = [self._look(_value(obj)) for obj in pickler.apart]
+        looked = [self._look(value_of(obj)) for obj in pickler.apart]
         if all(exact_nbytes(each.obj) is not None for each in looked):
             return alone
         rest = identities_in(pickler)
@@ -405,18 +359,18 @@ class Packer:
         return [sorted(group) for n, group in enumerate(alone) if min(group) == n]
 
     def _put_group(
-        self, group: Sequence[int], pickler: _TaskPickler
+        self, group: Sequence[int], pickler: TaskPickler
     ) -> Reference | None:
         looked = self._looked_of(group, pickler)
         return self._put(looked.obj, looked.encoded)
 
-    def _looked_of(self, group: Sequence[int], pickler: _TaskPickler) -> _Looked:
-        objs = tuple(_value(pickler.apart[n]) for n in group)
+    def _looked_of(self, group: Sequence[int], pickler: TaskPickler) -> Looked:
+        objs = tuple(value_of(pickler.apart[n]) for n in group)
         if len(objs) == 1:
             return self._look(objs[0])
         ids = tuple(map(id, objs))
         if ids not in self._together:
-            self._together[ids] = _Looked(objs)
+            self._together[ids] = Looked(objs)
         return self._together[ids]
 
     # Names
@@ -482,12 +436,14 @@ class Packer:
         except Exception:
             return None
         file = io.BytesIO()
-        pickler = _task_pickler(file, None, self, set())
+        pickler = task_pickler(file, None, self, set())
         pickler.by_key = True
-        pickler.named = _named(obj)
+        pickler.named = named_in(obj)
         try:
             pickler.dump(obj)
-            tokens = [self._look(_value(each)).encoded.token for each in pickler.apart]
+            tokens = [
+                self._look(value_of(each)).encoded.token for each in pickler.apart
+            ]
         except OwnershipError:
             raise
         except Exception:
@@ -496,138 +452,3 @@ class Packer:
         for token in tokens:
             digest.update(token.encode())
         return digest.hexdigest(), bool(tokens) or file.tell() > self.threshold
-
-
-def _value(obj: Any) -> Any:
-    return obj.value if type(obj) is Lazy else obj
-
-
-def _named(obj: Any) -> dict[int, Any]:
-    """Return the long lists, dicts and the like that a user has named in a call.
-
-    Parameters
-    ----------
-    obj
-        A task, or a tuple of what belongs to a call.
-    """
-    found: dict[int, Any] = {}
-    seen: dict[int, Any] = {}
-    todo: list[Any] = [obj]
-    while todo:
-        value = todo.pop()
-        cls = type(value)
-        if id(value) in seen or cls in SCALARS:
-            continue
-        seen[id(value)] = value
-        if issubclass(cls, Task):
-            todo += (value.func, *value.args, *value.kwargs.values())
-        elif cls is FunctionType:
-            todo += _used_by(value)
-        elif cls is MethodType:
-            todo.append(value.__self__)
-        elif cls is functools.partial:
-            todo += (value.func, *value.args, *value.keywords.values())
-        elif cls in _CONTAINERS:
-            if value is not obj and len(value) > FEW:
-                found[id(value)] = value
-            else:
-                todo += value.values() if cls is dict else value
-    return found
-
-
-def _used_by(function: FunctionType) -> Iterator[Any]:
-    """Return what a function that travels by value takes along."""
-    if is_plain_function(function):
-        return
-    yield from function.__defaults__ or ()
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):  # it is empty
-            yield cell.cell_contents
-    if function.__module__ == "__main__":
-        for name in function.__code__.co_names:
-            if name in function.__globals__:
-                yield function.__globals__[name]
-
-
-class _Counter:
-    """A file that keeps nothing but the number of bytes."""
-
-    def __init__(self) -> None:
-        self.nbytes = 0
-
-    def write(self, piece: Any) -> None:
-        self.nbytes += memoryview(piece).nbytes
-
-    def feed(self, buffer: Any) -> None:
-        self.nbytes += buffer.raw().nbytes
-
-
-class _TaskPickler(ByValuePickler):
-    """Pickles a task with numbers in the places of what is stored apart."""
-
-    packer: Packer
-    #: What is stored apart, by number.
-    apart: list[Any]
-    #: ``id`` of what is not.
-    inline: set[int]
-    #: Lists and the like that may be, by ``id``.
-    named: dict[int, Any]
-    #: Whether futures count by their keys, in a pickle that is hashed only.
-    by_key: bool
-    _numbers: dict[int, int]
-    #: What is not looked into, by ``id``.
-    tried: dict[int, Any]
-    _tries: int
-
-    def persistent_id(self, obj: Any) -> Any:
-        cls = type(obj)
-        if cls in SCALARS or cls is int:
-            return None
-        number = self._numbers.get(id(obj))
-        if number is not None:
-            return number
-        if self.by_key and issubclass(cls, TaskRef):
-            return obj.key, TaskRef.__name__
-        if id(obj) in self.inline or not self.packer.goes_apart(obj, self):
-            return None
-        number = self._numbers[id(obj)] = len(self.apart)
-        self.apart.append(obj)
-        return number
-
-    def may_try(self, obj: Any, counts: bool) -> bool:
-        """Tell whether to look into an object, to see if it is large.
-
-        Parameters
-        ----------
-        obj
-            Not if it is a part of another that is not.
-        counts
-            Whether only so many may be looked into.
-        """
-        if id(obj) in self.tried:
-            return False
-        if counts:
-            if self._tries <= 0:
-                self.tried[id(obj)] = obj
-                return False
-            self._tries -= 1
-        return True
-
-    def skip(self, parts: dict[int, Any]) -> None:
-        """Look into none of these."""
-        self.tried |= parts
-
-
-def _task_pickler(
-    file: Any, feed: Any, packer: Packer, inline: set[int], tries: int = _TRIES
-) -> _TaskPickler:
-    pickler = _TaskPickler(file, feed)
-    pickler.packer = packer
-    pickler.apart = []
-    pickler.inline = inline
-    pickler.named = {}
-    pickler.by_key = False
-    pickler._numbers = {}
-    pickler.tried = {}
-    pickler._tries = tries
-    return pickler

@@ -13,7 +13,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from daskref.graph._pickling import is_small_function
+from daskref.graph.literals import is_small_function
 from daskref.proxy import Proxy
 
 LIMIT = 1000
