@@ -16,15 +16,21 @@ import functools
 import io
 import pickle
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, Protocol
 
+import xxhash
 from dask._task_spec import Task, TaskRef
 
+from daskref.exceptions import OwnershipError
 from daskref.graph.lazy import Lazy
-from daskref.graph.literals import FEW, SCALARS, exact_nbytes, is_plain_function
+from daskref.graph.literals import (
+    FEW,
+    SCALARS,
+    exact_nbytes,
+    is_plain_function,
+    taken_along,
+)
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.pickling import ByValuePickler
 
@@ -157,8 +163,8 @@ def named_in(obj: Any) -> dict[int, Any]:
         seen[id(value)] = value
         if issubclass(cls, Task):
             todo += (value.func, *value.args, *value.kwargs.values())
-        elif cls is FunctionType:
-            todo += _used_by(value)
+        elif cls is FunctionType and not is_plain_function(value):
+            todo += taken_along(value)
         elif cls is MethodType:
             todo.append(value.__self__)
         elif cls is functools.partial:
@@ -171,21 +177,7 @@ def named_in(obj: Any) -> dict[int, Any]:
     return found
 
 
-def _used_by(function: FunctionType) -> Iterator[Any]:
-    """Return what a function that travels by value takes along."""
-    if is_plain_function(function):
-        return
-    yield from function.__defaults__ or ()
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):  # it is empty
-            yield cell.cell_contents
-    if function.__module__ == "__main__":
-        for name in function.__code__.co_names:
-            if name in function.__globals__:
-                yield function.__globals__[name]
-
-
-class Counter:
+class _Counter:
     """A file that keeps nothing but the number of bytes."""
 
     def __init__(self) -> None:
@@ -201,6 +193,12 @@ class Counter:
 class Divider(Protocol):
     """Decides what is stored apart of a task."""
 
+    #: Size in bytes above which a value is.
+    threshold: int
+
+    def look(self, obj: Any) -> Looked:
+        """Return what is known of an object."""
+
     def goes_apart(self, obj: Any, pickler: TaskPickler) -> bool:
         """Tell whether an object that a task's pickler meets is stored apart."""
 
@@ -208,7 +206,7 @@ class Divider(Protocol):
 class TaskPickler(ByValuePickler):
     """Pickles a task with numbers in the places of what is stored apart."""
 
-    packer: Divider
+    divider: Divider
     #: What is stored apart, by number.
     apart: list[Any]
     #: ``id`` of what is not.
@@ -231,7 +229,7 @@ class TaskPickler(ByValuePickler):
             return number
         if self.by_key and issubclass(cls, TaskRef):
             return obj.key, TaskRef.__name__
-        if id(obj) in self.inline or not self.packer.goes_apart(obj, self):
+        if id(obj) in self.inline or not self.divider.goes_apart(obj, self):
             return None
         number = self._numbers[id(obj)] = len(self.apart)
         self.apart.append(obj)
@@ -262,10 +260,10 @@ class TaskPickler(ByValuePickler):
 
 
 def task_pickler(
-    file: Any, feed: Any, packer: Divider, inline: set[int], tries: int = _TRIES
+    file: Any, feed: Any, divider: Divider, inline: set[int], tries: int = _TRIES
 ) -> TaskPickler:
     pickler = TaskPickler(file, feed)
-    pickler.packer = packer
+    pickler.divider = divider
     pickler.apart = []
     pickler.inline = inline
     pickler.named = {}
@@ -274,3 +272,64 @@ def task_pickler(
     pickler.tried = {}
     pickler._tries = tries
     return pickler
+
+
+def own_size(
+    obj: Any, divider: Divider, inline: set[int], divided: bool
+) -> tuple[int, dict[int, Any]]:
+    """Return the size of an object, and what is in it, by ``id``.
+
+    Parameters
+    ----------
+    obj
+        The object.
+    inline
+        ``id`` of what is not stored apart.
+    divided
+        Whether to leave out what is stored apart of the object.
+    """
+    looked = divider.look(obj)
+    if looked.own is None:
+        if divided:
+            counter = _Counter()
+            inner = task_pickler(counter, counter.feed, divider, inline, 0)
+            inner.dump(obj)
+            looked.own = counter.nbytes, inner.tried
+        else:
+            encoded = looked.encoded
+            small = encoded.pickle and encoded.nbytes <= divider.threshold
+            parts = encoded.pickle.parts() if encoded.pickle and small else {}
+            looked.own = encoded.nbytes, parts
+    return looked.own
+
+
+def hashed(obj: Any, divider: Divider) -> tuple[str, bool] | None:
+    """Return a hash of an object, and whether something large is in it.
+
+    ``None`` if it does not pickle. Futures in it count by their keys.
+    """
+    try:  # what is small is not pickled twice
+        small = scan(obj, divider.threshold, for_hash=True)
+        return xxhash.xxh3_128_hexdigest(small.data), False
+    except FoundLargeError:
+        pass
+    except OwnershipError:
+        raise
+    except Exception:
+        return None
+    file = io.BytesIO()
+    pickler = task_pickler(file, None, divider, set())
+    pickler.by_key = True
+    pickler.named = named_in(obj)
+    try:
+        pickler.dump(obj)
+        apart = map(value_of, pickler.apart)
+        tokens = [divider.look(each).encoded.token for each in apart]
+    except OwnershipError:
+        raise
+    except Exception:
+        return None
+    digest = xxhash.xxh3_128(file.getbuffer())
+    for token in tokens:
+        digest.update(token.encode())
+    return digest.hexdigest(), bool(tokens) or file.tell() > divider.threshold

@@ -213,10 +213,9 @@ def _is_small_part(
         return False
     seen[id(value)] = value
     if cls is FunctionType:
-        nbytes, names = _content(value.__code__)
-        if nbytes > threshold:
+        if _content(value.__code__)[0] > threshold:
             return False
-        parts = _taken_along(value, names)
+        parts = taken_along(value)
     elif cls is MethodType:
         parts = iter((value.__self__, value.__func__))
     elif cls is functools.partial:
@@ -226,7 +225,8 @@ def _is_small_part(
     return all(_is_small_part(part, threshold, seen, depth - 1) for part in parts)
 
 
-def _taken_along(function: FunctionType, names: frozenset[str]) -> Iterator[Any]:
+def taken_along(function: FunctionType) -> Iterator[Any]:
+    """Yield what a function that travels by value takes along."""
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     yield from function.__dict__.values()
@@ -236,7 +236,7 @@ def _taken_along(function: FunctionType, names: frozenset[str]) -> Iterator[Any]
         except ValueError:  # it is empty
             continue
     known = function.__globals__
-    for name in names & known.keys():
+    for name in _content(function.__code__)[1] & known.keys():
         yield known[name]
 
 

@@ -43,14 +43,13 @@ import xxhash
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from dask.utils import funcname
 
-from daskref.exceptions import DaskrefError, NotProxiableError, OwnershipError
+from daskref.exceptions import DaskrefError, NotProxiableError
 from daskref.graph._pickling import (
-    Counter,
-    FoundLargeError,
     Looked,
     TaskPickler,
+    hashed,
     named_in,
-    scan,
+    own_size,
     task_pickler,
     value_of,
 )
@@ -116,7 +115,8 @@ class Packer:
     _put: Put
     _looked: dict[int, Looked]
     _together: dict[tuple[int, ...], Looked]
-    _limits: dict[int, int]
+    #: ``id`` of what goes by reference in all tasks.
+    _shared: set[int]
     _small: dict[int, Any]
 
     def __init__(
@@ -126,7 +126,7 @@ class Packer:
         self._put = put
         self._looked = {} if looked is None else looked
         self._together = {}
-        self._limits = {}
+        self._shared = set()
         self._small = {}
 
     # Nodes
@@ -182,7 +182,7 @@ class Packer:
         return (
             (id(task.func) in known or is_small_function(task.func, limit))
             and all(small_value(value, limit) or id(value) in known for value in values)
-            and not any(id(value) in self._limits for value in values)
+            and not any(id(value) in self._shared for value in values)
         )
 
     # Values
@@ -207,7 +207,7 @@ class Packer:
         Reference or None
             ``None`` if it is small, does not serialize, or the store does not take it.
         """
-        looked = self._look(obj)
+        looked = self.look(obj)
         try:
             if looked.encoded.nbytes <= (self.threshold if limit is None else limit):
                 return None
@@ -220,23 +220,21 @@ class Packer:
         limit = min(limit, self.threshold)
         if on_gpu(obj) or self.store(obj, limit) is None:
             return False
-        self._look(obj)
-        self._limits[id(obj)] = limit
+        self.look(obj)
+        self._shared.add(id(obj))
         return True
 
-    def _look(self, obj: Any) -> Looked:
-        looked = self._looked.get(id(obj))
-        if looked is None:
-            looked = self._looked[id(obj)] = Looked(obj)
-        return looked
+    def look(self, obj: Any) -> Looked:
+        """Return what the call has found out of an object."""
+        if id(obj) not in self._looked:
+            self._looked[id(obj)] = Looked(obj)
+        return self._looked[id(obj)]
 
     def goes_apart(self, obj: Any, pickler: TaskPickler) -> bool:
         """Tell whether an object that a task's pickler meets is stored apart."""
-        nbytes = exact_nbytes(obj)
-        limit = self._limits.get(id(obj))
-        if limit is not None:
+        if id(obj) in self._shared:
             return True
-        if nbytes is not None:
+        if (nbytes := exact_nbytes(obj)) is not None:
             return nbytes > self.threshold and type(obj) is not int
         cls = type(obj)
         if cls is Lazy:
@@ -248,39 +246,11 @@ class Packer:
             return False
         if not pickler.may_try(obj, counts := not is_whole(cls)):
             return False
-        own, parts = self._own(obj, pickler.inline, counts)
+        own, parts = own_size(obj, self, pickler.inline, counts)
         if own > self.threshold:
             return True
         pickler.skip(parts)
         return False
-
-    def _own(
-        self, obj: Any, inline: set[int], divided: bool
-    ) -> tuple[int, dict[int, Any]]:
-        """Return the size of an object, and what is in it.
-
-        Parameters
-        ----------
-        obj
-            The object.
-        inline
-            ``id`` of what is not stored apart.
-        divided
-            Whether to leave out what is stored apart of the object.
-        """
-        looked = self._look(obj)
-        if looked.own is None:
-            if divided:
-                counter = Counter()
-                inner = task_pickler(counter, counter.feed, self, inline, 0)
-                inner.dump(obj)
-                looked.own = counter.nbytes, inner.tried
-            else:
-                encoded = looked.encoded
-                small = encoded.pickle and encoded.nbytes <= self.threshold
-                parts = encoded.pickle.parts() if encoded.pickle and small else {}
-                looked.own = encoded.nbytes, parts
-        return looked.own
 
     def pack(self, obj: Any) -> Packed | None:
         """Pickle an object with what is large stored apart. Blocks.
@@ -312,8 +282,7 @@ class Packer:
         places: dict[int, Place] = {}
         inside: list[Reference] = []
         for group in groups:
-            reference = self._put_group(group, pickler)
-            if reference is None:
+            if (reference := self._put_group(group, pickler)) is None:
                 return None
             for i, n in enumerate(group):
                 item = i if len(group) > 1 else None
@@ -340,7 +309,7 @@ class Packer:
         is to stay inline.
         """
         alone = [[n] for n in range(len(pickler.apart))]
-        looked = [self._look(value_of(obj)) for obj in pickler.apart]
+        looked = [self.look(value_of(obj)) for obj in pickler.apart]
         if all(exact_nbytes(each.obj) is not None for each in looked):
             return alone
         rest = identities_in(pickler)
@@ -361,17 +330,13 @@ class Packer:
     def _put_group(
         self, group: Sequence[int], pickler: TaskPickler
     ) -> Reference | None:
-        looked = self._looked_of(group, pickler)
-        return self._put(looked.obj, looked.encoded)
-
-    def _looked_of(self, group: Sequence[int], pickler: TaskPickler) -> Looked:
         objs = tuple(value_of(pickler.apart[n]) for n in group)
         if len(objs) == 1:
-            return self._look(objs[0])
-        ids = tuple(map(id, objs))
-        if ids not in self._together:
-            self._together[ids] = Looked(objs)
-        return self._together[ids]
+            looked = self.look(objs[0])
+        else:
+            ids = tuple(map(id, objs))
+            looked = self._together.setdefault(ids, Looked(objs))
+        return self._put(looked.obj, looked.encoded)
 
     # Names
 
@@ -406,49 +371,15 @@ class Packer:
             The arguments of all calls, by position.
         """
         rows = list(zip(*columns, strict=False)) or [()]
-        limit = self.threshold
-        common = tuple(kwargs.values())
-        if small_call(func, chain(common, *rows), limit):
+        if small_call(func, chain(kwargs.values(), *rows), self.threshold):
             return None
-        shared = self._hash((func, dict(sorted(kwargs.items()))))
+        shared = hashed((func, dict(sorted(kwargs.items()))), self)
         found, is_large = [], False
         for row in rows:
-            hashed = self._hash(row)
-            if shared is None or hashed is None:
+            alone = hashed(row, self)
+            if shared is None or alone is None:
                 return None
-            is_large |= shared[1] or hashed[1]
-            both = f"{shared[0]} {hashed[0]}".encode()
+            is_large |= shared[1] or alone[1]
+            both = f"{shared[0]} {alone[0]}".encode()
             found.append(xxhash.xxh3_128_hexdigest(both))
         return found if is_large else None
-
-    def _hash(self, obj: Any) -> tuple[str, bool] | None:
-        """Return a hash of an object, and whether something large is in it.
-
-        ``None`` if it does not pickle.
-        """
-        try:  # what is small is not pickled twice
-            small = scan(obj, self.threshold, for_hash=True)
-            return xxhash.xxh3_128_hexdigest(small.data), False
-        except FoundLargeError:
-            pass
-        except OwnershipError:
-            raise
-        except Exception:
-            return None
-        file = io.BytesIO()
-        pickler = task_pickler(file, None, self, set())
-        pickler.by_key = True
-        pickler.named = named_in(obj)
-        try:
-            pickler.dump(obj)
-            tokens = [
-                self._look(value_of(each)).encoded.token for each in pickler.apart
-            ]
-        except OwnershipError:
-            raise
-        except Exception:
-            return None
-        digest = xxhash.xxh3_128(file.getbuffer())
-        for token in tokens:
-            digest.update(token.encode())
-        return digest.hexdigest(), bool(tokens) or file.tell() > self.threshold
