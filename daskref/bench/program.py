@@ -29,7 +29,7 @@ from distributed import LocalCluster, wait
 import daskref
 from daskref.bench import flights
 from daskref.bench import objects as bench_objects
-from daskref.client.client import ByReference
+from daskref.client.by_reference import ByReference
 from daskref.connectors import SharedMemoryConnector
 from daskref.objects.codec import encode
 

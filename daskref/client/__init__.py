@@ -14,7 +14,7 @@ Read ``client`` first: the class, and the way of a value through the files.
 - ``enabling``: ``enable`` and ``disable``, for a client that somebody else made
 """
 
-from daskref.client.client import Client as Client
+from daskref.client.by_reference import Client as Client
 from daskref.client.enabling import disable as disable
 from daskref.client.enabling import enable as enable
 from daskref.client.explaining import explain as explain

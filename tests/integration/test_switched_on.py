@@ -20,7 +20,7 @@ from distributed import LocalCluster
 
 import daskref
 from daskref.client import _attachment
-from daskref.client.client import ByReference
+from daskref.client.by_reference import ByReference
 from daskref.cluster import notices
 from daskref.exceptions import NotInstalledError
 from tests.support.common import large, wait_until

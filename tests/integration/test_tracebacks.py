@@ -19,7 +19,7 @@ import pytest
 from dask import delayed
 
 import daskref
-from daskref.client.client import ByReference
+from daskref.client.by_reference import ByReference
 from daskref.graph.nodes import PackedNode
 from daskref.worker._boundary import Boundary
 from tests.support.common import large

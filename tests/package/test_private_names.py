@@ -132,7 +132,7 @@ def _(running: Any) -> None:
 @checks("Client._scatter")
 def _(running: Any) -> None:
     assert inspect.iscoroutinefunction(Client._scatter)
-    ours = parameters(import_module("daskref.client.client").ByReference._scatter)
+    ours = parameters(import_module("daskref.client.by_reference").ByReference._scatter)
     theirs = parameters(Client._scatter)
     assert list(ours) == list(theirs)
     assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
@@ -166,7 +166,7 @@ def _(running: Any) -> None:
 @checks("Client._gather")
 def _(running: Any) -> None:
     assert inspect.iscoroutinefunction(Client._gather)
-    ours = parameters(import_module("daskref.client.client").ByReference._gather)
+    ours = parameters(import_module("daskref.client.by_reference").ByReference._gather)
     theirs = parameters(Client._gather)
     assert list(ours) == list(theirs)
     assert "local_worker.data" in inspect.getsource(Client._gather)
