@@ -1,6 +1,7 @@
 """The client process: what leaves it, what comes back, and what it holds.
 
-Read ``client`` first: the class, and the way of a value through the files.
+Read ``client`` first: the class, and the way of a value through the files; then
+``by_reference``: what the class does otherwise than Dask's.
 
 - ``_attachment``: what a client has while it passes values by reference; it joins the
   session and leaves it
@@ -14,7 +15,7 @@ Read ``client`` first: the class, and the way of a value through the files.
 - ``enabling``: ``enable`` and ``disable``, for a client that somebody else made
 """
 
-from daskref.client.by_reference import Client as Client
+from daskref.client.client import Client as Client
 from daskref.client.enabling import disable as disable
 from daskref.client.enabling import enable as enable
 from daskref.client.explaining import explain as explain

@@ -22,7 +22,8 @@ from distributed.core import PooledRPCCall
 from daskref.background import make_lock
 from daskref.client._attachment import Attachment, attach, detach
 from daskref.client._checks import check_client
-from daskref.client.by_reference import ByReference, options_of
+from daskref.client.by_reference import ByReference
+from daskref.client.client import options_of
 from daskref.cluster.notices import tell_plain
 from daskref.cluster.session import ClusterStore, SessionInfo
 from daskref.exceptions import DaskrefError
