@@ -1,15 +1,33 @@
-"""What a user scatters: taken apart as Dask does, and put."""
+"""What a user scatters: taken apart as Dask does, put, and submitted as tasks.
+
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
+
+==========================================  ============================================
+name                                        what for
+==========================================  ============================================
+``Client._replicate``                       scattered values on many workers
+``Client._timeout``                         how long a scatter waits for workers
+``Scheduler.get_ncores_running``            whether there are workers
+==========================================  ============================================
+"""
 
 from __future__ import annotations
 
+import pickle
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dask.typing import no_default
+from dask.utils import parse_timedelta
+from distributed import Future
+from distributed.spans import SpanMetadata
+
 from daskref.client._holdings import Holdings, Submission
 from daskref.exceptions import NotProxiableError
+from daskref.graph.expressions import GraphExpr
 from daskref.graph.nodes import EncodedNode, ReferenceNode, StoredNode
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.reference import Reference
@@ -18,6 +36,9 @@ from daskref.proxy.proxy import is_proxy
 #: Values of a list that is scattered, each below the threshold but together above it,
 #: go by reference from this size on, in bytes: a scheduler shall not pile them up.
 SHARE_OF_MANY = 16 * 1024
+
+#: States of a future whose key the scheduler knows, or is just told of.
+_UNDER_WAY = ("pending", "finished")
 
 _COLLECTIONS = (list, tuple, set, frozenset)
 
@@ -154,3 +175,88 @@ def divide(
         nodes,
         {renamed[key]: value for key, value in others.items()},
     )
+
+
+async def submit_nodes(
+    client: Any,
+    send: Callable[..., dict[Any, Any]],
+    nodes: dict[Any, StoredNode],
+    named: bool,
+    workers: Any,
+    broadcast: Any,
+    local_worker: Any,
+    timeout: Any,
+    **ignored: Any,
+) -> dict[Any, Any]:
+    """Submit scattered values as tasks, and wait until workers have them.
+
+    Where Dask places a value, it does so beside its own messages: a key that is
+    being released, or computed, breaks then. As tasks, values come and go in order.
+    Our workers have such a task done as soon as they hear of it.
+
+    Parameters
+    ----------
+    client
+        Whose they are.
+    send
+        Dask's ``_graph_to_futures``.
+    nodes
+        Key -> node.
+    named
+        Whether the keys are the user's.
+    workers, broadcast, local_worker, timeout
+        As ``Client.scatter`` has them.
+    """
+    state = client._daskref
+    if local_worker:
+        workers = [local_worker.address]
+    elif workers:
+        asked = [workers] if isinstance(workers, str | int | float) else workers
+        workers = await client.scheduler.daskref_workers(workers=list(asked))
+    # A key that this client has already would be done before the scheduler hears of
+    # it again. Released then, it would be released before, and never afterwards.
+    futures: dict[Any, Any] = {
+        key: Future(key, client)
+        for key in nodes
+        if key in client.futures and client.futures[key].status in _UNDER_WAY
+    }
+    known = set(futures)
+    if named and (there := await client.scheduler.daskref_has(keys=list(nodes))):
+        changed = pickle.dumps({key: nodes[key] for key in there})
+        known &= set(await client.scheduler.daskref_values(nodes=changed))
+        for key in futures:
+            state.holdings.release_key(key)
+    new = {key: node for key, node in nodes.items() if key not in known}
+    annotations: dict[str, Any] = {}
+    if workers:
+        annotations["workers"] = {key: list(workers) for key in new}
+        annotations["allow_other_workers"] = dict.fromkeys(new, True)
+    for key in new:
+        # What is known of it is of a task that the scheduler has forgotten.
+        if (before := client.futures.get(key)) and before.status == "finished":
+            before.retry()
+    if new:
+        futures |= send(
+            GraphExpr(new, annotations, _determ_token=uuid.uuid4().hex),
+            list(new),
+            SpanMetadata(collections=[{"type": "Future"}]),
+            internal_priority=dict.fromkeys(new, 0),
+        )
+    # Dask waits for the first worker; here a user does who gives a timeout
+    patient = timeout is not no_default and timeout is not client._timeout
+    placed = await state.placing.wait(
+        {key: client.futures[key] for key in futures},
+        parse_timedelta(client._timeout if timeout is no_default else timeout),
+        patient,
+    )
+    if patient and not placed and not await client.scheduler.ncores_running():
+        for future in futures.values():
+            future.release()
+        raise TimeoutError("No valid workers found")
+    if placed and broadcast:
+        n = None if broadcast is True else broadcast
+        await client._replicate(list(futures.values()), workers=workers, n=n)
+    elif placed and workers and known:
+        there = [futures[key] for key in known]
+        await client._replicate(there, workers=workers)
+    return futures

@@ -14,9 +14,6 @@ name                                        what for
 ``Client._release_key``                     the last future of a key is gone
 ``Client._run``                             results of functions run on workers
 ``Client._run_on_scheduler``                results of functions run on the scheduler
-``Client._replicate``                       scattered values on many workers
-``Client._timeout``                         how long a scatter waits for workers
-``Scheduler.get_ncores_running``            whether there are workers
 ``versions.scheduler_relevant_packages``    what a scheduler must have alike
 ==========================================  ============================================
 """
@@ -25,8 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import pickle
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -35,13 +30,12 @@ from typing import Any
 
 import distributed
 from dask.typing import no_default
-from dask.utils import format_bytes, funcname, parse_timedelta
-from distributed import Future, versions
-from distributed.spans import SpanMetadata
+from dask.utils import format_bytes, funcname
+from distributed import versions
 
 from daskref.client._attachment import Attachment, attach, detach
 from daskref.client._loans import refuse_scattered
-from daskref.client._scatter import divide, put_scattered, take_apart
+from daskref.client._scatter import divide, put_scattered, submit_nodes, take_apart
 from daskref.exceptions import ResolveError
 from daskref.graph.expressions import (
     GraphExpr,
@@ -52,7 +46,7 @@ from daskref.graph.expressions import (
 )
 from daskref.graph.frames import hidden_like
 from daskref.graph.literals import small_call
-from daskref.graph.nodes import StoredNode, references_in
+from daskref.graph.nodes import references_in
 from daskref.graph.packing import Packer
 from daskref.objects.cards import card
 from daskref.ownership.factories import BorrowFactory, collecting
@@ -62,9 +56,6 @@ from daskref.store.factory import is_recomputed, reveal
 #: Parameters that are Dask's, not those of the function that is called.
 _SUBMIT = frozenset(inspect.signature(distributed.Client.submit).parameters)
 _MAP = frozenset(inspect.signature(distributed.Client.map).parameters)
-
-#: States of a future whose key the scheduler knows, or is just told of.
-_UNDER_WAY = ("pending", "finished")
 
 _hidden = hidden_like(distributed.client)
 
@@ -264,8 +255,9 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             if nodes:
                 named = type(data) is dict  # the keys are the user's
                 async with state.placing.naming if named else nullcontext():
-                    futures |= await self._scatter_nodes(
-                        nodes, named, workers, **options
+                    send = super()._graph_to_futures
+                    futures |= await submit_nodes(
+                        self, send, nodes, named, workers, **options
                     )
             submission.keys |= {key: references_in(nodes[key]) for key in nodes}
             for key, value in scattered.values.items():
@@ -274,77 +266,6 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         finally:
             state.holdings.close(submission)
         return scattered.rebuild(futures)
-
-    async def _scatter_nodes(
-        self,
-        nodes: dict[Any, StoredNode],
-        named: bool,
-        workers: Any,
-        broadcast: Any,
-        local_worker: Any,
-        timeout: Any,
-        **ignored: Any,
-    ) -> dict[Any, Any]:
-        """Submit scattered values as tasks, and wait until workers have them.
-
-        Where Dask places a value, it does so beside its own messages: a key that is
-        being released, or computed, breaks then. As tasks, values come and go in order.
-        Our workers have such a task done as soon as they hear of it.
-        """
-        state = self._daskref
-        assert state is not None
-        if local_worker:
-            workers = [local_worker.address]
-        elif workers:
-            asked = [workers] if isinstance(workers, str | int | float) else workers
-            workers = await self.scheduler.daskref_workers(workers=list(asked))
-        # A key that this client has already would be done before the scheduler hears of
-        # it again. Released then, it would be released before, and never afterwards.
-        futures: dict[Any, Any] = {
-            key: Future(key, self)
-            for key in nodes
-            if key in self.futures and self.futures[key].status in _UNDER_WAY
-        }
-        known = set(futures)
-        if named and (there := await self.scheduler.daskref_has(keys=list(nodes))):
-            changed = pickle.dumps({key: nodes[key] for key in there})
-            known &= set(await self.scheduler.daskref_values(nodes=changed))
-            for key in futures:
-                state.holdings.release_key(key)
-        new = {key: node for key, node in nodes.items() if key not in known}
-        annotations: dict[str, Any] = {}
-        if workers:
-            annotations["workers"] = {key: list(workers) for key in new}
-            annotations["allow_other_workers"] = dict.fromkeys(new, True)
-        for key in new:
-            # What is known of it is of a task that the scheduler has forgotten.
-            if (before := self.futures.get(key)) and before.status == "finished":
-                before.retry()
-        if new:
-            futures |= super()._graph_to_futures(
-                GraphExpr(new, annotations, _determ_token=uuid.uuid4().hex),
-                list(new),
-                SpanMetadata(collections=[{"type": "Future"}]),
-                internal_priority=dict.fromkeys(new, 0),
-            )
-        # Dask waits for the first worker; here a user does who gives a timeout
-        patient = timeout is not no_default and timeout is not self._timeout
-        placed = await state.placing.wait(
-            {key: self.futures[key] for key in futures},
-            parse_timedelta(self._timeout if timeout is no_default else timeout),
-            patient,
-        )
-        if patient and not placed and not await self.scheduler.ncores_running():
-            for future in futures.values():
-                future.release()
-            raise TimeoutError("No valid workers found")
-        if placed and broadcast:
-            n = None if broadcast is True else broadcast
-            await self._replicate(list(futures.values()), workers=workers, n=n)
-        elif placed and workers and known:
-            there = [futures[key] for key in known]
-            await self._replicate(there, workers=workers)
-        return futures
 
     # Values in
 
