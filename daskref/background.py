@@ -14,11 +14,11 @@ What must come after Dask's handlers, and after the child processes, is called b
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
-from asyncio import wrap_future
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from multiprocessing.util import Finalize
@@ -288,7 +288,7 @@ class Executor:
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function off the event loop. Raises as :meth:`submit` does."""
-        return await wrap_future(self.submit(function, *args))
+        return await asyncio.wrap_future(self.submit(function, *args))
 
     def _run(self, queue: SimpleQueue[Any]) -> None:
         while True:
@@ -332,6 +332,41 @@ class Executor:
                 self._queue.put(None)
 
 
+class Errands:
+    """Coroutines that run until they are done, or nobody wants them any more.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to an event loop. Dask reads no further message of a
+    stream before the handler of this one is done, so what takes long must not be one.
+    """
+
+    _tasks: set[asyncio.Task[Any]]
+    _stopped: bool
+
+    def __init__(self) -> None:
+        self._tasks = set()
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def run(self, errand: Coroutine[Any, Any, Any]) -> None:
+        """Begin an errand; it sees to its own errors."""
+        if self._stopped:
+            errand.close()
+            return
+        task = asyncio.get_running_loop().create_task(errand)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> None:
+        """Cancel what runs and begin nothing more; silent the second time."""
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+
 async def run_apart(function: Callable[..., T], *args: Any) -> T:
     """Call a function off the event loop that belongs to no session's executor.
 
@@ -345,7 +380,7 @@ async def run_apart(function: Callable[..., T], *args: Any) -> T:
     if thread is None:
         call()
     try:
-        return await wrap_future(future)
+        return await asyncio.wrap_future(future)
     finally:
         # it has set the result, so that only its last steps are to come
         if thread is not None and future.done() and not future.cancelled():

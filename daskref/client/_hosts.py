@@ -8,9 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from daskref.background import Executor
+from daskref.background import Errands, Executor
 from daskref.client._holdings import Holdings
-from daskref.cluster.errands import Errands
 from daskref.cluster.locating import Locator, ask, evict, sweep
 from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Key

@@ -10,7 +10,7 @@ Read ``session`` first: what one process has of the cluster's store. Then:
 - ``views``: results that lie in the stored memory of a task's arguments
 - ``relay``: the way round, inside Dask's messages, for a process that cannot see the
   store
-- ``locating``, ``errands``: several hosts: where objects are, and orders to delete them
+- ``locating``: several hosts: where objects are
 - ``stats``, ``prometheus``: what processes count, added up, and for Dask's page of
   metrics
 - ``health``: what a process tells of itself and of its store when it is asked

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.comm import get_address_host, parse_address
 
-from daskref.cluster.errands import Errands
+from daskref.background import Errands
 from daskref.cluster.locating import Locator, ask, evict, sweep
 from daskref.cluster.session import ClusterStore
 from daskref.config import Settings

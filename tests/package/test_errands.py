@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from daskref.cluster.errands import Errands
+from daskref.background import Errands
 
 
 def test_run_at_the_same_time() -> None:
