@@ -25,7 +25,7 @@ from daskref.cli._printing import (
 from daskref.client.enabling import enable
 from daskref.cluster import health
 from daskref.cluster.health import describe_process, describe_store
-from daskref.cluster.session import open_session_connector
+from daskref.cluster.opening import open_session_connector
 from daskref.config import Settings, setting_name
 from daskref.connectors import ZmqConnector
 from daskref.connectors.base import Key

@@ -30,7 +30,7 @@ from daskref.client.inventory import ObjectRecord, ask_objects, ask_stats
 from daskref.client.tables import Table, printable
 from daskref.cluster.health import describe_store
 from daskref.cluster.notices import setting_text
-from daskref.cluster.session import open_session_connector
+from daskref.cluster.opening import open_session_connector
 from daskref.cluster.stats import STORED, Stats
 from daskref.config import Settings, setting_name, tell_unknown
 from daskref.store.metrics import COUNTERS, INBAND

@@ -38,8 +38,9 @@ from daskref.cluster import notices
 from daskref.cluster.connections import Connections
 from daskref.cluster.family import register_family
 from daskref.cluster.joining import identify, lacking
+from daskref.cluster.opening import SessionInfo, pauses
 from daskref.cluster.sealing import seal
-from daskref.cluster.session import ClusterStore, SessionInfo, pauses
+from daskref.cluster.session import ClusterStore
 from daskref.cluster.streams import Streams
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, IncompatibleError, NotInstalledError

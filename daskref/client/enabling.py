@@ -25,7 +25,8 @@ from daskref.client._checks import check_client
 from daskref.client.by_reference import ByReference
 from daskref.client.client import options_of
 from daskref.cluster.notices import tell_plain
-from daskref.cluster.session import ClusterStore, SessionInfo
+from daskref.cluster.opening import SessionInfo
+from daskref.cluster.session import ClusterStore
 from daskref.exceptions import DaskrefError
 
 C = TypeVar("C", bound=distributed.Client)

@@ -2,6 +2,7 @@
 
 Read ``session`` first: what one process has of the cluster's store. Then:
 
+- ``opening``: what opens that store, in the scheduler and in who joins
 - ``joining``, ``by_value``, ``sealing``: how a process asks to join, of any version,
   and how its request keeps secrets out of logs
 - ``family``, ``_leases``: the serialization family ``daskref``, for values that have no

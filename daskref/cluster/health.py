@@ -18,7 +18,8 @@ from contextlib import suppress
 from typing import Any
 
 from daskref.background import run_apart
-from daskref.cluster.session import ClusterStore, open_session_connector
+from daskref.cluster.opening import open_session_connector
+from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors import MultiConnector, SharedMemoryConnector, ZmqConnector
 from daskref.connectors.base import Connector, Key

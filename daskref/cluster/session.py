@@ -12,31 +12,35 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 from distributed.sizeof import safe_sizeof
 
 from daskref.background import Executor, make_lock, make_rlock, run_in_child
+from daskref.cluster.opening import (
+    PROBE,
+    SessionInfo,
+    open_session_connector,
+    reach,
+    signs,
+)
 from daskref.cluster.prometheus import export
 from daskref.cluster.views import lend
 from daskref.config import Settings
-from daskref.connectors import ZmqConnector, open_connector
-from daskref.connectors.base import Connector, Key
+from daskref.connectors import ZmqConnector
+from daskref.connectors.base import Key
 from daskref.connectors.credentials import remember
 from daskref.exceptions import (
     ConnectorError,
-    ConnectorUnavailableError,
     DaskrefError,
     NotProxiableError,
     SignatureError,
 )
 from daskref.graph.literals import is_small, on_gpu
 from daskref.objects.codec import Encoded, encode
-from daskref.objects.reference import Reference, StoreConfig
+from daskref.objects.reference import Reference
 from daskref.objects.signing import forget_key, known_key, new_key, secret_of
 from daskref.proxy.proxy import Proxy, is_proxy
 from daskref.store.factory import StoreFactory
@@ -49,43 +53,10 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: What every session has in its store, for processes that join to look for.
-PROBE = b"daskref"
-#: The longest time between two attempts to open a store, in times of the first one.
-_LONGEST = 30
-
 _sessions: dict[str, ClusterStore] = {}
 #: Those of the parent, in a forked child: never to be closed there.
 _of_parent: list[ClusterStore] = []
 _lock = make_rlock()
-
-
-@dataclass(frozen=True)
-class SessionInfo:
-    """What a process needs to join. Pickles."""
-
-    #: Unique to the cluster's run.
-    id: str
-    #: How to reach the store.
-    store: StoreConfig
-    #: The settings of the cluster.
-    settings: Settings
-    #: Keys of small objects, one in each place that objects go to: who sees them all
-    #: shares the store.
-    probes: tuple[Key, ...]
-    #: What opens the store, by place: not in references, nor in this object's ``repr``.
-    secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
-
-    def public(self) -> SessionInfo:
-        """Return what may be seen in Dask's log: without what opens the store."""
-        connector = self.settings.connector
-        if isinstance(connector, str):
-            kind: Any = connector.partition("://")[0]
-        else:
-            kind = {"class": str(connector.get("class"))}
-        return replace(
-            self, secrets={}, settings=replace(self.settings, connector=kind)
-        )
 
 
 class ClusterStore:
@@ -219,7 +190,7 @@ class ClusterStore:
         session_id = uuid.uuid4().hex
         counters = Counters()
         name = f"daskref-{session_id}"
-        key = new_key() if _signs(settings, connector) else None
+        key = new_key() if signs(settings, connector) else None
         store = Store(name, connector, counters=counters, signing_key=key)
         connector = store.connector
         connector.outlive()
@@ -256,7 +227,7 @@ class ClusterStore:
             counters = Counters()
             store, unseen = None, None
             try:
-                store = _reach(info, counters)
+                store = reach(info, counters)
             except ConnectorError as exc:
                 if session is not None:
                     session._users += 1
@@ -536,39 +507,6 @@ class ClusterStore:
             self._tell("fallback", exc)
 
 
-def _signs(settings: Settings, connector: Connector) -> bool:
-    """Tell whether the objects of a session are signed."""
-    if settings.security_sign == "auto":
-        return not connector.private
-    return settings.security_sign == "true"
-
-
-def open_session_connector(settings: Settings, transport: str = "tls") -> Connector:
-    """Open the connector that the settings name; see :meth:`ClusterStore.create`."""
-    spec = settings.connector
-    memory = {
-        "root": settings.shm_root,
-        "budget": settings.shm_budget,
-        "recycle": settings.shm_recycle,
-        "recycle_idle": settings.shm_recycle_idle,
-        "spill_directory": settings.spill_directory,
-    }
-    if spec == "shm://":
-        return open_connector(spec, **memory)
-    if spec == "auto":  # shared memory, for as long as there is one host
-        spec = "zmq://"
-    if not isinstance(spec, str) or not spec.startswith("zmq://"):
-        return open_connector(spec)
-    said = dict(parse_qsl(urlsplit(spec).query))
-    options = {
-        "security": transport,
-        "timeout": settings.timeout,
-        **memory,
-    }
-    rest = {name: value for name, value in options.items() if name not in said}
-    return open_connector(spec, **rest)
-
-
 @run_in_child
 def _forget() -> None:
     """Be in no session, in a forked child; the parent stays in its own."""
@@ -580,36 +518,6 @@ def sessions() -> list[ClusterStore]:
     """Return the sessions that this process has joined."""
     with _lock:
         return list(_sessions.values())
-
-
-def _reach(info: SessionInfo, counters: Counters) -> Store:
-    """Open a session's store.
-
-    Raises
-    ------
-    ConnectorError
-        If it cannot be opened, or is not what the scheduler has opened.
-    """
-    store = Store.from_config(info.store, counters=counters)
-    try:
-        if all(map(store.connector.exists, info.probes)):
-            register_store(store, exist_ok=True)
-            store.connector.outlive()
-            return store
-        raise ConnectorUnavailableError(
-            repr(store.connector), "it does not hold what the scheduler put there"
-        )
-    except BaseException:
-        store.close()
-        raise
-
-
-def pauses(interval: float) -> Iterator[float]:
-    """Yield how long to wait, in seconds, before each attempt to open a store."""
-    longest = _LONGEST * interval
-    while True:
-        yield interval
-        interval = min(2 * interval, longest)
 
 
 def _warn_unseen(exc: DaskrefError) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskref.cluster.session import ClusterStore, open_session_connector, sessions
+from daskref.cluster.opening import open_session_connector
+from daskref.cluster.session import ClusterStore, sessions
 from daskref.config import Settings
 from daskref.connectors import (
     LocalConnector,

@@ -17,8 +17,8 @@ import distributed
 import pytest
 
 import daskref
+from daskref.cluster.opening import SessionInfo
 from daskref.cluster.sealing import give_pad, seal, unseal
-from daskref.cluster.session import SessionInfo
 from daskref.config import Settings
 from daskref.connectors import FileConnector, LocalConnector
 from daskref.exceptions import DaskrefError

@@ -1,0 +1,117 @@
+"""How a session's store is opened: as the settings name it, or as its maker says.
+
+The scheduler opens a store and looks after it; a process that joins opens the same, by
+what :class:`SessionInfo` tells, and checks that it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from daskref.config import Settings
+from daskref.connectors import open_connector
+from daskref.connectors.base import Connector, Key
+from daskref.exceptions import ConnectorUnavailableError
+from daskref.objects.reference import StoreConfig
+from daskref.store.metrics import Counters
+from daskref.store.registry import register_store
+from daskref.store.store import Store
+
+#: What every session has in its store, for processes that join to look for.
+PROBE = b"daskref"
+#: The longest time between two attempts to open a store, in times of the first one.
+_LONGEST = 30
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a process needs to join. Pickles."""
+
+    #: Unique to the cluster's run.
+    id: str
+    #: How to reach the store.
+    store: StoreConfig
+    #: The settings of the cluster.
+    settings: Settings
+    #: Keys of small objects, one in each place that objects go to: who sees them all
+    #: shares the store.
+    probes: tuple[Key, ...]
+    #: What opens the store, by place: not in references, nor in this object's ``repr``.
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+
+    def public(self) -> SessionInfo:
+        """Return what may be seen in Dask's log: without what opens the store."""
+        connector = self.settings.connector
+        if isinstance(connector, str):
+            kind: Any = connector.partition("://")[0]
+        else:
+            kind = {"class": str(connector.get("class"))}
+        return replace(
+            self, secrets={}, settings=replace(self.settings, connector=kind)
+        )
+
+
+def signs(settings: Settings, connector: Connector) -> bool:
+    """Tell whether the objects of a session are signed."""
+    if settings.security_sign == "auto":
+        return not connector.private
+    return settings.security_sign == "true"
+
+
+def open_session_connector(settings: Settings, transport: str = "tls") -> Connector:
+    """Open the connector that the settings name; see :meth:`ClusterStore.create`."""
+    spec = settings.connector
+    memory = {
+        "root": settings.shm_root,
+        "budget": settings.shm_budget,
+        "recycle": settings.shm_recycle,
+        "recycle_idle": settings.shm_recycle_idle,
+        "spill_directory": settings.spill_directory,
+    }
+    if spec == "shm://":
+        return open_connector(spec, **memory)
+    if spec == "auto":  # shared memory, for as long as there is one host
+        spec = "zmq://"
+    if not isinstance(spec, str) or not spec.startswith("zmq://"):
+        return open_connector(spec)
+    said = dict(parse_qsl(urlsplit(spec).query))
+    options = {
+        "security": transport,
+        "timeout": settings.timeout,
+        **memory,
+    }
+    rest = {name: value for name, value in options.items() if name not in said}
+    return open_connector(spec, **rest)
+
+
+def reach(info: SessionInfo, counters: Counters) -> Store:
+    """Open a session's store.
+
+    Raises
+    ------
+    ConnectorError
+        If it cannot be opened, or is not what the scheduler has opened.
+    """
+    store = Store.from_config(info.store, counters=counters)
+    try:
+        if all(map(store.connector.exists, info.probes)):
+            register_store(store, exist_ok=True)
+            store.connector.outlive()
+            return store
+        raise ConnectorUnavailableError(
+            repr(store.connector), "it does not hold what the scheduler put there"
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+def pauses(interval: float) -> Iterator[float]:
+    """Yield how long to wait, in seconds, before each attempt to open a store."""
+    longest = _LONGEST * interval
+    while True:
+        yield interval
+        interval = min(2 * interval, longest)
