@@ -35,13 +35,12 @@ from daskref.client._placing import Placing
 from daskref.client._watches import Watches
 from daskref.cluster import by_value as bootstrap
 from daskref.cluster import notices
-from daskref.cluster.connections import Connections
+from daskref.cluster.connections import Connections, Streams
 from daskref.cluster.family import register_family
 from daskref.cluster.joining import identify, lacking
 from daskref.cluster.opening import SessionInfo, pauses
 from daskref.cluster.sealing import seal
 from daskref.cluster.session import ClusterStore
-from daskref.cluster.streams import Streams
 from daskref.config import Settings
 from daskref.exceptions import ConnectorError, IncompatibleError, NotInstalledError
 from daskref.graph.packing import Packer

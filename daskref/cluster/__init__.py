@@ -7,7 +7,7 @@ Read ``session`` first: what one process has of the cluster's store. Then:
   and how its request keeps secrets out of logs
 - ``family``, ``_leases``: the serialization family ``daskref``, for values that have no
   Dask key, and the leases that such objects live by
-- ``connections``, ``streams``: Dask's connections, with the family and with less delay
+- ``connections``: Dask's connections, with the family and with less delay
 - ``views``: results that lie in the stored memory of a task's arguments
 - ``relay``: the way round, inside Dask's messages, for a process that cannot see the
   store

@@ -33,12 +33,12 @@ from tornado.ioloop import PeriodicCallback
 from daskref.background import run_apart
 from daskref.cluster import by_value as bootstrap
 from daskref.cluster.by_value import nanny_plugin_bytes, worker_plugin_bytes
+from daskref.cluster.connections import Streams
 from daskref.cluster.joining import identify, lacking
 from daskref.cluster.notices import describe_session
 from daskref.cluster.opening import SessionInfo
 from daskref.cluster.relay import fetch
 from daskref.cluster.session import ClusterStore
-from daskref.cluster.streams import Streams
 from daskref.config import Settings
 from daskref.connectors.base import Key
 from daskref.exceptions import (

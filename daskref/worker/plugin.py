@@ -36,12 +36,11 @@ from distributed.protocol.serialize import Serialize, to_serialize
 
 from daskref.background import run_apart
 from daskref.client.enabling import adopt, let_go
-from daskref.cluster.connections import FAMILY, Connections
+from daskref.cluster.connections import FAMILY, Connections, Streams
 from daskref.cluster.family import register_family
 from daskref.cluster.opening import pauses
 from daskref.cluster.relay import RelayConnector, fetch
 from daskref.cluster.session import ClusterStore
-from daskref.cluster.streams import Streams
 from daskref.cluster.views import ViewFactory, references_of
 from daskref.connectors.base import Key
 from daskref.exceptions import (

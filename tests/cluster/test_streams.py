@@ -11,7 +11,7 @@ import pytest
 from distributed import LocalCluster, Worker
 
 import daskref
-from daskref.cluster.streams import Streams
+from daskref.cluster.connections import Streams
 
 
 class Stream:
