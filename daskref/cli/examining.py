@@ -239,7 +239,7 @@ async def _of_client(cluster: Cluster, worker: str | None) -> Finding:
             await cluster.wait("joining as a client", enable(client))
             session = client._daskref and client._daskref.session
             if session is None or not session.reachable:
-                reason = session and session.unseen
+                reason = session and session.inband.unseen
                 text = f"it cannot see the store: {reason or 'the log says why'}"
                 return findings.failed("client", "here", text, mend)
             put = await cluster.wait(

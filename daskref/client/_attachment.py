@@ -84,7 +84,7 @@ class Attachment:
             "daskref-ended": self.watches.end,
             "daskref-no-worker": self.placing.give_up,
         }
-        self._unlisten = session.listen(self.log_event)
+        self._unlisten = session.inband.listen(self.log_event)
         self._visit: Visit | None = None
         if (connector := session.across_hosts) is not None:
             self._visit = Visit(

@@ -98,7 +98,7 @@ class Visit:
             if host not in self._locator.hosts:
                 self._locator.update(host, endpoints)
         self._undo.append(self._connector.attend(self._locator))
-        self._undo.append(partial(self._session.set_place, self, True))
+        self._undo.append(partial(self._session.inband.set_place, self, True))
         self._set_place()
         await self._session.run(self._check)
 
@@ -121,7 +121,7 @@ class Visit:
         scheduler: who reaches the scheduler reaches it.
         """
         at_home = self._beside or self._home == self._connector.host
-        self._session.set_place(self, at_home or bool(self._locator.hosts))
+        self._session.inband.set_place(self, at_home or bool(self._locator.hosts))
 
     def _check(self) -> None:
         """See whether a host answers, once there are any. Blocks."""
@@ -138,7 +138,7 @@ class Visit:
         executor.close()
         if not reached:
             places = ", ".join(place for source in tried for place in source.endpoints)
-            self._session.lose_sight(
+            self._session.inband.lose_sight(
                 ConnectorUnavailableError(
                     repr(self._connector),
                     f"no host of workers lets this client in; it tried {places}",

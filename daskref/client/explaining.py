@@ -271,7 +271,7 @@ class _Explainer:
         session = self._state.session
         if not session.reachable:
             return "this process cannot see the cluster's store (daskref.connector)"
-        if not session.has_place:
+        if not session.inband.has_place:
             return "no host of workers takes what this process puts"
         return ""
 

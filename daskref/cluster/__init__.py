@@ -2,7 +2,8 @@
 
 Read ``session`` first: what one process has of the cluster's store. Then:
 
-- ``opening``: what opens that store, in the scheduler and in who joins
+- ``opening``: what opens that store, in the scheduler and in who joins; ``inband``: why
+  some values do not go there
 - ``joining``, ``by_value``, ``sealing``: how a process asks to join, of any version,
   and how its request keeps secrets out of logs
 - ``family``, ``_leases``: the serialization family ``daskref``, for values that have no

@@ -78,7 +78,7 @@ def _examine(session: ClusterStore | None) -> dict[str, Any]:
         with open_session_connector(Settings.read()) as connector:
             return describe_store(connector)
     if session.store is None or not session.reachable:
-        return {"unseen": str(session.unseen)}
+        return {"unseen": str(session.inband.unseen)}
     return describe_store(session.store.connector)
 
 

@@ -6,6 +6,7 @@ what :class:`SessionInfo` tells, and checks that it is the same.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ from daskref.connectors import open_connector
 from daskref.connectors.base import Connector, Key
 from daskref.exceptions import ConnectorUnavailableError
 from daskref.objects.reference import StoreConfig
+from daskref.objects.signing import new_key, secret_of
 from daskref.store.metrics import Counters
 from daskref.store.registry import register_store
 from daskref.store.store import Store
@@ -54,11 +56,35 @@ class SessionInfo:
         )
 
 
-def signs(settings: Settings, connector: Connector) -> bool:
+def _signs(settings: Settings, connector: Connector) -> bool:
     """Tell whether the objects of a session are signed."""
     if settings.security_sign == "auto":
         return not connector.private
     return settings.security_sign == "true"
+
+
+def begin(
+    settings: Settings, transport: str, counters: Counters
+) -> tuple[SessionInfo, Store]:
+    """Open the store of a new session, with a probe in it; as ClusterStore.create."""
+    session_id = uuid.uuid4().hex
+    name = f"daskref-{session_id}"
+    connector = open_session_connector(settings, transport)
+    key = new_key() if _signs(settings, connector) else None
+    store = Store(name, connector, counters=counters, signing_key=key)
+    connector = store.connector
+    connector.outlive()
+    try:
+        probes = tuple(connector.put_everywhere(PROBE))
+    except Exception:
+        store.close()
+        raise
+    secrets = connector.secrets()
+    if key is not None:
+        secrets = {**secrets, **secret_of(name, key)}
+    info = SessionInfo(session_id, store.config(), settings, probes, secrets)
+    register_store(store)
+    return info, store
 
 
 def open_session_connector(settings: Settings, transport: str = "tls") -> Connector:

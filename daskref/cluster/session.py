@@ -8,7 +8,6 @@ nothing, and others send it values in-band.
 from __future__ import annotations
 
 import functools
-import logging
 import socket
 import time
 import uuid
@@ -18,14 +17,9 @@ from typing import Any, TypeVar
 
 from distributed.sizeof import safe_sizeof
 
-from daskref.background import Executor, make_lock, make_rlock, run_in_child
-from daskref.cluster.opening import (
-    PROBE,
-    SessionInfo,
-    open_session_connector,
-    reach,
-    signs,
-)
+from daskref.background import Executor, make_rlock, run_in_child
+from daskref.cluster.inband import InBand
+from daskref.cluster.opening import PROBE, SessionInfo, begin, reach
 from daskref.cluster.prometheus import export
 from daskref.cluster.views import lend
 from daskref.config import Settings
@@ -41,17 +35,14 @@ from daskref.exceptions import (
 from daskref.graph.literals import is_small, on_gpu
 from daskref.objects.codec import Encoded, encode
 from daskref.objects.reference import Reference
-from daskref.objects.signing import forget_key, known_key, new_key, secret_of
+from daskref.objects.signing import forget_key
 from daskref.proxy.proxy import Proxy, is_proxy
 from daskref.store.factory import StoreFactory
 from daskref.store.mapped import Mapped
-from daskref.store.metrics import INBAND, Counters
-from daskref.store.registry import register_store
+from daskref.store.metrics import Counters
 from daskref.store.store import Store
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 _sessions: dict[str, ClusterStore] = {}
 #: Those of the parent, in a forked child: never to be closed there.
@@ -71,12 +62,8 @@ class ClusterStore:
     counters: Counters
     executor: Executor
     _users: int
-    _warned: bool
-    #: Whether there is a place now for what this process puts: each of its clients
-    #: says so with :meth:`set_place`.
-    has_place: bool
-    _without_place: set[object]
-    _listeners: list[Callable[[dict[str, Any]], None]]
+    #: Why values go in-band, as those do that this process does not put.
+    inband: InBand
 
     def __init__(
         self, info: SessionInfo, store: Store | None, counters: Counters
@@ -88,81 +75,20 @@ class ClusterStore:
         # must not hold up the deserialization of messages.
         self.executor = Executor(4, "daskref")
         self._users = 1
-        self._warned = False
         self._next_sweep = 0.0
-        self._unseen: DaskrefError | None = None
-        self.has_place = True
-        self._without_place = set()
-        self._place_lock = make_lock()
-        self._listeners = []
+        self.inband = InBand(counters)
         self._process = uuid.uuid4().hex
 
     @property
     def reachable(self) -> bool:
         """Whether this process can put and get."""
-        return self.store is not None and self._unseen is None
-
-    @property
-    def unseen(self) -> DaskrefError | None:
-        """Why this process cannot put and get, if that is so."""
-        return self._unseen
+        return self.store is not None and self.inband.unseen is None
 
     @property
     def across_hosts(self) -> ZmqConnector | None:
         """The store's connector, if it is one whose hosts are apart."""
         connector = None if self.store is None else self.store.connector
         return connector if isinstance(connector, ZmqConnector) else None
-
-    @property
-    def signing_key(self) -> bytes | None:
-        """What the objects of the store are signed with, if they are."""
-        return known_key(self.info.store.name, self.info.secrets)
-
-    def lose_sight(self, exc: DaskrefError) -> None:
-        """Put nothing any more, for good: others send values in-band."""
-        self._unseen = exc
-        _warn_unseen(exc)
-        self._tell("unreachable", exc)
-
-    def set_place(self, client: object, there: bool) -> None:
-        """Put nothing while one of this process's clients has no place for it.
-
-        Parameters
-        ----------
-        client
-            Which one; by its identity.
-        there
-            Whether it has: there is a host that keeps what is put.
-        """
-        with self._place_lock:
-            if there:
-                self._without_place.discard(client)
-            else:
-                self._without_place.add(client)
-            self.has_place = not self._without_place
-
-    def listen(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        """Have this process's events told, each kind of them once.
-
-        Parameters
-        ----------
-        listener
-            (event) -> None: for Dask's log; called in any thread. Of several in a
-            process, the first is.
-
-        Returns
-        -------
-        callable
-            () -> None: tell it no more.
-        """
-        self._listeners.append(listener)
-        if self._unseen is not None and self._listeners == [listener]:
-            self._tell("unreachable", self._unseen)
-        return lambda: self._listeners.remove(listener)
-
-    def _tell(self, action: str, exc: DaskrefError) -> None:
-        for listener in self._listeners[:1]:
-            listener({"action": action, "reason": str(exc)})
 
     def __repr__(self) -> str:
         return f"<ClusterStore {self.info.id} on {self.store or 'no store in reach'}>"
@@ -176,8 +102,7 @@ class ClusterStore:
         settings
             Those of the cluster.
         transport
-            What ``security_transport`` means here, ``"tls"`` or ``"clear"``; see
-            :func:`daskref.scheduler._encryption.choose_transport`.
+            What ``security_transport`` means here: ``"tls"`` or ``"clear"``.
 
         Raises
         ------
@@ -186,27 +111,11 @@ class ClusterStore:
         ConnectorError
             If the store does not work.
         """
-        connector = open_session_connector(settings, transport)
-        session_id = uuid.uuid4().hex
         counters = Counters()
-        name = f"daskref-{session_id}"
-        key = new_key() if signs(settings, connector) else None
-        store = Store(name, connector, counters=counters, signing_key=key)
-        connector = store.connector
-        connector.outlive()
-        try:
-            probes = tuple(connector.put_everywhere(PROBE))
-        except Exception:
-            store.close()
-            raise
-        secrets = connector.secrets()
-        if key is not None:
-            secrets = {**secrets, **secret_of(name, key)}
-        info = SessionInfo(session_id, store.config(), settings, probes, secrets)
-        register_store(store)
+        info, store = begin(settings, transport, counters)
         session = cls(info, store, counters)
         with _lock:
-            _sessions[session_id] = session
+            _sessions[info.id] = session
         export(sessions)
         return session
 
@@ -224,20 +133,17 @@ class ClusterStore:
                 return session
             for place, secrets in info.secrets.items():
                 remember(place, secrets)
-            counters = Counters()
-            store, unseen = None, None
+            made = cls(info, None, Counters())
             try:
-                store = reach(info, counters)
+                made.store = reach(info, made.counters)
             except ConnectorError as exc:
                 if session is not None:
                     session._users += 1
                     return session
-                _warn_unseen(exc)
-                unseen = exc.with_traceback(None)
-            session = _sessions[info.id] = cls(info, store, counters)
-            session._unseen = unseen
+                made.inband.lose_sight(exc.with_traceback(None))
+            _sessions[info.id] = made
         export(sessions)
-        return session
+        return made
 
     def leave(self) -> None:
         """Give up one use; the last one closes the store here. Blocks."""
@@ -280,35 +186,17 @@ class ClusterStore:
         """
         store = self.store if self.reachable else None
         if store is None:
-            self._stay("unreachable", obj)
-        elif not self.has_place:
-            self._stay("no-host", obj)
+            self.inband.count("unreachable", obj)
+        elif not self.inband.has_place:
+            self.inband.count("no-host", obj)
         elif on_gpu(obj):
-            self._stay("gpu", obj)
+            self.inband.count("gpu", obj)
         else:
-            return self._put(store, obj, token, encoded)
+            try:
+                return store.put_reference(obj, token, encoded)
+            except ConnectorError as exc:
+                self._failed(exc)
         return None
-
-    def _put(
-        self, store: Store, obj: Any, token: str | None, encoded: Encoded | None
-    ) -> Reference | None:
-        try:
-            return store.put_reference(obj, token, encoded)
-        except ConnectorError as exc:
-            self._failed(exc)
-            return None
-
-    def _stay(self, reason: str, obj: Any) -> None:
-        """Count a large value that goes in-band, and tell of the first of a kind."""
-        if self.counters.add_inband(reason):
-            cls = type(obj)
-            logger.info(
-                "A large value of type %s.%s goes in-band, as plain Dask sends it: %s. "
-                "Others are only counted (daskref.stats).",
-                cls.__module__,
-                cls.__qualname__,
-                INBAND[reason],
-            )
 
     def refer(
         self, obj: Any, threshold: int
@@ -336,7 +224,7 @@ class ClusterStore:
         """
         if on_gpu(obj):
             if getattr(obj, "nbytes", 0) > threshold:
-                self._stay("gpu", obj)
+                self.inband.count("gpu", obj)
             return None, False
         if (relinked := self.relink(obj)) is not None:
             return relinked, False
@@ -344,7 +232,7 @@ class ClusterStore:
             encoded = encode(obj, result=True)
         except NotProxiableError:  # Dask has its own error for that
             if safe_sizeof(obj) > threshold:
-                self._stay("unpicklable", obj)
+                self.inband.count("unpicklable", obj)
             return None, False
         if encoded.nbytes <= threshold:
             return encoded, False
@@ -494,17 +382,7 @@ class ClusterStore:
     def _failed(self, exc: DaskrefError) -> None:
         if self.info.settings.on_failure == "raise":
             raise exc
-        self.counters.add("fallbacks")
-        self.counters.add_inband("failed")
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "The store failed, so values travel in-band, as plain Dask sends them "
-                "(daskref.on-failure: raise makes this an error). Further failures are "
-                "only counted. %s",
-                exc,
-            )
-            self._tell("fallback", exc)
+        self.inband.fail(exc)
 
 
 @run_in_child
@@ -518,11 +396,3 @@ def sessions() -> list[ClusterStore]:
     """Return the sessions that this process has joined."""
     with _lock:
         return list(_sessions.values())
-
-
-def _warn_unseen(exc: DaskrefError) -> None:
-    logger.warning(
-        "This process cannot see the cluster's store, so its values travel "
-        "in-band, as plain Dask sends them. %s",
-        exc,
-    )

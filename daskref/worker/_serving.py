@@ -142,7 +142,7 @@ class Serving:
         try:
             endpoint = await self._serve()
         except DaskrefError as exc:
-            self._session.lose_sight(exc)
+            self._session.inband.lose_sight(exc)
         finally:  # there are readers who wait for it
             self._announce(endpoint, [])
 

@@ -135,7 +135,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
                 name,
                 relay,
                 counters=session.counters,
-                signing_key=session.signing_key,
+                signing_key=known_key(name, session.info.secrets),
             )
             register_store(store, exist_ok=True)
             self._undo.append(lambda: unregister_store(name))
@@ -185,7 +185,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
     async def _take_part(self) -> None:
         """Send and get references, and serve other hosts, if the store is in reach."""
         worker, session = self.worker, self.session
-        self._undo.append(session.listen(self._log_event))
+        self._undo.append(session.inband.listen(self._log_event))
         if (connector := session.across_hosts) is not None:
             self._serving = Serving(worker, session, connector)
             await self._begin_serving(self._serving)
@@ -218,7 +218,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             await serving.start()
         except DaskrefError as exc:
             self._serving = None
-            self.session.lose_sight(exc)
+            self.session.inband.lose_sight(exc)
         else:
             self._undo.append(serving.stop)
 

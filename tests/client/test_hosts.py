@@ -126,7 +126,7 @@ def test_ends_although_it_has_not_begun(client: Client) -> None:
     client.visit.end()
     client.visit.end()
     assert client.connector._attended == attended
-    assert client.session.has_place
+    assert client.session.inband.has_place
 
 
 def test_hosts_may_be_told_of_before_the_answer(client: Client) -> None:
@@ -150,18 +150,18 @@ class TestTakes:
     def test_at_home_or_where_there_are_hosts(self, client: Client) -> None:
         async def test() -> None:
             await client.visit.begin()
-            assert client.session.has_place
+            assert client.session.inband.has_place
             client.visit.end()
             client.visit = client.make()
             client.visit._checked = True
             client.scheduler.answer["home"] = ELSEWHERE
             await client.visit.begin()
-            assert not client.session.has_place
+            assert not client.session.inband.has_place
             assert client.session.put(np.arange(10)) is None
             client.hear("hosts", host=ELSEWHERE, endpoints=DEAD, workers=True)
-            assert client.session.has_place
+            assert client.session.inband.has_place
             client.hear("hosts", host=ELSEWHERE, endpoints=[], workers=False)
-            assert not client.session.has_place
+            assert not client.session.inband.has_place
             client.visit.end()
 
         asyncio.run(test())
@@ -170,10 +170,10 @@ class TestTakes:
         async def test() -> None:
             here = client.connector.host
             client.hear("hosts", host=here, endpoints=[], workers=False)
-            assert client.session.has_place
+            assert client.session.inband.has_place
             client.visit.end()
             client.hear("hosts", host=here, endpoints=[], workers=False)
-            assert client.session.has_place
+            assert client.session.inband.has_place
 
         asyncio.run(test())
 
@@ -187,13 +187,13 @@ class TestTakes:
             client.scheduler.answer |= {"home": ELSEWHERE, "beside": before}
             await client.visit.begin()
             here = client.connector.host
-            assert client.session.has_place == before
+            assert client.session.inband.has_place == before
             client.hear("hosts", host=here, endpoints=[], workers=True)
-            assert client.session.has_place
+            assert client.session.inband.has_place
             client.hear("hosts", host="f" * 32, endpoints=[], workers=False)
-            assert client.session.has_place
+            assert client.session.inband.has_place
             client.hear("hosts", host=here, endpoints=[], workers=False)
-            assert not client.session.has_place
+            assert not client.session.inband.has_place
             client.visit.end()
 
         asyncio.run(test())
@@ -207,9 +207,9 @@ class TestTakes:
         for visit in visits:
             asyncio.run(visit.begin())
         visits.pop(first).end()
-        assert not client.session.has_place
+        assert not client.session.inband.has_place
         visits.pop().end()
-        assert client.session.has_place
+        assert client.session.inband.has_place
 
 
 class TestCheck:

@@ -198,15 +198,15 @@ class TestPut:
         monkeypatch.setattr(LocalConnector, "put_frames", fail)
         first: list[Any] = []
         second: list[Any] = []
-        undo = session.listen(first.append)
-        session.listen(second.append)
+        undo = session.inband.listen(first.append)
+        session.inband.listen(second.append)
         session.put(LARGE)
         session.put(LARGE)
         (event,) = first
         assert event["action"] == "fallback"
         assert "it is full" in event["reason"]
         undo()
-        session.lose_sight(ConnectorError("<local>", "it is away"))
+        session.inband.lose_sight(ConnectorError("<local>", "it is away"))
         assert len(first) == 1
         assert [each["action"] for each in second] == ["unreachable"]
 
@@ -372,7 +372,7 @@ class TestInBand:
         return {reason: n for reason, n in session.report()["inband"].items() if n}
 
     def test_results(self, session: ClusterStore, caplog: Any) -> None:
-        with caplog.at_level(logging.INFO, "daskref.cluster.session"):
+        with caplog.at_level(logging.INFO, "daskref.cluster.inband"):
             for _ in range(2):
                 assert session.refer(OnGpu(), 2**20) == (None, False)
                 assert session.refer(Locked(), 2**20) == (None, False)

@@ -146,7 +146,7 @@ def test_a_worker_that_cannot_serve_works_in_band(
         np.testing.assert_array_equal(client.submit(make, 2).result(TIMEOUT), large(2))
         assert not daskref.stats(client)["puts"]
         (record,) = (
-            r for r in caplog.records if r.name.startswith("daskref.cluster.session")
+            r for r in caplog.records if r.name.startswith("daskref.cluster.inband")
         )
         assert "no-such-interface" in record.getMessage()
     caplog.clear()

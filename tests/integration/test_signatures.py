@@ -23,7 +23,7 @@ from daskref.exceptions import ResolveError, SignatureError, WireError
 from daskref.objects import signing
 from daskref.objects.codec import dump_failure, encode
 from daskref.objects.reference import Reference
-from daskref.objects.signing import is_signed
+from daskref.objects.signing import is_signed, known_key
 from daskref.proxy.proxy import reference_of
 from daskref.store import Store
 from tests.support.common import large
@@ -146,7 +146,7 @@ def test_an_attacker_who_can_write_to_the_store_runs_nothing(attacked, tmp_path)
 
 def test_the_key_of_a_session_is_in_no_reference_and_no_file(tmp_path):
     session = ClusterStore.create(Settings.read(connector=f"file://{tmp_path}"))
-    key = session.signing_key
+    key = known_key(session.info.store.name, session.info.secrets)
     assert len(key) == 32
     reference = session.store.put_reference(large())
     data = read(session.store, reference.key)
@@ -173,7 +173,9 @@ def test_on_for_what_others_may_write_to_and_off_by_choice(
     spec = spec.format(tmp_path)
     session = ClusterStore.create(Settings.read(connector=spec, security_sign=sign))
     try:
-        assert (session.signing_key is not None) is signed
+        assert (
+            known_key(session.info.store.name, session.info.secrets) is not None
+        ) is signed
         assert session.info.store.signed is signed
         reference = session.put(large())
         assert is_signed(memoryview(read(session.store, reference.key))) is signed
@@ -402,7 +404,11 @@ def test_a_worker_that_cannot_see_the_store_checks_what_it_is_sent(tmp_path):
     try:
         reference = session.put(large())
         relay = Relayed(session.store.connector)
-        with Store("relay", relay, signing_key=session.signing_key) as store:
+        with Store(
+            "relay",
+            relay,
+            signing_key=known_key(session.info.store.name, session.info.secrets),
+        ) as store:
             assert store.get_reference(reference).sum() == large().sum()
             marker = tmp_path / "marker"
             replace(session.store, reference.key, evil(marker, reference.key.nbytes))
