@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import copyreg
 import ctypes
-import mmap
 import pickle
 import sys
 from collections.abc import Sequence
+from operator import methodcaller
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -35,7 +35,6 @@ from daskref.objects.reducers import Reducer, buffer_of, reducers
 from daskref.objects.reference import Metadata, Reference, describe
 from daskref.objects.signing import ENVELOPE_NBYTES, is_signed
 from daskref.proxy.proxy import Proxy, get_factory
-from daskref.store import ObjectStore
 from daskref.store.factory import StoreFactory, resolving
 from daskref.store.mapped import Mapped
 from daskref.store.store import Store
@@ -143,16 +142,12 @@ class ViewFactory(StoreFactory):
 
     def __call__(self) -> Any:
         """Return the result, private and new. Blocks; see StoreFactory."""
-        stored = []
-        for reference in self.references:
-
-            def read(
-                store: ObjectStore, reference: Reference = reference
-            ) -> memoryview:
-                return store.get_memory(reference)
-
-            stored.append(resolving(reference, read))
-        return self.recipe.make(stored)
+        return self.recipe.make(
+            [
+                resolving(each, methodcaller("get_memory", each))
+                for each in self.references
+            ]
+        )
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         recipe = self.recipe.pickled_with(4)
@@ -227,12 +222,7 @@ def references_of(proxy: Proxy[Any]) -> tuple[Reference, ...]:
 def is_whole(obj: Any, mapped: Mapped) -> bool:
     """Tell whether an object is what is stored: the same pickle, its memory unwritten.
 
-    Parameters
-    ----------
-    obj
-        An object that came out of the store.
-    mapped
-        What it came from.
+    Asked of an object that came out of the store, by what it came from.
     """
     owner = mapped.owner
     if owner is None:
@@ -252,7 +242,7 @@ def is_whole(obj: Any, mapped: Mapped) -> bool:
             continue
         where = address(view)
         if where == mapped.where + position:
-            if not _is_unwritten(where, view.nbytes):
+            if not is_unwritten(where, view.nbytes):
                 return False
         else:
             looked_at += view.nbytes
@@ -263,29 +253,11 @@ def is_whole(obj: Any, mapped: Mapped) -> bool:
     return True
 
 
-def _is_unwritten(where: int, nbytes: int) -> bool:
-    """Tell whether the pages on which some memory lies are still the file's."""
-    before = where % mmap.PAGESIZE
-    return is_unwritten(where - before, nbytes + before)
-
-
 def recipe_of(obj: Any, mapped: Sequence[Mapped], least: int) -> Recipe | None:
-    """Return how to make an object of what is mapped.
+    """Return how to make an object of what is mapped; see :func:`lend`.
 
-    Parameters
-    ----------
-    obj
-        A result.
-    mapped
-        What it may be made of.
-    least
-        Bytes of mapped memory that are worth it.
-
-    Returns
-    -------
-    Recipe or None
-        ``None`` if there is less than that in the object, or it holds something else
-        than arrays, frames and Python's own containers. Nothing large is copied.
+    ``None`` if there is less than *least* of that in it, or it holds something else
+    than arrays, frames and Python's own containers. Nothing large is copied.
     """
     if cloudpickle.list_registry_pickle_by_value():
         return None
@@ -306,10 +278,6 @@ def _overlap(a: Stored, b: Stored) -> bool:
     )
 
 
-def _package(cls: type) -> str:
-    return str(cls.__module__).partition(".")[0]
-
-
 class _Look:
     """One look at a result: what it pickles to, where its buffers lie."""
 
@@ -326,8 +294,8 @@ class _Look:
         pickler.dump(obj)
         data = b"".join(self._pieces)
         for _, part in pickler.memo.copy().values():
-            cls = type(part)
-            if not is_value_type(cls) and _package(cls) not in _PLAIN:
+            package = str(type(part).__module__).partition(".")[0]
+            if not is_value_type(type(part)) and package not in _PLAIN:
                 raise _TooMuchError
         if b"__main__" in data:
             raise _TooMuchError
@@ -364,15 +332,15 @@ class _Look:
         return False
 
     def _find(self, where: int, nbytes: int) -> Stored | None:
-        for number, mapped in enumerate(self._mapped):
-            offset = mapped.offset_of(where, nbytes)
-            if offset is not None:
-                return Stored(number, offset, nbytes)
-        return None
+        offsets = (mapped.offset_of(where, nbytes) for mapped in self._mapped)
+        found = (
+            Stored(n, at, nbytes) for n, at in enumerate(offsets) if at is not None
+        )
+        return next(found, None)
 
     def _is_written(self, found: Stored) -> bool:
         where = self._mapped[found.number].where + found.offset
-        return not _is_unwritten(where, found.nbytes)
+        return not is_unwritten(where, found.nbytes)
 
     def _reducers(self) -> dict[type, Reducer]:
         table = dict(reducers())

@@ -234,20 +234,22 @@ class ParkedMappings:
 
 
 def is_unwritten(where: int, nbytes: int) -> bool:
-    """Tell whether all pages of a private mapping are still the file's.
+    """Tell whether all pages on which some memory lies are still the file's.
 
     A write makes a copy of its page that is the file's no more.
 
     Parameters
     ----------
     where, nbytes
-        A mapping.
+        Of a private mapping, or a part of one.
 
     Returns
     -------
     bool
         False too where the kernel does not tell.
     """
+    before = where % mmap.PAGESIZE
+    where, nbytes = where - before, nbytes + before
     try:
         # Never kept open: in a forked child it would still tell of the parent.
         fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
