@@ -11,9 +11,7 @@ name                                               what for
 ``Worker.stream_handlers``                         what the scheduler asks for
 ``Worker._get_client``                             clients that tasks make
 ``Worker.state.tasks[key].run_spec``               the task boundary
-``Worker.state.nbytes``                            what is not the worker's own
 ``Worker.batched_send``, ``.batched_stream``       messages to the scheduler
-``Scheduler.stream_handlers``                      what it is told of replicas
 ``Worker.update_data``                             values that are at hand
 =================================================  =================================
 """
@@ -30,7 +28,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dask.sizeof import sizeof
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.serialize import Serialize, to_serialize
 
@@ -41,31 +38,18 @@ from daskref.cluster.family import register_family
 from daskref.cluster.opening import pauses
 from daskref.cluster.relay import RelayConnector, fetch
 from daskref.cluster.session import ClusterStore
-from daskref.cluster.views import ViewFactory, references_of
 from daskref.connectors.base import Key
-from daskref.exceptions import (
-    ConnectorError,
-    DaskrefError,
-    WireError,
-)
-from daskref.graph.literals import is_small
+from daskref.exceptions import DaskrefError
 from daskref.graph.nodes import VALUES, ReferenceNode
-from daskref.objects.codec import Encoded
-from daskref.objects.reference import Reference, imported_type
+from daskref.objects.reference import imported_type
 from daskref.objects.signing import add_asker, known_key
-from daskref.proxy.proxy import Proxy, get_factory, is_proxy
-from daskref.store.factory import (
-    FailedFactory,
-    StoreFactory,
-    Unreadable,
-    is_transparent,
-    reveal,
-)
-from daskref.store.mapped import Mapped
+from daskref.proxy.proxy import is_proxy
+from daskref.store.factory import reveal
 from daskref.store.registry import register_store, unregister_store
 from daskref.store.store import Store
 from daskref.worker._boundary import Boundary, needs_boundary
-from daskref.worker._data import ServedComm, peek
+from daskref.worker._data import ServedComm
+from daskref.worker._results import Results
 from daskref.worker._serving import Serving
 from daskref.worker._spares import Spares
 from daskref.worker._values import show_values
@@ -75,17 +59,6 @@ if TYPE_CHECKING:
     from distributed.worker import Worker
 
 logger = logging.getLogger(__name__)
-
-
-class _Lent:
-    """A result that lies in stored memory, and the proxy that takes its place."""
-
-    __slots__ = ("proxy", "result", "taken")
-
-    def __init__(self, result: Any, proxy: Any) -> None:
-        self.result = result
-        self.proxy = proxy
-        self.taken = False
 
 
 class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -103,30 +76,25 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
     session: ClusterStore
     _serving: Serving | None
     _undo: list[Callable[[], Any]]
-    _converting: dict[Any, asyncio.Task[Any]]
+    _results: Results
     _spares: Spares
-    #: What tasks have returned that lies in stored memory, until it is in their place.
-    _lent: dict[Any, _Lent]
 
     def __init__(self, info: bytes) -> None:
         self._info = info
         self._serving = None
         self._undo = []
-        self._converting = {}
-        self._lent = {}
 
     async def setup(self, worker: Worker) -> None:
         """Join the session and take over the worker's seams."""
         register_family()
         self.worker = worker
-        self._undo.append(show_values(worker, self._exchange))
+        self._results = Results(worker)
+        self._undo.append(show_values(worker, self._results.exchange))
         self._spares = Spares(worker.data.__contains__, worker.loop.add_callback)
         secrets = await worker.scheduler.daskref_secrets()
         info = replace(pickle.loads(self._info), secrets=secrets)
-        session = self.session = await run_apart(ClusterStore.join, info)
-        self.threshold = session.info.settings.threshold
-        self._on_completion = session.info.settings.results == "on-completion"
-        self._raises = session.info.settings.on_failure == "raise"
+        session = await run_apart(ClusterStore.join, info)
+        self._use(session)
         await self._take_part()
         if not session.reachable:
             name = session.info.store.name
@@ -169,6 +137,10 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             own_memory(worker.monitor.get_process_memory),
         )
 
+    def _use(self, session: ClusterStore) -> None:
+        self.session = self._results.session = session
+        self._on_completion = session.info.settings.results == "on-completion"
+
     def _ask_key(self, store: str) -> bytes | None:
         """Ask the scheduler for the signing key of a store of a client's. Blocks."""
         with suppress(RuntimeError):
@@ -202,7 +174,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             if session is not before:
                 break
             await run_apart(session.leave)
-        self.session = session
+        self._use(session)
         # at the end: tasks that run may still use its threads
         self._undo.append(before.leave)
         await self._take_part()
@@ -301,81 +273,19 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             serving.transition(key, start, finish)
         if start == "memory":
             self._spares.forget(key)
-        if key in self._lent:
-            self._settle(key, finish)
+        if key in self._results.lent:
+            self._results.settle(key, finish)
         if finish == "executing":
             ts = self.worker.state.tasks[key]
             if needs_boundary(ts.run_spec, bool(ts.dependencies)):
                 ts.run_spec = Boundary(
-                    ts.run_spec, self.session.run, self._keep, self._spares
+                    ts.run_spec, self.session.run, self._results.keep, self._spares
                 )
         elif finish == "memory":
             if start == "flight":
-                self._check_arrived(key)
+                self._results.arrived(key)
             elif self._on_completion:
-                value = peek(self.worker.data, key)
-                if value is None:  # on disk already
-                    large = (self.worker.state.tasks[key].nbytes or 0) > self.threshold
-                else:
-                    large = self._may_go_by_reference(key, value)
-                if large:
-                    self.worker.loop.add_callback(self._complete, key)
-
-    def _check_arrived(self, key: Any) -> None:
-        value = peek(self.worker.data, key)
-        if not is_transparent(value):
-            return
-        self._count_own(key, value)
-        if self._raises and type(get_factory(value)) is FailedFactory:
-            # after Dask's own message that this worker has it
-            self.worker.loop.add_callback(self._disown, key)
-
-    def _disown(self, key: Any) -> None:
-        """Let nobody take what stands for a value that did not arrive for a replica.
-
-        Dask might delete the real one.
-        """
-        self.worker.batched_send(
-            {
-                "op": "release-worker-data",
-                "key": key,
-                "stimulus_id": f"daskref-failed-{time.time()}",
-            }
-        )
-
-    async def _complete(self, key: Any) -> None:
-        value = self.worker.data.get(key)
-        if value is not None:
-            await self._refer(key, value)
-
-    def _keep(self, key: Any, result: Any, mapped: list[Mapped]) -> None:
-        """Do with a task's result what has to be done before the task has ended."""
-        proxy = self.session.lend(result, mapped)
-        if proxy is None:
-            self.session.keep(result, self.worker.loop.add_callback)
-        else:
-            self._lent[key] = _Lent(result, proxy)
-
-    def _exchange(self, key: Any, obj: Any) -> Any:
-        """Return what goes into the worker's data in the place of an object.
-
-        Dask has asked the object itself for its type and size by then.
-        """
-        if (lent := self._lent.get(key)) is None or lent.result is not obj:
-            return obj
-        lent.taken = True
-        return lent.proxy
-
-    def _settle(self, key: Any, state: str) -> None:
-        """Let the scheduler own what a result is made of, if that is in its place."""
-        lent = self._lent.pop(key)
-        references = references_of(lent.proxy)
-        if state != "memory" or not lent.taken:
-            self.session.give_up(references)
-            return
-        self._count_own(key, lent.proxy)
-        for reference in references:  # after Dask's own message that it is done
-            self.worker.loop.add_callback(self._send_result, key, reference, False)
+                self._results.done(key)
 
     def _get_client(self, timeout: float | None = None) -> Any:
         client = type(self.worker)._get_client(self.worker, timeout)
@@ -391,114 +301,16 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         serializers: list[str] | None = None,
     ) -> Any:
         """Serve results: as references to who takes them, as values to who does not."""
-        served = ServedComm(comm, self._is_proxy, self._plain)
+        results = self._results
+        served = ServedComm(comm, results.is_proxy, results.plain)
         if serializers is not None and FAMILY in serializers:
-            refer = partial(self._refer, pickles="pickle" in serializers)
-            served = ServedComm(comm, self._may_go_by_reference, refer)
+            refer = partial(results.refer, pickles="pickle" in serializers)
+            served = ServedComm(comm, results.is_large, refer)
             if str(comm.local_address).startswith("inproc://"):
                 served = comm  # passed by pointer: nothing is faster
         return await type(self.worker).get_data(
             self.worker, served, keys, who=who, serializers=serializers
         )
-
-    def _is_proxy(self, key: Any, value: Any) -> bool:
-        return is_proxy(value)
-
-    async def _plain(self, key: Any, value: Any) -> Any:
-        try:
-            return await self.session.run(reveal, value)
-        except WireError as exc:
-            return Unreadable(exc)
-
-    def _may_go_by_reference(self, key: Any, value: Any) -> bool:
-        if is_proxy(value):
-            return True
-        return self.session.reachable and not is_small(value, self.threshold)
-
-    async def _refer(self, key: Any, value: Any, pickles: bool = False) -> Any:
-        """Return a proxy in the place of a large result, put once.
-
-        Parameters
-        ----------
-        key, value
-            Of the result.
-        pickles
-            Whether a small result may be returned as its pickle, which was made to see
-            that it is small.
-        """
-        if not self.session.reachable:
-            return await self._plain(key, value)
-        if is_transparent(value) and not self._goes_apart(get_factory(value)):
-            self._count_kept(value)
-            return value
-        if is_transparent(value):
-            value = await self.session.run(reveal, value)
-        if is_proxy(value):  # the user's own
-            return value
-        converting = self._converting.get(key)
-        if converting is None:
-            converting = asyncio.create_task(self._put(key, value))
-            self._converting[key] = converting
-            converting.add_done_callback(lambda _: self._converting.pop(key))
-        # several may ask at once, and each may go away
-        converted = await asyncio.shield(converting)
-        if type(converted) is Encoded:
-            return (pickles and converted.serialized()) or value
-        return converted
-
-    def _goes_apart(self, factory: Any) -> bool:
-        """Tell whether a result is better put than sent with what it is made of."""
-        if not isinstance(factory, ViewFactory):
-            return False
-        if factory.private_nbytes > self.threshold:
-            return True
-        stored = sum(reference.nbytes for reference in factory.references)
-        part = factory.recipe.stored_nbytes
-        return self.session.across_hosts is not None and part < stored / 2
-
-    async def _put(self, key: Any, value: Any) -> Any:
-        session = self.session
-        try:
-            reference, put = await session.run(session.refer, value, self.threshold)
-        except ConnectorError as exc:
-            # Raised where the value is wanted: Dask would ask a failing handler again
-            # and again.
-            return Proxy(FailedFactory(exc))
-        if reference is None:
-            return value
-        if isinstance(reference, Encoded):
-            return reference
-        self._send_result(key, reference, put)
-        proxy = Proxy(StoreFactory(reference, transparent=True))
-        self._count_kept(proxy)
-        if key in self.worker.data:
-            self.worker.data[key] = proxy
-            self._count_own(key, proxy)
-        return proxy
-
-    def _count_own(self, key: Any, proxy: Any) -> None:
-        """Count what a worker has itself of a value that lies in the store.
-
-        The scheduler was told the size of the value.
-        """
-        ts, nbytes = self.worker.state.tasks[key], sizeof(proxy)
-        self.worker.state.nbytes += nbytes - ts.nbytes
-        ts.nbytes = nbytes
-
-    def _send_result(self, key: Any, reference: Reference, put: bool) -> None:
-        self.worker.batched_send(
-            {
-                "op": "daskref-result",
-                "task": key,
-                "object": (reference.key, reference.nbytes),
-                "put": put,
-            }
-        )
-
-    def _count_kept(self, proxy: Any) -> None:
-        factory = get_factory(proxy)
-        if isinstance(factory, StoreFactory):
-            self.session.counters.add("bytes_kept", factory.reference.nbytes)
 
     async def actor_execute(
         self,
