@@ -13,6 +13,7 @@ stored objects is decided by a state machine without I/O:
 And around it:
 
 - ``_dispatcher``: feeds the machine, and does what it says
+- ``_workers``: whether workers can take part, and what lets them
 - ``_evictions``: deletion in batches, off the event loop, and the periodic sweep
 - ``_values``: keys that only stand for a value, such as scattered ones
 - ``_watches``: clients that want to hear when a key is done or forgotten, for what they

@@ -10,8 +10,6 @@ Private Dask names used here, checked by ``tests/package/test_private_names.py``
 name                                           what for
 =============================================  =====================================
 ``Scheduler.handlers``, ``.stream_handlers``   messages of clients and workers
-``Scheduler.worker_plugins``                   the plugin for workers that come later
-``Scheduler._ongoing_background_tasks``        tasks that end with the scheduler
 ``Scheduler.report``                           messages to one client, in order
 ``Scheduler.client_comms``, ``.stream_comms``  streams to clients and workers
 =============================================  =====================================
@@ -27,26 +25,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.protocol.serialize import Serialized, deserialize
 from tornado.ioloop import PeriodicCallback
 
 from daskref.background import run_apart
-from daskref.cluster import by_value as bootstrap
-from daskref.cluster.by_value import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.cluster.connections import Streams
-from daskref.cluster.joining import identify, lacking
 from daskref.cluster.notices import describe_session
 from daskref.cluster.opening import SessionInfo
 from daskref.cluster.relay import fetch
 from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors.base import Key
-from daskref.exceptions import (
-    ConnectorError,
-    DaskrefError,
-    IncompatibleError,
-    NotInstalledError,
-)
+from daskref.exceptions import ConnectorError
 from daskref.graph.nodes import references_in
 from daskref.objects.reference import Reference
 from daskref.scheduler import _events as events
@@ -61,14 +50,12 @@ from daskref.scheduler._reports import Reports
 from daskref.scheduler._state import ENDING, State
 from daskref.scheduler._values import Values
 from daskref.scheduler._watches import Watches
+from daskref.scheduler._workers import NAME, Workers
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
-
-#: Name of all daskref plugins.
-NAME = "daskref"
 
 
 class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
@@ -76,6 +63,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     Parameters
     ----------
+    scheduler
+        Dask's.
     settings
         Those of the first client, or of the scheduler's own configuration.
     """
@@ -91,17 +80,19 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     _dispatcher: Dispatcher | None
     _reports: Reports
     _values: Values
+    _workers: Workers
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, scheduler: Scheduler, settings: Settings) -> None:
+        self.scheduler = scheduler
         self.settings = settings
         self.state = State()
         self.watches = Watches(self._tell, self._task)
+        self._values = Values(scheduler, self._tell)
+        self._workers = Workers(scheduler, self._log_event)
         self._dispatcher = None
         self._clients: set[str] = set()
         self._streams = Streams(settings.latency)
-        self._unreachable: dict[str, str] = {}
         self._puts = 0
-        self._keys: dict[str, dict[str, dict[str, str]]] = {}
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
         self._opened: dict[str, Any] = {}
@@ -114,15 +105,15 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     # Life
 
-    async def start(self, scheduler: Scheduler) -> None:
+    async def start(self) -> None:
         """Create the session and set up the workers; once, however many ask."""
         if self._ready is None:
-            self._ready = asyncio.create_task(self._start(scheduler))
+            self._ready = asyncio.create_task(self._start())
         await asyncio.shield(self._ready)
 
-    async def _start(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        await self._check_workers()
+    async def _start(self) -> None:
+        scheduler = self.scheduler
+        await self._workers.check()
         transport = choose_transport(self.settings.security_transport, scheduler)
         self.session = await run_apart(ClusterStore.create, self.settings, transport)
         assert self.session.store is not None
@@ -135,10 +126,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             scheduler.stream_handlers.update(self._dispatcher.stream_handlers)
             locator = self._dispatcher.locator(scheduler.loop)
             self._leave_network = across.attend(locator)
-        self._values = Values(scheduler, self._tell)
         self._reports = Reports(scheduler, self.session, self.state)
         scheduler.handlers["daskref_fetch"] = self.fetch
-        scheduler.handlers["daskref_reachable"] = self.reachable
+        scheduler.handlers["daskref_reachable"] = self._workers.reachable
         scheduler.handlers["daskref_stats"] = self.stats
         scheduler.handlers["daskref_objects"] = self._reports.objects
         scheduler.handlers["daskref_task"] = self._reports.task
@@ -146,40 +136,27 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         scheduler.handlers["daskref_leaving"] = self.leaving
         scheduler.handlers["daskref_has"] = self._values.known
         scheduler.handlers["daskref_values"] = self.values
-        scheduler.handlers["daskref_workers"] = self.workers
+        scheduler.handlers["daskref_workers"] = self._workers.addresses
         scheduler.stream_handlers.update(
             {
                 "daskref-put": self.on_put,
                 "daskref-release": self.on_release,
                 "daskref-result": self.on_result,
                 "daskref-counters": self._reports.add,
-                "daskref-unreachable": self.on_unreachable,
-                "daskref-reachable": self.on_reachable,
+                "daskref-unreachable": self._workers.on_unreachable,
+                "daskref-reachable": self._workers.on_reachable,
                 "daskref-read": self.on_read,
-                "daskref-keys": self.on_keys,
+                "daskref-keys": self._workers.on_keys,
                 "daskref-bind": self.on_bind,
                 "daskref-watch": self.on_watch,
             }
         )
         scheduler.handlers["daskref_secrets"] = self.secrets
-        # Dask's debug log shows what is broadcast, but no answers.
-        public = pickle.dumps(self.info.public())
-        plugin = worker_plugin_bytes(identify(), public)
-        scheduler.worker_plugins[NAME] = plugin
-        responses = await scheduler.broadcast(
-            msg={"op": "plugin-add", "plugin": plugin, "name": NAME}, on_error="return"
-        )
-        for address, response in responses.items():
-            if isinstance(response, dict) and response["status"] != "OK":
-                reason = response["exception_text"]
-                raise DaskrefError(f"worker {address} could not be set up: {reason}")
-        # Nannies that are just starting would hold us up for as long as they take.
-        scheduler._ongoing_background_tasks.call_soon(self._start_nannies)
+        await self._workers.set_up(self.info)
         for stream in scheduler.stream_comms.values():
             self._streams.shorten(stream)
-        self._reconciler = PeriodicCallback(
-            self.reconcile, self.settings.reconcile_interval * 1000
-        )
+        interval = 1000 * self.settings.reconcile_interval
+        self._reconciler = PeriodicCallback(self.reconcile, interval)
         self._reconciler.start()
         budget = 0
         with suppress(ConnectorError):  # it is said in logs, and no more
@@ -195,53 +172,12 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def _log_event(self, action: str, **details: Any) -> None:
         self.scheduler.log_event(NAME, {"action": action, **details})
 
-    async def _check_workers(self) -> None:
-        """Raise unless all workers can take part; those that come later see for it."""
-        ours = identify()
-        lacks: list[str] = []
-        others: dict[str, dict[str, Any]] = {}
-        responses = await self.scheduler.broadcast(
-            msg={"op": "run", "function": pickle.dumps(bootstrap.identify)},
-            on_error="return",
-        )
-        for address, response in sorted(responses.items()):
-            # It is just leaving, or the administrator has blocked functions of others:
-            # then the plugin says it there, as it does to workers that come later.
-            if not isinstance(response, dict) or response["status"] != "OK":
-                continue
-            told = _value(response["result"])
-            if isinstance(told, str):
-                lacks.append(lacking(f"worker {address}", told))
-            elif told["protocol"] != ours["protocol"]:
-                others[f"worker {address}"] = told
-        if lacks:
-            raise NotInstalledError(lacks)
-        if others:
-            where = f"the scheduler {self.scheduler.address}"
-            raise IncompatibleError(where, ours, others)
-
-    async def _start_nannies(self) -> None:
-        session = {"root": self.settings.shm_root}
-        try:
-            await self.scheduler.register_nanny_plugin(
-                None,
-                plugin=nanny_plugin_bytes(session),
-                name=NAME,
-                idempotent=True,
-            )
-        except Exception:
-            logger.warning(
-                "A nanny counts shared pages as its worker's memory",
-                exc_info=True,
-            )
-
     async def close(self) -> None:
         """Delete what is left and leave the session."""
         if self._reconciler is not None:
             self._reconciler.stop()
         self._streams.restore_all()
-        if hasattr(self, "_values"):
-            self._values.close()
+        self._values.close()
         if hasattr(self, "session"):
             session = self.session
             if self._dispatcher is not None:
@@ -260,12 +196,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             del scheduler.handlers[op]
         for op in [op for op in scheduler.stream_handlers if op.startswith("daskref-")]:
             # A message of this kind that is still under way must not end its stream.
-            scheduler.stream_handlers[op] = _ignore
-        scheduler.nanny_plugins.pop(NAME, None)
+            scheduler.stream_handlers[op] = lambda **message: None
         if self._opened:
             self._log_event("close")
-        if NAME in scheduler.worker_plugins:
-            await scheduler.unregister_worker_plugin(None, name=NAME)
+        await self._workers.withdraw()
         await self.close()
 
     # Holders
@@ -311,7 +245,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if client in self._clients:
             self._clients.remove(client)
             self._log_event("remove-client", client=client)
-        self._keys.pop(client, None)
+        self._workers.forget_keys(client)
         self._feed(events.Released(Holder("client", client)))
         self.watches.remove_client(client)
         self._feed(events.Left(client))
@@ -322,7 +256,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Forget the worker, and see to what its host takes with it."""
-        self._unreachable.pop(worker, None)
+        self._workers.forget(worker)
         self._feed(events.Left(worker))
 
     def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
@@ -390,16 +324,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def _tell(self, client: str, message: dict[str, Any]) -> None:
         self.scheduler.report(message, client=client)
 
-    def on_unreachable(self, worker: str, reason: str) -> None:
-        """Take note of a worker that cannot see the store."""
-        self._unreachable[worker] = reason
-        logger.warning("Worker %s is out of reach of the store: %s", worker, reason)
-
-    def on_reachable(self, worker: str) -> None:
-        """Take note of a worker that sees the store by now."""
-        self._unreachable.pop(worker, None)
-        self._log_event("reachable", worker=worker)
-
     async def reconcile(self) -> None:
         """Delete expired leases, and objects of dead processes that nobody holds."""
         grace = self.settings.reconcile_grace
@@ -445,24 +369,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """Return what opens the store, for a worker that joins, and signing keys."""
-        found = dict(self.info.secrets)
-        for keys in self._keys.values():
-            found |= keys
-        return found
-
-    def on_keys(self, client: str, keys: dict[str, dict[str, str]]) -> None:
-        """Take note of the signing keys of a client's own stores, for workers."""
-        self._keys.setdefault(client, {}).update(keys)
-        if client not in self.scheduler.clients:  # it has left meanwhile
-            self._keys.pop(client)
-
-    def reachable(self) -> list[str]:
-        """Return the workers that can see the store."""
-        return [
-            address
-            for address in self.scheduler.workers
-            if address not in self._unreachable
-        ]
+        return {**self.info.secrets, **self._workers.keys()}
 
     async def fetch(self, key: Key) -> dict[str, Any]:
         """Send a stored object's bytes in-band, to a process out of reach."""
@@ -486,28 +393,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self._feed(events.ValueReplaced(key, old, is_read))
         return self._values.in_memory(found)
 
-    def workers(self, workers: list[Any]) -> list[str]:
-        """Return the addresses of workers, as Dask's scatter does.
-
-        Raises
-        ------
-        KeyError
-            For a worker that there is not.
-        """
-        addresses = [self.scheduler.coerce_address(each) for each in workers]
-        return [self.scheduler.workers[each].address for each in addresses]
-
     async def stats(self) -> dict[str, Any]:
         """Return what all processes have counted; see :class:`Reports`."""
         return {**await self._reports.stats(), "puts": self._puts}
-
-
-def _value(result: Any) -> Any:
-    """Return what a function returned that was run on a worker."""
-    if type(result) is Serialized:
-        return deserialize(result.header, result.frames)
-    return result.data  # of a worker in this process
-
-
-def _ignore(**kwargs: Any) -> None:
-    pass

@@ -32,10 +32,10 @@ async def start(
     plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
     if plugin is None:
         tell_unknown()
-        plugin = ReferenceSchedulerPlugin(Settings.read(**settings))
+        plugin = ReferenceSchedulerPlugin(scheduler, Settings.read(**settings))
         scheduler.add_plugin(plugin, name=NAME)
     try:
-        await plugin.start(scheduler)
+        await plugin.start()
     except Exception:
         await plugin.retire()
         raise

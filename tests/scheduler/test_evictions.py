@@ -141,7 +141,8 @@ def test_a_step_of_reconciliation_that_fails_does_not_keep_the_others(
         swept.append((known, grace))
 
     async def test() -> None:
-        plugin: Any = ReferenceSchedulerPlugin(session.info.settings)
+        scheduler: Any = SimpleNamespace(stream_handlers={"task-finished": None})
+        plugin: Any = ReferenceSchedulerPlugin(scheduler, session.info.settings)
         plugin.session = session
         plugin._dispatcher = SimpleNamespace(
             feed=lambda event: 1 / 0, evictions=SimpleNamespace(sweep=sweep)

@@ -1,0 +1,184 @@
+"""The workers of a cluster: whether they can take part, and what lets them.
+
+Private Dask names used here, checked by ``tests/package/test_private_names.py``:
+
+=============================================  =====================================
+name                                           what for
+=============================================  =====================================
+``Scheduler.worker_plugins``                   the plugin for workers that come later
+``Scheduler._ongoing_background_tasks``        tasks that end with the scheduler
+=============================================  =====================================
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from distributed.protocol.serialize import Serialized, deserialize
+
+from daskref.cluster import by_value as bootstrap
+from daskref.cluster.by_value import nanny_plugin_bytes, worker_plugin_bytes
+from daskref.cluster.joining import identify, lacking
+from daskref.cluster.opening import SessionInfo
+from daskref.config import Settings
+from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Name of all daskref plugins.
+NAME = "daskref"
+
+
+class Workers:
+    """The workers of a scheduler, with daskref in them.
+
+    Parameters
+    ----------
+    scheduler
+        The scheduler.
+    log_event
+        ``(action, **details) -> None``: to Dask's log.
+    """
+
+    #: Those that cannot see the store -> why.
+    _unreachable: dict[str, str]
+    #: Client -> the signing keys of its own stores.
+    _keys: dict[str, dict[str, dict[str, str]]]
+
+    def __init__(self, scheduler: Scheduler, log_event: Callable[..., None]) -> None:
+        self._scheduler = scheduler
+        self._log_event = log_event
+        self._unreachable = {}
+        self._keys = {}
+
+    async def check(self) -> None:
+        """Raise unless all workers can take part; those that come later see for it."""
+        ours = identify()
+        lacks: list[str] = []
+        others: dict[str, dict[str, Any]] = {}
+        responses = await self._scheduler.broadcast(
+            msg={"op": "run", "function": pickle.dumps(bootstrap.identify)},
+            on_error="return",
+        )
+        for address, response in sorted(responses.items()):
+            # It is just leaving, or the administrator has blocked functions of others:
+            # then the plugin says it there, as it does to workers that come later.
+            if not isinstance(response, dict) or response["status"] != "OK":
+                continue
+            told = _value(response["result"])
+            if isinstance(told, str):
+                lacks.append(lacking(f"worker {address}", told))
+            elif told["protocol"] != ours["protocol"]:
+                others[f"worker {address}"] = told
+        if lacks:
+            raise NotInstalledError(lacks)
+        if others:
+            where = f"the scheduler {self._scheduler.address}"
+            raise IncompatibleError(where, ours, others)
+
+    async def set_up(self, info: SessionInfo) -> None:
+        """Let all workers join a session, those that come later as well.
+
+        Raises
+        ------
+        DaskrefError
+            If one of them cannot be set up.
+        """
+        scheduler = self._scheduler
+        # Dask's debug log shows what is broadcast, but no answers.
+        plugin = worker_plugin_bytes(identify(), pickle.dumps(info.public()))
+        scheduler.worker_plugins[NAME] = plugin
+        responses = await scheduler.broadcast(
+            msg={"op": "plugin-add", "plugin": plugin, "name": NAME}, on_error="return"
+        )
+        for address, response in responses.items():
+            if isinstance(response, dict) and response["status"] != "OK":
+                reason = response["exception_text"]
+                raise DaskrefError(f"worker {address} could not be set up: {reason}")
+        # Nannies that are just starting would hold us up for as long as they take.
+        start = partial(self._start_nannies, info.settings)
+        scheduler._ongoing_background_tasks.call_soon(start)
+
+    async def withdraw(self) -> None:
+        """Undo :meth:`set_up`."""
+        self._scheduler.nanny_plugins.pop(NAME, None)
+        if NAME in self._scheduler.worker_plugins:
+            await self._scheduler.unregister_worker_plugin(None, name=NAME)
+
+    async def _start_nannies(self, settings: Settings) -> None:
+        session = {"root": settings.shm_root}
+        try:
+            await self._scheduler.register_nanny_plugin(
+                None,
+                plugin=nanny_plugin_bytes(session),
+                name=NAME,
+                idempotent=True,
+            )
+        except Exception:
+            logger.warning(
+                "A nanny counts shared pages as its worker's memory",
+                exc_info=True,
+            )
+
+    def on_unreachable(self, worker: str, reason: str) -> None:
+        """Take note of a worker that cannot see the store."""
+        self._unreachable[worker] = reason
+        logger.warning("Worker %s is out of reach of the store: %s", worker, reason)
+
+    def on_reachable(self, worker: str) -> None:
+        """Take note of a worker that sees the store by now."""
+        self._unreachable.pop(worker, None)
+        self._log_event("reachable", worker=worker)
+
+    def reachable(self) -> list[str]:
+        """Return the workers that can see the store."""
+        return [
+            address
+            for address in self._scheduler.workers
+            if address not in self._unreachable
+        ]
+
+    def addresses(self, workers: list[Any]) -> list[str]:
+        """Return the addresses of workers, as Dask's scatter does.
+
+        Raises
+        ------
+        KeyError
+            For a worker that there is not.
+        """
+        addresses = [self._scheduler.coerce_address(each) for each in workers]
+        return [self._scheduler.workers[each].address for each in addresses]
+
+    def on_keys(self, client: str, keys: dict[str, dict[str, str]]) -> None:
+        """Take note of the signing keys of a client's own stores, for workers."""
+        if client in self._scheduler.clients:  # else it has left meanwhile
+            self._keys.setdefault(client, {}).update(keys)
+
+    def forget_keys(self, client: str) -> None:
+        """Forget the signing keys of a client's."""
+        self._keys.pop(client, None)
+
+    def keys(self) -> dict[str, dict[str, str]]:
+        """Return the signing keys of all clients' own stores."""
+        found: dict[str, dict[str, str]] = {}
+        for keys in self._keys.values():
+            found |= keys
+        return found
+
+    def forget(self, worker: str) -> None:
+        """Take note that a worker is gone."""
+        self._unreachable.pop(worker, None)
+
+
+def _value(result: Any) -> Any:
+    """Return what a function returned that was run on a worker."""
+    if type(result) is Serialized:
+        return deserialize(result.header, result.frames)
+    return result.data  # of a worker in this process
