@@ -21,8 +21,8 @@ A task runs:
 2. ``worker/_boundary.py``: calls the task in its thread, with values
 3. ``graph/nodes.py``: ``PackedNode.load`` unpickles the task, its large values inside
 4. ``store/factory.py``: resolves a reference: ``get_reference`` of the session's store
-5. ``worker/_results.py``: ``refer`` puts the result, once another process asks for it:
-   ``get_data`` of the plugin
+5. ``worker/plugin.py`` and ``worker/_results.py``: ``get_data`` and ``refer`` put the
+   result, once another process asks for it
 
 A value dies:
 
