@@ -200,7 +200,8 @@ def _fetch(proxy: Any) -> Any:
 
 
 def _settle(proxy: Any, target: Any) -> Any:
-    cls, kind = type(proxy), type(target)
+    cls: Any = type(proxy)
+    kind: Any = type(target)
     try:
         made: type = _resolved_class(cls, kind)
     except TypeError:  # the target's class does not hash

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daskref.config import Settings, tell_unknown
-from daskref.scheduler._plugin import NAME, ReferenceSchedulerPlugin
+from daskref.scheduler._plugin import ReferenceSchedulerPlugin
+from daskref.scheduler._workers import NAME
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler

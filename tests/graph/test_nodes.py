@@ -17,9 +17,8 @@ from dask.tokenize import tokenize
 import daskref
 from daskref.connectors import LocalConnector
 from daskref.exceptions import ResolveError
+from daskref.graph.lazy import Constant, Lazy
 from daskref.graph.nodes import (
-    Constant,
-    Lazy,
     PackedNode,
     Place,
     ReferenceNode,
