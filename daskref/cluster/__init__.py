@@ -13,8 +13,7 @@ Read ``session`` first: what one process has of the cluster's store. Then:
 - ``relay``: the way round, inside Dask's messages, for a process that cannot see the
   store
 - ``locating``: several hosts: where objects are
-- ``stats``, ``prometheus``: what processes count, added up, and for Dask's page of
-  metrics
+- ``stats``: what processes count, added up, and for Dask's page of metrics
 - ``health``: what a process tells of itself and of its store when it is asked
 - ``notices``: what users are told of settings and sessions
 """

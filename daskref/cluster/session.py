@@ -20,7 +20,7 @@ from distributed.sizeof import safe_sizeof
 from daskref.background import Executor, make_rlock, run_in_child
 from daskref.cluster.inband import InBand
 from daskref.cluster.opening import PROBE, SessionInfo, begin, reach
-from daskref.cluster.prometheus import export
+from daskref.cluster.stats import export
 from daskref.cluster.views import lend
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector

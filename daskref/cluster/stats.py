@@ -1,10 +1,19 @@
-"""What the hosts and processes of a cluster report, added up."""
+"""What the hosts and processes of a cluster report: added up, and for Prometheus.
+
+Dask's scheduler and workers serve a page ``/metrics`` where ``prometheus_client`` is
+installed, from the registry of the process; :func:`export` adds a collector to that.
+Sizes are looked up in a thread, since that reads file systems: a scrape shows those of
+the scrape before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypedDict, cast
 
+from daskref.background import make_lock
 from daskref.store.metrics import COUNTERS, INBAND
 
 #: What a host has, and what it means. The first two go by what was put, the others by
@@ -81,3 +90,100 @@ def summarize(
         for reason, count in report["inband"].items():
             inband[reason] += count
     return cast("Stats", {**total, "hosts": hosts, "inband": inband})
+
+
+_NAMES = {"bytes_kept": "kept_bytes"}
+_STATES = ("memory", "disk", "pool", "pinned")
+
+_lock = make_lock()
+_exported = False
+
+
+class Collector:
+    """Yields the metrics of the sessions that this process is in.
+
+    Parameters
+    ----------
+    sessions
+        () -> the sessions; each has ``report``, ``stored`` and an ``executor``, as
+        :class:`daskref.cluster.session.ClusterStore` has them.
+    """
+
+    _stored: dict[str, dict[str, Any]]
+
+    def __init__(self, sessions: Callable[[], Iterable[Any]]) -> None:
+        self._sessions = sessions
+        self._stored = {}
+
+    def describe(self) -> list[Any]:
+        """Return nothing: the names are known once there is a session."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics of now, and look up sizes for the next time."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        found = list(self._sessions())
+        if not found:
+            return
+        reports = [session.report() for session in found]
+        for name, meaning in COUNTERS.items():
+            total = sum(report[name] for report in reports)
+            name = f"daskref_{_NAMES.get(name, name)}"
+            yield CounterMetricFamily(name, meaning.capitalize(), value=total)
+        inband = CounterMetricFamily(
+            "daskref_inband", "Values above the threshold in-band", labels=["reason"]
+        )
+        for reason in INBAND:
+            total = sum(report["inband"][reason] for report in reports)
+            inband.add_metric([reason], total)
+        yield inband
+        for session in found:
+            with suppress(RuntimeError):  # it was left meanwhile
+                session.executor.submit(self._look, session)
+        alive = {session.info.id for session in found}
+        self._stored = {id: told for id, told in self._stored.items() if id in alive}
+        sizes: dict[str, dict[str, int]] = {}
+        for told in self._stored.values():
+            of_host = sizes.setdefault(told["host"], dict.fromkeys(STORED, 0))
+            for name in STORED:
+                of_host[name] += told[name]
+        objects = GaugeMetricFamily(
+            "daskref_host_objects", "Objects alive on this host", labels=["host"]
+        )
+        nbytes = GaugeMetricFamily(
+            "daskref_host_bytes",
+            "What the session takes of this host, by state",
+            labels=["host", "state"],
+        )
+        budget = GaugeMetricFamily(
+            "daskref_host_budget_bytes", "Memory that puts may fill", labels=["host"]
+        )
+        for host, size_of in sizes.items():
+            objects.add_metric([host], size_of["objects"])
+            budget.add_metric([host], size_of["budget"])
+            for state in _STATES:
+                nbytes.add_metric([host, state], size_of[state])
+        yield from (objects, nbytes, budget)
+
+    def _look(self, session: Any) -> None:
+        with suppress(Exception):  # the store cannot tell, or does not answer
+            self._stored[session.info.id] = session.stored()
+
+
+def export(sessions: Callable[[], Iterable[Any]]) -> None:
+    """Add the collector to this process's registry; once, and only if Dask uses one.
+
+    Parameters
+    ----------
+    sessions
+        As :class:`Collector` takes it.
+    """
+    global _exported
+    client: Any = sys.modules.get("prometheus_client")
+    if client is None:
+        return
+    with _lock:
+        if not _exported:
+            client.REGISTRY.register(Collector(sessions))
+            _exported = True
