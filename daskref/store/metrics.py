@@ -364,15 +364,8 @@ class Counters:
 
 
 class metered:
-    """Report the time of a block to Dask's fine performance metrics.
+    """Report the time of a block to Dask's fine performance metrics, under a label.
 
-    Parameters
-    ----------
-    label
-        As in ``"daskref-put"``.
-
-    Notes
-    -----
     Nothing within a block may report to Dask as well: that time would count twice.
     """
 
