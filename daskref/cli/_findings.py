@@ -22,6 +22,8 @@ _FILES = 1024
 #: Seconds that clocks may differ: leases are as exact as that.
 _APART = 2.0
 _MEMORY = ("tmpfs", "ramfs")
+#: Checks of hosts; the others are of processes.
+_OF_HOSTS = {"memory", "shared memory", "disk", "budget", "permissions", "port"}
 
 
 class Finding(NamedTuple):
@@ -54,14 +56,14 @@ def skipped(check: str, where: str, told: str) -> Finding:
 
 
 def of_process(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what is to be said of a process and its host.
+    """Yield what is to be said of a process, and of its store as it sees it.
 
     Parameters
     ----------
     where
         The process.
     told
-        As :func:`daskref.cluster.health.describe_process` returns it.
+        As :func:`daskref.cluster.health.check` returns it of ``"examine"``.
     """
     files = told["files"]
     if 0 <= files < _FILES:
@@ -69,6 +71,40 @@ def of_process(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
         yield failed("limits", where, f"it may open {files} files", mend)
     else:
         yield ok("limits", where, f"it may open {files if files >= 0 else 'all'} files")
+    if reason := told.get("error"):
+        mend = f"Set {setting_name('connector')} to a store that this process reaches"
+        yield failed("store", where, reason, mend)
+    elif (reason := told.get("unseen")) is not None:
+        mend = (
+            "Its values travel in Dask's messages. Let it share the other processes' "
+            f"directory, or set {setting_name('connector')} to a store that all reach"
+        )
+        yield failed("store", where, f"it cannot see the store: {reason}", mend)
+    else:
+        yield ok("store", where, told["connector"])
+        yield from of_trips(where, told["trips"])
+
+
+def of_trips(where: str, trips: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield whether what a process puts into each place comes back."""
+    for place, wrong in trips.items():
+        if wrong:
+            mend = "See to the store that the message names"
+            yield failed("round trip", where, f"{place}: {wrong}", mend)
+        else:
+            yield ok("round trip", where, f"{place}: a value of 1 MiB came back")
+
+
+def of_host(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what is to be said of a host.
+
+    Parameters
+    ----------
+    where
+        Its name.
+    told
+        By one of its processes; see :func:`of_process`.
+    """
     total, left = told["memory"], told["memory_left"]
     text = f"{format_bytes(left)} left of {format_bytes(total)}"
     if is_low(total, left):
@@ -81,39 +117,14 @@ def of_process(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
         )
     else:
         yield ok("memory", where, text)
+    yield from of_folders(where, told.get("folders", ()))
+    yield from _of_budget(where, told.get("space", {}))
 
 
-def of_store(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what is to be said of a store, as a process sees it.
-
-    Parameters
-    ----------
-    where
-        The process.
-    told
-        As :func:`daskref.cluster.health.check` returns it of ``"examine"``.
-    """
-    if reason := told.get("error"):
-        mend = f"Set {setting_name('connector')} to a store that this process reaches"
-        yield failed("store", where, reason, mend)
-        return
-    if (reason := told.get("unseen")) is not None:
-        mend = (
-            "Its values travel in Dask's messages. Let it share the other processes' "
-            f"directory, or set {setting_name('connector')} to a store that all reach"
-        )
-        yield failed("store", where, f"it cannot see the store: {reason}", mend)
-        return
-    yield ok("store", where, told["connector"])
-    for place, wrong in told["trips"].items():
-        if wrong:
-            mend = "See to the store that the message names"
-            yield failed("round trip", where, f"{place}: {wrong}", mend)
-        else:
-            yield ok("round trip", where, f"{place}: a value of 1 MiB came back")
-    for folder in told["folders"]:
+def of_folders(where: str, folders: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield whether objects can go to the directories of a host."""
+    for folder in folders:
         yield _of_folder(where, folder)
-    yield from _of_budget(where, told["space"])
 
 
 def _of_folder(where: str, folder: Mapping[str, Any]) -> Finding:
@@ -155,7 +166,7 @@ def _where_set(path: str, in_memory: bool) -> str:
 
 
 def _of_budget(where: str, space: Mapping[str, int]) -> Iterator[Finding]:
-    budget, free = space["budget"], space["free"]
+    budget, free = space.get("budget", 0), space.get("free", 0)
     if not budget:
         return
     text = f"puts may fill {format_bytes(budget)}; {format_bytes(free)} are free"
@@ -276,11 +287,12 @@ def _together(one: Finding, fine: list[Finding]) -> Finding:
         return one
     texts = list(dict.fromkeys(each.told for each in fine))
     more = f"; {len(texts) - 3} more" if len(texts) > 3 else ""
-    where = _some([each.where for each in fine])
+    noun = "hosts" if one.check in _OF_HOSTS else "processes"
+    where = _some([each.where for each in fine], noun)
     return one._replace(where=where, told="; ".join(texts[:3]) + more)
 
 
-def _some(places: Iterable[str]) -> str:
+def _some(places: Iterable[str], noun: str = "processes") -> str:
     """Return the names of a few places, or how many there are."""
     names = list(dict.fromkeys(places))
-    return ", ".join(names) if len(names) <= 2 else f"{len(names)} processes"
+    return ", ".join(names) if len(names) <= 2 else f"{len(names)} {noun}"

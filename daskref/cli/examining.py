@@ -68,15 +68,16 @@ def doctor(target: Target | None, as_json: bool) -> int:
 
 def _here() -> Iterator[Finding]:
     yield findings.ok("daskref", "here", __version__)
-    yield from findings.of_process("here", describe_process())
-    settings = Settings.read()
+    settings, told = Settings.read(), describe_process()
     try:
         with open_session_connector(settings) as connector:
-            yield from findings.of_store("here", describe_store(connector))
+            told |= describe_store(connector)
             if isinstance(connector, ZmqConnector):
                 yield _of_port(connector, settings)
     except DaskrefError as exc:
-        yield from findings.of_store("here", {"error": str(exc)})
+        told["error"] = str(exc)
+    yield from findings.of_process("here", told)
+    yield from findings.of_host("here", told)
 
 
 def _of_port(connector: ZmqConnector, settings: Settings) -> Finding:
@@ -103,7 +104,9 @@ async def _cluster(cluster: Cluster) -> list[Finding]:
     found += findings.of_users(told)
     for where, each in told.items():
         found += findings.of_process(where, each)
-        found += findings.of_store(where, each)
+    hosts_told = {(each["host"], each.get("place")): each for each in told.values()}
+    for (host, _), each in hosts_told.items():
+        found += findings.of_host(host, each)
     scheduler = nodes[cluster.address]
     if not isinstance(scheduler, dict) or not scheduler["on"]:
         text = "daskref is off: each process tried the store that it has configured"

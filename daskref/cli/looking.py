@@ -16,7 +16,7 @@ from dask.utils import format_bytes
 
 from daskref._version import __version__
 from daskref.cli._cluster import Cluster, Target, cluster_options
-from daskref.cli._findings import of_store
+from daskref.cli._findings import of_folders, of_trips
 from daskref.cli._printing import (
     FAILED,
     json_option,
@@ -62,9 +62,10 @@ def info(target: Target | None, as_json: bool) -> int:
     }
     with progress("trying the store"), open_session_connector(settings) as connector:
         told = describe_store(connector)
+    found = [*of_trips("here", told["trips"]), *of_folders("here", told["folders"])]
     wrong = [
         f"{each.told}. {each.mend}"
-        for each in dict.fromkeys(of_store("here", told))
+        for each in dict.fromkeys(found)
         if each.status == "failed" and each.check in ("round trip", "disk")
     ]
     works = not any(told["trips"].values())

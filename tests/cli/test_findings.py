@@ -17,7 +17,8 @@ PROCESS = {
 }  # fmt: skip
 MEMORY = {"use": "memory", "path": "/dev/shm", "kind": "tmpfs", "nbytes": 32 * GIB}
 DISK = {"use": "disk", "path": "/scratch", "kind": "ext4", "nbytes": 900 * GIB}
-STORE = {
+FINE = {
+    **PROCESS,
     "connector": "<ZmqConnector>",
     "trips": {"zmq": ""},
     "folders": [{**MEMORY, "left": 30 * GIB}, {**DISK, "left": 600 * GIB}],
@@ -26,15 +27,17 @@ STORE = {
 
 
 def failing(found: Any) -> list[Finding]:
+    """Return what fails, of findings, or of what a process tells."""
+    if isinstance(found, dict):
+        found = [*findings.of_process("w", found), *findings.of_host("one", found)]
     found = list(found)
     assert {each.status for each in found} <= {"ok", "failed"}
     assert all(bool(each.mend) == (each.status == "failed") for each in found)
     return [each for each in found if each.status == "failed"]
 
 
-def test_a_process_and_a_store_that_are_fine() -> None:
-    assert not failing(findings.of_process("w", PROCESS))
-    assert not failing(findings.of_store("w", STORE))
+def test_a_process_and_a_host_that_are_fine() -> None:
+    assert not failing(FINE)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +45,12 @@ def test_a_process_and_a_store_that_are_fine() -> None:
     [({"files": 256}, "limits"), ({"memory_left": 3 * GIB}, "memory")],
 )
 def test_limits_of_a_process(changed: dict[str, int], check: str) -> None:
-    (wrong,) = failing(findings.of_process("w", {**PROCESS, **changed}))
+    (wrong,) = failing({**FINE, **changed})
     assert wrong.check == check
 
 
 def test_any_number_of_files_is_enough() -> None:
-    assert not failing(findings.of_process("w", {**PROCESS, "files": -1}))
+    assert not failing({**FINE, "files": -1})
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_any_number_of_files_is_enough() -> None:
 def test_what_is_wrong_with_a_store(
     changed: dict[str, Any], check: str, told: str, mend: str
 ) -> None:
-    (wrong,) = failing(findings.of_store("w", {**STORE, **changed}))
+    (wrong,) = failing({**FINE, **changed})
     assert wrong.check == check
     assert told in wrong.told
     assert mend in wrong.mend
@@ -88,7 +91,7 @@ def test_what_is_wrong_with_a_store(
 
 def test_a_store_without_memory_has_no_budget() -> None:
     space = {"budget": 0, "free": 0}
-    assert not failing(findings.of_store("w", {**STORE, "space": space, "folders": []}))
+    assert not failing({**FINE, "space": space, "folders": []})
 
 
 def test_installations() -> None:
