@@ -146,7 +146,8 @@ class Proxy(Slots[T]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = vars(cls)
-        if "__init__" in own and not {"__daskref_base__", "__new__"} & own.keys():
+        users = "__init__" in own and "__daskref_base__" not in own
+        if users and cls.__new__ is create:
             cls.__new__ = blank  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:

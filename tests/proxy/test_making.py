@@ -160,6 +160,26 @@ def test_copies_are_made_without_init():
         assert q == [1, 2]
 
 
+class Made(Proxy[Any]):
+    """Makes its instances itself, as owners do."""
+
+    def __new__(cls, number: int, name: str) -> Any:
+        return Proxy.__new__(cls, lambda: [number])
+
+
+class Initialized(Made):
+    name: Any = None
+
+    def __init__(self, number: int, name: str) -> None:
+        self.name = name
+
+
+def test_a_new_of_the_users_goes_before():
+    p = Initialized(3, "mine")
+    assert (p.name, is_resolved(p)) == ("mine", False)
+    assert p == [3]
+
+
 class Forgetful(Proxy[Any]):
     def __init__(self) -> None:
         self.anything = 1
