@@ -72,10 +72,11 @@ lint: $(stamp)
 type: $(stamp)
 	$(bin)/mypy
 
-# of the examples; they need PyTorch
+# of the examples, which need PyTorch, and of the dashboard's page, which needs Chromium
 pictures: $(docs_stamp)
 	$(bin)/python docs/examples/pictures.py
 	$(bin)/python docs/performance/charts.py
+	$(bin)/python -m tests.support.screenshots
 
 docs: $(docs_stamp)
 	$(bin)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html

@@ -81,6 +81,7 @@ class Attachment:
             "restart": self._handle_restart,
             "task-erred": self._handle_task_erred,
             "cancelled-keys": self._handle_cancelled_keys,
+            "daskref-count": self.tell_counts,
             "daskref-ended": self.watches.end,
             "daskref-no-worker": self.placing.give_up,
         }
@@ -125,8 +126,8 @@ class Attachment:
         threshold = self.threshold() if self.session.reachable else sys.maxsize
         return Packer(threshold, self.holdings.put, self.holdings.current.looked)
 
-    def say_goodbye(self) -> None:
-        """Leave this process's counts with the scheduler."""
+    def tell_counts(self) -> None:
+        """Tell the scheduler what this process has counted."""
         self.send({"op": "daskref-counters", "report": self.session.report()})
 
     async def leave(self) -> None:

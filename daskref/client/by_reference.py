@@ -113,7 +113,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
         if self._daskref is not None:
-            self._daskref.say_goodbye()
+            self._daskref.tell_counts()
             await self._daskref.leave()
         try:
             await super()._close(*args, **kwargs)

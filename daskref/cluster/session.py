@@ -360,6 +360,8 @@ class ClusterStore:
     def stored(self) -> dict[str, Any]:
         """Return what the store has on this host, for :func:`summarize`. Blocks.
 
+        ``seconds`` is what it took of a core to look.
+
         Raises
         ------
         NotImplementedError
@@ -369,6 +371,7 @@ class ClusterStore:
         """
         assert self.store is not None
         connector = self.store.connector
+        begin = time.thread_time()
         usage = connector.usage()
         probes = len(self.info.probes)
         return {
@@ -377,6 +380,7 @@ class ClusterStore:
             "objects": usage.objects - probes,
             "bytes": usage.nbytes - probes * len(PROBE),
             **connector.space()._asdict(),
+            "seconds": time.thread_time() - begin,
         }
 
     def _failed(self, exc: DaskrefError) -> None:

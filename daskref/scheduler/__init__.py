@@ -19,5 +19,6 @@ And around it:
 - ``_watches``: clients that want to hear when a key is done or forgotten, for what they
   have lent to its task or bound to it in stores of their own
 - ``_encryption``, ``_reports``: the transport of a session; counts of all processes
+- ``dashboard``: a page of Dask's dashboard, of what ``_reports`` tells
 - ``install``: the plugin, added by the first client that joins
 """

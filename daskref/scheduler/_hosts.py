@@ -27,6 +27,10 @@ class Host:
     processes: dict[str, Process] = field(default_factory=dict)
     #: What it has a copy of: an index of the table of objects.
     keys: dict[Key, None] = field(default_factory=dict)
+    #: Bytes that other hosts have fetched from it, and it from them; how many objects.
+    sent: int = 0
+    received: int = 0
+    fetched: int = 0
 
 
 class Hosts:
@@ -59,6 +63,13 @@ class Hosts:
         host = self.hosts[process.host]
         del host.processes[name]
         return None if host.processes else self.hosts.pop(process.host)
+
+    def moved(self, source: str, host: str, nbytes: int) -> None:
+        """Take note that a host has fetched an object from another one."""
+        self.hosts[host].received += nbytes
+        self.hosts[host].fetched += 1
+        if source in self.hosts:  # else it has left meanwhile
+            self.hosts[source].sent += nbytes
 
     def host_of(self, name: str) -> str | None:
         """Return the identity of a process's host; ``None`` if it never joined."""

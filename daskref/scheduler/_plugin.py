@@ -51,6 +51,8 @@ from daskref.scheduler._state import ENDING, State
 from daskref.scheduler._values import Values
 from daskref.scheduler._watches import Watches
 from daskref.scheduler._workers import NAME, Workers
+from daskref.scheduler.dashboard.mounting import mount
+from daskref.scheduler.dashboard.sampling import Sampler
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -92,11 +94,11 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._dispatcher = None
         self._clients: set[str] = set()
         self._streams = Streams(settings.latency)
-        self._puts = 0
         self._ready: asyncio.Task[None] | None = None
         self._reconciler: PeriodicCallback | None = None
         self._opened: dict[str, Any] = {}
         self._leave_network: Callable[[], None] | None = None
+        self._leave_dashboard: Callable[[], None] | None = None
 
     @property
     def info(self) -> SessionInfo:
@@ -126,10 +128,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             scheduler.stream_handlers.update(self._dispatcher.stream_handlers)
             locator = self._dispatcher.locator(scheduler.loop)
             self._leave_network = across.attend(locator)
-        self._reports = Reports(scheduler, self.session, self.state)
+        self._reports = Reports(scheduler, self.session, self.state, self._clients)
         scheduler.handlers["daskref_fetch"] = self.fetch
         scheduler.handlers["daskref_reachable"] = self._workers.reachable
-        scheduler.handlers["daskref_stats"] = self.stats
+        scheduler.handlers["daskref_stats"] = self._reports.stats
         scheduler.handlers["daskref_objects"] = self._reports.objects
         scheduler.handlers["daskref_task"] = self._reports.task
         scheduler.handlers["daskref_leave"] = self.leave
@@ -163,6 +165,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             budget = (await run_apart(connector.space)).budget
         self._opened = describe_session(self.settings, budget)
         self._log_event("open", **self.opened())
+        self._leave_dashboard = mount(scheduler, Sampler(self._reports))
 
     def opened(self) -> dict[str, Any]:
         """Return what the session is and has, in words: for logs."""
@@ -177,6 +180,8 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if self._reconciler is not None:
             self._reconciler.stop()
         self._streams.restore_all()
+        if self._leave_dashboard is not None:
+            self._leave_dashboard()
         self._values.close()
         if hasattr(self, "session"):
             session = self.session
@@ -261,7 +266,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
         """Take note of what a client put; it holds it."""
-        self._puts += put
+        self._reports.puts += put
         key, nbytes = tuple(object[0]), object[1]
         self._feed(events.Put(Holder("client", client), key, nbytes))
         if client not in self.scheduler.clients:  # it has left meanwhile
@@ -277,7 +282,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     ) -> None:
         """Take note of a task's result that a worker put."""
         key, nbytes = tuple(object[0]), object[1]
-        self._puts += put
+        self._reports.puts += put
         ts = self.scheduler.tasks.get(task)
         holder = Holder("result", task)
         # What was scattered by Dask nobody can make.
@@ -392,7 +397,3 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             old = tuple(before[key] - new)
             self._feed(events.ValueReplaced(key, old, is_read))
         return self._values.in_memory(found)
-
-    async def stats(self) -> dict[str, Any]:
-        """Return what all processes have counted; see :class:`Reports`."""
-        return {**await self._reports.stats(), "puts": self._puts}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from heapq import nlargest
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import key_split
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Objects that are described between two turns of the event loop.
 _TURN = 500
+#: Events that a user may have to do something about.
+_WARNINGS = ("fallback", "unreachable", "remove-host")
 
 
 class Reports:
@@ -38,38 +41,62 @@ class Reports:
         That of the scheduler; it has a store.
     state
         What is stored, and where.
+    clients
+        Those that pass by reference.
+
+    Attributes
+    ----------
+    puts
+        Since the start, of processes that have ended, too.
     """
 
+    puts: int
     _reports: dict[str, dict[str, Any]]
 
     def __init__(
-        self, scheduler: Scheduler, session: ClusterStore, state: State
+        self,
+        scheduler: Scheduler,
+        session: ClusterStore,
+        state: State,
+        clients: Collection[str],
     ) -> None:
         self._scheduler = scheduler
         self._session = session
         self._state = state
+        self._clients = clients
+        self.puts = 0
         self._reports = {}
 
     def add(self, report: dict[str, Any], client: str | None = None) -> None:
-        """Take note of what a process has counted: a client, as it leaves."""
+        """Take note of what a process has counted: a client, as it leaves or is asked.
+
+        A process that has ended counts as it last did.
+        """
         self._reports[report["process"]] = report
 
     async def stats(self) -> dict[str, Any]:
         """Ask the workers, and return what :func:`summarize` takes."""
-        hosts = self._state.hosts
-        others = [hosts.on(h, "worker") for h in hosts.hosts if h != self._state.home]
-        counted, *stores = await asyncio.gather(
-            self._ask("daskref_counters", None),
-            self._session.run(self._stored, self._state.sizes),
-            *map(self._ask_first, others),
-        )
-        for report in counted.values():
+        processes, stores = await asyncio.gather(self.processes(), self.stores())
+        return {"puts": self.puts, "processes": processes, "stores": stores}
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """Ask all what they have counted; see :func:`summarize`.
+
+        Clients answer later: what they have told before counts.
+        """
+        for client in self._clients:
+            self._scheduler.report({"op": "daskref-count"}, client=client)
+        for report in (await self._ask("daskref_counters", None)).values():
             if "process" in report:  # not of a worker that is just leaving
                 self.add(report)
-        return {
-            "stores": [report for report in stores if report is not None],
-            "processes": [*self._reports.values(), self._session.report()],
-        }
+        return [*self._reports.values(), self._session.report()]
+
+    async def stores(self) -> list[dict[str, Any]]:
+        """Ask one worker of each host what is stored there; see :func:`summarize`."""
+        hosts = self._state.hosts
+        others = [hosts.on(h, "worker") for h in hosts.hosts if h != self._state.home]
+        stores = await asyncio.gather(self._stored(), *map(self._ask_first, others))
+        return [report for report in stores if report is not None]
 
     async def objects(self, most: int) -> list[dict[str, Any]]:
         """Return what :func:`daskref.list_objects` makes records of, the largest first.
@@ -79,16 +106,35 @@ class Reports:
         most
             How many objects to return.
         """
-        held = [each for each in self._state.objects.items() if each[1].holders]
+        return [record async for record, _ in self._largest(most, None)]
+
+    async def largest(
+        self, most: int, holders: int
+    ) -> list[tuple[dict[str, Any], int]]:
+        """Return the same, and how many holders each object has.
+
+        Parameters
+        ----------
+        most
+            How many objects to return.
+        holders
+            How many holders of each object to tell of: all tasks of a sweep may need
+            the one.
+        """
+        return [each async for each in self._largest(most, holders)]
+
+    async def _largest(
+        self, most: int, holders: int | None
+    ) -> AsyncIterator[tuple[dict[str, Any], int]]:
+        held = (each for each in self._state.objects.items() if each[1].holders)
         needed: dict[Any, dict[Key, Metadata]] = {}  # by task: one may need thousands
-        found = []
         for number, (key, obj) in enumerate(
             nlargest(most, held, key=lambda each: each[1].nbytes)
         ):
             if number % _TURN == 0:
                 await asyncio.sleep(0)
-            found.append(self._describe(key, obj, needed))
-        return found
+            told = list(islice(obj.holders, holders))
+            yield self._describe(key, obj, told, needed), len(obj.holders)
 
     async def task(self, key: Any) -> list[dict[str, Any]]:
         """Return what :func:`daskref.explain` makes rows of: a task that Dask knows.
@@ -129,12 +175,15 @@ class Reports:
         }
 
     def _describe(
-        self, key: Key, obj: StoredObject, needed: dict[Any, dict[Key, Metadata]]
+        self,
+        key: Key,
+        obj: StoredObject,
+        holders: list[Holder],
+        needed: dict[Any, dict[Key, Metadata]],
     ) -> dict[str, Any]:
-        holders, known = list(obj.holders), self._state.hosts.hosts
         tasks = [each.name for each in holders if each.kind != "client"]
-        hosts = [known[h].hostname if h in known else h[:8] for h in obj.copies]
-        name, shape = next(self._types(key, obj, needed), ("", None))
+        hosts = list(map(self._name, obj.copies))
+        name, shape = next(self._types(key, holders, needed), ("", None))
         return {
             "key": str(key[0]),
             "type": name,
@@ -148,11 +197,20 @@ class Reports:
             "age": time.monotonic() - obj.since,
         }
 
+    def _name(self, host: str) -> str:
+        if host == self._state.home:
+            return socket.gethostname()
+        known = self._state.hosts.hosts.get(host)
+        return host[:8] if known is None else known.hostname
+
     def _types(
-        self, key: Key, obj: StoredObject, needed: dict[Any, dict[Key, Metadata]]
+        self,
+        key: Key,
+        holders: Iterable[Holder],
+        needed: dict[Any, dict[Key, Metadata]],
     ) -> Iterator[tuple[str, Any]]:
         """Yield type and shape, as far as a task that holds the object tells them."""
-        for holder in obj.holders:
+        for holder in holders:
             ts = self._scheduler.tasks.get(holder.name)
             if ts is not None and holder.kind == "result":
                 yield str(ts.type or ""), None
@@ -162,6 +220,72 @@ class Reports:
                     needed[holder.name] = {r.key: r.metadata for r in references}
                 if metadata := needed[holder.name].get(key):
                     yield metadata.type_name, metadata.shape
+
+    def transfers(self, most: int) -> dict[str, Any]:
+        """Return what hosts have fetched from one another, and fetch now.
+
+        Parameters
+        ----------
+        most
+            How many hosts, and how many transfers, to tell of.
+
+        Returns
+        -------
+        dict
+            ``hosts``: those that moved most, each with ``host``, ``sent`` and
+            ``received`` (bytes), ``fetched`` (objects); ``now``: transfers under way,
+            each with ``key``, ``nbytes``, ``source``, ``host``; ``moving``: objects
+            that a process is asked, or asks, for.
+        """
+        busy = nlargest(
+            most,
+            self._state.hosts.hosts.items(),
+            key=lambda named: named[1].sent + named[1].received,
+        )
+        moving = self._state.moving
+        now = [
+            {
+                "key": str(key[0]),
+                "nbytes": self._state.objects[key].nbytes,
+                "source": self._name(grant.source),
+                "host": self._name(host),
+            }
+            for key in islice(moving, most)
+            for host, grant in self._state.objects[key].grants.items()
+        ]
+        return {
+            "hosts": [
+                {
+                    "host": self._name(host),
+                    "sent": each.sent,
+                    "received": each.received,
+                    "fetched": each.fetched,
+                }
+                for host, each in busy
+                if each.sent or each.received
+            ],
+            "now": now[:most],
+            "moving": len(moving),
+        }
+
+    def warnings(self, most: int) -> list[tuple[float, dict[str, Any]]]:
+        """Return when what happened that a user may have to do something about.
+
+        Parameters
+        ----------
+        most
+            How many events to return, the latest first.
+        """
+        events = reversed(self._scheduler.get_events("daskref"))
+        found = (
+            (stamp, event)
+            for stamp, event in events
+            # users may log what they like under any topic
+            if isinstance(event, dict)
+            and event.get("action") in _WARNINGS
+            and event.get("lost", True)
+        )
+        return list(islice(found, most))
 
     async def _ask(self, op: str, workers: list[str] | None) -> dict[str, Any]:
         """Return what workers answer, those that do, by their addresses."""
@@ -178,14 +302,16 @@ class Reports:
                     return dict(report)
         return None
 
-    def _stored(self, sizes: list[int]) -> dict[str, Any]:
+    async def _stored(self) -> dict[str, Any]:
         try:
-            return self._session.stored()
+            return await self._session.run(self._session.stored)
         except (AttributeError, NotImplementedError):  # it cannot tell: what is held
+            sizes = self._state.sizes
             return {
                 **dict.fromkeys(STORED, 0),
                 "place": "",
                 "host": socket.gethostname(),
                 "objects": len(sizes),
                 "bytes": sum(sizes),
+                "seconds": 0.0,
             }

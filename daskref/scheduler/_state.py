@@ -96,6 +96,11 @@ class State:
         """Sizes of all held objects in bytes."""
         return [obj.nbytes for obj in self.objects.values() if obj.holders]
 
+    @property
+    def moving(self) -> dict[Key, None]:
+        """Objects that a process is asked, or asks, for."""
+        return self._table.moving
+
     def copies(self, key: Key) -> list[tuple[str, list[str]]]:
         """Return hosts with an object, where it was put first, and where they serve."""
         obj = self.objects.get(key)
@@ -391,7 +396,7 @@ class State:
         if event.copied:
             self._table.find(event.key)
             self._table.add_copy(event.key, host)
-        return self._transfers.end(event.process, event.key)
+        return self._transfers.end(event.process, event.key, event.copied)
 
     @_handle.register
     def _on_supplied(self, event: events.Supplied) -> list[Instruction]:

@@ -90,14 +90,24 @@ class Transfers:
         if reader is not None and event.process in reader.processes:
             reader.processes[event.process] = None
 
-    def end(self, process: str, key: Key) -> list[Instruction]:
-        """Take note that a process fetches an object no longer, nor waits for it."""
+    def end(self, process: str, key: Key, copied: bool = False) -> list[Instruction]:
+        """Take note that a process fetches an object no longer, nor waits for it.
+
+        Parameters
+        ----------
+        process, key
+            Which process, and which object.
+        copied
+            Whether it has fetched the object.
+        """
         host = self._host(process)
         obj = self._table.touch(key)
         grant = obj.grants.get(host)
         # Or a neighbour has begun to fetch it meanwhile.
         if grant is not None and grant.process == process:
             del obj.grants[host]
+            if copied:
+                self._hosts.moved(grant.source, host, obj.nbytes)
         reader = obj.readers.get(host)
         if reader is None or process not in reader.processes:
             return []

@@ -27,6 +27,8 @@ from distributed.system_monitor import SystemMonitor
 from distributed.worker_memory import NannyMemoryManager
 from tornado.ioloop import PeriodicCallback
 
+from tests.support.requirements import require_module
+
 PACKAGE = Path(__file__).parents[2] / "daskref"
 #: Modules that have a table, and others in which there may be nothing to list.
 MODULES = {
@@ -361,6 +363,47 @@ def _(running: Any) -> None:
     takes(handler, "client")
     handler = running.scheduler.stream_handlers["release-worker-data"]
     takes(handler, "worker")
+
+
+@checks("Scheduler.http_application")
+def _(running: Any) -> None:
+    http = running.scheduler.http_application
+    # asked one after the other, as of now
+    assert "in self.applications" in inspect.getsource(type(http).find_handler)
+    assert isinstance(http.applications, list)
+    takes(http.add_application, first=("application",))
+
+
+@checks("dashboard.core.BokehApplication")
+def _(running: Any) -> None:
+    core = require_module("distributed.dashboard.core")
+    takes(core.BokehApplication, "template_variables", first=("applications", "server"))
+    (dasks,) = running.scheduler.http_application.applications
+    assert isinstance(dasks, core.DaskBokehTornado)
+    assert dasks.prefix == ""
+
+
+@checks("dashboard.scheduler.template_variables")
+def _(running: Any) -> None:
+    scheduler = require_module("distributed.dashboard.scheduler")
+    found = scheduler.template_variables(running.scheduler)
+    # one list for all pages, those that there are included
+    assert scheduler.template_variables(running.scheduler) is found
+    assert found["pages"][0] == "status"
+    assert "**template_variables" in inspect.getsource(
+        require_module("distributed.dashboard.core").BokehApplication
+    )
+
+
+@checks(
+    "dashboard.components.scheduler.env", "dashboard.components.scheduler.BOKEH_THEME"
+)
+def _(running: Any) -> None:
+    pages = require_module("distributed.dashboard.components.scheduler")
+    source = inspect.getsource(pages.systemmonitor_doc)
+    assert 'doc.template = env.get_template("simple.html")' in source
+    assert "doc.template_variables.update(extra)" in source
+    assert "doc.theme = BOKEH_THEME" in source
 
 
 @checks("Scheduler.worker_plugins")

@@ -308,3 +308,39 @@ def test_without_hosts_nobody_asks() -> None:
     site = Site(home="")
     assert site.ask("worker") == {"status": "left"}
     assert not State().hosts.processes
+
+
+class TestWhatHostsMoved:
+    def moved(self, site: Site, host: str) -> tuple[int, int, int]:
+        known = site.state.hosts.hosts[f"host {host}"]
+        return known.sent, known.received, known.fetched
+
+    def test_who_sent_and_who_received(self) -> None:
+        site = make(*"abc")
+        site.hold("key", "task")
+        add(site, "a")
+        for process, source in ("b", "a"), ("c", "b"):
+            assert ask(site, process) == source
+            end(site, process)
+        assert self.moved(site, "a") == (KEY[1], 0, 0)
+        assert self.moved(site, "b") == (KEY[1], KEY[1], 1)
+        assert self.moved(site, "c") == (0, KEY[1], 1)
+
+    def test_what_did_not_arrive_counts_not(self) -> None:
+        site = make(*"ab")
+        site.hold("key", "task")
+        add(site, "a")
+        ask(site, "b")
+        end(site, "b", copied=False)
+        assert self.moved(site, "a") == self.moved(site, "b") == (0, 0, 0)
+
+    def test_a_source_that_left_is_no_harm(self) -> None:
+        site = make(*"ab")
+        site.hold("key", "task")
+        add(site, "a")
+        ask(site, "b")
+        site.stop("a")
+        end(site, "b")
+        assert self.moved(site, "b")[2] == 1
+        site.worker("a", "host a")
+        assert self.moved(site, "a") == (0, 0, 0)

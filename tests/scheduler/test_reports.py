@@ -1,0 +1,153 @@
+"""What the scheduler tells of what is stored: no more than it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from distributed.protocol import dumps
+
+from daskref.connectors.base import Key
+from daskref.scheduler._reports import Reports
+from daskref.scheduler._state import State
+from daskref.scheduler.dashboard.sampling import HOLDERS, ROWS
+from tests.support.sites import A, B, Site
+
+
+class Scheduler:
+    """One without tasks; what it tells clients is kept."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[Any, Any] = {}
+        self.events: list[tuple[float, Any]] = []
+        self.told: list[tuple[str, str]] = []
+
+    def get_events(self, topic: str) -> tuple[tuple[float, Any], ...]:
+        assert topic == "daskref"
+        return tuple(self.events)
+
+    def report(self, message: dict[str, Any], client: str) -> None:
+        self.told.append((client, message["op"]))
+
+    async def broadcast(self, **kwargs: Any) -> dict[str, Any]:
+        return {}
+
+
+@pytest.fixture
+def scheduler() -> Scheduler:
+    return Scheduler()
+
+
+def make(scheduler: Any, state: State, clients: tuple[str, ...] = ()) -> Reports:
+    session: Any = SimpleNamespace(report=lambda: {"process": "scheduler"})
+    return Reports(scheduler, session, state, clients)
+
+
+def key(number: int) -> Key:
+    return f"{number:032x}", 1000 + number, A
+
+
+def test_few_of_many_objects_and_few_of_many_holders(scheduler: Scheduler) -> None:
+    site = Site(home="")
+    for number in range(100_000):
+        site.put(key(number))
+        site.hold("key", f"task-{number}", key(99_999))
+    found = asyncio.run(make(scheduler, site.state).largest(ROWS, HOLDERS))
+    assert [record["nbytes"] for record, _ in found] == [
+        1000 + 99_999 - n for n in range(ROWS)
+    ]
+    largest, holders = found[0]
+    assert holders == 100_001
+    assert len(largest["keys"]) + len(largest["clients"]) == HOLDERS
+    assert sum(map(len, dumps(found))) < 20_000
+
+
+def test_all_holders_are_told_to_who_lists_objects(scheduler: Scheduler) -> None:
+    site = Site(home="")
+    for number in range(200):
+        site.hold("key", f"task-{number}", key(1))
+    (found,) = asyncio.run(make(scheduler, site.state).objects(10))
+    assert len(found["keys"]) == 200
+
+
+def test_transfers_that_were_and_that_are(scheduler: Scheduler) -> None:
+    site = Site()
+    site.worker("a", A)
+    site.worker("b", B)
+    site.put(key(1))
+    site.put(key(2))
+    reports = make(scheduler, site.state)
+    assert reports.transfers(ROWS) == {"hosts": [], "now": [], "moving": 0}
+    assert site.ask("b", key(1))["status"] == "found"
+    told = reports.transfers(ROWS)
+    (now,) = told["now"]
+    assert now == {
+        "key": key(1)[0],
+        "nbytes": key(1)[1],
+        "source": "the host of a",
+        "host": "the host of b",
+    }
+    assert (told["hosts"], told["moving"]) == ([], 1)
+    site.fetched("b", key=key(1))
+    told = reports.transfers(ROWS)
+    assert (told["now"], told["moving"]) == ([], 0)
+    moved = {each.pop("host"): each for each in told["hosts"]}
+    nbytes = key(1)[1]
+    assert moved == {
+        "the host of a": {"sent": nbytes, "received": 0, "fetched": 0},
+        "the host of b": {"sent": 0, "received": nbytes, "fetched": 1},
+    }
+
+
+def test_few_of_many_transfers(scheduler: Scheduler) -> None:
+    site = Site()
+    site.worker("a", A)
+    for number in range(100):
+        site.worker(f"w{number}", f"host {number}")
+        site.put(key(number))
+        site.ask(f"w{number}", key(number))
+    told = make(scheduler, site.state).transfers(ROWS)
+    assert (len(told["now"]), told["moving"]) == (ROWS, 100)
+    for number in range(100):
+        site.fetched(f"w{number}", key=key(number))
+    told = make(scheduler, site.state).transfers(ROWS)
+    assert len(told["hosts"]) == ROWS
+
+
+def test_the_schedulers_host_has_its_name(scheduler: Scheduler) -> None:
+    site = Site()
+    site.worker("a", site.home)
+    site.put((key(1)[0], 1, site.home))
+    (found,) = asyncio.run(make(scheduler, site.state).objects(1))
+    assert found["hosts"] == [socket.gethostname()]
+
+
+def test_warnings_are_events_that_ask_for_something(scheduler: Scheduler) -> None:
+    fallback = {"action": "fallback", "reason": "no room", "worker": "w"}
+    lost = {"action": "remove-host", "host": "a", "lost": 3}
+    scheduler.events = [
+        (1.0, {"action": "open"}),
+        (2.0, fallback),
+        (3.0, {"action": "remove-host", "host": "b", "lost": 0}),
+        (4.0, lost),
+        (5.0, "anything"),
+        (6.0, {}),
+    ]
+    reports = make(scheduler, State())
+    assert reports.warnings(ROWS) == [(4.0, lost), (2.0, fallback)]
+    assert reports.warnings(1) == [(4.0, lost)]
+
+
+def test_clients_are_asked_what_they_have_counted(scheduler: Scheduler) -> None:
+    reports = make(scheduler, State(), ("one", "two"))
+    asyncio.run(reports.processes())
+    assert scheduler.told == [("one", "daskref-count"), ("two", "daskref-count")]
+    reports.add({"process": "p", "puts": 1}, client="one")
+    reports.add({"process": "p", "puts": 2}, client="one")
+    counted = asyncio.run(reports.processes())
+    assert [each for each in counted if each["process"] == "p"] == [
+        {"process": "p", "puts": 2}
+    ]
