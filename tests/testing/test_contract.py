@@ -27,11 +27,12 @@ class LosesTheLastByte(Broken):
 class HandsOutItsOwn(Broken):
     def put_frames(self, frames):
         key = super().put_frames(frames)
-        self._shelf.objects[key.name] = bytearray(self._shelf.objects[key.name])
+        objects = self._shelf.objects
+        objects[key] = bytearray(objects[key])
         return key
 
     def get(self, key):
-        found = self._open().objects.get(key.name)
+        found = self._open().objects.get(key)
         return None if found is None else memoryview(found)
 
 
