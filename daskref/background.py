@@ -122,8 +122,6 @@ class Background:
         ``() -> seconds`` until it is called again, at the latest; ``None`` if there is
         nothing more to do: the thread ends until the next :meth:`start`. It sees to its
         own errors.
-    name
-        Of the thread.
 
     Notes
     -----
@@ -233,8 +231,6 @@ class Executor:
     ----------
     threads
         How many there may be. They end when there was nothing to do for a while.
-    name
-        Of the threads.
     idle
         Seconds for which a thread waits for more work.
 
@@ -266,10 +262,7 @@ class Executor:
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
         """Call a function in a thread.
 
-        Raises
-        ------
-        RuntimeError
-            If the executor was closed.
+        Raises RuntimeError if the executor was closed.
         """
         future: Future[T] = Future()
         with self._lock:

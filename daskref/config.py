@@ -258,15 +258,12 @@ class Settings:
 def changed(**overrides: Any) -> dict[str, Any]:
     """Return the fields of :class:`Settings` that this process has set.
 
+    Raises ConfigError if a value is malformed.
+
     Parameters
     ----------
     **overrides
         See :meth:`Settings.read`. Those given are in it, even as they are by default.
-
-    Raises
-    ------
-    ConfigError
-        If a value is malformed.
     """
     plain = {
         name: parse(dask.config.get(setting, config=defaults()["daskref"]), setting)
@@ -304,12 +301,8 @@ _last_threshold: tuple[object, int] = (None, 0)
 def threshold() -> int:
     """Return ``daskref.threshold`` in bytes, as configured now.
 
-    Cheap enough to be called for every task: the text is parsed when it changes.
-
-    Raises
-    ------
-    ConfigError
-        If it is malformed.
+    Cheap enough to be called for every task: the text is parsed when it changes. Raises
+    ConfigError if it is malformed.
     """
     global _last_threshold
     try:

@@ -109,8 +109,6 @@ class Stores:
 
     Parameters
     ----------
-    hosts
-        On which.
     security
         ``"clear"`` or ``"tls"``.
     """
@@ -150,8 +148,6 @@ class Stores:
 
         Parameters
         ----------
-        nbytes
-            Of the object.
         pairs
             Positions of the source's host, and of the reader's; a reader reads once.
         """

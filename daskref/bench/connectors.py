@@ -248,13 +248,7 @@ HEADER = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison and print its table.
-
-    Parameters
-    ----------
-    argv
-        Arguments; default: those of the process.
-    """
+    """Run the comparison and print its table."""
     parser = argparse.ArgumentParser(prog="daskref bench connectors")
     parser.add_argument("kinds", nargs="*", help=f"of {', '.join(KINDS)}; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")

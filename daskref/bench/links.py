@@ -45,8 +45,6 @@ def measure_links(stores: Stores, nbytes: int, rounds: int) -> Links:
     ----------
     stores
         Fresh: nobody has fetched anything yet.
-    nbytes
-        Of the objects.
     rounds
         Of which the median counts.
     """
@@ -87,10 +85,6 @@ def broadcast(stores: Stores, hosts: int, nbytes: int) -> float:
     ----------
     stores
         One on each host.
-    hosts
-        That read.
-    nbytes
-        Of the object.
 
     Returns
     -------

@@ -36,8 +36,6 @@ class Tree:
     ----------
     origin
         The host that has the object.
-    fan_out
-        Readers that a source serves at a time.
     """
 
     #: How often each host that has the object has been given as a source.
@@ -148,12 +146,8 @@ def simulate(hosts: int, nbytes: int, links: Links, fan_out: int = FAN_OUT) -> S
     ----------
     hosts
         That read it, besides the one that has it.
-    nbytes
-        Size of the object.
     links
         Between the hosts; all are alike.
-    fan_out
-        Readers that a source serves at a time.
 
     Examples
     --------

@@ -107,8 +107,6 @@ class Item:
 
     Parameters
     ----------
-    name
-        Of the object.
     payload
         Nearly all of it.
     """

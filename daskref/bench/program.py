@@ -322,10 +322,6 @@ def run_row(row: Row, size: int, rounds: int, pause: float = 0.0) -> Result:
 
     Parameters
     ----------
-    row
-        What to measure.
-    size
-        Bytes of the large value.
     rounds
         How many count.
     pause
@@ -492,13 +488,7 @@ HEADER = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark and print its table.
-
-    Parameters
-    ----------
-    argv
-        Arguments; default: those of the process.
-    """
+    """Run the benchmark and print its table."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in COMPARISONS:
         return int(import_module(COMPARISONS[given[0]]).main(given[1:]))

@@ -160,10 +160,6 @@ def prepare(
 
     Parameters
     ----------
-    row
-        The operation.
-    name
-        Name of the library, or "plain".
     make
         ``(factory) -> proxy``; ``None`` for the plain object.
     """
@@ -228,8 +224,6 @@ def run_row(row: Row, rounds: int, seconds: float = SLICE) -> Result:
 
     Parameters
     ----------
-    row
-        What to measure.
     rounds
         How many count.
     seconds
@@ -315,13 +309,7 @@ def format_table(data: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark of proxies and print its table.
-
-    Parameters
-    ----------
-    argv
-        Arguments; default: those of the process.
-    """
+    """Run the benchmark of proxies and print its table."""
     parser = argparse.ArgumentParser(prog="daskref bench proxies", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="rounds that count")
     parser.add_argument("--json", type=Path, help="write the results to a file")

@@ -173,15 +173,12 @@ def close_proxystore(state: dict[str, Any]) -> None:
 class ProxyStore:
     """ProxyStore's ZeroMQ connector on two hosts.
 
+    Raises ModuleNotFoundError if it is not installed.
+
     Parameters
     ----------
     hosts
         Both of them.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If it is not installed.
     """
 
     def __init__(self, hosts: list[Host]) -> None:

@@ -86,15 +86,12 @@ def _hosts(text: str) -> int:
 def read_links(path: Path) -> tuple[int, Links]:
     """Read what ``--json`` wrote, or somebody measured elsewhere.
 
+    Raises ValueError if it is not that.
+
     Returns
     -------
     tuple
         Size of the object that it was measured with, and the links.
-
-    Raises
-    ------
-    ValueError
-        If it is not that.
     """
     found: Any = json.loads(path.read_text())
     try:
@@ -106,13 +103,7 @@ def read_links(path: Path) -> tuple[int, Links]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict, check, and print the table.
-
-    Parameters
-    ----------
-    argv
-        Arguments; default: those of the process.
-    """
+    """Predict, check, and print the table."""
     parser = argparse.ArgumentParser(
         prog="daskref bench --simulate", description=__doc__
     )

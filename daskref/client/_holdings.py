@@ -60,8 +60,6 @@ class Holdings:
 
     Parameters
     ----------
-    session
-        Where they are put.
     send
         ``(message) -> None``: to the scheduler, in order with the client's graphs.
         Thread-safe.
@@ -99,8 +97,6 @@ class Holdings:
 
         Parameters
         ----------
-        obj
-            The object.
         encoded
             What is stored of it; default: made here.
         submission

@@ -29,8 +29,6 @@ class Visit:
 
     Parameters
     ----------
-    client
-        The client.
     session, connector
         Of a store in reach.
     holdings

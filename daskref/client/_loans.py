@@ -48,6 +48,8 @@ class Lending:
     ) -> list[int]:
         """Lend the borrows of a graph that is about to be sent.
 
+        Raises OwnershipError if one of them may not be lent. None is, then.
+
         Parameters
         ----------
         found
@@ -61,11 +63,6 @@ class Lending:
         -------
         list of int
             For :meth:`withdraw`.
-
-        Raises
-        ------
-        OwnershipError
-            If one of them may not be lent. None is, then.
         """
         borrows = {}
         for factory in found:

@@ -30,6 +30,8 @@ class Placing:
     ) -> bool:
         """Wait until workers have values, or until none can be expected to.
 
+        Returns whether workers have them all; what is left comes later by itself.
+
         Parameters
         ----------
         states
@@ -39,11 +41,6 @@ class Placing:
             one gets the values once that is known.
         patient
             Whether to wait where there is no worker.
-
-        Returns
-        -------
-        bool
-            Whether workers have them all; what is left comes later by itself.
         """
         task = asyncio.create_task(self._wait(states))
         if not patient:

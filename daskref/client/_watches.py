@@ -73,13 +73,9 @@ class Watches:
 
         Parameters
         ----------
-        keys
-            The keys.
         until
             ``"done"``: the keys of a graph that is sent next are in memory, have
             failed, or are not wanted any more. ``"forgotten"``: nobody needs them.
-        ended
-            Called once.
 
         Returns
         -------

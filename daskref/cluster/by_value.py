@@ -126,11 +126,5 @@ def worker_plugin_bytes(peer: dict[str, Any], info: bytes) -> bytes:
 
 
 def nanny_plugin_bytes(session: dict[str, Any]) -> bytes:
-    """Return the nanny plugin pickled; one that does nothing without daskref.
-
-    Parameters
-    ----------
-    session
-        See :func:`~daskref.cluster.joining.nanny_plugin`.
-    """
+    """Return the nanny plugin pickled; one that does nothing without daskref."""
     return pickle.dumps(_Question("nanny_plugin", (session,)))

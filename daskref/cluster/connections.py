@@ -125,8 +125,6 @@ class Connections:
         Its connection pool.
     scheduler
         Its connection to the scheduler, made from the pool earlier.
-    session
-        The session.
     """
 
     def __init__(self, pool: Any, scheduler: Any, session: ClusterStore) -> None:

@@ -56,8 +56,6 @@ def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any]
 
     Parameters
     ----------
-    x
-        Any object.
     context
         What Dask knows of the message; not used.
 
@@ -90,10 +88,7 @@ def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any]
 def loads(header: dict[str, Any], frames: list[Any]) -> Any:
     """Return a proxy; touches no store.
 
-    Raises
-    ------
-    WireError
-        If the header is of a newer daskref, or damaged.
+    Raises WireError if the header is of a newer daskref, or damaged.
     """
     version = header.get("version")
     if not isinstance(version, int) or version > VERSION:
@@ -160,10 +155,8 @@ def _on_event_loop() -> bool:
 def _session() -> ClusterStore:
     """Return the session to put into: the cluster's, or one of this process's own.
 
-    Raises
-    ------
-    NotImplementedError
-        If it is not clear which: several clusters, or one whose store is out of reach.
+    Raises NotImplementedError if it is not clear which: several clusters, or one whose
+    store is out of reach.
     """
     global _own_session
     joined = [session for session in sessions() if session is not _own_session]

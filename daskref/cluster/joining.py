@@ -42,8 +42,6 @@ def lacking(where: str, reason: str) -> str:
 
     Parameters
     ----------
-    where
-        The process.
     reason
         What it said of the import.
     """
@@ -57,12 +55,8 @@ async def join(
 
     Parameters
     ----------
-    scheduler
-        Where this runs.
     peer
         What the client is, as :func:`identify` says it.
-    client
-        Its id.
     settings
         Fields of :class:`~daskref.config.Settings` that it has set; may be sealed.
 
@@ -123,8 +117,6 @@ def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
     ----------
     peer
         What the scheduler is, as :func:`identify` says it.
-    info
-        The session, pickled.
     """
     if peer["protocol"] != PROTOCOL:
         ours = describe_peer(identify())

@@ -33,8 +33,6 @@ class Locator(Sources):
 
     Parameters
     ----------
-    owner
-        ``repr`` of the connector, for errors.
     process
         What tells this process apart for the scheduler.
     ask, tell
@@ -91,10 +89,7 @@ class Locator(Sources):
     def sources(self, key: Key, waiting: Callable[[], None]) -> Sequence[Source]:
         """Return the one host that it is this process's turn to ask.
 
-        Raises
-        ------
-        ObjectLostError
-            If no host has the object.
+        Raises ObjectLostError if no host has the object.
         """
         while True:
             failed = sorted(self._failed.get(key, ()))
@@ -131,10 +126,7 @@ class Locator(Sources):
     def given_up(self, key: Key) -> None:
         """Ask what became of the object.
 
-        Raises
-        ------
-        ObjectLostError
-            If the scheduler knows.
+        Raises ObjectLostError if the scheduler knows.
         """
         failed = sorted(self._failed.get(key, ()))
         with suppress(OSError):
@@ -165,20 +157,15 @@ class Locator(Sources):
 def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
     """Call a coroutine function on an event loop from another thread, and wait.
 
+    Raises OSError if it does not answer, or the loop has ended, or this is the loop's
+    own thread, which may not wait.
+
     Parameters
     ----------
-    loop
-        Tornado's.
     method
         ``async (**message) -> answer``.
     message
         What to call it with.
-
-    Raises
-    ------
-    OSError
-        If it does not answer, or the loop has ended, or this is the loop's own thread,
-        which may not wait.
     """
     try:
         running: Any = asyncio.get_running_loop()

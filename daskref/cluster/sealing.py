@@ -62,10 +62,7 @@ def seal(obj: Any, name: str, pad: bytes) -> Sealed:
 def unseal(obj: Any) -> Any:
     """Return what was sealed with a pad of this process; anything else as it is.
 
-    Raises
-    ------
-    LookupError
-        If it was unsealed before, or the pad was not given out here.
+    Raises LookupError if it was unsealed before, or the pad was not given out here.
     """
     if type(obj) is not Sealed:
         return obj

@@ -172,13 +172,7 @@ class Collector:
 
 
 def export(sessions: Callable[[], Iterable[Any]]) -> None:
-    """Add the collector to this process's registry; once, and only if Dask uses one.
-
-    Parameters
-    ----------
-    sessions
-        As :class:`Collector` takes it.
-    """
+    """Add the collector to this process's registry; once, and only if Dask uses one."""
     global _exported
     client: Any = sys.modules.get("prometheus_client")
     if client is None:

@@ -81,8 +81,6 @@ class AdaptedConnector(Connector):
     ----------
     connector
         The one that does the work. Its other attributes are found here, too.
-    member
-        See :func:`adapt`.
     """
 
     #: The class of other make.
@@ -123,10 +121,7 @@ class AdaptedConnector(Connector):
     def _restored(self, key: Any) -> Any:
         """Return a key in the class that the connector expects.
 
-        Raises
-        ------
-        WireError
-            If it is no key of this connector.
+        Raises WireError if it is no key of this connector.
         """
         kind = self._kind
         if kind is None or isinstance(key, kind):
@@ -189,8 +184,6 @@ class AdaptedConnector(Connector):
 
         Parameters
         ----------
-        frames
-            See there.
         **hints
             For the connector's ``put``.
         """

@@ -43,8 +43,6 @@ class Finding(NamedTuple):
 
         Parameters
         ----------
-        connector
-            ``repr`` of the connector.
         said
             What the driver said; the credentials of URLs in it are masked.
         what

@@ -102,17 +102,13 @@ def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
 def as_connector(connector: Any) -> Connector:
     """Return a connector, opened if it is a spec.
 
+    Raises ConfigError if it is neither; ConnectorUnavailableError if the store that a
+    spec names cannot be reached.
+
     Parameters
     ----------
     connector
         A connector, of ours or of another make, or what :func:`open_connector` takes.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither.
-    ConnectorUnavailableError
-        If the store that a spec names cannot be reached.
     """
     if isinstance(connector, str | Mapping):
         return open_connector(connector)
@@ -138,6 +134,8 @@ def _is_path(value: Any) -> bool:
 def describe_connector(connector: Any) -> dict[str, Any]:
     """Return a spec with which another process opens the store of a connector.
 
+    Raises ConfigError if it is none.
+
     Parameters
     ----------
     connector
@@ -147,11 +145,6 @@ def describe_connector(connector: Any) -> dict[str, Any]:
     -------
     dict
         For :func:`open_connector`, and for nothing else: it holds the store's secrets.
-
-    Raises
-    ------
-    ConfigError
-        If it is none.
     """
     _check_connector(connector, _SETTING)
     ours = adapt(connector)
@@ -219,10 +212,8 @@ def connector_path(obj: object) -> str:
 def load_scheme(scheme: str) -> type[Any]:
     """Import the class of a scheme.
 
-    Raises
-    ------
-    ConfigError
-        If its driver is not installed; it names the command that installs it.
+    Raises ConfigError if its driver is not installed; it names the command that
+    installs it.
     """
     try:
         return load_class(SCHEMES[scheme])
@@ -240,15 +231,12 @@ def load_scheme(scheme: str) -> type[Any]:
 def load_class(path: str) -> type[Any]:
     """Import a class.
 
+    Raises ConfigError if there is no such class.
+
     Parameters
     ----------
     path
         ``"module:Class"`` or ``"module.Class"``.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such class.
     """
     expected = "the importable path of a class, as in package.module:Class"
     module, colon, name = path.partition(":")
@@ -270,19 +258,15 @@ def load_class(path: str) -> type[Any]:
 def load_connector(path: str, options: Mapping[str, Any]) -> Connector:
     """Open the connector that another process described.
 
+    Raises ConfigError if there is no such class; ConnectorUnavailableError if this
+    process cannot reach that store.
+
     Parameters
     ----------
     path
         From :func:`connector_path`.
     options
         Its ``config()``.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such class.
-    ConnectorUnavailableError
-        If this process cannot reach that store.
     """
     cls = load_class(path)
     if not issubclass(cls, Connector):

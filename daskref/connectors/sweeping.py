@@ -34,8 +34,6 @@ def is_due(
 
     Parameters
     ----------
-    row
-        The object.
     known
         Names with an owner: they stay. ``None``: leases alone decide.
     grace

@@ -49,11 +49,6 @@ class Report:
 def main(argv: list[str] | None = None) -> int:
     """Run the demo.
 
-    Parameters
-    ----------
-    argv
-        Arguments in place of those of the command line.
-
     Returns
     -------
     int

@@ -90,8 +90,6 @@ class BoundObjects:
         ----------
         holder
             Silent if it holds none of them.
-        keys
-            Which objects.
         left
             Whether nobody will hear when they are not needed any more: their leases
             end then, in place of them at once.

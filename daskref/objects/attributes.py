@@ -37,11 +37,6 @@ Answers = tuple[tuple[str, Any], ...]
 def learn(obj: Any) -> Answers:
     """Return what to answer for an object.
 
-    Parameters
-    ----------
-    obj
-        The object; not changed, not kept.
-
     Returns
     -------
     Answers
@@ -71,17 +66,12 @@ def learn(obj: Any) -> Answers:
 def recall(answers: Answers, name: str) -> Any:
     """Return the answer, a new object each time.
 
+    Raises LookupError if it is not among them, or this process lacks its type.
+
     Parameters
     ----------
     answers
         From :func:`learn`.
-    name
-        Name of the attribute.
-
-    Raises
-    ------
-    LookupError
-        If it is not among them, or this process lacks its type.
     """
     for known, value in answers:
         if known == name:

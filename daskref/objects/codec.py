@@ -138,6 +138,8 @@ def _padding(position: int) -> int:
 def encode(obj: Any, *, result: bool = False) -> Encoded:
     """Turn an object into the buffers of the stored layout.
 
+    Raises NotProxiableError if the object cannot be serialized; the reason is chained.
+
     Parameters
     ----------
     obj
@@ -151,11 +153,6 @@ def encode(obj: Any, *, result: bool = False) -> Encoded:
     Encoded
         The large buffers are the object's own memory, not copies: write them before
         the object changes.
-
-    Raises
-    ------
-    NotProxiableError
-        If the object cannot be serialized; the reason is chained.
     """
     if _is_users(type(obj)):
         with suppress(Exception):  # Dask asks its next family, then
@@ -228,6 +225,9 @@ def _raw(frame: Buffer) -> memoryview:
 def decode(buffer: Buffer) -> Any:
     """Turn a stored buffer back into the object.
 
+    Raises WireError if daskref did not write the buffer, a newer version did, it is cut
+    short, or damaged.
+
     Parameters
     ----------
     buffer
@@ -238,12 +238,6 @@ def decode(buffer: Buffer) -> Any:
     object
         Backed by *buffer* without a copy, for types that can be; as writable as the
         original: of a read-only *buffer*, Dask then makes a copy.
-
-    Raises
-    ------
-    WireError
-        If daskref did not write the buffer, a newer version did, it is cut short, or
-        damaged.
     """
     view = ensure_memoryview(buffer)
     if view.nbytes < _PRELUDE.size:
@@ -292,15 +286,12 @@ def decode(buffer: Buffer) -> Any:
 def in_band_nbytes(view: memoryview) -> int:
     """Return the size of a stored object's pickle, without its buffers.
 
+    Raises ValueError if daskref did not write it.
+
     Parameters
     ----------
     view
         What is stored, from the first byte of the layout.
-
-    Raises
-    ------
-    ValueError
-        If daskref did not write it.
     """
     magic, _, _, packed, _, _ = _PRELUDE.unpack_from(view)
     if magic != MAGIC:

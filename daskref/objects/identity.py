@@ -10,10 +10,7 @@ from daskref.objects.codec import encode
 def content_token(obj: Any) -> str:
     """Return a string that is equal for equal content.
 
-    Parameters
-    ----------
-    obj
-        Not changed, not kept.
+    Raises NotProxiableError if the object does not serialize.
 
     Returns
     -------
@@ -22,11 +19,6 @@ def content_token(obj: Any) -> str:
         whether arrays are writable, in which order they lie in memory. Objects that are
         equal may still differ, as by the chunks of their Arrow columns, or by which of
         their parts are one object: that costs a second copy in a store, no more.
-
-    Raises
-    ------
-    NotProxiableError
-        If the object does not serialize.
 
     Notes
     -----

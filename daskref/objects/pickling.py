@@ -142,8 +142,6 @@ def pickled(obj: Any, *, result: bool = False) -> Pickle:
 
     Parameters
     ----------
-    obj
-        The object.
     result
         Whether to make its arrays contiguous, as Dask does with results.
 
@@ -184,13 +182,7 @@ def _pickler_by_name(file: Any, buffer_callback: Any) -> pickle.Pickler:
 
 
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """A pickler that takes functions and classes along that have no module.
-
-    Parameters
-    ----------
-    file, buffer_callback
-        See :class:`pickle.Pickler`.
-    """
+    """A pickler that takes functions and classes along that have no module."""
 
     def __init__(self, file: Any, buffer_callback: Any = None) -> None:
         # Before the base's __init__, which looks it up, once. Looked up for each object

@@ -162,15 +162,12 @@ class Metadata:
     def answer(self, name: str) -> Any:
         """Return an attribute of the object, equal to its own and of the same type.
 
+        Raises LookupError if only the object can tell.
+
         Parameters
         ----------
         name
             Name of the attribute. May import what the attribute is made of.
-
-        Raises
-        ------
-        LookupError
-            If only the object can tell.
         """
         if name == "shape" and self.shape is not None:
             return self.shape
@@ -186,10 +183,6 @@ def unknown(
 
     Parameters
     ----------
-    nbytes
-        Its stored size, if known.
-    token
-        Its content hash, if known.
     seal
         Of the stored object, if it is signed.
     """
@@ -246,12 +239,6 @@ def describe(
 
     Parameters
     ----------
-    obj
-        The object; not changed, not kept.
-    nbytes
-        Its stored size.
-    token
-        Its content hash, if known.
     seal
         Of the stored object, if it is signed.
 
@@ -306,10 +293,7 @@ def describe(
 def imported_type(type_name: str) -> type:
     """Return a type whose module is imported, by the type's name.
 
-    Raises
-    ------
-    LookupError
-        If it is not imported, or has another name there.
+    Raises LookupError if it is not imported, or has another name there.
     """
     parts = type_name.split(".")
     for i in range(len(parts) - 1, 0, -1):
@@ -335,8 +319,6 @@ class Reference:
         The connector's key.
     store
         How to reach the store.
-    metadata
-        What is known of the object.
 
     Notes
     -----

@@ -57,18 +57,13 @@ class Opened(NamedTuple):
 class Signer:
     """Sign what is put into one store, and check what comes out of it.
 
+    Raises ValueError if the key is too short, or not bytes.
+
     Parameters
     ----------
-    store
-        Name of the store.
     key
         At least 16 bytes that only those know who may write. ``None``: what this
         process knows, or can find out, when something is signed or checked.
-
-    Raises
-    ------
-    ValueError
-        If the key is too short, or not bytes.
     """
 
     _store: str
@@ -89,15 +84,7 @@ class Signer:
     def sign(self, encoded: Encoded) -> bytes:
         """Return what is stored in front of an object.
 
-        Parameters
-        ----------
-        encoded
-            The object.
-
-        Raises
-        ------
-        SignatureError
-            If this process does not have the key.
+        Raises SignatureError if this process does not have the key.
         """
         head, left = [], encoded.head_nbytes
         for frame in encoded.frames:
@@ -116,19 +103,15 @@ class Signer:
     def open(self, data: Buffer, key: Key, seal: bytes | None = None) -> Opened:
         """Return what a stored object holds, once it is known who wrote it.
 
+        Raises SignatureError if nobody with the key wrote it, it was changed, or it is
+        another object.
+
         Parameters
         ----------
         data
             What the connector returned.
-        key
-            Of the object, for errors.
         seal
             Of the object that is meant; ``None``: any that was signed will do.
-
-        Raises
-        ------
-        SignatureError
-            If nobody with the key wrote it, it was changed, or it is another object.
         """
         view = memoryview(data).cast("B")
         if not is_signed(view):
@@ -239,8 +222,6 @@ def known_key(
 
     Parameters
     ----------
-    store
-        Its name.
     known
         Where to look: what :func:`secret_of` returned, by default what this process
         was told to remember.

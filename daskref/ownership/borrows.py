@@ -42,15 +42,7 @@ logger = logging.getLogger(__name__)
 class Ownership:
     """One owned object, and the borrows of it.
 
-    Parameters
-    ----------
-    factory
-        Of the object.
-
-    Raises
-    ------
-    OwnershipError
-        If the object has an owner in this process.
+    Raises OwnershipError if the object has an owner in this process.
 
     Notes
     -----
@@ -179,12 +171,8 @@ class Ownership:
     def drop(self) -> None:
         """Delete the object now. Blocks. A second call is silent.
 
-        Raises
-        ------
-        OwnershipError
-            If it is borrowed.
-        ConnectorError
-            If it could not be deleted; it has no owner any more.
+        Raises OwnershipError if it is borrowed; ConnectorError if it could not be
+        deleted; it has no owner any more.
         """
         with self.lock:
             if self.ended:

@@ -60,8 +60,6 @@ class BorrowFactory:
     ----------
     factory
         Of the generation that was borrowed.
-    id
-        Of the borrow.
     mutable
         Whether it may change the object.
     borrow

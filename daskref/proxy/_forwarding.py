@@ -66,8 +66,6 @@ class Told:
 
     Parameters
     ----------
-    name
-        Name of the attribute.
     own
         The class's value.
     resolved

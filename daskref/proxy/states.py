@@ -103,6 +103,8 @@ def create(
 ) -> Any:
     """Return a new proxy, without importing, fetching or calling anything.
 
+    Raises TypeError if the factory cannot be called.
+
     Parameters
     ----------
     cls

@@ -38,13 +38,6 @@ _START = 5.0
 class Dispatcher:
     """Feeds events to the state machine, and carries its instructions out.
 
-    Parameters
-    ----------
-    scheduler
-        Dask's.
-    session
-        That of the scheduler; it has a store.
-
     Notes
     -----
     Not thread-safe: it belongs to the scheduler's event loop.

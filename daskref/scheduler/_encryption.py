@@ -61,17 +61,12 @@ def choose_transport(transport: str, scheduler: Scheduler) -> str:
 def check_transport(connector: Connector, require_encryption: bool) -> None:
     """Refuse a connector that sends values in the clear where Dask must not.
 
+    Raises ConfigError if it would; names both settings.
+
     Parameters
     ----------
     connector
         Of the session; also one that is made of several.
-    require_encryption
-        See :func:`is_encryption_required`.
-
-    Raises
-    ------
-    ConfigError
-        If it would; names both settings.
     """
     if not require_encryption:
         return

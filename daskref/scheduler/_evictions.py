@@ -88,8 +88,6 @@ class Evictions:
 
     Parameters
     ----------
-    session
-        That of the scheduler; it has a store.
     evict
         ``(keys) -> keys``: delete them, and return what could not be; blocks.
     done

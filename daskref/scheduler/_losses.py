@@ -26,13 +26,7 @@ SUPPLY = 300.0
 
 
 class Losses:
-    """Objects that no host gives, and who could bring them back.
-
-    Parameters
-    ----------
-    table, hosts
-        What there is.
-    """
+    """Objects that no host gives, and who could bring them back."""
 
     def __init__(self, table: Table, hosts: Hosts) -> None:
         self._table = table

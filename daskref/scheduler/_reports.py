@@ -35,10 +35,6 @@ class Reports:
 
     Parameters
     ----------
-    scheduler
-        Dask's.
-    session
-        That of the scheduler; it has a store.
     state
         What is stored, and where.
     clients

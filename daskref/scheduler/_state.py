@@ -114,8 +114,6 @@ class State:
 
         Parameters
         ----------
-        event
-            What it is.
         now
             When it was, in seconds of any clock that only goes forward.
         """

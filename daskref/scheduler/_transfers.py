@@ -30,8 +30,6 @@ class Transfers:
 
     Parameters
     ----------
-    table, hosts
-        What there is.
     fan_out
         Readers that one copy serves at a time.
     """

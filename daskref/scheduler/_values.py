@@ -42,8 +42,6 @@ class Values:
 
     Parameters
     ----------
-    scheduler
-        Dask's.
     tell
         ``(client, message) -> None``.
 

@@ -73,12 +73,8 @@ class Watches:
 
         Parameters
         ----------
-        client
-            Which client.
         id
             What it knows the watch by.
-        keys
-            The keys.
         until
             ``"done"``: in memory, failed, or forgotten; counts from the arrival of
             their graph on. ``"forgotten"``: at once, if they are. ``None``: the client

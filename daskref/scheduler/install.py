@@ -17,18 +17,14 @@ async def start(
 ) -> ReferenceSchedulerPlugin:
     """Return the scheduler's plugin, made and started first if there is none.
 
+    Raises NotInstalledError, IncompatibleError if a worker cannot take part. Nothing
+    was set up.
+
     Parameters
     ----------
-    scheduler
-        Where this runs.
     settings
         Fields of :class:`~daskref.config.Settings` that go before those that the
         scheduler has configured.
-
-    Raises
-    ------
-    NotInstalledError, IncompatibleError
-        If a worker cannot take part. Nothing was set up.
     """
     plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
     if plugin is None:

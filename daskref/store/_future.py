@@ -24,6 +24,8 @@ T = TypeVar("T")
 class Polling:
     """When to look again, and for how long.
 
+    Raises ValueError if one of them makes no sense.
+
     Parameters
     ----------
     interval
@@ -34,11 +36,6 @@ class Polling:
         Longest wait in seconds; ``None`` for no limit.
     timeout
         Seconds in all; ``None`` for no limit.
-
-    Raises
-    ------
-    ValueError
-        If one of them makes no sense.
     """
 
     __slots__ = ("backoff_factor", "interval", "interval_limit", "timeout")
@@ -100,17 +97,7 @@ class Polling:
 
 
 class FutureFactory(StoreFactory):
-    """What a proxy of a future resolves with: waits for the object.
-
-    Parameters
-    ----------
-    reference
-        Of the object to come.
-    polling
-        How to wait.
-    once, deserializer
-        As for :class:`~daskref.store.factory.StoreFactory`.
-    """
+    """What a proxy of a future resolves with: waits for the object."""
 
     __slots__ = ("polling",)
 

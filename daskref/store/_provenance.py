@@ -54,19 +54,8 @@ class Provenance:
         """Return a new reference to an object that came out of the store unchanged.
 
         Nothing is copied: the stored object gets a second key, with a life of its own.
-
-        Parameters
-        ----------
-        obj
-            Any object.
-        token
-            Its content hash, if known.
-
-        Returns
-        -------
-        Reference or None
-            ``None`` if the object is another, has been changed, or is not in the store
-            any more.
+        Returns ``None`` if the object is another, has been changed, or is not in the
+        store any more.
         """
         origin = self._find(obj)
         if origin is None:

@@ -37,14 +37,8 @@ class Reader:
 
     Parameters
     ----------
-    name
-        Of the store.
-    connector
-        Where the bytes are.
     deserializer
         In place of Dask's serialization, if there is one.
-    counters
-        What to count in.
     metrics
         Where to note each operation, if anywhere.
     signer
@@ -93,27 +87,16 @@ class Reader:
     ) -> Any:
         """Return a new object, or a :class:`Failure` in its place.
 
+        Raises MissingKeyError if there is none; SignatureError if it is not the object
+        that was put; WireError if it does not deserialize; ConnectorError if the store
+        failed.
+
         Parameters
         ----------
-        key
-            Of the object.
-        deserializer
-            In place of the store's.
         seal
             Of the object, if it was signed when it was put and that is known.
         watch
             ``(bytes, object)``: called with what was read, and what was made of it.
-
-        Raises
-        ------
-        MissingKeyError
-            If there is none.
-        SignatureError
-            If it is not the object that was put.
-        WireError
-            If it does not deserialize.
-        ConnectorError
-            If the store failed.
         """
         return self._read(key, self._connector.get, deserializer, seal, watch=watch)
 
@@ -198,8 +181,6 @@ class Reader:
         ----------
         data
             What the connector returned.
-        key, deserializer, seal
-            See :meth:`get`.
         """
         view = memoryview(data).cast("B")
         head_nbytes = view.nbytes
@@ -239,12 +220,8 @@ class Reader:
 
         Parameters
         ----------
-        key
-            Of the object.
         deserializer
             In place of the store's; then nothing is kept, and the object is a new one.
-        seal
-            See :meth:`get`.
         """
         if deserializer is not None or not self._cache_size:
             return self.get(key, deserializer, seal)

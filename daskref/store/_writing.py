@@ -32,14 +32,8 @@ class Writer:
 
     Parameters
     ----------
-    name
-        Of the store.
-    connector
-        Where the bytes go.
     serializer
         In place of Dask's serialization, if there is one.
-    counters
-        What to count in.
     metrics
         Where to note each operation, if anywhere.
     signer
@@ -80,10 +74,6 @@ class Writer:
 
         Parameters
         ----------
-        obj
-            The object.
-        serializer
-            In place of the store's.
         hints
             More keywords for the connector.
         view
@@ -179,10 +169,7 @@ class Writer:
     def new_key(self) -> Key:
         """Return a key for an object to come.
 
-        Raises
-        ------
-        NotDeferrableError
-            If the connector cannot.
+        Raises NotDeferrableError if the connector cannot.
         """
         if not isinstance(self._connector, DeferrableConnector):
             raise NotDeferrableError(self.where)

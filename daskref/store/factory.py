@@ -28,8 +28,6 @@ class StoreFactory:
 
     Parameters
     ----------
-    reference
-        What to get.
     transparent
         Made by daskref inside Dask: resolved at the next task boundary, and before a
         result is handed out. The user never sees such a proxy.
@@ -94,10 +92,8 @@ class StoreFactory:
     def __call__(self) -> Any:
         """Return the object. Blocks; never on an event loop.
 
-        Raises
-        ------
-        ResolveError
-            If the store cannot be reached, or the object is not there (any more).
+        Raises ResolveError if the store cannot be reached, or the object is not there
+        (any more).
         """
         return outcome(resolving(self.reference, self._read))
 
@@ -168,10 +164,7 @@ def factory_of(
 def resolve_reference(reference: Reference) -> Any:
     """Return a new private object for a reference. Blocks; never on an event loop.
 
-    Raises
-    ------
-    ResolveError
-        If the store cannot be reached, or the object is not there.
+    Raises ResolveError if the store cannot be reached, or the object is not there.
     """
     return resolving(reference, lambda store: store.get_reference(reference))
 
@@ -179,10 +172,7 @@ def resolve_reference(reference: Reference) -> Any:
 def resolving(reference: Reference, read: Callable[[ObjectStore], Any]) -> Any:
     """Return what *read* returns of a reference's store.
 
-    Raises
-    ------
-    ResolveError
-        If the store cannot be reached, or the object is not there.
+    Raises ResolveError if the store cannot be reached, or the object is not there.
     """
     try:
         store = get_or_make(reference.store)

@@ -21,14 +21,10 @@ class Mapped:
 
     Parameters
     ----------
-    reference
-        What was read.
     obj
         The object over the mapping, if it is known.
     owner
         The memory of the mapping, which every view of it refers to.
-    where
-        Its address.
     """
 
     __slots__ = ("_obj", "_owner", "nbytes", "reference", "where")

@@ -206,8 +206,6 @@ class Operation:
 
     Parameters
     ----------
-    store
-        Name of the store, for the log.
     metrics
         Of the store, if it keeps any.
     """
@@ -249,10 +247,6 @@ class Operation:
         ----------
         name
             Of the method.
-        key
-            Of the object.
-        nbytes
-            Size of the stored object.
         cached
             For a get: whether it came from the cache.
         """

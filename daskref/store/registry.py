@@ -156,10 +156,8 @@ def registered(config: StoreConfig) -> Store | None:
 def opened(config: StoreConfig) -> Iterator[Store]:
     """Have a store for the time of a block: the registered one, or one opened for it.
 
-    Raises
-    ------
-    ConnectorUnavailableError
-        If this process cannot reach the place, or it is gone.
+    Raises ConnectorUnavailableError if this process cannot reach the place, or it is
+    gone.
     """
     store = registered(config)
     if store is not None:

@@ -147,10 +147,7 @@ class Agent:
 def first_to_end(agents: Sequence[Agent], timeout: float = 600.0) -> list[Agent]:
     """Wait for any of the calls that were begun; return who has an answer, or is gone.
 
-    Raises
-    ------
-    AgentError
-        If none has in time.
+    Raises AgentError if none has in time.
     """
     signs = [sign for each in agents for sign in (each._answers, each._sentinel)]
     ready = wait(signs, timeout)

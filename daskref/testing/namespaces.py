@@ -25,22 +25,17 @@ _KEEP = "trap '' CHLD; echo ready; exec cat >/dev/null"
 class Keeper:
     """Namespaces of the network, mounts, processes and the host name, held open.
 
+    Raises NamespaceError with what the system said.
+
     Parameters
     ----------
     script
         Of the shell, run inside as the first process. A failure of any command
         in it ends everything.
-    *args
-        Of the script.
     prefix
         Put before the command, to start from within other namespaces.
     user
         Whether to make a user namespace too, in which the caller is root.
-
-    Raises
-    ------
-    NamespaceError
-        With what the system said.
 
     Notes
     -----
@@ -141,10 +136,7 @@ class Keeper:
 def execute(prefix: Sequence[str], *command: str, stdin: str | None = None) -> str:
     """Run a command to its end and return its output.
 
-    Raises
-    ------
-    NamespaceError
-        If it fails, or is not there.
+    Raises NamespaceError if it fails, or is not there.
     """
     try:
         done = subprocess.run(

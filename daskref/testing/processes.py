@@ -41,19 +41,14 @@ def wait_until(
 ) -> Any:
     """Wait until a condition is true and return its value.
 
+    Raises AssertionError at the deadline.
+
     Parameters
     ----------
     condition
         () -> a value; called every few milliseconds.
     what
         Names it in the error.
-    timeout
-        In seconds.
-
-    Raises
-    ------
-    AssertionError
-        At the deadline.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -70,8 +65,6 @@ class Process:
 
     Parameters
     ----------
-    popen
-        As started by :func:`start`.
     address
         What it said of itself.
     lines
@@ -151,23 +144,16 @@ def start(
 ) -> Process:
     """Start a process and wait until its output matches a pattern with one group.
 
+    Raises AssertionError if it ends, or does not say so in time; with what it wrote.
+
     Parameters
     ----------
-    *command
-        Program and arguments.
     pattern
         What its first group matches is the process's address.
     env
         On top of this process's environment.
-    timeout
-        In seconds.
     stdin
         As ``subprocess`` has it.
-
-    Raises
-    ------
-    AssertionError
-        If it ends, or does not say so in time; with what it wrote.
     """
     popen = spawn(command, {**os.environ, **(env or {})}, stdin)
     found: queue.Queue[str | None] = queue.Queue()

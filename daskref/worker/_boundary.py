@@ -142,6 +142,9 @@ def _revealed(
 ) -> dict[Any, Any]:
     """Resolve a task's dependencies.
 
+    Raises Reschedule if one was lost with its host: the task runs once that is computed
+    again.
+
     Parameters
     ----------
     values
@@ -150,11 +153,6 @@ def _revealed(
         Where to take objects from, if they are there.
     taken
         Filled with what was.
-
-    Raises
-    ------
-    Reschedule
-        If one was lost with its host: the task runs once that is computed again.
     """
     try:
         if spares is None or taken is None:

@@ -17,8 +17,6 @@ class ServedComm:
 
     Parameters
     ----------
-    comm
-        The connection.
     concerns
         ``(key, value) -> bool``: whether the value is converted.
     convert
@@ -69,7 +67,5 @@ def peek(data: Mapping[Any, Any], key: Any) -> Any:
     ----------
     data
         ``Worker.data``: Dask's own, or what the user has chosen.
-    key
-        A Dask key.
     """
     return (data.memory if isinstance(data, SpillBuffer) else data).get(key)

@@ -78,8 +78,6 @@ class Serving:
 
     Parameters
     ----------
-    worker
-        The worker.
     session
         Of a store in reach.
     connector
@@ -106,10 +104,7 @@ class Serving:
     async def start(self) -> None:
         """Begin, and tell the scheduler.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            If this process cannot serve.
+        Raises ConnectorUnavailableError if this process cannot serve.
         """
         worker, connector, session = self._worker, self._connector, self._session
         # While all are on one host, nobody opens a port for nothing.

@@ -128,8 +128,6 @@ class Spares:
 
         Parameters
         ----------
-        key
-            A Dask key.
         load
             Returns a new private object.
         """

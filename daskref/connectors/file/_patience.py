@@ -19,8 +19,6 @@ class Patience:
 
     Parameters
     ----------
-    where
-        What errors call the connector.
     directories
         In which the objects are.
     seconds
@@ -47,21 +45,15 @@ class Patience:
     ) -> memoryview | None:
         """Return what *find* does, once that is an object, or the time is up.
 
+        Raises WireError if *find* still does at the end; ConnectorError if the object
+        cannot be read.
+
         Parameters
         ----------
-        key
-            Of the object, for errors.
         find
             () -> the object, or ``None``.
         wait
             Whether to look more than once.
-
-        Raises
-        ------
-        WireError
-            If *find* still does at the end.
-        ConnectorError
-            If the object cannot be read.
         """
         pause = 0.01
         patience = 0.0 if self._local or not wait else self.seconds

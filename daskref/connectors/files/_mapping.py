@@ -127,8 +127,6 @@ def view_of(
 
     Parameters
     ----------
-    where, nbytes
-        The memory.
     release, *args
         To be called once the last view is gone: anywhere, as finalizers are.
     """

@@ -172,12 +172,8 @@ class DirectoryConnector(Connector, DeferrableConnector):
 def checked(key: object, kind: type[tuple[str, int]]) -> tuple[str, int]:
     """Return name and size from a key.
 
-    A plain tuple will do: that is what a key is after a message of Dask's.
-
-    Raises
-    ------
-    WireError
-        If it is not a key of this kind, or not one that daskref made.
+    A plain tuple will do: that is what a key is after a message of Dask's. Raises
+    WireError if it is not a key of this kind, or not one that daskref made.
     """
     if isinstance(key, tuple) and type(key) in (tuple, kind) and len(key) == 2:
         name, nbytes = key

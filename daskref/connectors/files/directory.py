@@ -110,22 +110,17 @@ class ObjectDirectory:
     ) -> bool:
         """Write an object.
 
+        Returns False if there was no room.
+
         Parameters
         ----------
         name
             From :func:`new_name`.
-        views
-            Its bytes.
         room
             nbytes -> whether a new file of this size may be made.
         publish
             The name that readers look for, if another process chose it. *name* is the
             writer's own: whoever sweeps must see who is writing.
-
-        Returns
-        -------
-        bool
-            False if there was no room.
 
         Raises
         ------
@@ -182,12 +177,8 @@ class ObjectDirectory:
     def get(self, name: str, nbytes: int) -> memoryview | None:
         """Return an object; ``None`` if it is not here.
 
-        Raises
-        ------
-        WireError
-            If the file has another size than *nbytes*, where that is known.
-        OSError
-            If it cannot be read.
+        Raises WireError if the file has another size than *nbytes*, where that is
+        known; OSError if it cannot be read.
         """
         return self._read(name, nbytes, self._private)
 

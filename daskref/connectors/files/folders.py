@@ -79,8 +79,6 @@ def swept(paths: Iterable[str], sweep: Callable[[str], bool]) -> list[str]:
 
     Parameters
     ----------
-    paths
-        The directories.
     sweep
         ``(path) -> bool``: remove it if nobody needs it; whether it was removed.
     """
@@ -99,10 +97,7 @@ def swept(paths: Iterable[str], sweep: Callable[[str], bool]) -> list[str]:
 def check_private(path: str, name: str) -> None:
     """Refuse a directory that is not this user's alone.
 
-    Raises
-    ------
-    ConnectorUnavailableError
-        With the reason; *name* is whose directory it is.
+    Raises ConnectorUnavailableError with the reason; *name* is whose directory it is.
     """
     try:
         there = os.lstat(path)
@@ -165,8 +160,6 @@ def remove_spill(path: str, nonce: str | None) -> None:
     ----------
     path
         Where the session says that it is.
-    nonce
-        Of the session.
     """
     root, name = os.path.split(path)
     for found in own_directories(root):

@@ -50,8 +50,6 @@ def hand_over(
     ----------
     objects, new
         Where it was, and where it is.
-    name
-        Of the object.
     delete
         Whether the lease goes where it was.
     """
@@ -87,21 +85,14 @@ def sweep(
 ) -> list[tuple[str, int]]:
     """Delete expired leases and orphans; see :meth:`Connector.sweep`.
 
+    Returns what was deleted.
+
     Parameters
     ----------
-    objects
-        Where.
     known
         Names with an owner: they stay.
-    grace
-        Seconds.
     gone
         8 digits of a writer -> whether it is gone.
-
-    Returns
-    -------
-    list of (name, nbytes)
-        What was deleted.
     """
     swept = []
     is_gone = cache(gone)

@@ -49,16 +49,13 @@ def open_plain(
 ) -> int:
     """Open a file of this user's, not inherited by programs that are started.
 
+    Raises PermissionError if it is a link, no file, or another user's: looked at once
+    it is open, when nobody can put another one in its place any more.
+
     Parameters
     ----------
     path, flags, mode, dir_fd
         As ``os.open`` has them.
-
-    Raises
-    ------
-    PermissionError
-        If it is a link, no file, or another user's: looked at once it is open, when
-        nobody can put another one in its place any more.
     """
     # without waiting, should it be a pipe
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -73,11 +70,8 @@ def open_plain(
 def open_within(directory: str, name: str) -> int:
     """Open a file for reading in a directory that nobody else may write to.
 
-    Raises
-    ------
-    PermissionError
-        If the directory, or the file, is a link or another user's, or if others may
-        write to the directory.
+    Raises PermissionError if the directory, or the file, is a link or another user's,
+    or if others may write to the directory.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
     fd = os.open(directory, flags)

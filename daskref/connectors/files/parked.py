@@ -141,8 +141,6 @@ class ParkedMappings:
 
         Parameters
         ----------
-        fd, nbytes
-            See :func:`private_view`.
         path
             Of the object, which is this file; its lock is held.
         """

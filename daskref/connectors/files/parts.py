@@ -63,8 +63,6 @@ class Parts:
     ----------
     path
         The directory; it exists.
-    pool, kept, fsync
-        See :class:`~daskref.connectors.files.directory.ObjectDirectory`.
 
     Notes
     -----
@@ -98,19 +96,12 @@ class Parts:
     ) -> Part | None:
         """Make the hidden file of an object that is to be written.
 
+        Returns ``None`` if there was no room.
+
         Parameters
         ----------
-        name, room
-            See :meth:`ObjectDirectory.put`.
-        nbytes
-            Size of the object.
         mark
             What stands before the name meanwhile.
-
-        Returns
-        -------
-        Part or None
-            ``None`` if there was no room.
         """
         check_alone(self._path)
         path = self._at(mark + name)
@@ -136,10 +127,7 @@ class Parts:
     def resume(self, name: str, nbytes: int, mark: str) -> Part | None:
         """Return the hidden file that a process left when it died; see :meth:`start`.
 
-        Returns
-        -------
-        Part or None
-            ``None`` if it is not there, or someone has it.
+        Returns ``None`` if it is not there, or someone has it.
         """
         path = self._at(mark + name)
         try:
@@ -166,8 +154,6 @@ class Parts:
             From :meth:`start`.
         mapping
             Through which it was written, to be kept.
-        publish
-            See :meth:`ObjectDirectory.put`.
         """
         path = self._at(publish or part.name)
         if self._fsync != "never":
@@ -226,22 +212,17 @@ class Parts:
     def write(self, part: Part, views: Sequence[memoryview]) -> SharedMapping | None:
         """Write all bytes of an object.
 
+        Raises OSError with ENOSPC when the file system is full.
+
         Parameters
         ----------
         part
             From :meth:`start`.
-        views
-            The bytes.
 
         Returns
         -------
         SharedMapping or None
             Through which they were written, for :meth:`finish`.
-
-        Raises
-        ------
-        OSError
-            ENOSPC when the file system is full.
         """
         mapping = self.map_part(part)
         if mapping is None:

@@ -27,8 +27,6 @@ class Pieces:
 
     Parameters
     ----------
-    parts
-        Where.
     part
         From its :meth:`~daskref.connectors.files.parts.Parts.start` or ``resume``.
 
@@ -66,17 +64,12 @@ class Pieces:
     def place(self, offset: int, nbytes: int) -> memoryview | None:
         """Return where a piece belongs, to be written there; ``None``: elsewhere.
 
+        Raises OSError with ENOSPC when the file system is full.
+
         Parameters
         ----------
         offset
             Of its first byte in the object; the piece ends within the object.
-        nbytes
-            Of the piece.
-
-        Raises
-        ------
-        OSError
-            ENOSPC when the file system is full.
         """
         end = offset + nbytes
         if not 0 <= offset <= end <= self.nbytes:
@@ -90,17 +83,14 @@ class Pieces:
     def write(self, offset: int, view: memoryview) -> None:
         """Copy a piece to its place.
 
+        Raises OSError with ENOSPC when the file system is full.
+
         Parameters
         ----------
         offset
             Of its first byte in the object; the piece ends within the object.
         view
             Contiguous bytes; not kept.
-
-        Raises
-        ------
-        OSError
-            ENOSPC when the file system is full.
         """
         place = self.place(offset, view.nbytes)
         if place is not None:

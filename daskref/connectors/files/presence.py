@@ -55,10 +55,7 @@ class Liveness(Protocol):
     def hold(self, path: str, new: bool = False) -> int:
         """Keep others from removing the directory; return the file to close, or -1.
 
-        Raises
-        ------
-        FileNotFoundError
-            If someone is removing it.
+        Raises FileNotFoundError if someone is removing it.
         """
 
     def holds(self, path: str, held: int) -> bool:

@@ -38,10 +38,7 @@ _LOOK = 1.0
 def reclaim(path: str) -> bool:
     """Delete a file and give its pages back, unless somebody reads them.
 
-    Returns
-    -------
-    bool
-        Whether this very call deleted it.
+    Returns whether this very call deleted it.
     """
     try:
         with exclusively(path) as fd:
@@ -59,10 +56,7 @@ def reclaim(path: str) -> bool:
 def discard(path: str) -> bool:
     """Delete a file whoever reads it; give its pages back at once if nobody does.
 
-    Returns
-    -------
-    bool
-        Whether this very call deleted it.
+    Returns whether this very call deleted it.
     """
     return reclaim(path) or unlink(path)
 
@@ -136,15 +130,8 @@ class Pool:
     def add(self, path: str, nbytes: int, time_ns: int) -> bool:
         """Move a file of *nbytes* into the pool, in the place of older ones.
 
-        Returns
-        -------
-        bool
-            False if it does not go there: the caller discards it.
-
-        Raises
-        ------
-        FileNotFoundError
-            If another process was faster.
+        Returns False if it does not go there: the caller discards it. Raises
+        FileNotFoundError if another process was faster.
         """
         if nbytes < SMALLEST or nbytes > (limit := self.limit()):
             return False
@@ -182,12 +169,8 @@ class Pool:
     def trim(self, nbytes: int) -> int:
         """Delete files, longest unused first, until *nbytes* are gained.
 
-        Those that somebody reads stay: deleting them gains nothing.
-
-        Returns
-        -------
-        int
-            What was gained.
+        Those that somebody reads stay: deleting them gains nothing. Returns what was
+        gained.
         """
         gained = 0
         for segment in self.segments():

@@ -64,8 +64,6 @@ class DirectorySession:
 
     Parameters
     ----------
-    path
-        The directory.
     nonce
         What its identity file must say.
     liveness
@@ -105,17 +103,12 @@ class DirectorySession:
     def create(cls, root: str, liveness: Liveness) -> DirectorySession:
         """Make a new session.
 
+        Raises ConnectorUnavailableError if the directory cannot be made there.
+
         Parameters
         ----------
         root
             An existing directory.
-        liveness
-            See the class.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If the directory cannot be made there.
         """
         name = f"daskref-{os.geteuid()}-{secrets.token_hex(8)}"
         path = os.path.join(os.path.abspath(root), name)
@@ -125,15 +118,13 @@ class DirectorySession:
     def join(cls, path: str, nonce: str, liveness: Liveness) -> DirectorySession:
         """Take part in an existing session.
 
+        Raises ConnectorUnavailableError if this is not that session, or not a safe
+        directory.
+
         Parameters
         ----------
         path, nonce, liveness
             As the session has them in the process that made it.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If this is not that session, or not a safe directory.
         """
         session = cls(path, nonce, liveness)
         session.ensure()
@@ -145,15 +136,13 @@ class DirectorySession:
     ) -> DirectorySession:
         """Take part in the session at a path; the first one makes it.
 
+        Raises ConnectorUnavailableError if the directory cannot be made, or is another
+        session's.
+
         Parameters
         ----------
         path, nonce, liveness
             The same for all who mean this session.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If the directory cannot be made, or is another session's.
         """
         session = cls(path, nonce, liveness)
         for turn in range(_RACES):
@@ -343,17 +332,14 @@ class DirectorySession:
     def sweep(root: str, liveness: Liveness) -> list[str]:
         """Remove this user's sessions that no process takes part in any more.
 
+        Returns what was removed.
+
         Parameters
         ----------
         root
             The directory that holds them; it need not exist.
         liveness
             See the class: sessions of other kinds stay.
-
-        Returns
-        -------
-        list of str
-            What was removed.
         """
         return swept(own_directories(root), partial(_sweep, liveness=liveness))
 

@@ -46,8 +46,6 @@ def is_mapped(nbytes: int, existing: int) -> bool:
 
     Parameters
     ----------
-    nbytes
-        Of the object.
     existing
         All pages of these first bytes of the file exist.
     """
@@ -65,19 +63,12 @@ def _threads() -> int:
 def write_file(fd: int, views: Sequence[memoryview], offset: int = 0) -> None:
     """Write buffers one after another to a file.
 
+    Raises OSError with ENOSPC when the file system is full.
+
     Parameters
     ----------
-    fd
-        The file.
-    views
-        The buffers.
     offset
         Of their first byte in the file.
-
-    Raises
-    ------
-    OSError
-        ENOSPC when the file system is full.
     """
     pending = [view for view in views if view.nbytes]
     while pending:
@@ -128,21 +119,16 @@ def write_mapped(
 ) -> None:
     """Copy buffers one after another into a mapped file.
 
+    Raises OSError with ENOSPC when the file system is full.
+
     Parameters
     ----------
     mapping
         Of the file, long enough.
     fd
         The file; it has its length.
-    views
-        The buffers.
     existing
         All pages of these first bytes exist.
-
-    Raises
-    ------
-    OSError
-        ENOSPC when the file system is full.
     """
     nbytes = sum(view.nbytes for view in views)
     # A deque hands each chunk to one thread.
@@ -217,6 +203,9 @@ def copy_past_cache(
 ) -> bool:
     """Copy a file to a new one on a disk; no pages stay in the kernel's cache.
 
+    Returns False if it was stopped. Raises OSError with ENOSPC when the disk is full.
+    As with a stop, the file stays.
+
     Parameters
     ----------
     source, nbytes
@@ -225,16 +214,6 @@ def copy_past_cache(
         Of the new file.
     stops
         Whether to stop, asked from time to time.
-
-    Returns
-    -------
-    bool
-        False if it was stopped.
-
-    Raises
-    ------
-    OSError
-        ENOSPC when the disk is full. As with a stop, the file stays.
     """
     fd = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:

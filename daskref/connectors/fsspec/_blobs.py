@@ -36,10 +36,7 @@ class Blobs(ABC):
     ) -> None:
         """Write an object; whole, or not at all.
 
-        Raises
-        ------
-        FileExistsError
-            If it is there already, and *exclusive*.
+        Raises FileExistsError if it is there already, and *exclusive*.
         """
 
     @abstractmethod
@@ -50,10 +47,10 @@ class Blobs(ABC):
     def get(self, path: str, nbytes: int | None) -> memoryview | None:
         """Read an object into memory of its own.
 
+        Raises WireError if it has another size.
+
         Parameters
         ----------
-        path
-            Of the object.
         nbytes
             Its size; ``None``: look first.
 
@@ -61,11 +58,6 @@ class Blobs(ABC):
         -------
         memoryview or None
             Writable; ``None`` if it is not there.
-
-        Raises
-        ------
-        WireError
-            If it has another size.
         """
 
     @abstractmethod

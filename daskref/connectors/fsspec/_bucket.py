@@ -338,10 +338,7 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 def check_size(path: str, there: int, nbytes: int) -> None:
     """Refuse an object of another size than its key says.
 
-    Raises
-    ------
-    WireError
-        If it has.
+    Raises WireError if it has.
     """
     if there != nbytes:
         raise WireError(

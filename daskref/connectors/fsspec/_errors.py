@@ -51,8 +51,6 @@ def translate(
     ----------
     exc
         Whatever was raised. Those of daskref come back as they are.
-    connector
-        ``repr`` of the connector.
     what
         What failed, as the begin of a sentence.
     hidden

@@ -46,10 +46,7 @@ def sweep(
 ) -> list[tuple[str, int]]:
     """Delete expired leases and orphans; see :meth:`Connector.sweep`.
 
-    Returns
-    -------
-    list of (name, nbytes)
-        What was deleted.
+    Returns what was deleted.
     """
     sizes = blobs.sizes(session.directory)
     names = [name for name in sizes if NAME.fullmatch(name)]

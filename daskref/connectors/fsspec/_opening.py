@@ -34,6 +34,8 @@ _PACKAGES = {
 def read_limits(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return sizes, numbers and seconds, from what users write.
 
+    Raises ConfigError if one is malformed or too small.
+
     Parameters
     ----------
     protocol
@@ -41,11 +43,6 @@ def read_limits(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
     given
         ``part_size``, ``concurrency``, ``connect_timeout``, ``timeout``, ``retries``
         and ``lease``.
-
-    Raises
-    ------
-    ConfigError
-        If one is malformed or too small.
     """
     least = LEAST_PART if protocol in S3 else 1
     readers: dict[str, Reader] = {
@@ -62,22 +59,17 @@ def open_blobs(
 ) -> Blobs:
     """Open a store; nothing is asked of it yet.
 
+    Raises ConfigError if fsspec does not know the protocol, its driver is not
+    installed, or an option is a typing error.
+
     Parameters
     ----------
     protocol
         Of fsspec.
-    url
-        Of the place.
     options
         For fsspec's class.
     limits
         From :func:`read_limits`.
-
-    Raises
-    ------
-    ConfigError
-        If fsspec does not know the protocol, its driver is not installed, or an
-        option is a typing error.
     """
     cls = _driver(protocol, url)
     check_names(options, signature(cls.__init__).parameters)

@@ -61,15 +61,12 @@ class Location(NamedTuple):
 def read_url(url: str) -> Location:
     """Take a URL apart.
 
+    Raises ConfigError if it is no URL of a place, with what is secret masked.
+
     Parameters
     ----------
     url
         ``"s3://bucket/prefix?endpoint_url=…"``, or ``"fsspec+<protocol>://…"``.
-
-    Raises
-    ------
-    ConfigError
-        If it is no URL of a place, with what is secret masked.
     """
     expected = "a URL such as s3://bucket/prefix or fsspec+sftp://host/directory"
     try:
@@ -106,10 +103,8 @@ def read_url(url: str) -> Location:
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options with the types that drivers want.
 
-    Raises
-    ------
-    ConfigError
-        If one cannot be handed to another process. The value is not in the text.
+    Raises ConfigError if one cannot be handed to another process. The value is not in
+    the text.
     """
     result = {}
     for name, value in options.items():
@@ -142,10 +137,7 @@ def _malformed(name: str, expected: str) -> ConfigError:
 def check_names(options: Mapping[str, Any], valid: Iterable[str]) -> None:
     """Refuse an option that is a typing error of one that the driver has.
 
-    Raises
-    ------
-    ConfigError
-        With the name that is probably meant.
+    Raises ConfigError with the name that is probably meant.
     """
     names = sorted({*valid, *MAPPINGS})
     for name in options:
@@ -226,8 +218,6 @@ def for_driver(
         Of fsspec.
     options
         The user's; they go before ours.
-    connect_timeout, timeout
-        Seconds.
     concurrency
         Requests at the same time.
     """

@@ -75,12 +75,8 @@ class S3Bucket(Bucket):
 
         Parameters
         ----------
-        path
-            Of the object.
         parts
             ``upload id -> coroutines``, one per part; each returns the part's ETag.
-        exclusive
-            See :meth:`put`.
         """
         made = await self._request(lambda: self._call("create_multipart_upload", path))
         upload_id = made["UploadId"]

@@ -64,21 +64,16 @@ def _is_ours(name: str) -> bool:
 class ObjectStoreSession:
     """One process's part in a session.
 
+    Raises ConnectorUnavailableError if there is no such session here.
+
     Parameters
     ----------
-    blobs
-        The store.
     name, nonce
         Of the session; ``None`` for a new one.
     lease
         Seconds for which a participant counts as alive without a word from it.
     shared
         Whether other processes can see the store.
-
-    Raises
-    ------
-    ConnectorUnavailableError
-        If there is no such session here.
     """
 
     name: str

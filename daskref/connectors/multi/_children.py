@@ -134,10 +134,7 @@ class Children:
     def open(self, child: Child) -> Connector:
         """Return a child's connector.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            If it is out of this process's reach.
+        Raises ConnectorUnavailableError if it is out of this process's reach.
         """
         try:
             return child.open()
@@ -163,21 +160,15 @@ class Children:
     ) -> tuple[str, Connector]:
         """Return where an object goes: the name and the connector.
 
+        Raises ConnectorError if no policy takes it; ConnectorUnavailableError if one
+        does, but its connector is out of this process's reach.
+
         Parameters
         ----------
         nbytes
             Size of the stored object; ``None``: that is not looked at.
-        subset_tags, superset_tags, type_name
-            See :meth:`MultiConnector.put_frames`.
         fits
             connector -> whether it can do what is to be done.
-
-        Raises
-        ------
-        ConnectorError
-            If no policy takes it.
-        ConnectorUnavailableError
-            If one does, but its connector is out of this process's reach.
         """
         self.check_open()
         subset, superset = _tags(subset_tags), _tags(superset_tags)

@@ -143,13 +143,5 @@ def is_passing(exc: BaseException) -> bool:
 
 
 def translated(exc: BaseException, name: str) -> ConnectorError:
-    """Return our error for one of the driver, of a socket or of the server.
-
-    Parameters
-    ----------
-    exc
-        What was caught.
-    name
-        ``repr`` of the connector.
-    """
+    """Return our error for one of the driver, of a socket or of the server."""
     return find(exc).error(name, str(exc).strip(".") or type(exc).__name__)

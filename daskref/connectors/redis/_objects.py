@@ -53,10 +53,7 @@ class Found(NamedTuple):
 def checked(key: object, prefix: str) -> Found:
     """Take a key apart.
 
-    Raises
-    ------
-    WireError
-        If it is not one that a connector with this *prefix* made.
+    Raises WireError if it is not one that a connector with this *prefix* made.
     """
     if isinstance(key, tuple) and type(key) in (tuple, RedisKey) and len(key) == 2:
         text, nbytes = key
@@ -87,8 +84,6 @@ def write(
         To which it will belong.
     name
         Its name, new.
-    views
-        Its bytes.
     chunk
         Bytes that one string may have.
     """
@@ -143,12 +138,8 @@ class _Layout(NamedTuple):
 def read(wire: Wire, wanted: Sequence[Found]) -> list[memoryview | None]:
     """Return objects, in the same order; ``None`` for each that is missing.
 
-    Raises
-    ------
-    WireError
-        If one has another size than its key says.
-    redis.exceptions.ResponseError
-        If the server replied an error.
+    Raises WireError if one has another size than its key says;
+    redis.exceptions.ResponseError if the server replied an error.
     """
     result: list[memoryview | None] = [None] * len(wanted)
     small = [n for n, each in enumerate(wanted) if 0 <= each.nbytes <= _PIECE]

@@ -57,10 +57,7 @@ READERS: dict[str, Reader] = {
 def url_of(url: str, port: int | str | None) -> str:
     """Return a URL, made of ProxyStore's hostname and port if it is none.
 
-    Raises
-    ------
-    ConfigError
-        If it is both, or brings options.
+    Raises ConfigError if it is both, or brings options.
     """
     if "://" not in url:
         host = f"[{url}]" if ":" in url else url
@@ -77,10 +74,7 @@ def url_of(url: str, port: int | str | None) -> str:
 def session_of(value: str | None) -> str | None:
     """Return a session's name.
 
-    Raises
-    ------
-    ConfigError
-        If it is none.
+    Raises ConfigError if it is none.
     """
     if value is None or (isinstance(value, str) and _SESSION.fullmatch(value)):
         return value
@@ -99,6 +93,8 @@ def _from_environment(name: str) -> str | None:
 class Place:
     """A database of a server, and how to log in.
 
+    Raises ConfigError if the URL is malformed.
+
     Parameters
     ----------
     url
@@ -108,11 +104,6 @@ class Place:
         Go before those of the URL.
     tls
         The options of TLS connections; ``None`` is not given.
-
-    Raises
-    ------
-    ConfigError
-        If the URL is malformed.
     """
 
     #: Without credentials; the same for the same database.

@@ -31,8 +31,6 @@ class Server:
     ----------
     place
         Where it is, and how to log in.
-    name
-        ``repr`` of the connector, for errors.
     timeout, connect_timeout
         Seconds without any progress after which an operation, or connecting, fails.
     retries
@@ -66,6 +64,8 @@ class Server:
     def run(self, work: Callable[[Wire], T], *, patient: bool = True) -> T:
         """Run ``work(wire)``, again if the connection breaks.
 
+        Raises ConnectorError if the server replied an error, or all attempts failed.
+
         Parameters
         ----------
         work
@@ -74,11 +74,6 @@ class Server:
         patient
             Whether to try at once, and again, even if the server has just been found
             to be away: for what cannot do without it.
-
-        Raises
-        ------
-        ConnectorError
-            If the server replied an error, or all attempts failed.
         """
         if not patient and time.monotonic() < self._pause_ends:
             raise ConnectorUnavailableError(self.name, self._last_error)

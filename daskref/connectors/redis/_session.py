@@ -53,6 +53,8 @@ def script(source: str, root: bytes, *arguments: str | int | bytes) -> Command:
 class RedisSession:
     """One process's part in a session. Thread-safe.
 
+    Raises ConnectorError if the server cannot be used, or has no such session.
+
     Parameters
     ----------
     server
@@ -66,11 +68,6 @@ class RedisSession:
         live for ever.
     lease, ttl
         Seconds: for which a participant, and an object, live without being renewed.
-
-    Raises
-    ------
-    ConnectorError
-        If the server cannot be used, or has no such session.
     """
 
     name: str
@@ -197,10 +194,7 @@ class RedisSession:
     ) -> list[tuple[str, int]]:
         """Delete objects, of this session or of that with another *root*.
 
-        Returns
-        -------
-        list of (name, nbytes)
-            Those that were there.
+        Returns those that were there.
         """
         dropped: list[tuple[str, int]] = []
         for start in range(0, len(names), _BATCH):
@@ -222,17 +216,12 @@ class RedisSession:
     def sweep(self, owned: set[str] | None, grace: float) -> list[tuple[str, int]]:
         """Delete expired leases and orphans; see :meth:`Connector.sweep`.
 
+        Returns what was deleted.
+
         Parameters
         ----------
         owned
             Names with an owner: they stay.
-        grace
-            Seconds.
-
-        Returns
-        -------
-        list of (name, nbytes)
-            What was deleted.
         """
         due = [name.decode() for name in self.server.ask(script(DUE, self.root))]
         due = [name for name in due if not owned or name not in owned]

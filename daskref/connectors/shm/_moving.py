@@ -176,15 +176,13 @@ class Mover:
     def make_room(self, nbytes: int) -> int:
         """Give memory back: recycled files, then objects, longest unused first.
 
+        Raises OSError, ConnectorUnavailableError if the disk is full, or cannot be
+        used.
+
         Returns
         -------
         int
             The bytes that were gained, by this process: none if another one is at it.
-
-        Raises
-        ------
-        OSError, ConnectorUnavailableError
-            If the disk is full, or cannot be used.
         """
         gained = self._pool.trim(nbytes)
         if gained >= nbytes or self._spill.is_memory:
@@ -216,20 +214,13 @@ class Mover:
     def move(self, *known: str) -> int:
         """Move an object to disk.
 
-        Parameters
-        ----------
-        *known
-            All its names.
+        Raises OSError, ConnectorUnavailableError as :meth:`make_room` does; the object
+        is in memory as before.
 
         Returns
         -------
         int
             The bytes that were gained: none if it is not there, or has to stay.
-
-        Raises
-        ------
-        OSError, ConnectorUnavailableError
-            As :meth:`make_room` does; the object is in memory as before.
         """
         try:
             fd = open_plain(self._objects.at(known[0]), os.O_RDWR)

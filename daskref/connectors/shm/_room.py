@@ -32,8 +32,6 @@ class Tiers:
 
     Parameters
     ----------
-    where
-        What errors call the connector.
     session
         The session: its directory is the one in memory.
     limit, recycled, idle, spill_root
@@ -90,10 +88,7 @@ class Tiers:
     ) -> None:
         """Write an object; see :meth:`ObjectDirectory.put`.
 
-        Raises
-        ------
-        ConnectorError
-            If there is no room, or it cannot be written.
+        Raises ConnectorError if there is no room, or it cannot be written.
         """
         try:
             if self._put_in_memory(name, views, nbytes, publish):
@@ -160,17 +155,7 @@ class Tiers:
     def start(self, name: str, nbytes: int, mark: str) -> Pieces:
         """Begin an object that is written in pieces, under a name from elsewhere.
 
-        Parameters
-        ----------
-        name, mark
-            See :meth:`Parts.start`.
-        nbytes
-            Size of the object.
-
-        Raises
-        ------
-        ConnectorError
-            As :meth:`put` does.
+        Raises ConnectorError as :meth:`put` does.
         """
         for tier in self:
             discard(tier.at(mark + name))  # what one who died has left
@@ -221,8 +206,6 @@ class Budget:
 
     Parameters
     ----------
-    path
-        The directory.
     limit
         A fraction (float): of the file system, whoever fills it, and of half of the
         memory of container or machine. Bytes (int): of what the directory's files take

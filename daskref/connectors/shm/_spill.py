@@ -40,8 +40,6 @@ class Spill:
 
     Parameters
     ----------
-    session
-        The session.
     root
         Where it would put them; another process may have chosen another place first.
     """
@@ -68,10 +66,7 @@ class Spill:
     def find(self) -> ObjectDirectory | None:
         """Return the session's directory on disk, if it has one.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            If what is there is not the session's.
+        Raises ConnectorUnavailableError if what is there is not the session's.
         """
         if self._objects is None:
             path = self._recorded()
@@ -88,12 +83,8 @@ class Spill:
     def make(self) -> ObjectDirectory:
         """Return the session's directory on disk; make it if it has none.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            As :meth:`find` does.
-        OSError
-            If it cannot be made.
+        Raises ConnectorUnavailableError as :meth:`find` does; OSError if it cannot be
+        made.
         """
         with self._lock:
             while (found := self.find()) is None:
@@ -142,10 +133,7 @@ class Spill:
 def sweep_spills(root: str) -> list[str]:
     """Remove this user's directories in *root* whose session has ended.
 
-    Returns
-    -------
-    list of str
-        What was removed.
+    Returns what was removed.
     """
     return swept(own_directories(root), _sweep)
 

@@ -18,8 +18,6 @@ class Answers:
 
     Parameters
     ----------
-    local
-        The host's store.
     pushes
         Those of the whole server.
     """
@@ -46,13 +44,6 @@ class Answers:
 
     def answer(self, request: Request, data: memoryview) -> tuple[Status, memoryview]:
         """Do what is asked.
-
-        Parameters
-        ----------
-        request
-            What.
-        data
-            That came with it.
 
         Returns
         -------

@@ -35,10 +35,6 @@ class Arrival:
 
     Parameters
     ----------
-    local
-        The host's store.
-    key
-        Of the object.
     chunk
         Size of the chunks, but for the last one, in bytes.
     fd
@@ -103,27 +99,19 @@ class Arrival:
     def place(self, index: int) -> memoryview | None:
         """Return where a chunk belongs, to receive it there; ``None``: elsewhere.
 
-        Raises
-        ------
-        OSError
-            ENOSPC when the file system is full.
+        Raises OSError with ENOSPC when the file system is full.
         """
         return self._pieces.place(*self.span(index))
 
     def write(self, index: int, view: memoryview | None) -> None:
         """Take note of a chunk, and put it in its place; its length is right.
 
+        Raises OSError with ENOSPC when the file system is full.
+
         Parameters
         ----------
-        index
-            Of the chunk.
         view
             Its bytes; ``None`` if they are in their :meth:`place`.
-
-        Raises
-        ------
-        OSError
-            ENOSPC when the file system is full.
         """
         if view is not None:
             self._pieces.write(index * self._chunk, view)
@@ -177,23 +165,13 @@ def begin(
 ) -> memoryview | Arrival:
     """Return an object that is here, wait for who fetches it, or begin to fetch it.
 
+    Raises TimeoutError if that process makes none; ConnectorError if there is no room
+    for the object.
+
     Parameters
     ----------
-    local
-        The host's store.
-    key
-        Of the object.
-    chunk
-        Size of the chunks in bytes.
     patience
         Seconds to wait while another process fetches and makes no progress.
-
-    Raises
-    ------
-    TimeoutError
-        If that process makes none.
-    ConnectorError
-        If there is no room for the object.
     """
     path = _path(local, key.name)
     deadline = time.monotonic() + patience

@@ -65,8 +65,6 @@ class TlsClient:
     ----------
     raw
         The connected socket; whoever made it closes it.
-    context
-        Says who is trusted.
     """
 
     def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
@@ -78,12 +76,7 @@ class TlsClient:
     def do_handshake(self) -> None:
         """Agree on keys, and check who the other end is.
 
-        Raises
-        ------
-        ssl.SSLError
-            If it is not trusted.
-        OSError
-            If the connection breaks.
+        Raises ssl.SSLError if it is not trusted; OSError if the connection breaks.
         """
         while True:
             try:
@@ -135,19 +128,12 @@ def open_channel(raw: socket.socket, handshake: Handshake) -> Channel:
 class Line:
     """One connection to one server, for one thread at a time.
 
+    Raises BrokenError if it cannot be made. So do the methods, if it ends or stalls.
+
     Parameters
     ----------
-    endpoint
-        Of the server.
-    handshake
-        Of the session.
     stall
         Seconds without an answer, after which the connection is of no use any more.
-
-    Raises
-    ------
-    BrokenError
-        If it cannot be made. So do the methods, if it ends or stalls.
     """
 
     endpoint: str
@@ -249,15 +235,7 @@ class Line:
 
 
 class Lines:
-    """The connections of one process to the servers of a session.
-
-    Parameters
-    ----------
-    keys, encrypted
-        Of the session, and whether to encrypt.
-    limits
-        Sizes and waits.
-    """
+    """The connections of one process to the servers of a session."""
 
     closed: bool
     _idle: list[Line]
@@ -282,12 +260,8 @@ class Lines:
     def take(self, endpoint: str) -> Line:
         """Return a connection for this thread; :meth:`give_back` or :meth:`drop` it.
 
-        Raises
-        ------
-        ClosedError
-            If :meth:`close` was called.
-        BrokenError
-            If the server cannot be reached, or is not of the session.
+        Raises ClosedError if :meth:`close` was called; BrokenError if the server cannot
+        be reached, or is not of the session.
         """
         while (line := self._take_idle(endpoint)) is not None:
             if line.is_usable():

@@ -23,8 +23,6 @@ class Transfer:
 
     Parameters
     ----------
-    lines
-        Makes the connections.
     arrival
         Takes the chunks; it is neither published nor given up here.
     sources
@@ -33,8 +31,6 @@ class Transfer:
         () -> the hosts that have the object by now; may block.
     failed
         Hears of each endpoint that did not answer.
-    limits
-        Sizes and waits.
 
     Notes
     -----
@@ -80,24 +76,14 @@ class Transfer:
     def run(self, patience: float) -> bool:
         """Fetch what is missing.
 
+        Returns False if all who were asked lack the object. Raises UnansweredError if
+        it could not be had; ClosedError if the connections were closed; OSError if a
+        chunk could not be written.
+
         Parameters
         ----------
         patience
             Seconds until the first chunk must be there.
-
-        Returns
-        -------
-        bool
-            False if all who were asked lack the object.
-
-        Raises
-        ------
-        UnansweredError
-            If it could not be had.
-        ClosedError
-            If the connections were closed.
-        OSError
-            If a chunk could not be written.
         """
         self._deadline = time.monotonic() + patience
         wanted = min(self._limits.lanes, -(-len(self._todo) // self._limits.window))

@@ -103,13 +103,6 @@ class Encrypted(Channel, Protocol):
 class Handshake:
     """What both ends of a new connection do first; see the module.
 
-    Parameters
-    ----------
-    keys
-        Of the session.
-    encrypted
-        Whether to encrypt.
-
     Notes
     -----
     Thread-safe. :meth:`accept` and :meth:`connect` return once *both* ends have proved
@@ -136,17 +129,13 @@ class Handshake:
     def accept(self, there: Channel) -> None:
         """Let a client in that proves to be of the session.
 
+        Raises RefusedError if it does not; OSError, EndedError if the connection
+        breaks.
+
         Parameters
         ----------
         there
             From :meth:`wrap_server`.
-
-        Raises
-        ------
-        RefusedError
-            If it does not.
-        OSError, EndedError
-            If the connection breaks.
         """
         if isinstance(there, Encrypted):
             _shake(there)

@@ -81,10 +81,7 @@ def _addresses(interface: str) -> Iterable[str]:
 def listen(address: str, ports: range) -> socket.socket:
     """Return a socket that listens on the first free port.
 
-    Raises
-    ------
-    OSError
-        If none is free, or the address is not this host's.
+    Raises OSError if none is free, or the address is not this host's.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -111,8 +108,6 @@ def prepare(there: socket.socket, heartbeat: float = 0.0) -> None:
 
     Parameters
     ----------
-    there
-        The connected socket.
     heartbeat
         Seconds after which to ask a silent peer's system whether it is still there.
     """
@@ -146,10 +141,7 @@ def endpoint(address: str, port: int) -> str:
 def split_endpoint(text: str) -> tuple[str, int]:
     """Return address and port of an endpoint.
 
-    Raises
-    ------
-    ConfigError
-        If it is none.
+    Raises ConfigError if it is none.
     """
     scheme, _, place = text.partition("://")
     address, _, port = place.rpartition(":")

@@ -27,8 +27,6 @@ class Pushes:
 
     Parameters
     ----------
-    local
-        The host's store.
     limits
         Their number, their size, and after how many seconds without a chunk one is
         abandoned.
@@ -47,15 +45,7 @@ class Pushes:
         return len(self._pushes)
 
     def take(self, request: Request, data: memoryview) -> Status:
-        """Write one chunk; publish the object when it was the last.
-
-        Parameters
-        ----------
-        request
-            Which chunk of which object.
-        data
-            The chunk.
-        """
+        """Write one chunk; publish the object when it was the last."""
         with self._lock:
             return self._take(request, data)
 

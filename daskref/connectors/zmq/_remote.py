@@ -45,14 +45,10 @@ class Remote:
 
     Parameters
     ----------
-    owner
-        ``repr`` of the connector, for errors.
     local
         This host's store; takes what is fetched.
     sources
         Says where objects are.
-    limits
-        Sizes and waits.
     session
         Makes the connections when they are needed.
     """
@@ -105,22 +101,14 @@ class Remote:
     def fetch(self, key: ZmqKey) -> memoryview | None:
         """Return an object, once it has been fetched to this host.
 
+        Returns ``None`` if all who were asked lack it, or nobody is known to have it.
+        Raises ConnectorError if it could not be had, or not be stored here; WireError
+        if bytes of it came damaged twice.
+
         Parameters
         ----------
         key
             Name, size and home of the object.
-
-        Returns
-        -------
-        memoryview or None
-            ``None`` if all who were asked lack it, or nobody is known to have it.
-
-        Raises
-        ------
-        ConnectorError
-            If it could not be had, or not be stored here.
-        WireError
-            If bytes of it came damaged twice.
         """
         # Who is asked hears how it ends, whoever else is asked meanwhile.
         asked = self.sources
@@ -206,22 +194,13 @@ class Remote:
     def push(self, views: Sequence[memoryview], name: str) -> str:
         """Send an object to a host that takes it.
 
-        Parameters
-        ----------
-        views
-            Its bytes, in several buffers.
-        name
-            Of the object.
+        Raises ConnectorUnavailableError if no host takes it: says who was asked, and
+        what each one answered.
 
         Returns
         -------
         str
             Identity of the host.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If no host takes it: says who was asked, and what each one answered.
         """
         nbytes = sum(view.nbytes for view in views)
         deadline = time.monotonic() + self._limits.timeout
@@ -277,19 +256,12 @@ class Remote:
     def any_has(self, key: ZmqKey, op: Op, length: int = 0) -> bool:
         """Tell whether another host answers yes.
 
+        Raises ConnectorUnavailableError if none says yes, and not all have answered.
+
         Parameters
         ----------
-        key
-            Of the object.
         op
             What to ask of the hosts that may have it.
-        length
-            Goes with the request.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If none says yes, and not all have answered.
         """
         answers = []
         request = Request(op, key.name, key.nbytes, 0, length)
@@ -308,10 +280,7 @@ class Remote:
     def take(self, key: ZmqKey) -> bool:
         """Delete an object where it was put; whether this very call deleted it.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            If that cannot be told.
+        Raises ConnectorUnavailableError if that cannot be told.
         """
         known = self.copies(key)
         places = next((each.endpoints for each in known if each.host == key.host), ())
@@ -340,10 +309,8 @@ class Remote:
     def evict(self, keys: Iterable[ZmqKey]) -> None:
         """Delete objects, and their copies, from other hosts.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            If a host did not answer. What could be reached was deleted.
+        Raises ConnectorUnavailableError if a host did not answer. What could be reached
+        was deleted.
         """
         by_host: dict[str, tuple[Source, list[str]]] = {}
         for key in keys:

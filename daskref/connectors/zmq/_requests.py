@@ -20,23 +20,8 @@ from daskref.connectors.zmq.sources import Candidates, Source
 def ask(lines: Lines, source: Source, request: Request, data: bytes = b"") -> Status:
     """Ask a host, endpoint after endpoint, until one answers.
 
-    Parameters
-    ----------
-    lines
-        Makes the connections.
-    source
-        The host.
-    request
-        What to ask.
-    data
-        Goes with the request.
-
-    Raises
-    ------
-    UnansweredError
-        If none of its endpoints answers.
-    ClosedError
-        If the connections were closed.
+    Raises UnansweredError if none of its endpoints answers; ClosedError if the
+    connections were closed.
     """
     candidates = Candidates([source])
     while (endpoint := candidates.pick(time.monotonic())) is not None:
@@ -107,30 +92,18 @@ def push(
 ) -> Status:
     """Send an object to a server.
 
+    Raises UnansweredError if the server does not answer; ClosedError if the connections
+    were closed.
+
     Parameters
     ----------
-    lines
-        Makes the connections.
-    endpoint
-        Of the server.
     name
         Of the object; if the server has it already, nothing more is sent.
-    views
-        The bytes.
-    limits
-        Sizes and waits.
 
     Returns
     -------
     Status
         ``WHOLE`` if the object is published there.
-
-    Raises
-    ------
-    UnansweredError
-        If the server does not answer.
-    ClosedError
-        If the connections were closed.
     """
     line = _take(lines, endpoint)
     try:

@@ -71,14 +71,8 @@ class Server:
 
     Parameters
     ----------
-    local
-        The host's store.
     listener
         A listening socket that does not block; the server closes it.
-    keys, encrypted
-        Of the session, and whether to encrypt.
-    limits
-        Sizes and counts.
 
     Notes
     -----

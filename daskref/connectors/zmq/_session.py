@@ -40,10 +40,7 @@ _SERVERS = "servers"
 def session_name(name: str | None) -> str:
     """Return the name of a session, a new one for ``None``.
 
-    Raises
-    ------
-    ConfigError
-        If it is not a name that daskref made.
+    Raises ConfigError if it is not a name that daskref made.
     """
     if name is None:
         return secrets.token_hex(16)
@@ -65,10 +62,7 @@ class Place(NamedTuple):
 def parse_place(interface: str | None, port: int | str, advertise: str | None) -> Place:
     """Return where to serve, of what the user wrote; nothing is looked up.
 
-    Raises
-    ------
-    ConfigError
-        If the port or the advertised address is malformed.
+    Raises ConfigError if the port or the advertised address is malformed.
     """
     told = None if advertise is None else parse_advertised(advertise)
     return Place(interface, parse_ports(port), told)
@@ -79,10 +73,6 @@ def open_host(session: str, root: str | None, **options: Any) -> SharedMemoryCon
 
     Parameters
     ----------
-    session
-        The session's name.
-    root
-        Where the directory is.
     **options
         Of :class:`~daskref.connectors.SharedMemoryConnector`.
     """
@@ -106,14 +96,10 @@ def serve(
 ) -> tuple[Server, str]:
     """Serve the host's objects, and tell its other processes where.
 
+    Raises ConnectorUnavailableError if this process cannot listen there.
+
     Parameters
     ----------
-    local
-        The host's store.
-    place
-        Where to listen.
-    keys, encrypted, limits
-        See :class:`Server`.
     later
         ``(function, *args)``: call it when the connector is closed.
 
@@ -121,11 +107,6 @@ def serve(
     -------
     tuple
         The server, and what others connect to.
-
-    Raises
-    ------
-    ConnectorUnavailableError
-        If this process cannot listen there.
     """
     address = resolve(place.interface) if place.interface else outward()
     try:
@@ -183,17 +164,7 @@ def _unlink_own(path: str, pid: int) -> None:
 def enter(session: str | None, encrypted: bool) -> str:
     """Return the name of a session; for ``None`` of a new one, and make its keys.
 
-    Parameters
-    ----------
-    session
-        The name, or ``None``.
-    encrypted
-        Whether connections of the session are encrypted.
-
-    Raises
-    ------
-    ConfigError
-        If it is not a name that daskref made.
+    Raises ConfigError if it is not a name that daskref made.
     """
     name = session_name(session)
     if session is None:
@@ -210,16 +181,8 @@ class ZmqSession:
 
     Parameters
     ----------
-    owner
-        ``repr`` of the connector, for errors.
-    name
-        Of the session.
     local
         This host's store; :meth:`close` closes it too.
-    encrypted
-        Whether to encrypt.
-    limits
-        Sizes and waits.
 
     Notes
     -----
@@ -280,12 +243,8 @@ class ZmqSession:
     def open_lines(self) -> Lines:
         """Return connections to other hosts; :meth:`close` closes them.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            If this process has not got the session's keys.
-        ClosedError
-            If the session was closed here.
+        Raises ConnectorUnavailableError if this process has not got the session's keys;
+        ClosedError if the session was closed here.
         """
         with self._lock:
             if self.closed:  # nobody would end them any more
@@ -313,6 +272,9 @@ class ZmqSession:
     def serve(self, place: Place) -> str:
         """Serve this host's objects from now on.
 
+        Raises ConnectorUnavailableError if this process cannot listen there, or has not
+        got the session's keys.
+
         Parameters
         ----------
         place
@@ -322,11 +284,6 @@ class ZmqSession:
         -------
         str
             What others connect to.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If this process cannot listen there, or has not got the session's keys.
         """
         with self._lock:
             if self._server is None:

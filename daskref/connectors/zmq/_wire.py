@@ -148,10 +148,7 @@ def pack_reply(reply: Reply) -> bytes:
 def unpack_reply(header: bytes) -> Reply:
     """Return a reply.
 
-    Raises
-    ------
-    WireError
-        If it is none, or of another version.
+    Raises WireError if it is none, or of another version.
     """
     if len(header) != _REPLY.size:
         raise WireError(f"a reply has a header of {len(header)} bytes")
@@ -170,10 +167,8 @@ def unpack_reply(header: bytes) -> Reply:
 def send(there: Channel, header: bytes, data: bytes | memoryview = b"") -> None:
     """Send a header and what belongs to it.
 
-    Raises
-    ------
-    OSError
-        If the connection breaks, or nothing is taken for the socket's timeout.
+    Raises OSError if the connection breaks, or nothing is taken for the socket's
+    timeout.
     """
     # With the first data: whoever is woken for a header alone waits for the rest, which
     # took a third of the time of a transfer.
@@ -186,12 +181,8 @@ def send(there: Channel, header: bytes, data: bytes | memoryview = b"") -> None:
 def receive_into(there: Channel, view: memoryview) -> None:
     """Fill a buffer.
 
-    Raises
-    ------
-    EndedError
-        If the other end ends the connection before.
-    OSError
-        If it breaks, or nothing comes for the socket's timeout.
+    Raises EndedError if the other end ends the connection before; OSError if it breaks,
+    or nothing comes for the socket's timeout.
     """
     start, nbytes = 0, view.nbytes
     while start < nbytes:
@@ -254,15 +245,12 @@ class Limits:
     def given(self, **values: Any) -> Limits:
         """Return limits with what users write of :attr:`timeout` and :attr:`lanes`.
 
+        Raises ConfigError if one is malformed, or not positive.
+
         Parameters
         ----------
         **values
             ``None`` changes nothing.
-
-        Raises
-        ------
-        ConfigError
-            If one is malformed, or not positive.
         """
         given = {name: value for name, value in values.items() if value is not None}
         return replace(self, **read_options(_READERS, given, "zmq: {}"))

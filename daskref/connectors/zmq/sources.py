@@ -36,10 +36,7 @@ class ZmqKey(NamedTuple):
 def checked_key(key: Key) -> ZmqKey:
     """Return a key, which may be a plain tuple: it is one after a message of Dask's.
 
-    Raises
-    ------
-    WireError
-        If it is not one that daskref made.
+    Raises WireError if it is not one that daskref made.
     """
     if isinstance(key, tuple) and type(key) in (tuple, ZmqKey) and len(key) == 3:
         name, nbytes = checked(key[:2], SharedMemoryKey)
@@ -111,10 +108,7 @@ class Sources(Protocol):
 def parse_peers(peers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Return hosts and their endpoints.
 
-    Raises
-    ------
-    ConfigError
-        If an endpoint is malformed.
+    Raises ConfigError if an endpoint is malformed.
     """
     for endpoint in (each for found in peers.values() for each in found):
         split_endpoint(endpoint)
