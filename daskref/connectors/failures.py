@@ -1,11 +1,12 @@
 """What goes wrong in stores, in eight categories, and how it is told.
 
-Each driver has one function that finds the category of an error; the sentence is made
-here.
+Each driver has one function that finds the category of an error, that of the operating
+system is here; so is the sentence that is made of it.
 """
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
 from typing import NamedTuple
 
@@ -38,7 +39,9 @@ class Finding(NamedTuple):
     #: What has failed.
     subject: str = "the server"
 
-    def error(self, connector: str, said: str, what: str = "") -> ConnectorError:
+    def error(
+        self, connector: str, said: str, what: str = "", unavailable: bool = False
+    ) -> ConnectorError:
         """Return our error.
 
         Parameters
@@ -47,9 +50,48 @@ class Finding(NamedTuple):
             What the driver said; the credentials of URLs in it are masked.
         what
             What could not be done.
+        unavailable
+            Whether without that the store cannot be used, whatever the category.
         """
-        unavailable, text = self.category.value
-        kind = ConnectorUnavailableError if unavailable else ConnectorError
+        always, text = self.category.value
+        kind = ConnectorUnavailableError if always or unavailable else ConnectorError
         told = f"{text.format(self.subject)} ({mask(said)})"
         told = f"{told}. {self.advice}" if self.advice else told
         return kind(connector, f"{what}: {told}" if what else told)
+
+
+#: What a full disk says, or a process that may not have more memory.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
+_SETTINGS = "in daskref.connector, or daskref.shm.root"
+_OF_SYSTEM = {
+    **dict.fromkeys(
+        FULL, Finding(Category.FULL, f"Name a directory with more room {_SETTINGS}")
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        Finding(Category.FORBIDDEN, f"Name another directory {_SETTINGS}"),
+    ),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.ELOOP),
+        Finding(Category.UNSUITABLE, "It is not a directory, or below a file"),
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE),
+        Finding(Category.OTHER, "Raise the limit on open files (ulimit -n)"),
+    ),
+    errno.ENOENT: Finding(Category.MISSING),
+    errno.ETIMEDOUT: Finding(Category.TIMED_OUT),
+}
+
+
+def of_system(
+    exc: OSError,
+    connector: str,
+    what: str,
+    unavailable: bool = False,
+    subject: str = "the directory",
+) -> ConnectorError:
+    """Return our error for one of the operating system."""
+    found = _OF_SYSTEM.get(exc.errno or 0, Finding(Category.OTHER))
+    said = exc.strerror or str(exc)
+    return found._replace(subject=subject).error(connector, said, what, unavailable)

@@ -7,8 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from daskref.connectors.base import Key
-from daskref.exceptions import ConnectorError, WireError
+from daskref.exceptions import WireError
 
 
 class Patience:
@@ -28,25 +27,20 @@ class Patience:
     """
 
     seconds: float
-    _where: str
     _directories: tuple[str, ...]
     _local: bool
 
-    def __init__(
-        self, where: str, directories: Sequence[str], seconds: float, local: bool
-    ) -> None:
-        self._where = where
+    def __init__(self, directories: Sequence[str], seconds: float, local: bool) -> None:
         self._directories = tuple(directories)
         self.seconds = seconds
         self._local = local
 
     def look(
-        self, key: Key, find: Callable[[], memoryview | None], wait: bool = True
+        self, find: Callable[[], memoryview | None], wait: bool = True
     ) -> memoryview | None:
         """Return what *find* does, once that is an object, or the time is up.
 
-        Raises WireError if *find* still does at the end; ConnectorError if the object
-        cannot be read.
+        Raises WireError, OSError if *find* still does at the end.
 
         Parameters
         ----------
@@ -71,9 +65,7 @@ class Patience:
                     raise
             except OSError as exc:
                 if late or exc.errno != errno.ESTALE:
-                    raise ConnectorError(
-                        self._where, f"{key!r} could not be read: {exc.strerror}"
-                    ) from exc
+                    raise
             time.sleep(pause)
             pause = min(2 * pause, 0.25)
             self.refresh()

@@ -32,7 +32,6 @@ from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_local
 from daskref.exceptions import (
     ConfigError,
-    ConnectorError,
     ConnectorUnavailableError,
     WireError,
 )
@@ -141,10 +140,10 @@ class FileConnector(DirectoryConnector):
         self._local = is_local(self._store_dir)
         self._here = self._at(self._session.path)
         self._patience = Patience(
-            repr(self), (self._store_dir, self._session.path), seconds, self._local
+            (self._store_dir, self._session.path), seconds, self._local
         )
         if session is None and fsync == "full":
-            with self._translated("the session"):
+            with self._edge("the session could not be written"):
                 sync_directory(self._store_dir)
 
     def _enter(self, session: str | None, nonce: str | None) -> DirectorySession:
@@ -163,17 +162,9 @@ class FileConnector(DirectoryConnector):
             raise
 
     def _make(self) -> None:
-        try:
+        with self._edge("the directory cannot be made", unavailable=True):
             self._made = not os.path.isdir(self._store_dir)
             os.makedirs(self._store_dir, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as exc:
-            raise ConnectorUnavailableError(
-                repr(self), "this is not a directory, or below something that is none"
-            ) from exc
-        except OSError as exc:
-            raise ConnectorUnavailableError(
-                repr(self), f"the directory cannot be made: {exc.strerror}"
-            ) from exc
 
     def _unmake(self) -> None:
         if self._made:
@@ -216,8 +207,7 @@ class FileConnector(DirectoryConnector):
     def _write(
         self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
     ) -> None:
-        with self._translated(f"an object of {nbytes} B"):
-            self._here.put(name, views, publish=publish)
+        self._here.put(name, views, publish=publish)
 
     @override
     def _find(self, key: Key, read: Read) -> memoryview | None:
@@ -229,20 +219,16 @@ class FileConnector(DirectoryConnector):
             pass  # looked at again
         # Of an object that is to come, nobody knows whether it should be there.
         look = partial(self._first, name, nbytes, read)
-        return self._patience.look(key, look, wait=nbytes != UNKNOWN_SIZE)
+        return self._patience.look(look, wait=nbytes != UNKNOWN_SIZE)
 
     @override
     def evict(self, key: Key) -> None:
         name, _ = checked(key, FileKey)
-        try:
+        with self._edge(f"{key!r} could not be deleted"):
             evicted = any(place.evict(name) for place in self._places())
             if not evicted and not self._local:
                 self._patience.refresh()
                 any(place.evict(name) for place in self._places())
-        except OSError as exc:
-            raise ConnectorError(
-                repr(self), f"{key!r} could not be deleted: {exc.strerror}"
-            ) from exc
 
     @override
     def config(self) -> dict[str, Any]:
@@ -271,7 +257,7 @@ class FileConnector(DirectoryConnector):
         """
         try:
             if clear is not None and not self._closed:
-                with self._translated("the session"):
+                with self._edge("the session could not be written"):
                     self._session.change(ManyHosts(keep=not clear))
         finally:
             self._closed = True

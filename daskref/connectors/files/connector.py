@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 from daskref.annotations import override
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
+from daskref.connectors.failures import of_system
 from daskref.connectors.files import leases
-from daskref.connectors.files.directory import FULL, ObjectDirectory
+from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.names import NAME, UNKNOWN_SIZE
 from daskref.connectors.files.session import DirectorySession, new_name
 from daskref.exceptions import (
     ConnectorClosedError,
-    ConnectorError,
     ConnectorUnavailableError,
     WireError,
 )
@@ -46,7 +46,7 @@ class DirectoryConnector(Connector, DeferrableConnector):
     def _write(
         self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
     ) -> None:
-        """Write an object; see :meth:`ObjectDirectory.put`. Raises ConnectorError."""
+        """Write an object; see :meth:`ObjectDirectory.put`."""
 
     @abstractmethod
     def _places(self) -> Iterator[ObjectDirectory]:
@@ -70,28 +70,20 @@ class DirectoryConnector(Connector, DeferrableConnector):
         self._session.ensure()
         return self._session
 
-    def _failed(self, what: str, exc: OSError) -> ConnectorError:
-        advice = ""
-        if exc.errno in FULL:
-            advice = (
-                ": it is full. Name a directory with more room in daskref.connector"
-            )
-        return ConnectorError(
-            repr(self), f"{what} could not be written ({exc.strerror}){advice}"
-        )
-
     @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
+    def _edge(self, what: str, unavailable: bool = False) -> Iterator[None]:
+        """Let nothing but daskref's errors out."""
         try:
             yield
         except OSError as exc:
-            raise self._failed(what, exc) from exc
+            raise of_system(exc, repr(self), what, unavailable) from exc
 
     def _put(self, frames: Sequence[Buffer], publish: str | None = None) -> Key:
         views = [raw(frame) for frame in frames]
         nbytes = sum(view.nbytes for view in views)
         name = new_name(self._ready().writer)
-        self._write(name, views, nbytes, publish)
+        with self._edge(f"an object of {nbytes} B could not be written"):
+            self._write(name, views, nbytes, publish)
         return self._key(name, nbytes)
 
     def _key(self, name: str, nbytes: int) -> Key:
@@ -115,13 +107,19 @@ class DirectoryConnector(Connector, DeferrableConnector):
         name, _ = checked(key, self._key_type)
         self._put(frames, name)
 
+    def _read(self, key: Key, read: Read) -> memoryview | None:
+        try:  # without _edge: reads are many, and fast
+            return self._find(key, read)
+        except OSError as exc:
+            raise of_system(exc, repr(self), f"{key!r} could not be read") from exc
+
     @override
     def get(self, key: Key) -> memoryview | None:
-        return self._find(key, ObjectDirectory.get)
+        return self._read(key, ObjectDirectory.get)
 
     @override
     def take(self, key: Key) -> memoryview | None:
-        return self._find(key, ObjectDirectory.take)
+        return self._read(key, ObjectDirectory.take)
 
     @override
     def exists(self, key: Key) -> bool:
@@ -132,7 +130,7 @@ class DirectoryConnector(Connector, DeferrableConnector):
     def link(self, key: Key) -> Key | None:
         name, nbytes = checked(key, self._key_type)
         new = new_name(self._ready().writer)
-        with self._translated("a link"):
+        with self._edge("a link could not be written"):
             if any(place.link(name, new) for place in self._places()):
                 return self._key(new, nbytes)
         return None
@@ -140,7 +138,7 @@ class DirectoryConnector(Connector, DeferrableConnector):
     @override
     def renew(self, key: Key, seconds: float) -> bool:
         name, _ = checked(key, self._key_type)
-        with self._translated("a lease"):
+        with self._edge("a lease could not be written"):
             return any(leases.renew(place, name, seconds) for place in self._places())
 
     def sweep(

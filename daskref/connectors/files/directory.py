@@ -37,8 +37,6 @@ from daskref.exceptions import WireError
 _WORTH_MAPPING = 64 * 2**10
 #: Seconds after which a lock that should be held for microseconds is an error.
 STUCK = 30.0
-#: What a full disk says, or a process that may not have more memory.
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 
 
 class ObjectDirectory:

@@ -41,8 +41,6 @@ _PRESENCE = re.compile("p-([0-9a-f]{8})")
 class Liveness(Protocol):
     """Who takes part in the session in a directory, and whether anyone does."""
 
-    #: The scheme of the connectors that have such sessions, for advice in errors.
-    scheme: str
     #: The file that goes last when a session is removed: it says what the directory is.
     last: str
     #: Whether all participants are on this host. Then a process that ends sweeps, for
@@ -84,7 +82,6 @@ class OneHost(Liveness):
     remove the session.
     """
 
-    scheme = "shm"
     last = "lock"
     one_host = True
     #: Seconds after which a directory without a lock file was abandoned half-made.
@@ -176,7 +173,6 @@ class ManyHosts(Liveness):
         Whether the objects of a new session stay when its last participant leaves.
     """
 
-    scheme = "file"
     last = "identity"
     one_host = False
     #: Seconds after which a half-made or half-removed directory is removed: clocks of

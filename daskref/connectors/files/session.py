@@ -30,7 +30,7 @@ from functools import partial
 from threading import Lock
 
 from daskref.background import call_at_end, forget_in_child
-from daskref.connectors.files.directory import FULL
+from daskref.connectors.failures import of_system
 from daskref.connectors.files.folders import (
     check_private,
     hidden_name,
@@ -46,7 +46,7 @@ from daskref.connectors.files.folders import (
 from daskref.connectors.files.locks import unlock, write_whole
 from daskref.connectors.files.presence import Liveness, OneHost
 from daskref.connectors.files.reaper import Reaper
-from daskref.exceptions import ConnectorUnavailableError
+from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -242,14 +242,12 @@ class DirectorySession:
     def _unavailable(self, message: str) -> ConnectorUnavailableError:
         return ConnectorUnavailableError(repr(self), message)
 
-    def _unusable(self, exc: OSError) -> ConnectorUnavailableError:
-        full = ": it is full" if exc.errno in FULL else ""
-        return self._unavailable(
-            f"{os.path.dirname(self.path)} cannot be written to{full} "
-            f"({exc.strerror}). Every process needs to, also those that only read: "
-            "name another directory, as in daskref.connector: "
-            f"{self._liveness.scheme}:///directory"
+    def _unusable(self, exc: OSError) -> ConnectorError:
+        what = (
+            f"{os.path.dirname(self.path)} cannot be written to, as every process "
+            "needs to, also those that only read"
         )
+        return of_system(exc, repr(self), what, unavailable=True)
 
     # The end.
 

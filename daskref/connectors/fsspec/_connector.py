@@ -211,11 +211,9 @@ class FsspecConnector(Connector, DeferrableConnector):
             raise
         except Exception as exc:
             timeout = self._limits["timeout"]
-            error = translate(exc, repr(self), what, self._hidden, timeout)
+            error = translate(exc, repr(self), what, self._hidden, timeout, unavailable)
             if error is exc:
                 raise
-            if unavailable and type(error) is ConnectorError:
-                error = ConnectorUnavailableError(error.connector, error.message)
             shown = self._hidden(text := f"{exc} {exc!r}") == text
             raise error from (exc if shown else None)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from daskref.connectors.failures import Category, Finding
-from daskref.connectors.files.directory import FULL
+from daskref.connectors.failures import FULL, Category, Finding
 from daskref.exceptions import DaskrefError
 
 #: Errors that mean that the server did not answer: of botocore, aiohttp, requests,
@@ -44,6 +43,7 @@ def translate(
     what: str,
     hidden: Callable[[str], str],
     timeout: float,
+    unavailable: bool = False,
 ) -> Exception:
     """Return daskref's error for one of a driver.
 
@@ -57,6 +57,8 @@ def translate(
         Takes secrets out of a text.
     timeout
         Of one request, in seconds.
+    unavailable
+        Whether without that the store cannot be used.
 
     Returns
     -------
@@ -66,7 +68,8 @@ def translate(
     """
     if isinstance(exc, DaskrefError):
         return exc
-    return _find(exc, timeout).error(connector, hidden(_said(exc)), what)
+    found = _find(exc, timeout)
+    return found.error(connector, hidden(_said(exc)), what, unavailable)
 
 
 def _find(exc: Exception, timeout: float) -> Finding:

@@ -10,7 +10,8 @@ from functools import partial
 from threading import Lock
 
 from daskref.background import forget_in_child, make_lock
-from daskref.connectors.files.directory import FULL, ObjectDirectory
+from daskref.connectors.failures import FULL, Category, Finding
+from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.parked import ParkedMappings
 from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.recycling import KeptMappings, Pool, discard
@@ -88,16 +89,11 @@ class Tiers:
     ) -> None:
         """Write an object; see :meth:`ObjectDirectory.put`.
 
-        Raises ConnectorError if there is no room, or it cannot be written.
+        Raises ConnectorError if there is no room; OSError if it cannot be written.
         """
-        try:
-            if self._put_in_memory(name, views, nbytes, publish):
-                self.mover.watch()
-                return
-        except OSError as exc:
-            raise ConnectorError(
-                self._where, f"an object of {nbytes} B could not be written: {exc}"
-            ) from exc
+        if self._put_in_memory(name, views, nbytes, publish):
+            self.mover.watch()
+            return
         try:
             disk = self.spill.make()
             disk.put(name, views, publish=publish)
@@ -141,16 +137,17 @@ class Tiers:
 
     def _no_room(self, exc: OSError, nbytes: int) -> ConnectorError:
         path, root = self.memory.path, self.spill.root
-        disk = f"{root} cannot be used ({exc.strerror})"
-        if exc.errno in FULL:
-            disk = f"{left(root)} B free in {root}"
-        return ConnectorError(
-            self._where,
-            f"no room for an object of {nbytes} B: {left(path)} B free in {path}, "
-            f"with daskref.shm.budget={self.budget.limit!r}, and {disk}. Set "
-            "daskref.spill-directory to a directory on a larger disk, or raise "
+        found = Finding(
+            Category.FULL,
+            "Set daskref.spill-directory to a directory on a larger disk, or raise "
             "daskref.shm.budget",
+            "the session",
         )
+        said = (
+            f"{left(path)} B free in {path}, with daskref.shm.budget="
+            f"{self.budget.limit!r}, {left(root)} B in {root}: {exc.strerror}"
+        )
+        return found.error(self._where, said, f"no room for an object of {nbytes} B")
 
     def start(self, name: str, nbytes: int, mark: str) -> Pieces:
         """Begin an object that is written in pieces, under a name from elsewhere.

@@ -9,7 +9,6 @@ process was killed stays until the next one of the same user starts on that host
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import tempfile
@@ -33,7 +32,6 @@ from daskref.connectors.files.session import DirectorySession, sweep_at_end
 from daskref.connectors.shm._room import Tiers
 from daskref.connectors.shm._spill import ended_spills, sweep_spills
 from daskref.connectors.space import Space
-from daskref.exceptions import ConnectorError
 from daskref.units import parse_seconds, parse_share
 
 _ROOT = "/dev/shm"
@@ -237,26 +235,18 @@ class SharedMemoryConnector(DirectoryConnector):
 
     def lend(self, key: Key) -> memoryview | None:
         """Return an object to be sent: as :meth:`get` does, read-only, for a moment."""
-        return self._find(key, ObjectDirectory.lend)
+        return self._read(key, ObjectDirectory.lend)
 
     @override
     def _find(self, key: Key, read: Read) -> memoryview | None:
-        name, nbytes = checked(key, SharedMemoryKey)
-        try:
-            return self._first(name, nbytes, read)
-        except OSError as exc:
-            advice = ""
-            if exc.errno in (errno.EMFILE, errno.ENFILE):
-                advice = "; raise the limit on open files (ulimit -n)"
-            raise ConnectorError(
-                repr(self), f"{name} could not be read: {exc.strerror}{advice}"
-            ) from exc
+        return self._first(*checked(key, SharedMemoryKey), read)
 
     @override
     def evict(self, key: Key) -> None:
         name, _ = checked(key, SharedMemoryKey)
-        for tier in self._places():  # it may have been moved once, and put again
-            tier.evict(name)
+        with self._edge(f"{name} could not be deleted"):
+            for tier in self._places():  # it may have been moved once, and put again
+                tier.evict(name)
 
     def names(self) -> list[str]:
         """Return the names of all objects."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from daskref.background import make_lock
+from daskref.connectors.failures import of_system
 from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.zmq._arrivals import Arrival, begin
 from daskref.connectors.zmq._connections import ClosedError, Lines
@@ -187,9 +188,7 @@ class Remote:
             raise self._not_stored(arrival.key.name, exc) from exc
 
     def _not_stored(self, name: str, exc: OSError) -> ConnectorError:
-        return ConnectorError(
-            self._owner, f"{name} could not be stored here: {exc.strerror}"
-        )
+        return of_system(exc, self._owner, f"{name} could not be stored here")
 
     def push(self, views: Sequence[memoryview], name: str) -> str:
         """Send an object to a host that takes it.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from daskref.background import forget_in_child, make_lock
 from daskref.connectors.credentials import recall, remember
+from daskref.connectors.failures import of_system
 from daskref.connectors.files.locks import write_whole
 from daskref.connectors.files.recycling import unlink
 from daskref.connectors.files.session import DirectorySession
@@ -112,11 +113,11 @@ def serve(
     try:
         listener = listen(address, place.ports)
     except OSError as exc:
-        raise ConnectorUnavailableError(
-            repr(local),
+        what = (
             f"it cannot be served on {address}, port {place.ports[0]} to "
-            f"{place.ports[-1]}: {exc.strerror}. Set another interface or port",
-        ) from exc
+            f"{place.ports[-1]}, set another interface or port"
+        )
+        raise of_system(exc, repr(local), what, True, "the address") from exc
     server = Server(local, listener, keys, encrypted, limits)
     later(server.stop)
     told = outward() if address in _EVERYWHERE else address

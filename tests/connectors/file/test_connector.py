@@ -170,7 +170,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr("daskref.connectors.files.parts.write_file", full)
     with FileConnector(tmp_path) as connector:
-        with pytest.raises(ConnectorError, match="it is full"):
+        with pytest.raises(ConnectorError, match="is full"):
             connector.put(b"bytes")
         assert connector.usage() == (0, 0)
         assert not list(tmp_path.glob("*/.w-*"))
@@ -533,7 +533,7 @@ def test_a_read_only_directory_is_a_clear_error():
         assert said[name].startswith("ConnectorUnavailableError")
     for name in ("join", "new"):
         assert "/dev/shm/shared cannot be written to" in said[name]
-        assert "name another directory" in said[name]
+        assert "Name another directory" in said[name]
 
 
 @pytest.mark.slow
@@ -542,7 +542,7 @@ def test_a_full_directory_is_a_clear_error():
     said = run_case("tests.connectors.file.test_connector", "full", size="1m")
     assert sorted(said) == "join large last new renew".split()
     for text in said.values():
-        assert "it is full" in text
+        assert "the directory is full" in text
         assert "No space left on device" in text
         assert "daskref.connector" in text
 

@@ -40,10 +40,10 @@ def test_a_link_or_lease_that_fails_is_an_error_of_the_connectors(
     key = connector.put(b"bytes")
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", full)
-        with pytest.raises(ConnectorError, match=r"a link could not be.*it is full"):
+        with pytest.raises(ConnectorError, match=r"a link could not be.*is full"):
             connector.link(key)
         patch.setattr(leases, "write_whole", full)
-        with pytest.raises(ConnectorError, match=r"a lease could not be.*it is full"):
+        with pytest.raises(ConnectorError, match=r"a lease could not be.*is full"):
             connector.renew(key, 10)
     assert connector.renew(key, 10)
     assert connector.get(key) == b"bytes"

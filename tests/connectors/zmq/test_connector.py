@@ -166,7 +166,7 @@ def test_a_copy_for_which_there_is_no_room_at_all_is_an_error(pair, monkeypatch)
     a, b = pair
     key = a.put(pattern(3 * MIB))
     monkeypatch.setattr(Pieces, "write", no_room)
-    with pytest.raises(ConnectorError, match="could not be stored here: No space"):
+    with pytest.raises(ConnectorError, match=r"stored here: .*No space"):
         b.get(key)
     assert not parts_left(b)
 
@@ -293,7 +293,7 @@ def test_who_has_no_room_does_not_say_that_others_lack_it(hosts, monkeypatch):
     b = made.open("b", sources=told)
     key = a.put(pattern(3 * MIB))
     monkeypatch.setattr(Pieces, "write", no_room)
-    with pytest.raises(ConnectorError, match="could not be stored here: No space"):
+    with pytest.raises(ConnectorError, match=r"stored here: .*No space"):
         b.get(key)
     # else Dask would compute a result again that is there, and again
     assert ("given up", key) not in told.log
