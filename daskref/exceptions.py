@@ -27,146 +27,88 @@
     │       └── SignatureError              nobody with the store's key wrote them
     └── StoreExistsError (ValueError)       another store has the name
 
-Every class survives pickling: the constructor's arguments are its fields, and the
-text is built in ``__str__``.
+Every class survives pickling: its fields are its arguments, and the text is built in
+``__str__``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 
 class DaskrefError(Exception):
     """Base of every error that daskref raises on purpose."""
 
+    def __post_init__(self) -> None:
+        super().__init__(*vars(self).values())
 
+
+@dataclass(eq=False, repr=False)
 class ConfigError(DaskrefError, ValueError):
-    """A setting or a connector spec is malformed.
+    """A setting or a connector spec is malformed."""
 
-    Parameters
-    ----------
-    setting
-        Name of the setting, as in ``daskref.threshold``.
-    value
-        What was given.
-    expected
-        What would be valid, as the end of the sentence "expected …".
-    """
-
-    def __init__(self, setting: str, value: object, expected: str) -> None:
-        super().__init__(setting, value, expected)
-        self.setting = setting
-        self.value = value
-        self.expected = expected
+    #: Name of the setting, as in ``daskref.threshold``.
+    setting: str
+    #: What was given.
+    value: object
+    #: What would be valid, as the end of the sentence "expected …".
+    expected: str
 
     def __str__(self) -> str:
         return f"{self.setting}={self.value!r} is not valid: expected {self.expected}"
 
 
+@dataclass(eq=False, repr=False)
 class ConnectorError(DaskrefError):
-    """The store failed.
+    """The store failed."""
 
-    Parameters
-    ----------
-    connector
-        ``repr`` of the connector, secrets masked.
-    message
-        What failed and what to do, a sentence.
-    """
-
-    def __init__(self, connector: str, message: str) -> None:
-        super().__init__(connector, message)
-        self.connector = connector
-        self.message = message
+    #: ``repr`` of the connector, secrets masked.
+    connector: str
+    #: What failed and what to do, a sentence.
+    message: str
 
     def __str__(self) -> str:
         return f"{self.connector}: {self.message}"
 
 
+@dataclass(eq=False, repr=False)
 class ConnectorClosedError(ConnectorError):
-    """The connector was closed by its owner; make a new one.
+    """The connector was closed by its owner; make a new one."""
 
-    Parameters
-    ----------
-    connector
-        ``repr`` of the connector.
-    message
-        That it was closed.
-    """
-
-    def __init__(self, connector: str, message: str = "it was closed") -> None:
-        super().__init__(connector, message)
+    message: str = "it was closed"
 
 
 class ConnectorUnavailableError(ConnectorError):
-    """The store cannot be reached from this process.
-
-    Parameters
-    ----------
-    connector
-        ``repr`` of the connector.
-    message
-        Why not, a sentence.
-    """
+    """The store cannot be reached from this process."""
 
 
+@dataclass(eq=False, repr=False)
 class ObjectLostError(ConnectorUnavailableError):
-    """The hosts that had an object are gone, or do not give it.
+    """The hosts that had an object are gone, or do not give it."""
 
-    Parameters
-    ----------
-    connector
-        ``repr`` of the connector.
-    message
-        What was lost, and where it was, a sentence.
-    recomputed
-        Whether Dask computes it again: ask for the task's result once more.
-    """
-
-    def __init__(self, connector: str, message: str, recomputed: bool = False) -> None:
-        super().__init__(connector, message)
-        self.recomputed = recomputed
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.connector, self.message, self.recomputed)
+    #: Whether Dask computes it again: ask for the task's result once more.
+    recomputed: bool = False
 
 
+@dataclass(eq=False, repr=False)
 class NotDeferrableError(ConnectorError, NotImplementedError):
-    """The connector cannot make a key for an object that comes later.
+    """The connector cannot make a key for an object that comes later."""
 
-    Parameters
-    ----------
-    connector
-        ``repr`` of the connector.
-    message
-        What to do.
-    """
-
-    def __init__(
-        self,
-        connector: str,
-        message: str = "it has no futures: it cannot make a key before there is an "
-        "object (methods new_key and set). Use a connector that can, such as a "
-        "FileConnector",
-    ) -> None:
-        super().__init__(connector, message)
+    message: str = (
+        "it has no futures: it cannot make a key before there is an object (methods "
+        "new_key and set). Use a connector that can, such as a FileConnector"
+    )
 
 
+@dataclass(eq=False, repr=False)
 class MissingKeyError(DaskrefError, LookupError):
-    """The object is not in the store (any more).
+    """The object is not in the store (any more)."""
 
-    Parameters
-    ----------
-    key
-        The key that was asked for.
-    connector
-        ``repr`` of the connector that was asked.
-    """
-
-    def __init__(self, key: Any, connector: str) -> None:
-        super().__init__(key, connector)
-        self.key = key
-        self.connector = connector
+    #: The key that was asked for.
+    key: Any
+    #: ``repr`` of the connector that was asked.
+    connector: str
 
     def __str__(self) -> str:
         return (
@@ -175,58 +117,35 @@ class MissingKeyError(DaskrefError, LookupError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class LifetimeError(DaskrefError, RuntimeError):
-    """A lifetime has ended.
+    """A lifetime has ended."""
 
-    Parameters
-    ----------
-    lifetime
-        Its name.
-    reason
-        What it cannot do any more, a sentence.
-    """
-
-    def __init__(self, lifetime: str, reason: str) -> None:
-        super().__init__(lifetime, reason)
-        self.lifetime = lifetime
-        self.reason = reason
+    #: Its name.
+    lifetime: str
+    #: What it cannot do any more, a sentence.
+    reason: str
 
     def __str__(self) -> str:
         return f"the lifetime {self.lifetime} has ended: {self.reason}"
 
 
+@dataclass(eq=False, repr=False)
 class NamespaceError(DaskrefError, RuntimeError):
-    """The machine does not permit what hosts in namespaces need.
+    """The machine does not permit what hosts in namespaces need."""
 
-    Parameters
-    ----------
-    message
-        What the system said.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+    #: What the system said.
+    message: str
 
 
+@dataclass(eq=False, repr=False)
 class NotStoredError(DaskrefError, TypeError):
-    """A proxy that no store made, where only one of a store's will do.
+    """A proxy that no store made, where only one of a store's will do."""
 
-    Parameters
-    ----------
-    needed
-        What needs a store's proxy, as the beginning of a sentence.
-    factory
-        Type of the proxy's factory.
-    """
-
-    def __init__(self, needed: str, factory: str) -> None:
-        super().__init__(needed, factory)
-        self.needed = needed
-        self.factory = factory
+    #: What needs a store's proxy, as the beginning of a sentence.
+    needed: str
+    #: Type of the proxy's factory.
+    factory: str
 
     def __str__(self) -> str:
         return (
@@ -235,24 +154,16 @@ class NotStoredError(DaskrefError, TypeError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class OwnershipError(DaskrefError, RuntimeError):
-    """A rule of owners and borrowers is broken; nothing has changed.
+    """A rule of owners and borrowers is broken; nothing has changed."""
 
-    Parameters
-    ----------
-    proxy
-        ``repr`` of the owner or the borrow.
-    reason
-        What cannot be done, and what to do, as a sentence.
-    rule
-        The rule that it would break, one of :data:`daskref.ownership.RULES`.
-    """
-
-    def __init__(self, proxy: str, reason: str, rule: str) -> None:
-        super().__init__(proxy, reason, rule)
-        self.proxy = proxy
-        self.reason = reason
-        self.rule = rule
+    #: ``repr`` of the owner or the borrow.
+    proxy: str
+    #: What cannot be done, and what to do, as a sentence.
+    reason: str
+    #: The rule that it would break, one of :data:`daskref.ownership.RULES`.
+    rule: str
 
     def __str__(self) -> str:
         return f"{self.proxy}: {self.reason}. The rule: {self.rule}"
@@ -270,21 +181,14 @@ class ReferenceNotOwnedError(OwnershipError):
     """Something was asked of a borrow, or of a plain proxy, that only an owner does."""
 
 
+@dataclass(eq=False, repr=False)
 class ResolveError(DaskrefError, RuntimeError):
-    """A proxy or a reference could not be resolved; the cause is chained.
+    """A proxy or a reference could not be resolved; the cause is chained."""
 
-    Parameters
-    ----------
-    reference
-        ``repr`` of what should have been resolved.
-    reason
-        Why, as a sentence.
-    """
-
-    def __init__(self, reference: str, reason: str) -> None:
-        super().__init__(reference, reason)
-        self.reference = reference
-        self.reason = reason
+    #: ``repr`` of what should have been resolved.
+    reference: str
+    #: Why, as a sentence.
+    reason: str
 
     @property
     def cause(self) -> BaseException | None:
@@ -296,29 +200,15 @@ class ResolveError(DaskrefError, RuntimeError):
 
 
 class ResolveTimeoutError(ResolveError, TimeoutError):
-    """A future was not set in time.
-
-    Parameters
-    ----------
-    reference
-        ``repr`` of what should have been resolved.
-    reason
-        How long was waited, and what to look for, a sentence.
-    """
+    """A future was not set in time."""
 
 
+@dataclass(eq=False, repr=False)
 class NotInstalledError(DaskrefError, ImportError):
-    """Processes of the cluster lack daskref.
+    """Processes of the cluster lack daskref."""
 
-    Parameters
-    ----------
-    where
-        The processes, as in ``["the scheduler", "worker tcp://…"]``.
-    """
-
-    def __init__(self, where: list[str]) -> None:
-        super().__init__(where)
-        self.where = where
+    #: The processes, as in ``["the scheduler", "worker tcp://…"]``.
+    where: list[str]
 
     def __str__(self) -> str:
         return (
@@ -328,26 +218,16 @@ class NotInstalledError(DaskrefError, ImportError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class IncompatibleError(DaskrefError, ImportError):
-    """Processes of the cluster have versions of daskref that do not work together.
+    """Processes of the cluster have versions of daskref that do not work together."""
 
-    Parameters
-    ----------
-    where
-        One side, as in ``"the scheduler tcp://…"``.
-    peer
-        Its ``protocol`` and ``version``.
-    others
-        The same of those that have another protocol, by where they are.
-    """
-
-    def __init__(
-        self, where: str, peer: dict[str, Any], others: dict[str, dict[str, Any]]
-    ) -> None:
-        super().__init__(where, peer, others)
-        self.where = where
-        self.peer = peer
-        self.others = others
+    #: One side, as in ``"the scheduler tcp://…"``.
+    where: str
+    #: Its ``protocol`` and ``version``.
+    peer: dict[str, Any]
+    #: The same of those that have another protocol, by where they are.
+    others: dict[str, dict[str, Any]]
 
     def __str__(self) -> str:
         others = ", ".join(
@@ -372,38 +252,25 @@ class SerializationError(DaskrefError):
     """An object that cannot be written as bytes, or bytes that cannot be read."""
 
 
+@dataclass(eq=False, repr=False)
 class NotProxiableError(SerializationError, TypeError):
-    """The object cannot go by reference.
+    """The object cannot go by reference."""
 
-    Parameters
-    ----------
-    type_name
-        Type of the object.
-    reason
-        Why, as a sentence.
-    """
-
-    def __init__(self, type_name: str, reason: str) -> None:
-        super().__init__(type_name, reason)
-        self.type_name = type_name
-        self.reason = reason
+    #: Type of the object.
+    type_name: str
+    #: Why, as a sentence.
+    reason: str
 
     def __str__(self) -> str:
         return f"an object of type {self.type_name} cannot be stored: {self.reason}"
 
 
+@dataclass(eq=False, repr=False)
 class StoreExistsError(DaskrefError, ValueError):
-    """Another store is registered under the name.
+    """Another store is registered under the name."""
 
-    Parameters
-    ----------
-    name
-        The name.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    #: The name.
+    name: str
 
     def __str__(self) -> str:
         return (
@@ -412,18 +279,12 @@ class StoreExistsError(DaskrefError, ValueError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class WireError(SerializationError, ValueError):
-    """Bytes that daskref did not write, that are cut short, or of a newer version.
+    """Bytes that daskref did not write, that are cut short, or of a newer version."""
 
-    Parameters
-    ----------
-    message
-        What is wrong with them, a sentence.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    #: What is wrong with them, a sentence.
+    message: str
 
 
 class SignatureError(WireError):
