@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,31 +53,22 @@ class Row:
     target: float | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Site:
-    """Hosts, and who takes turns on them.
+    """Hosts, and who takes turns on them."""
 
-    Parameters
-    ----------
-    network
-        With the hosts that :class:`Side` needs.
-    directory
-        That all hosts see.
-    stack
-        Closes what is opened.
-    """
-
+    #: With the hosts that :class:`Side` needs.
+    network: Network
+    #: That all hosts see.
+    _directory: Path
+    size: int
+    #: Closes what is opened.
+    _stack: ExitStack
     #: Who takes turns: name -> () -> the next turn.
-    turns: dict[str, Callable[[], Turn]]
+    turns: dict[str, Callable[[], Turn]] = field(default_factory=dict)
 
-    def __init__(
-        self, network: Network, directory: Path, size: int, stack: ExitStack
-    ) -> None:
-        self.network = network
-        self.hosts = [network["host-0"], network["host-1"]]
-        self.size = size
-        self.turns = {}
-        self._directory = directory
-        self._stack = stack
+    def __post_init__(self) -> None:
+        self.hosts = [self.network["host-0"], self.network["host-1"]]
 
     def open(self, make: Callable[[], AbstractContextManager[Any]]) -> Any:
         """Open something for the time of the experiment; ``None`` if it cannot be."""

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 import uuid
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -102,21 +103,13 @@ def scatter_forest(client: Any, size: int) -> float:
 # Objects of a user's class
 
 
+@dataclass(eq=False, repr=False)
 class Item:
-    """An object as users write them.
-
-    Parameters
-    ----------
-    payload
-        Nearly all of it.
-    """
+    """An object as users write them."""
 
     name: str
+    #: Nearly all of it.
     payload: bytes
-
-    def __init__(self, name: str, payload: bytes) -> None:
-        self.name = name
-        self.payload = payload
 
 
 def make_items() -> list[Item]:

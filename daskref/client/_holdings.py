@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from daskref.background import make_rlock
@@ -55,37 +56,27 @@ class Submission:
         return {held.reference for held in self.held}
 
 
+@dataclass(eq=False, repr=False)
 class Holdings:
     """The stored objects that one client holds.
-
-    Parameters
-    ----------
-    send
-        ``(message) -> None``: to the scheduler, in order with the client's graphs.
-        Thread-safe.
-    call_soon
-        ``(callable) -> None``: run on the event loop. Thread-safe, takes no locks.
 
     Notes
     -----
     Thread-safe. The lock guards bookkeeping only, never a put.
     """
 
-    def __init__(
-        self,
-        session: ClusterStore,
-        send: Callable[[dict[str, Any]], None],
-        call_soon: Callable[[Callable[[], None]], None],
-    ) -> None:
-        self._session = session
-        self._send = send
-        self._call_soon = call_soon
-        self._lock = make_rlock()
-        self._by_token: dict[str, _Held] = {}
-        self._by_original: dict[int, _Held] = {}
-        self._by_key: dict[Any, set[_Held]] = {}
-        self._dead: deque[tuple[int, weakref.ref[Any]]] = deque()
-        self._local = threading.local()
+    _session: ClusterStore
+    #: ``(message) -> None``: to the scheduler, in order with the client's graphs.
+    #: Thread-safe.
+    _send: Callable[[dict[str, Any]], None]
+    #: ``(callable) -> None``: run on the event loop. Thread-safe, takes no locks.
+    _call_soon: Callable[[Callable[[], None]], None]
+    _lock: Any = field(default_factory=make_rlock)
+    _by_token: dict[str, _Held] = field(default_factory=dict)
+    _by_original: dict[int, _Held] = field(default_factory=dict)
+    _by_key: dict[Any, set[_Held]] = field(default_factory=dict)
+    _dead: deque[tuple[int, weakref.ref[Any]]] = field(default_factory=deque)
+    _local: threading.local = field(default_factory=threading.local)
 
     def put(
         self,

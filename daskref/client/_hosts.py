@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,51 +25,36 @@ logger = logging.getLogger(__name__)
 _TRIED = 3
 
 
+@dataclass(eq=False, repr=False)
 class Visit:
-    """Put on hosts of workers what a client puts, and get from there.
+    """Put on hosts of workers what a client puts, and get from there."""
 
-    Parameters
-    ----------
-    session, connector
-        Of a store in reach.
-    holdings
-        What the client holds.
-    send
-        ``(message) -> None``: to the scheduler. Thread-safe.
-    retreat
-        () -> None: called, in any thread, if no host lets this client in.
-    """
+    _client: Any
+    #: Of a store in reach.
+    _session: ClusterStore
+    _connector: ZmqConnector
+    #: What the client holds.
+    _holdings: Holdings
+    #: ``(message) -> None``: to the scheduler. Thread-safe.
+    _send: Callable[[dict[str, Any]], None]
+    #: () -> None: called, in any thread, if no host lets this client in.
+    _retreat: Callable[[], None]
+    _checked: bool = False
+    _home: str = ""
+    _beside: bool = False
+    _undo: list[Callable[[], None]] = field(default_factory=list)
+    _errands: Errands = field(default_factory=Errands)
+    _locator: Locator = field(init=False)
 
-    _home: str
-    _beside: bool
-    _locator: Locator
-    _undo: list[Callable[[], None]]
-    _errands: Errands
-
-    def __init__(
-        self,
-        client: Any,
-        session: ClusterStore,
-        connector: ZmqConnector,
-        holdings: Holdings,
-        send: Callable[[dict[str, Any]], None],
-        retreat: Callable[[], None],
-    ) -> None:
-        self._client = client
-        self._session = session
-        self._connector = connector
-        self._holdings = holdings
-        self._send = send
-        self._retreat = retreat
-        self._checked = False
-        self._home = ""
-        self._beside = False
+    def __post_init__(self) -> None:
         # Hosts may be told of before the scheduler has answered the first question.
         self._locator = Locator(
-            repr(connector), client.id, self._ask, send, connector.host
+            repr(self._connector),
+            self._client.id,
+            self._ask,
+            self._send,
+            self._connector.host,
         )
-        self._undo = []
-        self._errands = Errands()
 
     @property
     def handlers(self) -> dict[str, Callable[..., Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -27,21 +28,17 @@ class Graph(Protocol):
         """Return it."""
 
 
+@dataclass(eq=False, repr=False)
 class Lending:
     """The borrows that are out in the tasks of one client.
-
-    Parameters
-    ----------
-    watches
-        Tell when the tasks have ended.
 
     Notes
     -----
     Thread-safe.
     """
 
-    def __init__(self, watches: Watches) -> None:
-        self._watches = watches
+    #: Tell when the tasks have ended.
+    _watches: Watches
 
     def lend(
         self, found: Iterable[BorrowFactory], graph: Graph, keys: Iterable[Any]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import count
+from threading import Lock
 from typing import Any, Protocol
 
 from daskref.background import make_lock
@@ -40,30 +42,25 @@ class _Watch:
         self.ended = ended
 
 
+@dataclass(eq=False, repr=False)
 class Watches:
     """The watches of one client.
-
-    Parameters
-    ----------
-    send
-        Sends messages to the scheduler.
 
     Notes
     -----
     Thread-safe. Each watch ends once, on the event loop as a rule.
     """
 
-    _by_id: dict[int, _Watch]
-    _by_key: dict[Any, set[int]]
+    #: Sends messages to the scheduler.
+    _send: Send
+    _lock: Lock = field(default_factory=make_lock)
+    _by_id: dict[int, _Watch] = field(default_factory=dict)
+    #: of watches that wait until keys are done
+    _by_key: dict[Any, set[int]] = field(default_factory=dict)
+    _closed: bool = False
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._lock = make_lock()
+    def __post_init__(self) -> None:
         self._ids = count()
-        self._by_id = {}
-        #: of watches that wait until keys are done
-        self._by_key = {}
-        self._closed = False
 
     def __len__(self) -> int:
         return len(self._by_id)

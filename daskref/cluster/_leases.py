@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from dataclasses import dataclass, field
 from typing import Any
 
 from daskref.background import Background, make_lock, run_in_child
@@ -18,24 +19,20 @@ from daskref.store.registry import get_or_create_store
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class LeaseKeeper:
     """Renew the leases of living proxies, three times per lease.
-
-    Parameters
-    ----------
-    seconds
-        Length of a lease.
 
     Notes
     -----
     The thread starts with the first proxy and ends with the last one.
     """
 
-    _kept: dict[int, tuple[weakref.ref[Any], Reference]]
+    #: Length of a lease.
+    _seconds: float
+    _kept: dict[int, tuple[weakref.ref[Any], Reference]] = field(default_factory=dict)
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._kept = {}
+    def __post_init__(self) -> None:
         self._background = Background(self._keep, "daskref-leases")
 
     def add(self, proxy: Any, reference: Reference) -> None:

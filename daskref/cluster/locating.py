@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from daskref.connectors.base import Key
@@ -28,17 +29,9 @@ Ask = Callable[[str, dict[str, Any]], Any]
 Tell = Callable[[dict[str, Any]], None]
 
 
+@dataclass(eq=False, repr=False)
 class Locator(Sources):
     """Goes by the scheduler's word.
-
-    Parameters
-    ----------
-    process
-        What tells this process apart for the scheduler.
-    ask, tell
-        To the scheduler.
-    host
-        Identity of this host.
 
     Notes
     -----
@@ -46,29 +39,20 @@ class Locator(Sources):
     has heard so far.
     """
 
+    _owner: str
+    #: What tells this process apart for the scheduler.
+    _process: str
+    #: To the scheduler.
+    _ask_scheduler: Ask
+    _tell: Tell
+    #: Identity of this host.
+    _host: str = ""
     #: The hosts that serve, and where; see :meth:`update`.
-    hosts: dict[str, list[str]]
-    _given: dict[Key, list[Source]]
-    _failed: dict[Key, set[str]]
-
-    def __init__(
-        self,
-        owner: str,
-        process: str,
-        ask: Ask,
-        tell: Tell,
-        host: str = "",
-    ) -> None:
-        self._owner = owner
-        self._process = process
-        self._ask_scheduler = ask
-        self._tell = tell
-        self._host = host
-        self.hosts = {}
-        self.takers = False
-        self._given = {}
-        self._failed = {}
-        self._pid = os.getpid()
+    hosts: dict[str, list[str]] = field(default_factory=dict)
+    takers: bool = False
+    _given: dict[Key, list[Source]] = field(default_factory=dict)
+    _failed: dict[Key, set[str]] = field(default_factory=dict)
+    _pid: int = field(default_factory=os.getpid)
 
     def update(self, host: str, endpoints: list[str]) -> None:
         """Take note of where a host serves by now; nowhere if it is gone."""

@@ -18,6 +18,7 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from daskref.background import make_rlock
@@ -214,23 +215,19 @@ class Ownership:
         reaper.put_and_wait(self.settle)
 
 
+@dataclass(eq=False, repr=False)
 class Borrow:
-    """One borrow, in the process of the owner.
+    """One borrow, in the process of the owner."""
 
-    Attributes
-    ----------
-    out
-        How many graphs have it, whose tasks have not ended.
-    ended
-        Whether it was given back.
-    """
+    ownership: Ownership
+    mutable: bool
+    #: How many graphs have it, whose tasks have not ended.
+    out: int = 0
+    #: Whether it was given back.
+    ended: bool = False
 
-    def __init__(self, ownership: Ownership, mutable: bool) -> None:
+    def __post_init__(self) -> None:
         self.id = uuid.uuid4().hex
-        self.ownership = ownership
-        self.mutable = mutable
-        self.out = 0
-        self.ended = False
         self._proxy: Callable[[], Any] = _nobody
 
     def belongs_to(self, proxy: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from daskref.cluster.session import ClusterStore
 from daskref.connectors.base import Key
@@ -83,42 +84,25 @@ def evict_each(store: ObjectStore, keys: Iterable[Key], outage: Outage) -> list[
     return failed
 
 
+@dataclass(eq=False, repr=False)
 class Evictions:
     """Objects that are to be deleted.
-
-    Parameters
-    ----------
-    evict
-        ``(keys) -> keys``: delete them, and return what could not be; blocks.
-    done
-        ``(keys, failed) -> None``: called when that has ended.
-
-    Attributes
-    ----------
-    outage
-        Says what fails.
 
     Notes
     -----
     Not thread-safe: it belongs to the scheduler's event loop. It deletes in threads.
     """
 
-    _queue: list[Key]
-    _task: asyncio.Task[None] | None
-
-    def __init__(
-        self,
-        session: ClusterStore,
-        evict: Callable[[list[Key]], list[Key]],
-        done: Callable[[list[Key], list[Key]], None],
-    ) -> None:
-        self._session = session
-        self._evict = evict
-        self._done = done
-        self.outage = Outage()
-        self._queue = []
-        self._task = None
-        self._closed = False
+    _session: ClusterStore
+    #: ``(keys) -> keys``: delete them, and return what could not be; blocks.
+    _evict: Callable[[list[Key]], list[Key]]
+    #: ``(keys, failed) -> None``: called when that has ended.
+    _done: Callable[[list[Key], list[Key]], None]
+    #: Says what fails.
+    outage: Outage = field(default_factory=Outage)
+    _queue: list[Key] = field(default_factory=list)
+    _task: asyncio.Task[None] | None = None
+    _closed: bool = False
 
     def add(self, keys: list[Key]) -> None:
         """Delete objects, soon."""

@@ -33,23 +33,14 @@ class Host:
     fetched: int = 0
 
 
+@dataclass(eq=False, repr=False)
 class Hosts:
-    """Who is where, and serves.
+    """Who is where, and serves."""
 
-    Attributes
-    ----------
-    hosts
-        Identity -> host, as long as there is a process.
-    processes
-        Worker address or client id -> process.
-    """
-
-    hosts: dict[str, Host]
-    processes: dict[str, Process]
-
-    def __init__(self) -> None:
-        self.hosts = {}
-        self.processes = {}
+    #: Identity -> host, as long as there is a process.
+    hosts: dict[str, Host] = field(default_factory=dict)
+    #: Worker address or client id -> process.
+    processes: dict[str, Process] = field(default_factory=dict)
 
     def join(self, name: str, process: Process, hostname: str) -> Host:
         """Take note of a process, or of where it serves now; return its host."""

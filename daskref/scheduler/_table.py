@@ -90,43 +90,24 @@ class StoredObject:
         return bool(self.grants or self.readers or self.sought)
 
 
+@dataclass(eq=False, repr=False)
 class Table:
-    """Stored objects by key, and by what holds them and where they are.
+    """Stored objects by key, and by what holds them and where they are."""
 
-    Parameters
-    ----------
-    hosts
-        Those of the session. Each knows the keys of its copies.
-
-    Attributes
-    ----------
-    objects
-        Key -> object. One of which there is nothing to know is not in it: see
-        :meth:`forget_unused`.
-    held
-        Holder -> what it holds.
-    moving
-        Objects that a process is asked, or asks, for.
-    lost
-        Objects that no host gives, those lost first at the front.
-    now
-        When the event happens that is being handled.
-    """
-
-    objects: dict[Key, StoredObject]
-    held: dict[Holder, dict[Key, None]]
-    moving: dict[Key, None]
-    lost: dict[Key, None]
-    _touched: dict[Key, None]
-
-    def __init__(self, hosts: Hosts) -> None:
-        self._hosts = hosts
-        self.now = 0.0
-        self.objects = {}
-        self.held = {}
-        self.moving = {}
-        self.lost = {}
-        self._touched = {}
+    #: Those of the session. Each knows the keys of its copies.
+    _hosts: Hosts
+    #: Key -> object. One of which there is nothing to know is not in it: see
+    #: :meth:`forget_unused`.
+    objects: dict[Key, StoredObject] = field(default_factory=dict)
+    #: Holder -> what it holds.
+    held: dict[Holder, dict[Key, None]] = field(default_factory=dict)
+    #: Objects that a process is asked, or asks, for.
+    moving: dict[Key, None] = field(default_factory=dict)
+    #: Objects that no host gives, those lost first at the front.
+    lost: dict[Key, None] = field(default_factory=dict)
+    #: When the event happens that is being handled.
+    now: float = 0.0
+    _touched: dict[Key, None] = field(default_factory=dict)
 
     def touch(self, key: Key) -> StoredObject:
         """Return an object that is about to change; a new one if it is not known."""

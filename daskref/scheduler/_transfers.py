@@ -6,6 +6,8 @@ then they serve others. With a fan-out of 2, N hosts have it after log3(N) trans
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from daskref.connectors.base import Key
 from daskref.scheduler._events import (
     Answer,
@@ -25,19 +27,14 @@ SLOW = 60.0
 PATIENCE = 1.0
 
 
+@dataclass(eq=False, repr=False)
 class Transfers:
-    """Transfers under way, and those who wait for theirs.
+    """Transfers under way, and those who wait for theirs."""
 
-    Parameters
-    ----------
-    fan_out
-        Readers that one copy serves at a time.
-    """
-
-    def __init__(self, table: Table, hosts: Hosts, fan_out: int) -> None:
-        self._table = table
-        self._hosts = hosts
-        self._fan_out = fan_out
+    _table: Table
+    _hosts: Hosts
+    #: Readers that one copy serves at a time.
+    _fan_out: int
 
     def avoided(self, event: SourceAsked) -> frozenset[str]:
         """Return the hosts that a process could not fetch from."""

@@ -21,6 +21,7 @@ import itertools
 import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dask.tokenize import tokenize
@@ -37,35 +38,29 @@ _ANSWER = 30.0
 _UNPLACED = ("no-worker", "queued")
 
 
+@dataclass(eq=False, repr=False)
 class Values:
     """The keys of a scheduler that stand for values.
-
-    Parameters
-    ----------
-    tell
-        ``(client, message) -> None``.
 
     Notes
     -----
     Not thread-safe: it belongs to the scheduler's event loop.
     """
 
+    _scheduler: Scheduler
+    #: ``(client, message) -> None``.
+    _tell: Callable[[str, dict[str, Any]], None]
     #: The keys. Every transition of every task looks here.
-    keys: set[Any]
+    keys: set[Any] = field(default_factory=set)
+    #: Those of which a worker is about to answer -> who waits for that.
+    _awaited: dict[Any, list[asyncio.Future[None]]] = field(default_factory=dict)
 
-    def __init__(
-        self, scheduler: Scheduler, tell: Callable[[str, dict[str, Any]], None]
-    ) -> None:
-        self._scheduler = scheduler
-        self._tell = tell
-        self.keys = set()
+    def __post_init__(self) -> None:
         self._turns = itertools.count()
-        #: Those of which a worker is about to answer -> who waits for that.
-        self._awaited: dict[Any, list[asyncio.Future[None]]] = {}
         # an attribute of the instance hides the method of its class
-        scheduler._add_to_processing = self._add_to_processing
-        self._finish = scheduler.stream_handlers["task-finished"]
-        scheduler.stream_handlers["task-finished"] = self._finished
+        self._scheduler._add_to_processing = self._add_to_processing
+        self._finish = self._scheduler.stream_handlers["task-finished"]
+        self._scheduler.stream_handlers["task-finished"] = self._finished
 
     def close(self) -> None:
         """Give the scheduler its own methods back. A second call is silent."""

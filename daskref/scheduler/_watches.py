@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 #: What a client waits for -> the states of a task in which it hears of it.
@@ -36,6 +37,7 @@ class _Watch:
         self.keys: dict[Any, bool] = {}
 
 
+@dataclass(eq=False, repr=False)
 class Watches:
     """The table of watches.
 
@@ -44,26 +46,17 @@ class Watches:
     names, and does not count. A client that waits until keys are *forgotten* has sent
     their graphs before.
 
-    Parameters
-    ----------
-    tell
-        Tells a client, before Dask tells it of the same transition.
-    find
-        Looks up a task.
-
     Notes
     -----
     Not thread-safe: it belongs to the scheduler's event loop.
     """
 
-    _by_id: dict[tuple[str, int], _Watch]
-    _by_key: dict[Any, set[_Watch]]
-
-    def __init__(self, tell: Tell, find: FindTask) -> None:
-        self._tell = tell
-        self._find = find
-        self._by_id = {}
-        self._by_key = {}
+    #: Tells a client, before Dask tells it of the same transition.
+    _tell: Tell
+    #: Looks up a task.
+    _find: FindTask
+    _by_id: dict[tuple[str, int], _Watch] = field(default_factory=dict)
+    _by_key: dict[Any, set[_Watch]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from zict import LRU
@@ -32,19 +33,9 @@ from daskref.store.metrics import (
 )
 
 
+@dataclass(eq=False, repr=False)
 class Reader:
     """Read objects through one connector, and keep the last ones that are shared.
-
-    Parameters
-    ----------
-    deserializer
-        In place of Dask's serialization, if there is one.
-    metrics
-        Where to note each operation, if anywhere.
-    signer
-        What checks signatures, if objects are signed.
-    cache_size
-        How many objects are kept; 0 for none.
 
     Notes
     -----
@@ -52,31 +43,24 @@ class Reader:
     cannot take one.
     """
 
-    _cache: LRU[Key, Any]
-    _evictions: int
-    _lock: threading.Lock
+    _name: str
+    _connector: Connector
+    #: In place of Dask's serialization, if there is one.
+    _deserializer: PickledFunction | None
+    _counters: Counters
+    #: Where to note each operation, if anywhere.
+    _metrics: StoreMetrics | None
+    #: What checks signatures, if objects are signed.
+    signer: Signer | None
+    #: How many objects are kept; 0 for none.
+    _cache_size: int
+    _evictions: int = 0
+    _lock: threading.Lock = field(default_factory=make_lock)
+    _taking: threading.Lock = field(default_factory=make_lock)
+    _cache: LRU[Key, Any] = field(init=False)
 
-    def __init__(
-        self,
-        name: str,
-        connector: Connector,
-        deserializer: PickledFunction | None,
-        counters: Counters,
-        metrics: StoreMetrics | None,
-        signer: Signer | None,
-        cache_size: int,
-    ) -> None:
-        self._name = name
-        self._connector = connector
-        self._deserializer = deserializer
-        self._counters = counters
-        self._metrics = metrics
-        self.signer = signer
-        self._cache_size = cache_size
-        self._cache = LRU(max(cache_size, 1), {})
-        self._evictions = 0
-        self._lock = make_lock()
-        self._taking = make_lock()
+    def __post_init__(self) -> None:
+        self._cache = LRU(max(self._cache_size, 1), {})
 
     def get(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key
@@ -27,34 +28,19 @@ class Written(NamedTuple):
     seal: bytes | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Writer:
-    """Write objects through one connector, and delete them.
+    """Write objects through one connector, and delete them."""
 
-    Parameters
-    ----------
-    serializer
-        In place of Dask's serialization, if there is one.
-    metrics
-        Where to note each operation, if anywhere.
-    signer
-        What signs objects, if they are signed.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        connector: Connector,
-        serializer: PickledFunction | None,
-        counters: Counters,
-        metrics: StoreMetrics | None,
-        signer: Signer | None,
-    ) -> None:
-        self._name = name
-        self._connector = connector
-        self._serializer = serializer
-        self._counters = counters
-        self._metrics = metrics
-        self.signer = signer
+    _name: str
+    _connector: Connector
+    #: In place of Dask's serialization, if there is one.
+    _serializer: PickledFunction | None
+    _counters: Counters
+    #: Where to note each operation, if anywhere.
+    _metrics: StoreMetrics | None
+    #: What signs objects, if they are signed.
+    signer: Signer | None
 
     @property
     def where(self) -> str:

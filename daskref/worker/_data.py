@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from distributed.protocol.serialize import Serialized, to_serialize
@@ -12,26 +13,15 @@ from distributed.spill import SpillBuffer
 from daskref.cluster.connections import without_family
 
 
+@dataclass(eq=False, repr=False)
 class ServedComm:
-    """A connection whose outgoing values are converted on their way.
+    """A connection whose outgoing values are converted on their way."""
 
-    Parameters
-    ----------
-    concerns
-        ``(key, value) -> bool``: whether the value is converted.
-    convert
-        ``async (key, value) -> value``, or one that is serialized already.
-    """
-
-    def __init__(
-        self,
-        comm: Any,
-        concerns: Callable[[Any, Any], bool],
-        convert: Callable[[Any, Any], Awaitable[Any]],
-    ) -> None:
-        self._comm = comm
-        self._concerns = concerns
-        self._convert = convert
+    _comm: Any
+    #: ``(key, value) -> bool``: whether the value is converted.
+    _concerns: Callable[[Any, Any], bool]
+    #: ``async (key, value) -> value``, or one that is serialized already.
+    _convert: Callable[[Any, Any], Awaitable[Any]]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)

@@ -42,20 +42,13 @@ class _Count:
     seconds: float
 
 
+@dataclass(eq=False, repr=False)
 class OwnMemory:
-    """Tells what is a process's own. For one thread.
+    """Tells what is a process's own. For one thread."""
 
-    Parameters
-    ----------
-    pid
-        The process; ``"self"`` for this one.
-    """
-
-    _last: _Count | None
-
-    def __init__(self, pid: int | str = "self") -> None:
-        self._pid = pid
-        self._last = None
+    #: The process; ``"self"`` for this one.
+    _pid: int | str = "self"
+    _last: _Count | None = None
 
     def of(self, resident: int) -> int:
         """Return how many of the *resident* bytes are the process's own.

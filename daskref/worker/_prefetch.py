@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from daskref.background import Executor
 from daskref.connectors.base import Key
@@ -18,37 +19,27 @@ logger = logging.getLogger(__name__)
 _AT_A_TIME = 2
 
 
+@dataclass(eq=False, repr=False)
 class Ahead:
     """The inputs of one worker's waiting tasks.
-
-    Parameters
-    ----------
-    connector
-        Fetches them; what it has fetched, it has on this host.
-    limit
-        Bytes that may be there, or on their way, for tasks that have not begun.
 
     Notes
     -----
     Not thread-safe: it belongs to the worker's event loop. It fetches in threads.
     """
 
-    _waiting: OrderedDict[Hashable, set[Key]]
-    _fetched: dict[Hashable, set[Key]]
-    _uses: dict[Key, int]
-    _fetches: dict[Key, Future[None]]
-    _nbytes: int
-    _closed: bool
+    #: Fetches them; what it has fetched, it has on this host.
+    _connector: ZmqConnector
+    #: Bytes that may be there, or on their way, for tasks that have not begun.
+    _limit: int
+    _waiting: OrderedDict[Hashable, set[Key]] = field(default_factory=OrderedDict)
+    _fetched: dict[Hashable, set[Key]] = field(default_factory=dict)
+    _uses: dict[Key, int] = field(default_factory=dict)
+    _fetches: dict[Key, Future[None]] = field(default_factory=dict)
+    _nbytes: int = 0
+    _closed: bool = False
 
-    def __init__(self, connector: ZmqConnector, limit: int) -> None:
-        self._connector = connector
-        self._limit = limit
-        self._waiting = OrderedDict()
-        self._fetched = {}
-        self._uses = {}
-        self._fetches = {}
-        self._nbytes = 0
-        self._closed = False
+    def __post_init__(self) -> None:
         self._executor = Executor(_AT_A_TIME, "daskref-ahead")
 
     @property

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,33 +74,26 @@ def place_of(worker: Worker, settings: Settings) -> dict[str, Any]:
     return place
 
 
+@dataclass(eq=False, repr=False)
 class Serving:
-    """Serve the objects of a worker's host, and do there what the scheduler says.
+    """Serve the objects of a worker's host, and do there what the scheduler says."""
 
-    Parameters
-    ----------
-    session
-        Of a store in reach.
-    connector
-        The store's.
-    """
+    _worker: Worker
+    #: Of a store in reach.
+    _session: ClusterStore
+    #: The store's.
+    _connector: ZmqConnector
+    _undo: list[Callable[[], Any]] = field(default_factory=list)
+    _errands: Errands = field(default_factory=Errands)
+    #: Whether :meth:`transition` has anything to do: there are other hosts.
+    looks_ahead: bool = False
+    _ahead: Ahead | None = field(init=False)
 
-    _undo: list[Callable[[], Any]]
-    _errands: Errands
-    _ahead: Ahead | None
-
-    def __init__(
-        self, worker: Worker, session: ClusterStore, connector: ZmqConnector
-    ) -> None:
-        self._worker = worker
-        self._session = session
-        self._connector = connector
-        self._undo = []
-        self._errands = Errands()
-        settings = session.info.settings
-        self._ahead = Ahead(connector, settings.prefetch) if settings.prefetch else None
-        #: Whether :meth:`transition` has anything to do: there are other hosts.
-        self.looks_ahead = False
+    def __post_init__(self) -> None:
+        settings = self._session.info.settings
+        self._ahead = (
+            Ahead(self._connector, settings.prefetch) if settings.prefetch else None
+        )
 
     async def start(self) -> None:
         """Begin, and tell the scheduler.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from daskref.objects.codec import encode
@@ -29,23 +30,18 @@ MOST_PARTS = 10_000
 _HIDES = frozenset({"torch", "cupy", "jax"})
 
 
+@dataclass(eq=False, repr=False)
 class Spare:
-    """One object that was just loaded, and what it looked like.
+    """One object that was just loaded, and what it looked like."""
 
-    Parameters
-    ----------
-    obj
-        The object; nobody else may hold it.
-    """
-
-    def __init__(self, obj: Any) -> None:
-        self.obj = obj
-        self._token = ""
-        self._total = 0
-        #: Its parts that stay the same objects, and the memory below arrays among them.
-        self._parts: list[Any] = []
-        self._below: list[Any] = []
-        self._counts: list[int] = []
+    #: The object; nobody else may hold it.
+    obj: Any
+    _token: str = ""
+    _total: int = 0
+    #: Its parts that stay the same objects, and the memory below arrays among them.
+    _parts: list[Any] = field(default_factory=list)
+    _below: list[Any] = field(default_factory=list)
+    _counts: list[int] = field(default_factory=list)
 
     def note(self) -> bool:
         """Take down what it looks like; return False if that is not possible."""
@@ -98,15 +94,9 @@ def _is_array(obj: Any) -> bool:
     return numpy is not None and type(obj) is numpy.ndarray
 
 
+@dataclass(eq=False, repr=False)
 class Spares:
     """What one worker has to spare, by Dask key.
-
-    Parameters
-    ----------
-    is_here
-        ``(key) -> bool``: whether the worker has the key; asked on the event loop.
-    call_soon
-        ``(callable, *args) -> None``: run it on the event loop. Thread-safe.
 
     Notes
     -----
@@ -114,14 +104,13 @@ class Spares:
     the event loop.
     """
 
-    def __init__(
-        self, is_here: Callable[[Any], bool], call_soon: Callable[..., Any]
-    ) -> None:
-        self._is_here = is_here
-        self._call_soon = call_soon
-        self._spares: dict[Any, list[Spare]] = {}
-        #: Keys whose objects are not worth it.
-        self._hopeless: set[Any] = set()
+    #: ``(key) -> bool``: whether the worker has the key; asked on the event loop.
+    _is_here: Callable[[Any], bool]
+    #: ``(callable, *args) -> None``: run it on the event loop. Thread-safe.
+    _call_soon: Callable[..., Any]
+    _spares: dict[Any, list[Spare]] = field(default_factory=dict)
+    #: Keys whose objects are not worth it.
+    _hopeless: set[Any] = field(default_factory=set)
 
     def take(self, key: Any, load: Callable[[], Any]) -> Spare:
         """Return an object of a key, loaded if there is none to spare.

@@ -56,13 +56,9 @@ class Part:
             os.close(fd)
 
 
+@dataclass(eq=False, repr=False)
 class Parts:
     """Objects of one directory that are being written: each one is a :class:`Part`.
-
-    Parameters
-    ----------
-    path
-        The directory; it exists.
 
     Notes
     -----
@@ -71,18 +67,11 @@ class Parts:
     needs no lock, unless it comes from another host.
     """
 
+    #: The directory; it exists.
     _path: str
     _pool: Pool | None
     _kept: KeptMappings | None
     _fsync: str
-
-    def __init__(
-        self, path: str, pool: Pool | None, kept: KeptMappings | None, fsync: str
-    ) -> None:
-        self._path = path
-        self._pool = pool
-        self._kept = kept
-        self._fsync = fsync
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"

@@ -12,6 +12,8 @@ import json
 import os
 import secrets
 import shutil
+from dataclasses import dataclass, field
+from threading import Lock
 
 from daskref.background import make_lock
 from daskref.connectors.files.directory import ObjectDirectory
@@ -35,26 +37,19 @@ from daskref.exceptions import ConnectorUnavailableError
 _HALF_MADE = 60.0
 
 
+@dataclass(eq=False, repr=False)
 class Spill:
-    """The objects that a session has on disk, once it has some.
-
-    Parameters
-    ----------
-    root
-        Where it would put them; another process may have chosen another place first.
-    """
+    """The objects that a session has on disk, once it has some."""
 
     session: DirectorySession
+    #: Where it would put them; another process may have chosen another place first.
     root: str
-    _objects: ObjectDirectory | None
+    _objects: ObjectDirectory | None = None
+    _is_memory: bool | None = None
+    _lock: Lock = field(default_factory=make_lock)
 
-    def __init__(self, session: DirectorySession, root: str) -> None:
-        self.session = session
-        self.root = root
-        self._record = os.path.join(session.path, "spill")
-        self._objects = None
-        self._is_memory: bool | None = None
-        self._lock = make_lock()
+    def __post_init__(self) -> None:
+        self._record = os.path.join(self.session.path, "spill")
 
     @property
     def is_memory(self) -> bool:

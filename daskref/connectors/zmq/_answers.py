@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from daskref.connectors.files.names import NAME
 from daskref.connectors.shm.connector import SharedMemoryConnector, SharedMemoryKey
@@ -13,25 +14,17 @@ from daskref.exceptions import ConnectorError, WireError
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class Answers:
-    """Answers the requests of one connection, one after another.
+    """Answers the requests of one connection, one after another."""
 
-    Parameters
-    ----------
-    pushes
-        Those of the whole server.
-    """
-
+    _local: SharedMemoryConnector
+    #: Those of the whole server.
+    _pushes: Pushes
     #: Whether a request has failed before: further ones are not worth a warning.
-    _complained: bool
+    _complained: bool = False
     #: The object of the last request, while more of it may be asked for.
-    _kept: tuple[str, memoryview] | None
-
-    def __init__(self, local: SharedMemoryConnector, pushes: Pushes) -> None:
-        self._local = local
-        self._pushes = pushes
-        self._complained = False
-        self._kept = None
+    _kept: tuple[str, memoryview] | None = None
 
     @property
     def keeps(self) -> bool:

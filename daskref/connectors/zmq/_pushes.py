@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from threading import Lock
 
 from daskref.background import make_lock
 from daskref.connectors.files.names import PUSHED
@@ -22,24 +23,17 @@ class _Push:
     heard: float = field(default_factory=time.monotonic)
 
 
+@dataclass(eq=False, repr=False)
 class Pushes:
-    """The pushes in progress of one server; their number and size are bounded.
+    """The pushes in progress of one server; their number and size are bounded."""
 
-    Parameters
-    ----------
-    limits
-        Their number, their size, and after how many seconds without a chunk one is
-        abandoned.
-    """
-
-    _pushes: dict[str, _Push]
-
-    def __init__(self, local: SharedMemoryConnector, limits: Limits) -> None:
-        self._local = local
-        self._limits = limits
-        self._pushes = {}
-        #: One chunk at a time: it is copied faster than it comes.
-        self._lock = make_lock()
+    _local: SharedMemoryConnector
+    #: Their number, their size, and after how many seconds without a chunk one is
+    #: abandoned.
+    _limits: Limits
+    _pushes: dict[str, _Push] = field(default_factory=dict)
+    #: One chunk at a time: it is copied faster than it comes.
+    _lock: Lock = field(default_factory=make_lock)
 
     def __len__(self) -> int:
         return len(self._pushes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
 
 from daskref.background import make_lock
 from daskref.connectors.failures import of_system
@@ -41,43 +43,26 @@ class _HereError(Exception):
     """Another process has brought the object to this host meanwhile."""
 
 
+@dataclass(eq=False, repr=False)
 class Remote:
-    """The other hosts of a session, as one process sees them.
+    """The other hosts of a session, as one process sees them."""
 
-    Parameters
-    ----------
-    local
-        This host's store; takes what is fetched.
-    sources
-        Says where objects are.
-    session
-        Makes the connections when they are needed.
-    """
-
-    #: Says where objects are, from now on.
+    _owner: str
+    #: This host's store; takes what is fetched.
+    _local: SharedMemoryConnector
+    #: Says where objects are.
     sources: Sources
-    _lines: Lines | None
+    _limits: Limits
+    #: Makes the connections when they are needed.
+    _session: ZmqSession
+    _lines: Lines | None = None
     #: Hosts that did not answer, and when.
-    _silent: dict[str, float]
+    _silent: dict[str, float] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=make_lock)
 
-    def __init__(
-        self,
-        owner: str,
-        local: SharedMemoryConnector,
-        sources: Sources,
-        limits: Limits,
-        session: ZmqSession,
-    ) -> None:
-        self._owner = owner
-        self._local = local
+    def __post_init__(self) -> None:
         #: Of this host, which is never asked.
-        self._host = local.session.host
-        self.sources = sources
-        self._limits = limits
-        self._session = session
-        self._lines = None
-        self._silent = {}
-        self._lock = make_lock()
+        self._host = self._local.session.host
 
     def _elsewhere(self, sources: Iterable[Source]) -> list[Source]:
         return [Source(*each) for each in sources if each[0] != self._host and each[1]]
