@@ -5,7 +5,6 @@ and ``reducers``, which make the pickle and the buffers beside it. A ``reference
 key, a store and metadata.
 
 - ``attributes``: what a reference answers by itself: shape, columns, length
-- ``identity``: the content hash, for Dask's ``tokenize``
 - ``written``: configurations of stores in programs and in TOML files
 - ``signing``: signatures, checked before anything is unpickled
 - ``cards``: how references and stores look in notebooks

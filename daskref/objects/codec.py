@@ -105,7 +105,12 @@ class Encoded:
     def token(self) -> str:
         """A hash of all that is stored (XXH3, 128 bit), made when first asked for.
 
-        Objects of one token are stored alike, and so come back alike.
+        Objects of one token are stored alike, and so come back alike: in type,
+        structure and bytes, whether arrays are writable, in which order they lie in
+        memory. Objects that are equal may still differ, as by the chunks of their Arrow
+        columns, or by which of their parts are one object: that costs a second copy in
+        a store, no more. Python is not asked whether objects are equal, nor Dask's
+        ``tokenize``, which hashes parts that do not always tell values apart.
         """
         if self._token is None:
             digest = xxhash.xxh3_128()

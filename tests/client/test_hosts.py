@@ -19,7 +19,6 @@ from daskref.connectors import ZmqConnector
 from daskref.connectors.files.session import new_name
 from daskref.connectors.zmq.sources import Source
 from daskref.objects.codec import encode
-from daskref.objects.identity import content_token
 from tests.support.common import wait_until
 
 ELSEWHERE = "e" * 32
@@ -290,7 +289,7 @@ class TestWanted:
     def hold(self, client: Client, *values: Any, of: Any) -> Any:
         nbytes = sum(memoryview(frame).nbytes for frame in encode(of).frames)
         key = (NAME, nbytes, ELSEWHERE)
-        client.holdings.held[key] = content_token(of), list(values)
+        client.holdings.held[key] = encode(of).token, list(values)
         return key
 
     def test_what_it_has_is_sent(self, serving: Client) -> None:

@@ -246,9 +246,9 @@ class TestReferences:
     @pytest.mark.parametrize("token", [None, "known"])
     def test_relink(self, store: Store, token: Any) -> None:
         x = np.arange(1000.0)
-        from daskref.objects.identity import content_token
+        from daskref.objects.codec import encode
 
-        reference = store.put_reference(x, content_token(x) if token else None)
+        reference = store.put_reference(x, encode(x).token if token else None)
         found = store.get_reference(reference)
         again = store.provenance.relink(found)
         assert again is not None
