@@ -22,33 +22,31 @@ from daskref.objects.codec import Encoded, encode
 from daskref.objects.reference import Reference
 
 
+@dataclass(eq=False, slots=True)
 class _Held:
     """One stored object, and what it is held by."""
 
-    __slots__ = ("keys", "originals", "reference", "token", "uses")
-
-    def __init__(self, token: str, reference: Reference) -> None:
-        self.token = token
-        self.reference = reference
-        #: id of an original -> weak reference to it
-        self.originals: dict[int, weakref.ref[Any]] = {}
-        #: Dask keys of living futures
-        self.keys: set[Any] = set()
-        #: submissions under way
-        self.uses = 0
+    token: str
+    reference: Reference
+    #: id of an original -> weak reference to it
+    originals: dict[int, weakref.ref[Any]] = field(default_factory=dict)
+    #: Dask keys of living futures
+    keys: set[Any] = field(default_factory=set)
+    #: submissions under way
+    uses: int = 0
 
 
+@dataclass(eq=False)
 class Submission:
     """The objects that one call to the client uses, until its futures hold them."""
 
-    def __init__(self) -> None:
-        self.held: set[_Held] = set()
-        #: key of a future -> what its computation needs of that
-        self.keys: dict[Any, set[Reference]] = {}
-        #: content that the store did not take: not tried again in the same call
-        self.failed: set[str] = set()
-        #: what the call has found out of objects, by ``id``
-        self.looked: dict[int, Any] = {}
+    held: set[_Held] = field(default_factory=set)
+    #: key of a future -> what its computation needs of that
+    keys: dict[Any, set[Reference]] = field(default_factory=dict)
+    #: content that the store did not take: not tried again in the same call
+    failed: set[str] = field(default_factory=set)
+    #: what the call has found out of objects, by ``id``
+    looked: dict[int, Any] = field(default_factory=dict)
 
     @property
     def references(self) -> set[Reference]:

@@ -31,15 +31,13 @@ class Ended(Protocol):
         """
 
 
+@dataclass(eq=False, slots=True)
 class _Watch:
     """Keys, and what is called when all of them are at their end."""
 
-    __slots__ = ("ended", "keys", "until")
-
-    def __init__(self, keys: Iterable[Any], until: str, ended: Ended) -> None:
-        self.keys = set(keys)
-        self.until = until
-        self.ended = ended
+    keys: set[Any]
+    until: str
+    ended: Ended
 
 
 @dataclass(eq=False, repr=False)
@@ -82,7 +80,7 @@ class Watches:
         with self._lock:
             id = next(self._ids)
             if not (closed := self._closed):
-                self._by_id[id] = _Watch(keys, until, ended)
+                self._by_id[id] = _Watch(set(keys), until, ended)
                 if until == "done":
                     for key in keys:
                         self._by_key.setdefault(key, set()).add(id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from daskref.background import Background, forget_in_child, make_lock
 from daskref.connectors.base import Key
@@ -17,17 +18,15 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 
 
+@dataclass(eq=False, slots=True)
 class _Object:
     """One object, and what it is bound to."""
 
-    __slots__ = ("failures", "holders", "store", "when")
-
-    def __init__(self, store: StoreConfig) -> None:
-        self.store = store
-        self.holders: set[object] = set()
-        #: When its lease is renewed, or, if nothing holds it any more, it is deleted.
-        self.when = 0.0
-        self.failures = 0
+    store: StoreConfig
+    holders: set[object] = field(default_factory=set)
+    #: When its lease is renewed, or, if nothing holds it any more, it is deleted.
+    when: float = 0.0
+    failures: int = 0
 
 
 class BoundObjects:

@@ -24,17 +24,15 @@ class FindTask(Protocol):
         """Return it."""
 
 
+@dataclass(eq=False, slots=True)
 class _Watch:
     """What one client waits for: that all of some keys are done, or forgotten."""
 
-    __slots__ = ("client", "id", "keys", "until")
-
-    def __init__(self, client: str, id: int, until: str) -> None:
-        self.client = client
-        self.id = id
-        self.until = until
-        #: key -> whether what happens to it counts
-        self.keys: dict[Any, bool] = {}
+    client: str
+    id: int
+    until: str
+    #: key -> whether what happens to it counts
+    keys: dict[Any, bool] = field(default_factory=dict)
 
 
 @dataclass(eq=False, repr=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from daskref.exceptions import MissingKeyError, ResolveError, ResolveTimeoutError
@@ -21,54 +22,39 @@ from daskref.store.factory import StoreFactory, resolving
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
 class Polling:
-    """When to look again, and for how long.
+    """When to look again, and for how long; ``None`` for no limit.
 
     Raises ValueError if one of them makes no sense.
-
-    Parameters
-    ----------
-    interval
-        Seconds between the first two looks.
-    backoff_factor
-        Each wait is that many times the one before.
-    interval_limit
-        Longest wait in seconds; ``None`` for no limit.
-    timeout
-        Seconds in all; ``None`` for no limit.
     """
 
-    __slots__ = ("backoff_factor", "interval", "interval_limit", "timeout")
+    #: Seconds between the first two looks.
+    interval: float
+    #: Each wait is that many times the one before.
+    backoff_factor: float
+    #: Longest wait in seconds.
+    interval_limit: float | None
+    #: Seconds in all.
+    timeout: float | None
 
-    def __init__(
-        self,
-        interval: float,
-        backoff_factor: float,
-        interval_limit: float | None,
-        timeout: float | None,
-    ) -> None:
-        if not (interval > 0 and (interval_limit is None or interval_limit > 0)):
+    def __post_init__(self) -> None:
+        limit = self.interval_limit
+        if not (self.interval > 0 and (limit is None or limit > 0)):
             raise ValueError(
-                f"polling_interval={interval}, polling_interval_limit={interval_limit} "
-                "is not valid: expected more than 0 seconds"
+                f"polling_interval={self.interval}, polling_interval_limit={limit} is "
+                "not valid: expected more than 0 seconds"
             )
-        if not backoff_factor >= 1:
+        if not self.backoff_factor >= 1:
             raise ValueError(
-                f"polling_backoff_factor={backoff_factor} is not valid: expected 1 or "
-                "more"
+                f"polling_backoff_factor={self.backoff_factor} is not valid: expected "
+                "1 or more"
             )
-        if timeout is not None and not timeout >= 0:
+        if self.timeout is not None and not self.timeout >= 0:
             raise ValueError(
-                f"polling_timeout={timeout} is not valid: expected 0 or more seconds"
+                f"polling_timeout={self.timeout} is not valid: expected 0 or more "
+                "seconds"
             )
-        self.interval = interval
-        self.backoff_factor = backoff_factor
-        self.interval_limit = interval_limit
-        self.timeout = timeout
-
-    def within(self, timeout: float | None) -> Polling:
-        """Return the same with another timeout."""
-        return Polling(self.interval, self.backoff_factor, self.interval_limit, timeout)
 
     def looks(self) -> Iterator[None]:
         """Yield at each time to look: once at least, the last time at the timeout."""
@@ -86,14 +72,6 @@ class Polling:
             interval *= self.backoff_factor
             if self.interval_limit is not None:
                 interval = min(interval, self.interval_limit)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Polling, (
-            self.interval,
-            self.backoff_factor,
-            self.interval_limit,
-            self.timeout,
-        )
 
 
 class FutureFactory(StoreFactory):
@@ -241,7 +219,7 @@ class Future(Generic[T]):
         """
         polling = self._factory.polling
         if timeout is not None:
-            polling = polling.within(timeout)
+            polling = replace(polling, timeout=timeout)
         result: T = self._factory.wait(polling)
         return result
 

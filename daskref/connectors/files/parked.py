@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from daskref.background import Background, forget_in_child
 from daskref.connectors.files._mapping import (
@@ -67,19 +68,15 @@ _PAGEMAP_SCAN = 3 << 30 | ctypes.sizeof(_Scan) << 16 | ord("f") << 8 | 16
 _SCAN_OF_FILE, _SCAN_PRESENT, _SCAN_SWAPPED = 1 << 2, 1 << 3, 1 << 4
 
 
+@dataclass(eq=False, slots=True)
 class _Mapping:
     """A private mapping of a file, that holds no lock. Compared by identity."""
 
-    __slots__ = ("address", "file", "nbytes", "path")
-
-    def __init__(
-        self, address: int, nbytes: int, path: str, file: tuple[int, int]
-    ) -> None:
-        self.address = address
-        self.nbytes = nbytes
-        self.path = path
-        #: Device and inode: nobody else's while the mapping is there.
-        self.file = file
+    address: int
+    nbytes: int
+    path: str
+    #: Device and inode: nobody else's while the mapping is there.
+    file: tuple[int, int]
 
     def unmap(self) -> None:
         unmap(self.address, self.nbytes)
