@@ -306,11 +306,6 @@ class FsspecConnector(Connector, DeferrableConnector):
         the others ``None``: by an object that only one can create. Where the store
         cannot create an object on condition that there is none, as was tried out when
         the session began, two takers at the same moment may both get it.
-
-        Parameters
-        ----------
-        key
-            See :meth:`get`.
         """
         name, nbytes = _checked(key)
         with self._edge(f"{name} could not be taken"):
@@ -334,43 +329,17 @@ class FsspecConnector(Connector, DeferrableConnector):
                 self._blobs.delete([claim])
             return found
 
+    @override
     def new_key(self, obj: Buffer | None = None) -> Key:
-        """Return a key for an object that :meth:`set` stores later.
-
-        Parameters
-        ----------
-        obj
-            Not looked at: the store has one kind of key.
-
-        Returns
-        -------
-        Key
-            Until :meth:`set`, there is no such object.
-        """
         with self._edge("a key could not be made"):
             return FsspecKey(new_name(self._ready().writer), _UNKNOWN)
 
+    @override
     def set(self, key: Key, obj: Buffer) -> None:
-        """Store an object under a key from :meth:`new_key`; see :meth:`set_frames`."""
         self.set_frames(key, [obj])
 
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        """Store an object under a key from :meth:`new_key`, in whichever process.
-
-        Parameters
-        ----------
-        key
-            Of an object that is yet to come.
-        frames
-            As :meth:`put_frames` takes them.
-
-        Raises
-        ------
-        WireError
-            If *key* is not from :meth:`new_key`.
-        ConnectorError
-            If the store failed, or the object is there already: none changes.
-        """
+        """See :meth:`Connector.set_frames`; an object that is there is an error."""
         name, nbytes = _checked(key)
         if nbytes is not None:
             raise WireError(f"{key!r} has its object already: it is not from new_key")

@@ -237,24 +237,10 @@ class ZmqConnector(Connector):
         return ZmqKey(name, sum(view.nbytes for view in views), host)
 
     def supply(self, key: Key, frames: Sequence[Buffer] | None = None) -> str | None:
-        """Have an object that others lack where they can read it.
+        """Have an object that others lack where they can read it; return the host.
 
-        Parameters
-        ----------
-        key
-            Of the object.
-        frames
-            Its bytes; by default those that this host has.
-
-        Returns
-        -------
-        str or None
-            Identity of the host; ``None`` if there are no such bytes.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If no host takes it.
+        ``None`` if there are no such bytes; by default those that this host has. Raises
+        ConnectorUnavailableError if no host takes it.
         """
         key = checked_key(key)
         local = self._here()
@@ -277,13 +263,9 @@ class ZmqConnector(Connector):
     def get(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.get`; the object is fetched here if it was not.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            If the object is on other hosts, and none of them gave it: says who was
-            asked, and what each one answered.
-        WireError
-            Also if bytes of it came damaged twice.
+        Raises ConnectorUnavailableError if the object is on other hosts, and none of
+        them gave it: says who was asked, and what each one answered. Raises WireError
+        also if bytes of it came damaged twice.
         """
         key = checked_key(key)
         found = self._here().get(key.local)
@@ -302,10 +284,8 @@ class ZmqConnector(Connector):
     def evict_batch(self, keys: Iterable[Key]) -> None:
         """See :meth:`Connector.evict_batch`; on all hosts that are known to have them.
 
-        Raises
-        ------
-        ConnectorUnavailableError
-            If a host did not answer. What could be reached was deleted.
+        Raises ConnectorUnavailableError if a host did not answer. What could be reached
+        was deleted.
         """
         local, found = self._here(), [checked_key(key) for key in keys]
         local.evict_batch(key.local for key in found)
@@ -314,12 +294,8 @@ class ZmqConnector(Connector):
     def take(self, key: Key) -> memoryview | None:
         """See :meth:`Connector.take`; who gets it is decided where it was put.
 
-        Copies on hosts that do not answer stay until they are swept.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            See :meth:`get`; also if the host on which it was put did not answer.
+        Copies on hosts that do not answer stay until they are swept. Raises
+        ConnectorUnavailableError also if the host on which it was put did not answer.
         """
         key = checked_key(key)
         local = self._here()
