@@ -116,12 +116,9 @@ def start_thread(target: Callable[[], object], name: str) -> threading.Thread | 
 class Background:
     """One thread that does something again and again, while there is anything to do.
 
-    Parameters
-    ----------
-    work
-        ``() -> seconds`` until it is called again, at the latest; ``None`` if there is
-        nothing more to do: the thread ends until the next :meth:`start`. It sees to its
-        own errors.
+    *work*: ``() -> seconds`` until it is called again, at the latest; ``None`` if there
+    is nothing more to do: the thread ends until the next :meth:`start`. It sees to its
+    own errors.
 
     Notes
     -----
@@ -151,10 +148,7 @@ class Background:
     def start(self, after: float = 0.0) -> bool:
         """Have a thread; False if there can be none any more.
 
-        Parameters
-        ----------
-        after
-            Seconds until the thread works for the first time.
+        *after*: seconds until the thread works for the first time.
         """
         if self._thread is None:
             with self._lock:
@@ -310,10 +304,7 @@ class Executor:
     def close(self, cancel: bool = False) -> None:
         """Take nothing more; a second call is silent.
 
-        Parameters
-        ----------
-        cancel
-            Whether what has not begun is cancelled. Otherwise it is done.
+        *cancel*: whether what has not begun is cancelled. Otherwise it is done.
         """
         with self._lock:
             self._closed = True

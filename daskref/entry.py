@@ -22,10 +22,7 @@ _SERIALIZE = "distributed.protocol.serialize"
 def register_sizeof(sizeof: Any) -> None:
     """Announce daskref's types to Dask, and its family to ``distributed``.
 
-    Parameters
-    ----------
-    sizeof
-        Dask's dispatch of that name.
+    *sizeof*: Dask's dispatch of that name.
     """
 
     def load() -> None:

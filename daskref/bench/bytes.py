@@ -107,10 +107,7 @@ def close_connector(state: dict[str, Any]) -> None:
 class Stores:
     """Connectors of one session, one on each host.
 
-    Parameters
-    ----------
-    security
-        ``"clear"`` or ``"tls"``.
+    *security*: ``"clear"`` or ``"tls"``.
     """
 
     #: The agents in the order of the hosts, and where each host serves.
@@ -146,10 +143,8 @@ class Stores:
     def turns(self, nbytes: int, pairs: list[tuple[int, int]]) -> Turn:
         """Have hosts fetch from others at once; the time is that of the last one.
 
-        Parameters
-        ----------
-        pairs
-            Positions of the source's host, and of the reader's; a reader reads once.
+        *pairs*: positions of the source's host, and of the reader's; a reader reads
+        once.
         """
         keys: dict[int, Key] = {}
         for source, _ in pairs:

@@ -32,10 +32,7 @@ class Grant(NamedTuple):
 class Tree:
     """Who has the object, who reads it from whom, and who waits.
 
-    Parameters
-    ----------
-    origin
-        The host that has the object.
+    *origin*: the host that has the object.
     """
 
     #: How often each host that has the object has been given as a source.

@@ -158,10 +158,7 @@ def prepare(
 ) -> timeit.Timer | None:
     """Return the timer of a row for a library; ``None`` for what it cannot do.
 
-    Parameters
-    ----------
-    make
-        ``(factory) -> proxy``; ``None`` for the plain object.
+    *make*: ``(factory) -> proxy``; ``None`` for the plain object.
     """
     value = row.target()
     names: dict[str, Any] = {"dumps": pickle.dumps, "loads": pickle.loads}
@@ -265,10 +262,7 @@ def versions() -> dict[str, str]:
 def report(results: list[Result]) -> dict[str, Any]:
     """Return medians and spreads, plain data for JSON.
 
-    Parameters
-    ----------
-    results
-        From :func:`run_row`.
+    *results*: from :func:`run_row`.
     """
     return {
         "date": datetime.date.today().isoformat(),

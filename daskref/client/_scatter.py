@@ -59,10 +59,7 @@ class Scattered:
     def rebuild(self, futures: dict[Any, Any]) -> Any:
         """Return futures in the form of the data.
 
-        Parameters
-        ----------
-        futures
-            Key -> future.
+        *futures*: key -> future.
         """
         found = [futures[key] for key in self.keys]
         cls = type(self.data)

@@ -40,10 +40,7 @@ def identify() -> dict[str, Any]:
 def lacking(where: str, reason: str) -> str:
     """Return how :class:`~daskref.exceptions.NotInstalledError` names a process.
 
-    Parameters
-    ----------
-    reason
-        What it said of the import.
+    *reason*: what it said of the import.
     """
     return where if reason == "No module named 'daskref'" else f"{where} ({reason})"
 
@@ -113,10 +110,7 @@ async def check(server: Any, step: str, *args: Any) -> dict[str, Any]:
 def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
     """Return the plugin of a worker, or why there is none.
 
-    Parameters
-    ----------
-    peer
-        What the scheduler is, as :func:`identify` says it.
+    *peer*: what the scheduler is, as :func:`identify` says it.
     """
     if peer["protocol"] != PROTOCOL:
         ours = describe_peer(identify())
@@ -128,11 +122,8 @@ def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
 def nanny_plugin(session: dict[str, Any]) -> NannyPlugin:
     """Return the plugin of a nanny, which talks to nobody.
 
-    Parameters
-    ----------
-    session
-        ``"root"``: where its shared memory is, as
-        :class:`~daskref.connectors.SharedMemoryConnector` has it.
+    *session*: ``"root"``: where its shared memory is, as
+    :class:`~daskref.connectors.SharedMemoryConnector` has it.
     """
     plugin: NannyPlugin = _load(NANNY_PLUGIN)(session["root"])
     return plugin

@@ -77,10 +77,7 @@ def class_of(connector: object) -> type[Any]:
 class AdaptedConnector(Connector):
     """A connector of another make; see :func:`adapt`.
 
-    Parameters
-    ----------
-    connector
-        The one that does the work. Its other attributes are found here, too.
+    *connector*: the one that does the work. Its other attributes are found here, too.
     """
 
     #: The class of other make.
@@ -182,10 +179,7 @@ class AdaptedConnector(Connector):
     def put_frames(self, frames: Sequence[Buffer], **hints: Any) -> Key:
         """See :meth:`Connector.put_frames`. Joins the frames: one copy more.
 
-        Parameters
-        ----------
-        **hints
-            For the connector's ``put``.
+        *hints*: for the connector's ``put``.
         """
         data = b"".join(map(raw, frames))
         key: Key = self._call("put", data, **self._known(hints))

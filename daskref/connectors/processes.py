@@ -34,11 +34,8 @@ def this_process() -> dict[str, str]:
 def has_ended(process: Mapping[str, object]) -> bool:
     """Tell whether a process is known to have ended.
 
-    Parameters
-    ----------
-    process
-        From :func:`this_process`, there. One of another host, boot or container, or
-        one that is not described so, counts as running.
+    *process*: from :func:`this_process`, there. One of another host, boot or container,
+    or one that is not described so, counts as running.
     """
     here = _here()
     pid, started = process.get("pid"), process.get("started")

@@ -28,10 +28,7 @@ _INTERVAL = 0.05
 class MeasuredCluster:
     """Start a cluster in a child process; the parent's side. Blocks until it is up.
 
-    Parameters
-    ----------
-    workers
-        Number of worker processes, of one thread each.
+    *workers*: number of worker processes, of one thread each.
 
     Notes
     -----

@@ -181,10 +181,7 @@ def unknown(
 ) -> Metadata:
     """Return the metadata of an object that nobody has looked at.
 
-    Parameters
-    ----------
-    seal
-        Of the stored object, if it is signed.
+    *seal*: of the stored object, if it is signed.
     """
     return Metadata("object", b"", nbytes, token, seal=seal)
 

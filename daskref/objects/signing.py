@@ -220,11 +220,8 @@ def known_key(
 ) -> bytes | None:
     """Return the key of a store, if this process was told.
 
-    Parameters
-    ----------
-    known
-        Where to look: what :func:`secret_of` returned, by default what this process
-        was told to remember.
+    *known*: where to look: what :func:`secret_of` returned, by default what this
+    process was told to remember.
     """
     place = _place(store)
     found = recall(place) if known is None else known.get(place, {})

@@ -31,10 +31,7 @@ def _forget() -> None:
 def take_turn(key: int) -> bool:
     """Wait for this thread's turn; return False if it is that already.
 
-    Parameters
-    ----------
-    key
-        ``id`` of an object that lives until :func:`end_turn`.
+    *key*: ``id`` of an object that lives until :func:`end_turn`.
     """
     me = get_ident()
     if _owners.get(key) == me:

@@ -99,10 +99,7 @@ class Dispatcher:
     def locator(self, loop: Any) -> Locator:
         """Return what the scheduler's own connector goes by.
 
-        Parameters
-        ----------
-        loop
-            The scheduler's, Tornado's.
+        *loop*: the scheduler's, Tornado's.
         """
 
         def ask_here(op: str, message: dict[str, Any]) -> Any:

@@ -23,11 +23,8 @@ _ENCRYPTED = {"tls", "wss"}
 def is_encryption_required(security: Any = None) -> bool:
     """Return whether Dask is to encrypt what it sends.
 
-    Parameters
-    ----------
-    security
-        The :class:`distributed.Security` of a scheduler, worker or client. One that
-        names certificates requires encryption unless it says otherwise.
+    *security*: the :class:`distributed.Security` of a scheduler, worker or client. One
+    that names certificates requires encryption unless it says otherwise.
     """
     configured = dask.config.get(_REQUIRE, None)
     return bool(configured or getattr(security, "require_encryption", False))

@@ -97,10 +97,7 @@ class Reports:
     async def objects(self, most: int) -> list[dict[str, Any]]:
         """Return what :func:`daskref.list_objects` makes records of, the largest first.
 
-        Parameters
-        ----------
-        most
-            How many objects to return.
+        *most*: how many objects to return.
         """
         return [record async for record, _ in self._largest(most, None)]
 

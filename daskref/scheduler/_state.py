@@ -112,10 +112,7 @@ class State:
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take note of what has happened; return what is to be done, in order.
 
-        Parameters
-        ----------
-        now
-            When it was, in seconds of any clock that only goes forward.
+        *now*: when it was, in seconds of any clock that only goes forward.
         """
         self._table.now = now
         instructions = self._handle(event)

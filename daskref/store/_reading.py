@@ -161,10 +161,7 @@ class Reader:
     ) -> Any:
         """Turn stored bytes into an object, or a failure; raises as :meth:`get` does.
 
-        Parameters
-        ----------
-        data
-            What the connector returned.
+        *data*: what the connector returned.
         """
         view = memoryview(data).cast("B")
         head_nbytes = view.nbytes
@@ -202,10 +199,8 @@ class Reader:
     ) -> Any:
         """Return a shared object, or a failure in its place; see :meth:`get`.
 
-        Parameters
-        ----------
-        deserializer
-            In place of the store's; then nothing is kept, and the object is a new one.
+        *deserializer*: in place of the store's; then nothing is kept, and the object is
+        a new one.
         """
         if deserializer is not None or not self._cache_size:
             return self.get(key, deserializer, seal)

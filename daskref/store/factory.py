@@ -207,10 +207,7 @@ def is_recomputed(exc: BaseException) -> bool:
 class FailedFactory:
     """Stands for a value that could not be stored, where that is an error.
 
-    Parameters
-    ----------
-    error
-        Raised by whoever wants the value.
+    *error*: raised by whoever wants the value.
     """
 
     __slots__ = ("error",)

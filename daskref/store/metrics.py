@@ -204,10 +204,7 @@ class StoreMetrics:
 class Operation:
     """One call of a store: timed, then written down in the log and in the metrics.
 
-    Parameters
-    ----------
-    metrics
-        Of the store, if it keeps any.
+    *metrics*: of the store, if it keeps any.
     """
 
     __slots__ = ("_begin", "_metrics", "_store", "elapsed_ms", "parts")

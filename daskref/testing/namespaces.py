@@ -96,10 +96,7 @@ class Keeper:
     def entering(self, *kinds: str) -> tuple[str, ...]:
         """Return what to put before a command, to run it in some of the namespaces.
 
-        Parameters
-        ----------
-        *kinds
-            Of ``mount``, ``net``, ``uts``, ``pid``.
+        *kinds*: of ``mount``, ``net``, ``uts``, ``pid``.
         """
         user = ("--user", "--preserve-credentials") if self.user else ()
         return (

@@ -115,10 +115,7 @@ class Spares:
     def take(self, key: Any, load: Callable[[], Any]) -> Spare:
         """Return an object of a key, loaded if there is none to spare.
 
-        Parameters
-        ----------
-        load
-            Returns a new private object.
+        *load*: returns a new private object.
         """
         spares = self._spares.get(key)
         if spares:

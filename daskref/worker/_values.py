@@ -74,11 +74,8 @@ class _Values(ValuesView[Any]):
 def showing(cls: Any) -> Any:
     """Return a class of mappings that show values.
 
-    Parameters
-    ----------
-    cls
-        A class of mappings. It is the one base, so that its instances can be given the
-        new class, if it is no built-in.
+    *cls*: a class of mappings. It is the one base, so that its instances can be given
+    the new class, if it is no built-in.
     """
 
     class Showing(cls, metaclass=_sent_as(cls)):  # type: ignore[misc,metaclass]

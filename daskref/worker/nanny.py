@@ -48,10 +48,7 @@ def own_memory(resident: Callable[[], int]) -> Callable[[], int]:
 class ReferenceNannyPlugin(NannyPlugin):  # type: ignore[misc]
     """Let a nanny judge its worker by its own memory, and remove what it leaves.
 
-    Parameters
-    ----------
-    root
-        Where the session's shared memory is.
+    *root*: where the session's shared memory is.
     """
 
     name = "daskref"

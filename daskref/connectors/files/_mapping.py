@@ -183,10 +183,7 @@ class SharedMapping:
     def make_huge(self, start: int) -> bool:
         """Make a huge page; False if that fails, or may take long.
 
-        Parameters
-        ----------
-        start
-            Where in the file.
+        *start*: where in the file.
 
         Notes
         -----

@@ -77,10 +77,7 @@ def own_directories(root: str) -> list[str]:
 def swept(paths: Iterable[str], sweep: Callable[[str], bool]) -> list[str]:
     """Return what was removed of some directories; one that fails ends nothing.
 
-    Parameters
-    ----------
-    sweep
-        ``(path) -> bool``: remove it if nobody needs it; whether it was removed.
+    *sweep*: ``(path) -> bool``: remove it if nobody needs it; whether it was removed.
     """
     removed = []
     for path in paths:
@@ -156,10 +153,7 @@ def remove_whole(path: str, last: str) -> None:
 def remove_spill(path: str, nonce: str | None) -> None:
     """Remove what a session has on disk, half-made or half-removed as well.
 
-    Parameters
-    ----------
-    path
-        Where the session says that it is.
+    *path*: where the session says that it is.
     """
     root, name = os.path.split(path)
     for found in own_directories(root):

@@ -136,10 +136,7 @@ class ParkedMappings:
     def view(self, fd: int, nbytes: int, path: str) -> memoryview:
         """Map a file privately, as :func:`private_view` does; that of an object.
 
-        Parameters
-        ----------
-        path
-            Of the object, which is this file; its lock is held.
+        *path*: of the object, which is this file; its lock is held.
         """
         if nbytes < SMALLEST:
             return private_view(fd, nbytes)

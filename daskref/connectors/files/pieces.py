@@ -25,10 +25,7 @@ from daskref.connectors.files.writing import write_file
 class Pieces:
     """An object that is written in pieces and published when it is whole.
 
-    Parameters
-    ----------
-    part
-        From its :meth:`~daskref.connectors.files.parts.Parts.start` or ``resume``.
+    *part*: from its :meth:`~daskref.connectors.files.parts.Parts.start` or ``resume``.
 
     Notes
     -----

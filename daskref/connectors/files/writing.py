@@ -44,10 +44,7 @@ _BUFFER = 4 * 2**20
 def is_mapped(nbytes: int, existing: int) -> bool:
     """Tell whether an object is better written through a mapping.
 
-    Parameters
-    ----------
-    existing
-        All pages of these first bytes of the file exist.
+    *existing*: all pages of these first bytes of the file exist.
     """
     if existing >= nbytes:
         return nbytes >= MAPPED

@@ -73,10 +73,8 @@ class S3Bucket(Bucket):
     ) -> None:
         """Make an object of parts.
 
-        Parameters
-        ----------
-        parts
-            ``upload id -> coroutines``, one per part; each returns the part's ETag.
+        *parts*: ``upload id -> coroutines``, one per part; each returns the part's
+        ETag.
         """
         made = await self._request(lambda: self._call("create_multipart_upload", path))
         upload_id = made["UploadId"]

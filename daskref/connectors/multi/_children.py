@@ -49,10 +49,7 @@ class Child:
 class Children:
     """The connectors of one ``MultiConnector``.
 
-    Parameters
-    ----------
-    children
-        No two of one name.
+    *children*: no two of one name.
 
     Notes
     -----
@@ -75,11 +72,8 @@ class Children:
     def read(cls, connectors: Mapping[str, Any]) -> Children:
         """Open the connectors that a user wrote.
 
-        Parameters
-        ----------
-        connectors
-            See :class:`~daskref.connectors.MultiConnector`, also for what is raised;
-            then those that were opened here are closed again.
+        *connectors*: see :class:`~daskref.connectors.MultiConnector`, also for what is
+        raised; then those that were opened here are closed again.
         """
         if not isinstance(connectors, Mapping) or not connectors:
             raise ConfigError(_SETTING, connectors, "a mapping of names to connectors")

@@ -60,11 +60,8 @@ def writable(nbytes: int) -> memoryview:
 class Wire:
     """A connection of the driver's. Not thread-safe.
 
-    Parameters
-    ----------
-    connection
-        It is connected, and all replies have been read, as they have been after each
-        method of the wire that does not raise.
+    *connection*: it is connected, and all replies have been read, as they have been
+    after each method of the wire that does not raise.
     """
 
     def __init__(self, connection: Any) -> None:

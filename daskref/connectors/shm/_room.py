@@ -201,12 +201,9 @@ class Tiers:
 class Budget:
     """The room for new files in one directory.
 
-    Parameters
-    ----------
-    limit
-        A fraction (float): of the file system, whoever fills it, and of half of the
-        memory of container or machine. Bytes (int): of what the directory's files take
-        up.
+    *limit*: a fraction (float): of the file system, whoever fills it, and of half of
+    the memory of container or machine. Bytes (int): of what the directory's files take
+    up.
 
     Notes
     -----

@@ -61,10 +61,7 @@ class BrokenError(Exception):
 class TlsClient:
     """What goes over a connected socket, encrypted; for one thread at a time.
 
-    Parameters
-    ----------
-    raw
-        The connected socket; whoever made it closes it.
+    *raw*: the connected socket; whoever made it closes it.
     """
 
     def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:

@@ -106,10 +106,8 @@ def listen(address: str, ports: range) -> socket.socket:
 def prepare(there: socket.socket, heartbeat: float = 0.0) -> None:
     """Set the options of a connection.
 
-    Parameters
-    ----------
-    heartbeat
-        Seconds after which to ask a silent peer's system whether it is still there.
+    *heartbeat*: seconds after which to ask a silent peer's system whether it is still
+    there.
     """
     there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if heartbeat:

@@ -69,10 +69,7 @@ class _Connection:
 class Server:
     """Answer requests of :mod:`~daskref.connectors.zmq._wire` until it is stopped.
 
-    Parameters
-    ----------
-    listener
-        A listening socket that does not block; the server closes it.
+    *listener*: a listening socket that does not block; the server closes it.
 
     Notes
     -----

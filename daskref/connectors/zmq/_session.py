@@ -72,10 +72,7 @@ def parse_place(interface: str | None, port: int | str, advertise: str | None) -
 def open_host(session: str, root: str | None, **options: Any) -> SharedMemoryConnector:
     """Open this host's directory of a session; the first of its processes makes it.
 
-    Parameters
-    ----------
-    **options
-        Of :class:`~daskref.connectors.SharedMemoryConnector`.
+    *options*: of :class:`~daskref.connectors.SharedMemoryConnector`.
     """
     digest = hashlib.blake2b(session.encode(), digest_size=24).hexdigest()
     name = f"daskref-{os.geteuid()}-{digest[:16]}"
@@ -180,10 +177,7 @@ def _place(session: str) -> str:
 class ZmqSession:
     """What a process has of a session on its host, and what it opens when need be.
 
-    Parameters
-    ----------
-    local
-        This host's store; :meth:`close` closes it too.
+    *local*: this host's store; :meth:`close` closes it too.
 
     Notes
     -----
