@@ -1,8 +1,8 @@
 """Which objects of a store nobody will delete: expired leases, and orphans.
 
 One policy for all stores, over a :class:`Row` for each object. What a store can tell of
-an object, and how it deletes one, is its own affair. Redis decides in its own scripts,
-in one step with the deletion; a test compares its decisions with this function's.
+an object, and how it deletes one, is its own affair. Redis looks at leases in its own
+scripts, in one step with the deletion; a test compares what it does with this function.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from daskref.testing.host import Host
-from daskref.testing.processes import children, die_with_parent, environment
+from daskref.testing.processes import die_with_parent, environment, wait_or_kill
 
 #: Seconds for an agent to be ready, and for one to end by itself.
 _PATIENCE = 60.0
@@ -132,13 +130,7 @@ class Agent:
         """End the process and wait for it. Idempotent."""
         self._tasks.close()
         self._answers.close()
-        try:
-            self._popen.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            for pid in [*children(self._popen.pid), self._popen.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._popen.wait(_PATIENCE)
+        wait_or_kill(self._popen, _PATIENCE)
         if self._sentinel >= 0:
             os.close(self._sentinel)
             self._sentinel = -1

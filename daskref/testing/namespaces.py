@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from daskref.exceptions import NamespaceError
-from daskref.testing.processes import children
+from daskref.testing.processes import children, wait_or_kill
 
 #: Seconds for a keeper to be ready, a command to be done, or processes to be gone.
 PATIENCE = 20.0
@@ -121,13 +121,7 @@ class Keeper:
         for stream in (self._popen.stdin, self._popen.stdout):
             assert stream is not None
             stream.close()
-        try:
-            self._popen.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            for pid in [*children(self._popen.pid), self._popen.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._popen.wait(PATIENCE)
+        wait_or_kill(self._popen, PATIENCE)
 
 
 def execute(prefix: Sequence[str], *command: str, stdin: str | None = None) -> str:

@@ -85,9 +85,7 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL the process and its children, by their ids."""
-        for pid in [*children(self.pid), self.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_all(self.pid)
         self.popen.wait(10)
 
     def stop(self) -> None:
@@ -112,6 +110,22 @@ def children(pid: int) -> list[int]:
                 for child in map(int, file.read().split()):
                     found += [*children(child), child]
     return found
+
+
+def kill_all(pid: int) -> None:
+    """SIGKILL a process and its descendants, by their ids."""
+    for each in [*children(pid), pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
+def wait_or_kill(popen: subprocess.Popen[Any], seconds: float) -> None:
+    """Wait for a process that is to end; kill it and its descendants if it does not."""
+    try:
+        popen.wait(seconds)
+    except subprocess.TimeoutExpired:
+        kill_all(popen.pid)
+        popen.wait(seconds)
 
 
 def die_with_parent() -> None:

@@ -20,6 +20,7 @@ from daskref.connectors.processes import has_ended, this_process
 from daskref.connectors.redis._scripts import ALIVE, BEAT, DROP, DUE, LEAVE
 from daskref.connectors.redis._server import Server
 from daskref.connectors.redis._wire import Command, Reply
+from daskref.connectors.sweeping import Row, is_due
 from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 
 #: Objects looked at, renewed or deleted in one round trip.
@@ -229,13 +230,16 @@ class RedisSession:
         if owned is None:
             return swept
         now, alive = self.alive()
-        orphans = [
-            entry.name
-            for entry in self.entries()
-            if entry.name not in owned
-            and entry.name[:8] not in alive
-            and now - entry.created >= grace * 1000
+        rows = [
+            Row(each.name, (now - each.created) / 1000, None, each.name[:8])
+            for each in self.entries()
         ]
+        orphans = [
+            row.name
+            for row in rows
+            if is_due(row, owned, grace, now / 1000, lambda each: each not in alive)
+        ]
+        # those with a lease stay: the server looks as it deletes
         return swept + self.drop(orphans, "unleased", patient=True)
 
     # The end

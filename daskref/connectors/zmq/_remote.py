@@ -84,6 +84,10 @@ class Remote:
         except ClosedError:
             raise ConnectorClosedError(self._owner) from None
 
+    def _ask(self, source: Source, request: Request, data: bytes = b"") -> Status:
+        with self._connections() as lines:
+            return ask(lines, source, request, data)
+
     def fetch(self, key: ZmqKey) -> memoryview | None:
         """Return an object, once it has been fetched to this host.
 
@@ -229,10 +233,8 @@ class Remote:
 
     def reaches(self, source: Source) -> bool:
         """Tell whether a server of a host lets this process in."""
-        request = Request(Op.EXISTS)
         try:
-            with self._connections() as lines:
-                ask(lines, source, request)
+            self._ask(source, Request(Op.EXISTS))
         except UnansweredError:
             return False
         return True
@@ -251,9 +253,8 @@ class Remote:
         request = Request(op, key.name, key.nbytes, 0, length)
         for source in self.copies(key):
             try:
-                with self._connections() as lines:
-                    if ask(lines, source, request) is Status.OK:
-                        return True
+                if self._ask(source, request) is Status.OK:
+                    return True
             except UnansweredError as exc:
                 answers.append(str(exc))
         if answers:
@@ -271,10 +272,8 @@ class Remote:
         answers = []
         request = Request(Op.TAKE, key.name, key.nbytes)
         for place in places:
-            source = Source(key.host, [place])
             try:
-                with self._connections() as lines:
-                    status = ask(lines, source, request)
+                status = self._ask(Source(key.host, [place]), request)
             except UnansweredError as exc:
                 answers.append(str(exc))
                 continue
@@ -305,8 +304,7 @@ class Remote:
             for start in range(0, len(names), NAMES):
                 data = "\n".join(names[start : start + NAMES]).encode()
                 try:
-                    with self._connections() as lines:
-                        ask(lines, source, Request(Op.EVICT, length=len(data)), data)
+                    self._ask(source, Request(Op.EVICT, length=len(data)), data)
                 except UnansweredError as exc:
                     answers.append(f"host {source.host[:8]}: {exc}")
                     break

@@ -16,6 +16,9 @@ from daskref.exceptions import WireError
 
 _HOST = re.compile("[0-9a-f]{32}")
 
+#: Seconds before an endpoint that broke off is asked again: first, longest.
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
+
 
 class ZmqKey(NamedTuple):
     """Key of an object in the shared memory of one of several hosts."""
@@ -173,40 +176,23 @@ class KnownPeers(Sources):
 
 
 class Candidates:
-    """Whom to ask for one object, and what each one answered.
-
-    Parameters
-    ----------
-    sources
-        Hosts, the first ones first.
-    first_pause, last_pause
-        Seconds before an endpoint that broke off is asked again.
-    """
+    """Whom to ask for one object, the first ones first, and what each one answered."""
 
     #: What was heard of each endpoint that failed.
     answers: dict[str, str]
+    #: Endpoints whose host has not got the object.
+    lacking: set[str]
     _out: set[str]
     _pauses: dict[str, tuple[float, float]]
 
-    def __init__(
-        self,
-        sources: Iterable[Source],
-        first_pause: float = 0.05,
-        last_pause: float = 2.0,
-    ) -> None:
-        self._sources: list[Source] = []
-        self._out = set()
-        self._pauses = {}
-        self._first_pause = first_pause
-        self._last_pause = last_pause
-        self.answers = {}
-        #: Endpoints whose host has not got the object.
-        self.lacking: set[str] = set()
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self.answers, self._pauses = {}, {}
+        self.lacking, self._out = set(), set()
         self.update(sources)
 
     def update(self, sources: Iterable[Source]) -> None:
         """Replace the hosts; what endpoints have answered still counts."""
-        self._sources = []
+        self._sources: list[Source] = []
         for host, endpoints in sources:
             # Neighbours spread their readers: not all ask the first one.
             shuffled = random.sample(list(endpoints), len(endpoints))
@@ -258,8 +244,8 @@ class Candidates:
 
     def put_off(self, endpoint: str, answer: str, now: float) -> None:
         """Ask an endpoint again later."""
-        _, last = self._pauses.get(endpoint, (0.0, self._first_pause / 2))
-        pause = min(2 * last, self._last_pause)
+        _, last = self._pauses.get(endpoint, (0.0, _FIRST_PAUSE / 2))
+        pause = min(2 * last, _LAST_PAUSE)
         self._pauses[endpoint] = now + pause, pause
         self.answers[endpoint] = answer
 
