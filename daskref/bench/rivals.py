@@ -56,10 +56,7 @@ def receive_file(state: dict[str, Any], address: str, port: int, nbytes: int) ->
     try:
         # pages that exist, after the first round, as those of our pool do
         os.posix_fallocate(descriptor, 0, nbytes)
-        with (
-            mmap.mmap(descriptor, nbytes) as mapping,
-            memoryview(mapping) as view,
-        ):
+        with mmap.mmap(descriptor, nbytes) as mapping, memoryview(mapping) as view:
             begin = time.perf_counter()
             with socket.create_connection((address, port), 20) as connection:
                 offset = 0

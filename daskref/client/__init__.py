@@ -22,11 +22,4 @@ from daskref.client.explaining import explain as explain
 from daskref.client.inventory import list_objects as list_objects
 from daskref.client.inventory import stats as stats
 
-__all__ = [
-    "Client",
-    "disable",
-    "enable",
-    "explain",
-    "list_objects",
-    "stats",
-]
+__all__ = ["Client", "disable", "enable", "explain", "list_objects", "stats"]

@@ -82,10 +82,7 @@ def _mix_in(client: Any, options: dict[str, Any], mixin: Any = ByReference) -> N
 
 
 def enable(
-    client: C,
-    *,
-    threshold: int | str | None = None,
-    connector: Any = None,
+    client: C, *, threshold: int | str | None = None, connector: Any = None
 ) -> Any:
     """Let a client that somebody else made pass large values by reference.
 

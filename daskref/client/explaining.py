@@ -22,13 +22,7 @@ from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import distributed
-from dask._task_spec import (
-    DataNode,
-    Task,
-    TaskRef,
-    convert_legacy_graph,
-    parse_input,
-)
+from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph, parse_input
 from dask.base import collections_to_expr, is_dask_collection
 from dask.sizeof import sizeof
 from dask.utils import format_bytes, funcname, key_split

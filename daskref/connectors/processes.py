@@ -24,11 +24,7 @@ def host() -> dict[str, str]:
 
 def this_process() -> dict[str, str]:
     """Return what tells this process from all others. Plain values."""
-    return {
-        **_here(),
-        "pid": str(os.getpid()),
-        "started": _started("self"),
-    }
+    return {**_here(), "pid": str(os.getpid()), "started": _started("self")}
 
 
 def has_ended(process: Mapping[str, object]) -> bool:

@@ -33,10 +33,7 @@ SCHEMES = {
 }
 
 #: Scheme -> the extra that brings its driver.
-EXTRAS: dict[str, str] = {
-    "redis": "redis",
-    "rediss": "redis",
-}
+EXTRAS: dict[str, str] = {"redis": "redis", "rediss": "redis"}
 
 
 def registered() -> dict[str, type[Connector]]:

@@ -118,10 +118,7 @@ def serve(workers: int) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
     with LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         answer(address=cluster.scheduler_address)
         meter, start = Meter(), _memory("VmRSS")

@@ -64,11 +64,7 @@ else:
             "__daskref_metadata__": property(_metadata),
             "__doc__": "The fields of a proxy, and the methods that every object has.",
             "__module__": __name__,
-            "__slots__": (
-                "__daskref_factory__",
-                "__daskref_target__",
-                "__weakref__",
-            ),
+            "__slots__": ("__daskref_factory__", "__daskref_target__", "__weakref__"),
         },
     )
     del Slots.__slots__

@@ -165,10 +165,7 @@ class Future(Generic[T]):
     """
 
     def __init__(
-        self,
-        factory: FutureFactory,
-        *,
-        serializer: Callable[[Any], Any] | None = None,
+        self, factory: FutureFactory, *, serializer: Callable[[Any], Any] | None = None
     ) -> None:
         self._factory = factory
         self._serializer: PickledFunction | None = pickled_function(serializer)

@@ -191,8 +191,7 @@ def resolving(reference: Reference, read: Callable[[ObjectStore], Any]) -> Any:
         raise ResolveError(repr(reference), exc.message) from exc
     except ConnectorUnavailableError as exc:
         raise ResolveError(
-            repr(reference),
-            f"this process cannot reach its store ({exc})",
+            repr(reference), f"this process cannot reach its store ({exc})"
         ) from exc
     except (MissingKeyError, ConnectorError) as exc:
         raise ResolveError(repr(reference), str(exc)) from exc

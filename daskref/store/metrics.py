@@ -232,11 +232,7 @@ class Operation:
             self.parts[name] = self.parts.get(name, 0.0) + elapsed
 
     def done(
-        self,
-        name: str,
-        key: Key,
-        nbytes: int | None = None,
-        cached: bool | None = None,
+        self, name: str, key: Key, nbytes: int | None = None, cached: bool | None = None
     ) -> None:
         """Write down what was done.
 

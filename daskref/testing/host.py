@@ -14,13 +14,7 @@ from typing import Any, NamedTuple
 from daskref.annotations import override
 from daskref.exceptions import NamespaceError
 from daskref.testing.namespaces import PATIENCE, Keeper, execute
-from daskref.testing.processes import (
-    Process,
-    children,
-    environment,
-    start,
-    wait_until,
-)
+from daskref.testing.processes import Process, children, environment, start, wait_until
 
 #: A hardware address that nobody has.
 _NOBODY = "02:00:00:00:00:00"

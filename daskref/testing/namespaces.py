@@ -49,11 +49,7 @@ class Keeper:
     user: bool
 
     def __init__(
-        self,
-        script: str,
-        *args: str,
-        prefix: Sequence[str] = (),
-        user: bool = False,
+        self, script: str, *args: str, prefix: Sequence[str] = (), user: bool = False
     ) -> None:
         self.user = user
         flags = ["--mount", "--net", "--uts", "--pid", "--fork", "--mount-proc"]

@@ -7,7 +7,4 @@ show late). ``files.presence`` tells which participants live.
 from daskref.connectors.file.connector import FileConnector as FileConnector
 from daskref.connectors.file.connector import FileKey as FileKey
 
-__all__ = [
-    "FileConnector",
-    "FileKey",
-]
+__all__ = ["FileConnector", "FileKey"]

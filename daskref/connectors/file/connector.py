@@ -30,11 +30,7 @@ from daskref.connectors.files.parts import sync_directory
 from daskref.connectors.files.presence import ManyHosts
 from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_local
-from daskref.exceptions import (
-    ConfigError,
-    ConnectorUnavailableError,
-    WireError,
-)
+from daskref.exceptions import ConfigError, ConnectorUnavailableError, WireError
 from daskref.units import Reader, one_of, parse_flag, parse_seconds, read_options
 
 #: What a session's directory is called.

@@ -47,11 +47,7 @@ def _libc() -> Any:
 
 
 def _map(
-    fd: int,
-    nbytes: int,
-    flags: int,
-    access: int = _READ_WRITE,
-    at: int | None = None,
+    fd: int, nbytes: int, flags: int, access: int = _READ_WRITE, at: int | None = None
 ) -> int:
     where = _libc().mmap(at, nbytes, access, flags, fd, 0)
     if where == _FAILED:

@@ -15,22 +15,11 @@ from daskref.connectors.files._mapping import (
     unmap,
     view_of,
 )
-from daskref.connectors.files.locks import (
-    SHARED,
-    names,
-    open_within,
-    try_lock,
-    unlock,
-)
+from daskref.connectors.files.locks import SHARED, names, open_within, try_lock, unlock
 from daskref.connectors.files.names import LEASE, UNKNOWN_SIZE
 from daskref.connectors.files.parked import ParkedMappings
 from daskref.connectors.files.parts import Parts
-from daskref.connectors.files.recycling import (
-    KeptMappings,
-    Pool,
-    discard,
-    unlink,
-)
+from daskref.connectors.files.recycling import KeptMappings, Pool, discard, unlink
 from daskref.exceptions import WireError
 
 #: Smaller files are read: to map one costs more, unless it may be written again.

@@ -15,14 +15,7 @@ from daskref.connectors.base import Usage
 from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.folders import read_own
 from daskref.connectors.files.locks import exclusively, write_whole
-from daskref.connectors.files.names import (
-    ARRIVAL,
-    ARRIVING,
-    LEASE,
-    NAME,
-    PART,
-    PUSHED,
-)
+from daskref.connectors.files.names import ARRIVAL, ARRIVING, LEASE, NAME, PART, PUSHED
 from daskref.connectors.files.recycling import unlink
 from daskref.connectors.sweeping import Row, is_due
 

@@ -42,10 +42,7 @@ def names(path: str, fd: int) -> bool:
 
 
 def open_plain(
-    path: str,
-    flags: int = os.O_RDONLY,
-    mode: int = 0o600,
-    dir_fd: int | None = None,
+    path: str, flags: int = os.O_RDONLY, mode: int = 0o600, dir_fd: int | None = None
 ) -> int:
     """Open a file of this user's, not inherited by programs that are started.
 

@@ -6,10 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from daskref.connectors.files._mapping import (
-    SharedMapping,
-    can_populate,
-)
+from daskref.connectors.files._mapping import SharedMapping, can_populate
 from daskref.connectors.files.locks import (
     EXCLUSIVE,
     check_alone,

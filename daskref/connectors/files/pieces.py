@@ -12,12 +12,7 @@ import os
 from ctypes import memmove
 
 from daskref.connectors.buffers import address
-from daskref.connectors.files._mapping import (
-    HUGE,
-    SharedMapping,
-    can_collapse,
-    view_of,
-)
+from daskref.connectors.files._mapping import HUGE, SharedMapping, can_collapse, view_of
 from daskref.connectors.files.parts import Part, Parts
 from daskref.connectors.files.writing import write_file
 

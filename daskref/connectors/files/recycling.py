@@ -15,9 +15,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from daskref.background import Background, forget_in_child
-from daskref.connectors.files._mapping import (
-    SharedMapping,
-)
+from daskref.connectors.files._mapping import SharedMapping
 from daskref.connectors.files.locks import (
     EXCLUSIVE,
     exclusively,

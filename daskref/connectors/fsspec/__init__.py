@@ -9,7 +9,4 @@ locks which participants are alive and which objects are in use; ``_options`` an
 from daskref.connectors.fsspec._connector import FsspecConnector as FsspecConnector
 from daskref.connectors.fsspec._connector import FsspecKey as FsspecKey
 
-__all__ = [
-    "FsspecConnector",
-    "FsspecKey",
-]
+__all__ = ["FsspecConnector", "FsspecKey"]

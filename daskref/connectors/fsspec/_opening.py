@@ -14,13 +14,7 @@ from daskref.connectors.fsspec._options import S3, check_names, for_driver
 from daskref.connectors.fsspec._s3 import LEAST_PART, S3Bucket
 from daskref.connectors.fsspec._tree import Tree
 from daskref.exceptions import ConfigError
-from daskref.units import (
-    Reader,
-    parse_count,
-    parse_seconds,
-    parse_size,
-    read_options,
-)
+from daskref.units import Reader, parse_count, parse_seconds, parse_size, read_options
 
 _SETTING = "daskref.connector"
 #: What brings the driver of a protocol.

@@ -66,10 +66,7 @@ class S3Bucket(Bucket):
         )
 
     async def _assemble(
-        self,
-        path: str,
-        parts: Callable[[str], Iterable[Any]],
-        exclusive: bool = False,
+        self, path: str, parts: Callable[[str], Iterable[Any]], exclusive: bool = False
     ) -> None:
         """Make an object of parts.
 

@@ -9,9 +9,4 @@ from daskref.connectors.multi._connector import MultiKey as MultiKey
 from daskref.connectors.multi._policy import Policy as Policy
 from daskref.exceptions import ConnectorError as MultiConnectorError
 
-__all__ = [
-    "MultiConnector",
-    "MultiConnectorError",
-    "MultiKey",
-    "Policy",
-]
+__all__ = ["MultiConnector", "MultiConnectorError", "MultiKey", "Policy"]

@@ -9,7 +9,4 @@ what goes wrong with them; ``_options`` reads URLs, passwords and limits of time
 from daskref.connectors.redis._connector import RedisConnector as RedisConnector
 from daskref.connectors.redis._objects import RedisKey as RedisKey
 
-__all__ = [
-    "RedisConnector",
-    "RedisKey",
-]
+__all__ = ["RedisConnector", "RedisKey"]

@@ -10,7 +10,4 @@ from daskref.connectors.shm.connector import (
 )
 from daskref.connectors.shm.connector import SharedMemoryKey as SharedMemoryKey
 
-__all__ = [
-    "SharedMemoryConnector",
-    "SharedMemoryKey",
-]
+__all__ = ["SharedMemoryConnector", "SharedMemoryKey"]

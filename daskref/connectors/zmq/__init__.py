@@ -13,9 +13,4 @@ from daskref.connectors.zmq.sources import Source as Source
 from daskref.connectors.zmq.sources import Sources as Sources
 from daskref.connectors.zmq.sources import ZmqKey as ZmqKey
 
-__all__ = [
-    "Source",
-    "Sources",
-    "ZmqConnector",
-    "ZmqKey",
-]
+__all__ = ["Source", "Sources", "ZmqConnector", "ZmqKey"]

@@ -84,11 +84,7 @@ def chunks(views: Sequence[memoryview]) -> Iterator[tuple[int, bytes | memoryvie
 
 
 def push(
-    lines: Lines,
-    endpoint: str,
-    name: str,
-    views: Sequence[memoryview],
-    limits: Limits,
+    lines: Lines, endpoint: str, name: str, views: Sequence[memoryview], limits: Limits
 ) -> Status:
     """Send an object to a server.
 

@@ -9,7 +9,4 @@ that need one.
 from daskref.testing.contract.check import RULES as RULES
 from daskref.testing.contract.check import check_connector as check_connector
 
-__all__ = [
-    "RULES",
-    "check_connector",
-]
+__all__ = ["RULES", "check_connector"]

@@ -46,11 +46,7 @@ def frames(connector: Connector) -> None:
     expect_bytes(connector, connector.put_frames([]), b"", "no frames")
     many = [bytes([i % 256]) * (i % 5) for i in range(3000)]
     expect_bytes(connector, connector.put_frames(many), b"".join(many), "3000 frames")
-    large: list[Any] = [
-        pattern(LARGE // 2 + 1, 1),
-        doubles,
-        pattern(LARGE // 2 + 5, 2),
-    ]
+    large: list[Any] = [pattern(LARGE // 2 + 1, 1), doubles, pattern(LARGE // 2 + 5, 2)]
     value = b"".join(bytes(memoryview(frame)) for frame in large)
     expect_bytes(connector, connector.put_frames(large), value, "large frames")
 

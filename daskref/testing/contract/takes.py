@@ -45,9 +45,7 @@ def takers(connector: Connector) -> None:
     task = (connector_path(connector), connector.config(), keys)
     children = [
         subprocess.Popen(
-            command(_taking_process),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            command(_taking_process), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         for _ in range(2)
     ]
