@@ -103,6 +103,15 @@ def make_rlock() -> Any:
     return lock
 
 
+def is_on_event_loop() -> bool:
+    """Tell whether an event loop runs in this thread, which may not wait then."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def start_thread(target: Callable[[], object], name: str) -> threading.Thread | None:
     """Start a thread; ``None`` while the interpreter ends, when there are no more."""
     thread = threading.Thread(target=target, name=name, daemon=True)

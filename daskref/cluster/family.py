@@ -13,7 +13,6 @@ by: they live by a lease, and by their session.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import copyreg
 import logging
@@ -29,7 +28,7 @@ from distributed.protocol.serialize import (
     register_serialization_family,
 )
 
-from daskref.background import make_lock, run_in_child
+from daskref.background import is_on_event_loop, make_lock, run_in_child
 from daskref.cluster._leases import keep_alive
 from daskref.cluster.session import ClusterStore, sessions
 from daskref.config import Settings, threshold
@@ -68,7 +67,7 @@ def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any]
     if is_proxy(x):
         return _dump_proxy(x)
     limit = threshold()
-    if is_small(x, limit) or _on_event_loop():
+    if is_small(x, limit) or is_on_event_loop():
         raise NotImplementedError
     session = _session()
     shared = session is not _own_session
@@ -142,14 +141,6 @@ def _serialize_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
     if (cls := base_of(type(x))) is not Proxy:
         header["class"] = cloudpickle.dumps(cls)
     return header, []
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _session() -> ClusterStore:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
 
-from daskref.background import Background, forget_in_child, make_lock
+from daskref.background import (
+    Background,
+    forget_in_child,
+    is_on_event_loop,
+    make_lock,
+)
 
 #: Seconds for which the thread that drops an owner waits for its object to be deleted.
 PATIENCE = 1.0
@@ -69,7 +73,7 @@ class Reaper:
         """Call something in the thread; wait for it, but not long, nor on a loop."""
         done = threading.Event()
         self._put(task, done)
-        if not _on_event_loop():
+        if not is_on_event_loop():
             done.wait(PATIENCE)
 
     def _put(
@@ -88,11 +92,3 @@ class Reaper:
             with self._lock:
                 self._owners -= task is None
         return float("inf") if self._owners else None
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -7,7 +7,6 @@ systems of fsspec's (SFTP, SMB and others) wait for their server is up to their 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult
 
 from daskref.annotations import override
-from daskref.background import start_thread
+from daskref.background import is_on_event_loop, start_thread
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.connectors.credentials import Hidden, recall, remember
@@ -412,13 +411,11 @@ class FsspecConnector(Connector, DeferrableConnector):
 
 def _abandon(session: ObjectStoreSession) -> None:
     """Leave the session of a connector that nobody closed."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        session.leave()
-    else:
-        # The garbage collector runs anywhere, on the loop that we wait for as well.
+    # The garbage collector runs anywhere, on the loop that we wait for as well.
+    if is_on_event_loop():
         start_thread(session.leave, "daskref-leave")
+    else:
+        session.leave()
 
 
 def _checked(key: Key) -> tuple[str, int | None]:
