@@ -16,6 +16,7 @@ from distributed import LocalCluster, wait
 import daskref
 from daskref import Client, explain, stats
 from daskref.client.tables import Table
+from tests.support.common import session_of
 
 LARGE, MIDDLE, SMALL = 300_000, 20_000, 10  # of float64
 
@@ -113,7 +114,7 @@ def test_with_a_client() -> None:
         future.result()
         (after,) = explain(use, x, client=client)
         assert after.stored
-        assert after.to == repr(client._daskref.session.store.connector)
+        assert after.to == repr(session_of(client).store.connector)
         with PlainClient(cluster, set_as_default=False) as plain:
             (row,) = explain(use, np.ones(LARGE), client=plain)
             assert row.route == "in-band"

@@ -305,7 +305,7 @@ class TestWanted:
         value = np.arange(1000)
         key = self.hold(serving, value + 1, of=value)
         assert asyncio.run(self.supplied(serving, key)) is None
-        assert not serving.connector._local.exists(key[:2])
+        assert key[0] not in serving.connector.here()
 
     def test_what_is_stored_on_its_host_is_sent(self, serving: Client) -> None:
         key = serving.connector.put(b"x" * 100)
@@ -361,7 +361,7 @@ def test_evicts_and_sweeps_on_its_host(client: Client) -> None:
         client.visit.end()
         client.hear("evict", objects=[kept])  # it has no part any more
         assert not len(client.visit._errands)
-        assert client.connector._local.exists(kept[:2])
+        assert kept[0] in client.connector.here()
 
     asyncio.run(test())
 

@@ -38,7 +38,7 @@ def store() -> Iterator[Store]:
 
 def ended(keeper: LeaseKeeper | None) -> Any:
     assert keeper is not None
-    return wait_until(lambda: keeper._background._thread is None, "the thread's end")
+    return wait_until(lambda: not keeper._background.running, "the thread's end")
 
 
 def make(store: Store) -> Any:
@@ -71,7 +71,7 @@ def test_the_thread_starts_again(store: Store) -> None:
     for _ in range(3):
         proxy = make(store)
         keeper.add(proxy, reference_of(proxy))
-        assert keeper._background._thread is not None
+        assert keeper._background.running
         assert keeper._background._thread.is_alive()
         del proxy
         gc.collect()

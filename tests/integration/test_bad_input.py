@@ -38,7 +38,7 @@ from daskref.objects import codec
 from daskref.proxy import Proxy, resolve
 from daskref.store import Store
 from daskref.store.factory import StoreFactory
-from tests.support.common import large, wait_until
+from tests.support.common import large, session_of, wait_until
 
 SUM = 262144.0
 
@@ -336,7 +336,7 @@ class TestFiles:
         """A damaged object fails the task that wants it, and no more."""
         future = client.scatter(large(5))
         (held,) = client._daskref.holdings._by_key[future.key]
-        store = client._daskref.session.store
+        store = session_of(client).store
         path = path_of(store, held.reference.key)
         rewrite(path, b"not an object".ljust(held.reference.nbytes))
         failed = client.submit(total, future, pure=False)
@@ -351,7 +351,7 @@ class TestFiles:
     def test_an_object_that_vanished(self, client: Any) -> None:
         future = client.scatter(large(6))
         (held,) = client._daskref.holdings._by_key[future.key]
-        path_of(client._daskref.session.store, held.reference.key).unlink()
+        path_of(session_of(client).store, held.reference.key).unlink()
         failed = client.submit(total, future, pure=False)
         with pytest.raises(ResolveError, match="does not give it"):
             failed.result(timeout=20)

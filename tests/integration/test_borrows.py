@@ -32,7 +32,7 @@ from daskref.ownership.rules import (
     VALID,
 )
 from daskref.store.factory import StoreFactory
-from tests.support.common import large, processes, start_worker, wait_until
+from tests.support.common import large, processes, session_of, start_worker, wait_until
 
 
 @pytest.fixture
@@ -593,7 +593,7 @@ def test_a_client_that_cannot_see_the_sessions_store(
         processes(1) as (scheduler, _),
         daskref.Client(scheduler.address) as client,
     ):
-        monkeypatch.setattr(client._daskref.session, "store", None)
+        monkeypatch.setattr(session_of(client), "store", None)
         owner = own(store, [1, 2])
         future = client.submit(total_after, gate, borrow(owner))
         assert Event(f"{gate}-begun").wait(30)

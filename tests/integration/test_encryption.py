@@ -22,7 +22,7 @@ from daskref.scheduler._encryption import (
     choose_transport,
     is_encryption_required,
 )
-from tests.support.common import large
+from tests.support.common import large, session_of
 
 
 @pytest.fixture(params=["alone", "one of several", "by its class"])
@@ -141,7 +141,7 @@ def test_what_is_said_of_the_transport_holds():
 
 def transport_of(client: Any) -> tuple[str, str]:
     """Return what is set, and what the session does."""
-    session = client._daskref.session
+    session = session_of(client)
     return (
         session.info.settings.security_transport,
         session.store.connector.config()["security"],

@@ -26,7 +26,7 @@ import daskref
 from daskref.exceptions import ConnectorError, ResolveError
 from daskref.store.factory import resolve_reference
 from tests.support import s3 as s3_server
-from tests.support.common import Process, large, processes, wait_until
+from tests.support.common import Process, large, processes, session_of, wait_until
 from tests.support.namespaces import ENVIRONMENT
 from tests.support.redis_servers import RedisServer
 
@@ -269,7 +269,7 @@ def test_a_worker_that_was_killed_leaves_nothing_behind(place: Place) -> None:
 def check_credentials(cluster: Cluster) -> None:
     """They reach the processes of the cluster, and are in nothing that travels."""
     place, client = cluster.place, cluster.client
-    session: Any = client._daskref.session  # this process may be in others
+    session: Any = session_of(client)  # this process may be in others
     reference = session.put(large(9.0))
     assert reference is not None
     sent = [pickle.dumps(reference), repr(reference), repr(session)]

@@ -40,6 +40,7 @@ from tests.support.common import (
     LARGE,
     large,
     processes,
+    session_of,
     start,
     start_worker,
     wait_until,
@@ -563,7 +564,7 @@ class TestKilled:
             processes(1, env=RECONCILE) as (scheduler, _),
             daskref.Client(scheduler.address) as client,
         ):
-            session = client._daskref.session
+            session = session_of(client)
             reference = session.put(large())
             proxy = session.put_once(large(2))  # a message that nobody reads
             assert stored(client) == 2
@@ -592,14 +593,14 @@ class Sleeper:
 CLIENT = """
 import signal, sys
 import daskref, numpy as np
-from tests.support.common import large
+from tests.support.common import large, session_of
 from tests.integration.test_lifetimes import double
 
 if __name__ == "__main__":
     address, how = sys.argv[1:]
     client = daskref.Client(address)
     if how == "silent":
-        reference = client._daskref.session.put(large(5))
+        reference = session_of(client).put(large(5))
     else:
         x = large(1)
         future = client.submit(len, x)

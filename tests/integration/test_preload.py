@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 import daskref
-from tests.support.common import large, start_scheduler, start_worker, wait_until
+from tests.support.common import (
+    large,
+    session_of,
+    start_scheduler,
+    start_worker,
+    wait_until,
+)
 
 SUM = 262144.0
 
@@ -39,7 +45,7 @@ def test_a_cluster_that_was_started_with_it() -> None:
             # plain clients do not notice
             assert plain.submit(np.sum, large()).result() == SUM
             with daskref.Client(scheduler.address, set_as_default=False) as client:
-                assert client._daskref.session.info.id == session  # type: ignore[union-attr]
+                assert session_of(client).info.id == session
                 assert client.submit(np.sum, large()).result() == SUM
                 assert daskref.stats(client)["puts"] == 1
             assert plain.run_on_scheduler(_plugin) == session
@@ -70,7 +76,7 @@ def test_the_settings_of_the_scheduler_hold() -> None:
     )
     try:
         with daskref.Client(scheduler.address) as client:
-            settings = client._daskref.session.info.settings  # type: ignore[union-attr]
+            settings = session_of(client).info.settings
             assert settings.results == "on-completion"
     finally:
         scheduler.stop()

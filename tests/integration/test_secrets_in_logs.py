@@ -23,7 +23,13 @@ from daskref.config import Settings
 from daskref.connectors import FileConnector, LocalConnector
 from daskref.exceptions import DaskrefError
 from daskref.store import Store
-from tests.support.common import large, processes, start_scheduler, start_worker
+from tests.support.common import (
+    large,
+    processes,
+    session_of,
+    start_scheduler,
+    start_worker,
+)
 from tests.support.redis_servers import SECRET, RedisServer
 
 #: All that daskref and Dask log.
@@ -219,7 +225,7 @@ def test_a_session_that_starts_tells_no_credentials(spec, tmp_path):
         made = client.submit(large, 2.0)
         assert made.result(30).sum()
         client.restart(wait_for_workers=False)
-        secrets = client._daskref.session.info.secrets
+        secrets = session_of(client).info.secrets
         values = [each for place in secrets.values() for each in place.values()]
         second = daskref.Client(scheduler.address, connector=f"shm://?token={SECRET}")
         second.close()

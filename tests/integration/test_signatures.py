@@ -26,7 +26,7 @@ from daskref.objects.reference import Reference
 from daskref.objects.signing import is_signed, known_key
 from daskref.proxy.proxy import reference_of
 from daskref.store import Store
-from tests.support.common import large
+from tests.support.common import large, session_of
 
 KEY = bytes(range(32))
 
@@ -102,14 +102,14 @@ def objects(client: Any) -> list[Any]:
     def held(dask_scheduler: Any) -> list[Any]:
         return [tuple(key) for key in dask_scheduler.plugins["daskref"].state.known]
 
-    kind = type(client._daskref.session.info.probes[0])
+    kind = type(session_of(client).info.probes[0])
     return [kind(*key) for key in client.run_on_scheduler(held)]
 
 
 def attack(client: Any, marker: Path, known: Any = ()) -> str:
     """Swap what the one new object of a cluster is; return the object's name."""
     (key,) = set(objects(client)) - set(known)
-    replace(client._daskref.session.store, key, evil(marker, key[-1]))
+    replace(session_of(client).store, key, evil(marker, key[-1]))
     return str(key[0])
 
 
@@ -122,7 +122,7 @@ def test_an_attacker_who_can_write_to_the_store_runs_nothing(attacked, tmp_path)
     with pytest.raises(SignatureError, match="not signed") as error:
         client.submit(total, future, workers=one).result(30)
     assert name in str(error.value)
-    assert repr(client._daskref.session.store.name) in str(error.value)
+    assert repr(session_of(client).store.name) in str(error.value)
     with pytest.raises(SignatureError, match="not signed"):
         client.gather(future)
     # a result: on its way to another worker, to the client, and to a plain client

@@ -21,7 +21,7 @@ import daskref.store
 from daskref import StaticLifetime, Store, TaskLifetime
 from daskref.connectors import FileConnector
 from daskref.exceptions import LifetimeError
-from tests.support.common import processes, start, wait_until
+from tests.support.common import processes, session_of, start, wait_until
 from tests.support.namespaces import ENVIRONMENT
 
 
@@ -65,9 +65,7 @@ class TestTask:
             lifetime.add_key(kept, store=explicit)
 
     def test_objects_of_the_sessions_own_store(self, client: Any) -> None:
-        store = daskref.store.registry.get_store(
-            client._daskref.session.info.store.name
-        )
+        store = daskref.store.registry.get_store(session_of(client).info.store.name)
         assert store is not None
         key = store.put("something")
         future = client.submit(int, 2, pure=False)
@@ -82,9 +80,7 @@ class TestTask:
     def test_objects_of_the_sessions_own_store_do_not_need_the_client(
         self, client: Any, cluster: Any
     ) -> None:
-        store = daskref.store.registry.get_store(
-            client._daskref.session.info.store.name
-        )
+        store = daskref.store.registry.get_store(session_of(client).info.store.name)
         assert store is not None
         name = uuid.uuid4().hex
         key, closed = store.put("something"), store.put("else")

@@ -16,7 +16,7 @@ import pytest
 import daskref
 from daskref.connectors.zmq._keys import Keys
 from daskref.proxy import get_factory
-from tests.support.common import Process, children, large, processes
+from tests.support.common import Process, children, large, processes, session_of
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def specs(dask_scheduler: Any) -> list[bytes]:
 
 def look(client: Any, directory: Path) -> tuple[set[bytes], list[tuple[str, Any]]]:
     """Use a cluster on all paths; return its secrets, and what there is to see."""
-    session = client._daskref.session
+    session = session_of(client)
     store = session.store
     client.wait_for_workers(2, 30)
     one, two = client.scheduler_info()["workers"]

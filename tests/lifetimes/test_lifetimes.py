@@ -28,7 +28,7 @@ from daskref.exceptions import (
 )
 from daskref.lifetimes import Lifetime, register_lifetime_atexit
 from daskref.proxy import Proxy
-from tests.support.common import Process, processes, start, wait_until
+from tests.support.common import Process, processes, session_of, start, wait_until
 from tests.support.namespaces import ENVIRONMENT
 
 #: Seconds that no test waits for.
@@ -369,7 +369,7 @@ def test_the_next_start_deletes_what_a_killed_process_has_leased(
 def lease_in_session(address: str) -> None:
     """Put into the store of a cluster, lease, and be killed."""
     client = daskref.Client(address)
-    name = client._daskref.session.info.store.name
+    name = session_of(client).info.store.name
     store = daskref.store.registry.get_store(name)
     assert store is not None
     lifetime = LeaseLifetime(store, LONG)

@@ -251,15 +251,15 @@ class TestOwner:
 
     def test_the_thread_ends_with_the_last_owner(self, store: Store) -> None:
         owners = [own(store, i) for i in range(3)]
-        assert reaper._background._thread is not None
+        assert reaper._background.running
         drop(owners[0])
         owners.clear()
-        wait_until(lambda: reaper._background._thread is None, "no thread")
+        wait_until(lambda: not reaper._background.running, "no thread")
         assert not owned
         owner = own(store, 1)
-        assert reaper._background._thread is not None
+        assert reaper._background.running
         drop(owner)
-        wait_until(lambda: reaper._background._thread is None, "no thread")
+        wait_until(lambda: not reaper._background.running, "no thread")
 
 
 class TestBorrow:

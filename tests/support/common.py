@@ -24,6 +24,11 @@ def large(fill: float = 1.0, nbytes: int = LARGE) -> Any:
     return np.full(nbytes // 8, fill)
 
 
+def session_of(client: Any) -> Any:
+    """Return what this process has of the session of a client's cluster."""
+    return client._daskref.session
+
+
 def status_kib(pid: int, field: str) -> int:
     """Return a field of ``/proc/<pid>/status`` in KiB, such as ``VmRSS``."""
     with open(f"/proc/{pid}/status") as file:
