@@ -53,6 +53,8 @@ def read_options(
 ) -> dict[str, Any]:
     """Return options with the types that they are to have.
 
+    Raises ConfigError if one is malformed.
+
     Parameters
     ----------
     readers
@@ -61,11 +63,6 @@ def read_options(
         Name -> what the user wrote.
     setting
         The name for errors, with ``{}`` in the place of the option's.
-
-    Raises
-    ------
-    ConfigError
-        If one is malformed.
 
     Examples
     --------
@@ -87,8 +84,6 @@ def parse_size(
     ----------
     value
         ``"64 MiB"``, ``"1e9"``, ``67108864``.
-    setting
-        Name of the setting, for the error.
     least, most
         What is valid, in bytes; both included.
 
@@ -116,8 +111,6 @@ def parse_share(value: object, setting: str) -> Share:
     value
         A fraction (``0.8``, ``"0.8"``, ``"80%"``, ``1``), a size as :func:`parse_size`
         takes it, or 0 or ``False`` for nothing.
-    setting
-        Name of the setting, for the error.
 
     Examples
     --------
@@ -150,8 +143,6 @@ def parse_seconds(value: object, setting: str, *, zero: bool = False) -> float:
     ----------
     value
         ``2``, ``0.5``, ``"0.5"``, ``"500ms"``, ``"2s"``, ``"1 min"``, ``"10 minutes"``.
-    setting
-        Name of the setting, for the error.
     zero
         Whether 0 is valid.
 
@@ -176,8 +167,6 @@ def parse_count(
     ----------
     value
         ``3``, or ``"3"``.
-    setting
-        Name of the setting, for the error.
     least, most
         What is valid; both included.
     """
