@@ -7,6 +7,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 from daskref.connectors.files._mapping import (
     SharedMapping,
@@ -28,23 +29,9 @@ _WORTH_MAPPING = 64 * 2**10
 STUCK = 30.0
 
 
+@dataclass(eq=False, repr=False)
 class ObjectDirectory:
     """Objects in one directory: whole or not there, unchanged once published.
-
-    Parameters
-    ----------
-    path
-        The directory; it exists.
-    pool, kept
-        Where evicted files go to be written again; ``None`` to delete them. Then
-        readers need no locks.
-    parked
-        Where mappings go to be read again, if anywhere.
-    mapped
-        Whether :meth:`get` maps files; otherwise it reads them.
-    fsync
-        What is on the disk once :meth:`put` has returned: ``"never"``, ``"data"`` or
-        ``"full"``. Only without a pool.
 
     Notes
     -----
@@ -54,33 +41,27 @@ class ObjectDirectory:
     before the lock ends.
     """
 
+    #: The directory; it exists.
     path: str
-    pool: Pool | None
-    kept: KeptMappings | None
-    parked: ParkedMappings | None
-    mapped: bool
+    _: KW_ONLY
+    #: Where evicted files go to be written again; ``None`` to delete them. Then readers
+    #: need no locks.
+    pool: Pool | None = None
+    kept: KeptMappings | None = None
+    #: Where mappings go to be read again, if anywhere.
+    parked: ParkedMappings | None = None
+    #: Whether :meth:`get` maps files; otherwise it reads them.
+    mapped: bool = True
+    #: What is on the disk once :meth:`put` has returned: ``"never"``, ``"data"`` or
+    #: ``"full"``. Only without a pool.
+    fsync: str = "never"
     #: (name) -> None: called when :meth:`evict` has deleted an object, if given.
-    deleted: Callable[[str], None] | None
+    deleted: Callable[[str], None] | None = None
     #: Of objects that are being written.
-    parts: Parts
+    parts: Parts = field(init=False)
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        pool: Pool | None = None,
-        kept: KeptMappings | None = None,
-        parked: ParkedMappings | None = None,
-        mapped: bool = True,
-        fsync: str = "never",
-    ) -> None:
-        self.deleted = None
-        self.path = path
-        self.pool = pool
-        self.kept = kept
-        self.parked = parked
-        self.mapped = mapped
-        self.parts = Parts(path, pool, kept, fsync)
+    def __post_init__(self) -> None:
+        self.parts = Parts(self.path, self.pool, self.kept, self.fsync)
 
     def at(self, name: str) -> str:
         """Return the path of a file in the directory."""
