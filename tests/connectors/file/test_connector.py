@@ -392,7 +392,7 @@ class TestLate:
         )
         assert connector.get(key) == b"bytes"
 
-    @pytest.mark.parametrize("at", ["open_within", "read_whole"])
+    @pytest.mark.parametrize("at", ["open_within", "_read_whole"])
     def test_a_stale_handle_is_opened_again(self, at, connector, monkeypatch):
         real = getattr(sys.modules["daskref.connectors.files.directory"], at)
         stale = []
