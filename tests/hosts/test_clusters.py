@@ -196,6 +196,24 @@ def answers(address: str, connector: str) -> list[Any]:
         ]
 
 
+def transfers(dask_scheduler: Any) -> list[dict[str, Any]]:
+    """Return what the page of the dashboard shows of them; runs on the scheduler."""
+    told = dask_scheduler.plugins["daskref"]._reports.transfers(20)["hosts"]
+    return [each for each in told if each["sent"] or each["fetched"]]
+
+
+def move(address: str, connector: str) -> list[dict[str, Any]]:
+    """Have the result of one host read on the other; return what was moved."""
+    with connect(address, connector) as client:
+        client.wait_for_workers(2, timeout=TIMEOUT)
+        made = client.submit(make, 2.0, workers=["one"])
+        read = client.submit(total, made, workers=["two"])
+        assert read.result(TIMEOUT) == 2 * SUM
+        return wait_until(  # type: ignore[no-any-return]
+            lambda: client.run_on_scheduler(transfers), "word of the transfer"
+        )
+
+
 def outlive(address: str, connector: str, durable: bool) -> None:
     """Have data on a host that dies, when told; and need it afterwards."""
     with connect(address, connector) as client:
@@ -336,6 +354,21 @@ class TestAllPaths:
             assert told["unseen"] == 1
             told["unseen"] = 0
         check(site, told)
+
+
+@networked
+@pytest.mark.parametrize(
+    "site", [{"hostnames": {"one": "node-one", "two": "node-two"}}], indirect=True
+)
+def test_the_dashboard_is_told_what_hosts_fetched(site: Site) -> None:
+    told = site.cluster.call(site["client"], move, site.connector)
+    moved = {each.pop("host"): each for each in told}
+    nbytes = moved["node-one"]["sent"]
+    assert nbytes >= large().nbytes
+    assert moved == {
+        "node-one": {"sent": nbytes, "received": 0, "fetched": 0},
+        "node-two": {"sent": 0, "received": nbytes, "fetched": 1},
+    }
 
 
 def test_results_are_those_of_plain_dask(site: Site) -> None:
