@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
-from threading import Lock
 from typing import NamedTuple
-
-from daskref.background import forget_in_child
 
 #: Of the fields that are used: each is on a line of its own.
 _FIELD = re.compile(
@@ -25,10 +21,6 @@ RESERVE = 0.2
 #: What tasks may take beyond that, while objects are moved to disk: of the memory, or
 #: bytes for each processor. The lesser counts.
 AHEAD, AHEAD_EACH = 0.15, 128 * 2**20
-#: Seconds for which a look at the memory is believed, if it has found enough.
-_BELIEVED = 0.05
-#: Of the memory that may be taken, what is taken without a look: it costs some 100 us.
-_UNSEEN = 1 / 256
 
 
 class _Names(NamedTuple):
@@ -82,56 +74,6 @@ def least(total: int) -> int:
     """Return how much memory objects should leave available."""
     ahead = AHEAD_EACH * len(os.sched_getaffinity(0))
     return int(RESERVE * total) + min(int(AHEAD * total), ahead)
-
-
-class Reserve:
-    """What new files may take of the memory, so that :func:`least` stays available.
-
-    Notes
-    -----
-    Memory that other processes take within some tens of milliseconds is not seen: the
-    reserve is there for that, too.
-    """
-
-    _spare: int
-    _seen: float
-    _taken: int
-    _lock: Lock
-
-    def __init__(self) -> None:
-        self.forget()
-        forget_in_child(self)
-
-    def forget(self) -> None:
-        """Look anew, in a forked child."""
-        self._spare = self._taken = 0  # the first one looks
-        self._seen = 0.0
-        self._lock = Lock()
-
-    def lacking(self, nbytes: int) -> int:
-        """Return how many bytes must be freed before *nbytes* may be taken.
-
-        If none must, they count as taken.
-        """
-        with self._lock:
-            taken = self._taken + nbytes
-            # What has been freed meanwhile is not in what is believed.
-            if taken > self._spare or (
-                taken > self._spare * _UNSEEN
-                and time.monotonic() > self._seen + _BELIEVED
-            ):
-                self._look()
-                taken = nbytes
-            if taken > self._spare:
-                return taken - self._spare
-            self._taken = taken
-            return 0
-
-    def _look(self) -> None:
-        total, left = memory()
-        self._spare = left - least(total)
-        self._seen = time.monotonic()
-        self._taken = 0
 
 
 def _groups(root: str, total: int) -> Iterator[tuple[int, int]]:

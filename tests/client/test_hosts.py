@@ -16,7 +16,7 @@ from daskref.client._hosts import Visit
 from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector
-from daskref.connectors.files.session import new_name
+from daskref.connectors.files.directory import new_name
 from daskref.connectors.zmq.sources import Source
 from daskref.objects.codec import encode
 from tests.support.common import wait_until

@@ -13,9 +13,9 @@ from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key,
 from daskref.connectors.buffers import raw
 from daskref.connectors.failures import of_system
 from daskref.connectors.files import leases
-from daskref.connectors.files.directory import ObjectDirectory
+from daskref.connectors.files.directory import ObjectDirectory, new_name
 from daskref.connectors.files.names import NAME, UNKNOWN_SIZE
-from daskref.connectors.files.session import DirectorySession, new_name
+from daskref.connectors.files.session import DirectorySession
 from daskref.exceptions import (
     ConnectorClosedError,
     ConnectorUnavailableError,

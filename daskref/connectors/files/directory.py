@@ -255,6 +255,11 @@ class ObjectDirectory:
         return True
 
 
+def new_name(writer: str) -> str:
+    """Return a name for a new object of the writer with these 8 digits."""
+    return f"{writer}-{os.urandom(12).hex()}"
+
+
 def _let_go(kept: SharedMapping, holder: int) -> None:
     """Give up the lock of a view through a mapping, which lasted as long. Anywhere."""
     unmap(holder, mmap.PAGESIZE)

@@ -345,11 +345,6 @@ class DirectorySession:
         return f"<DirectorySession {self.path}>"
 
 
-def new_name(writer: str) -> str:
-    """Return a name for a new object of the writer with these 8 digits."""
-    return f"{writer}-{os.urandom(12).hex()}"
-
-
 def sweep_at_end(root: str) -> None:
     """Remove the sessions in *root* that nobody takes part in, when this process ends.
 

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from daskref.background import Background
-from daskref.connectors.files.directory import STUCK, ObjectDirectory
+from daskref.connectors.files.directory import STUCK, ObjectDirectory, new_name
 from daskref.connectors.files.leases import hand_over
 from daskref.connectors.files.locks import (
     EXCLUSIVE,
@@ -44,7 +44,6 @@ from daskref.connectors.files.locks import (
 )
 from daskref.connectors.files.names import MOVING, NAME, PART
 from daskref.connectors.files.recycling import SMALLEST, Pool, unlink
-from daskref.connectors.files.session import new_name
 from daskref.connectors.files.writing import copy_past_cache
 from daskref.connectors.machine import least, memory
 from daskref.connectors.shm._spill import Spill

@@ -16,7 +16,7 @@ from daskref.connectors.files.parked import ParkedMappings
 from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.recycling import KeptMappings, Pool, discard
 from daskref.connectors.files.session import DirectorySession
-from daskref.connectors.machine import SHARE, Reserve, memory
+from daskref.connectors.machine import SHARE, least, memory
 from daskref.connectors.shm._moving import Mover
 from daskref.connectors.shm._spill import Spill
 from daskref.connectors.space import Space, left, of_deleted, of_objects
@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a count of the session's files is believed.
 _BELIEVED = 0.5
+#: Seconds for which a look at the memory is believed, if it has found enough.
+_SEEN = 0.05
+#: Of the memory that may be taken, what is taken without a look: it costs some 100 us.
+_UNSEEN = 1 / 256
 
 
 class Tiers:
@@ -268,6 +272,55 @@ class Budget:
             used = self._counted
             self._counted += nbytes
             return used
+
+
+class Reserve:
+    """What new files may take of the memory, so that :func:`least` stays available.
+
+    Notes
+    -----
+    Memory that other processes take within some tens of milliseconds is not seen: the
+    reserve is there for that, too.
+    """
+
+    _spare: int
+    _seen: float
+    _taken: int
+    _lock: Lock
+
+    def __init__(self) -> None:
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Look anew, in a forked child."""
+        self._spare = self._taken = 0  # the first one looks
+        self._seen = 0.0
+        self._lock = Lock()
+
+    def lacking(self, nbytes: int) -> int:
+        """Return how many bytes must be freed before *nbytes* may be taken.
+
+        If none must, they count as taken.
+        """
+        with self._lock:
+            taken = self._taken + nbytes
+            # What has been freed meanwhile is not in what is believed.
+            if taken > self._spare or (
+                taken > self._spare * _UNSEEN and time.monotonic() > self._seen + _SEEN
+            ):
+                self._look()
+                taken = nbytes
+            if taken > self._spare:
+                return taken - self._spare
+            self._taken = taken
+            return 0
+
+    def _look(self) -> None:
+        total, left = memory()
+        self._spare = left - least(total)
+        self._seen = time.monotonic()
+        self._taken = 0
 
 
 def part_of(part: int | float, whole: int) -> int:

@@ -17,7 +17,7 @@ from daskref.annotations import override
 from daskref.background import make_lock
 from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.buffers import raw
-from daskref.connectors.files.session import new_name
+from daskref.connectors.files.directory import new_name
 from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.space import Space
 from daskref.connectors.zmq._remote import Remote

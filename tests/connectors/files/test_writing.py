@@ -24,7 +24,7 @@ from daskref.connectors.files._mapping import (
     can_populate,
     private_view,
 )
-from daskref.connectors.files.session import new_name
+from daskref.connectors.files.directory import new_name
 from daskref.exceptions import ConnectorError
 from tests.support.shm_files import files, fill, inode
 

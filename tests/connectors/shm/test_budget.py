@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from daskref.connectors import SharedMemoryConnector
-from daskref.connectors.machine import Reserve, is_low, least, memory
-from daskref.connectors.shm._room import Budget
+from daskref.connectors.machine import is_low, least, memory
+from daskref.connectors.shm._room import Budget, Reserve
 from tests.support.common import wait_until
 
 MIB = 2**20
@@ -128,9 +128,9 @@ class Memory:
         self.least = least(self.left)
         self.looks = 0
         self.now = 0.0
-        monkeypatch.setattr("daskref.connectors.machine.memory", self._look)
+        monkeypatch.setattr("daskref.connectors.shm._room.memory", self._look)
         monkeypatch.setattr(
-            "daskref.connectors.machine.time",
+            "daskref.connectors.shm._room.time",
             SimpleNamespace(monotonic=lambda: self.now),
         )
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskref.connectors import machine
-from daskref.connectors.machine import SHARE, Reserve, least, memory
+from daskref.connectors.machine import SHARE, least, memory
 from daskref.connectors.shm import _room as module
-from daskref.connectors.shm._room import Budget
+from daskref.connectors.shm._room import Budget, Reserve
 
 #: The largest that a file in ``/proc`` or ``/sys`` says: no limit, in version 1.
 MOST = 2**63 - 1
