@@ -134,7 +134,8 @@ class Background:
     Thread-safe. In a forked child there is no thread until :meth:`start` is called.
     """
 
-    _thread: threading.Thread | None
+    #: ``None`` while there is none.
+    thread: threading.Thread | None
     _calls: SimpleQueue[None]
 
     def __init__(self, work: Callable[[], float | None], name: str) -> None:
@@ -146,39 +147,39 @@ class Background:
 
     def forget(self) -> None:
         """Have no thread, in a forked child."""
-        self._thread = None
+        self.thread = None
         self._calls = SimpleQueue()
 
     @property
     def running(self) -> bool:
         """Whether there is a thread."""
-        return self._thread is not None
+        return self.thread is not None
 
     def start(self, after: float = 0.0) -> bool:
         """Have a thread; False if there can be none any more.
 
         *after*: seconds until the thread works for the first time.
         """
-        if self._thread is None:
+        if self.thread is None:
             with self._lock:
-                if self._thread is None:
+                if self.thread is None:
                     self._start(after)
-        return self._thread is not None
+        return self.thread is not None
 
     def call(self) -> bool:
         """Have the work done soon, in a thread; False if there can be none any more."""
         # 1. The thread finds nothing to do. 2. There is something, and it is called.
         # 3. It ends. So it looks whether it was called, under the lock.
         with self._lock:
-            if self._thread is None:
+            if self.thread is None:
                 self._start(0.0)
             else:
                 self._calls.put(None)
-            return self._thread is not None
+            return self.thread is not None
 
     def _start(self, after: float) -> None:
         calls = self._calls = SimpleQueue()
-        self._thread = start_thread(lambda: self._run(calls, after), self._name)
+        self.thread = start_thread(lambda: self._run(calls, after), self._name)
 
     def wake(self) -> None:
         """Let the thread work at once. For finalizers too: takes no lock."""
@@ -189,7 +190,7 @@ class Background:
             if seconds is None:
                 with self._lock:
                     if calls is self._calls and calls.empty():
-                        self._thread = None
+                        self.thread = None
                         return
                 seconds = 0.0
             _wait(calls, seconds)
@@ -200,7 +201,7 @@ class Background:
     def stop(self, timeout: float = 0.0) -> None:
         """End the thread; wait for it for so many seconds. A second call is silent."""
         with self._lock:
-            thread, self._thread = self._thread, None
+            thread, self.thread = self.thread, None
             calls, self._calls = self._calls, SimpleQueue()
             calls.put(None)
         if thread is not None and timeout and thread is not threading.current_thread():

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
@@ -30,7 +30,7 @@ from daskref.connectors.files.parts import sync_directory
 from daskref.connectors.files.presence import ManyHosts
 from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_local
-from daskref.exceptions import ConfigError, ConnectorUnavailableError, WireError
+from daskref.exceptions import ConfigError, ConnectorUnavailableError
 from daskref.units import Reader, one_of, parse_flag, parse_seconds, read_options
 
 #: What a session's directory is called.
@@ -114,7 +114,6 @@ class FileConnector(DirectoryConnector):
     _patience: Patience
     _local: bool
     _made: bool
-    _here: ObjectDirectory
 
     def __init__(
         self,
@@ -134,7 +133,7 @@ class FileConnector(DirectoryConnector):
         self._session = self._enter(session, nonce)
         self._finalizer = weakref.finalize(self, self._session.leave)
         self._local = is_local(self._store_dir)
-        self._here = self._at(self._session.path)
+        self._here = self._objects = self._at(self._session.path)
         self._patience = Patience(
             (self._store_dir, self._session.path), seconds, self._local
         )
@@ -200,21 +199,14 @@ class FileConnector(DirectoryConnector):
         return [self._here]
 
     @override
-    def _write(
-        self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
-    ) -> None:
-        self._here.put(name, views, publish=publish)
+    def _elsewhere(
+        self, name: str, nbytes: int, read: Read, failed: Exception | None
+    ) -> memoryview | None:
+        def look() -> memoryview | None:
+            found = (read(place, name, nbytes) for place in self._places())
+            return next((view for view in found if view is not None), None)
 
-    @override
-    def _find(self, key: Key, read: Read) -> memoryview | None:
-        name, nbytes = checked(key, FileKey)
-        try:  # nearly always there, at once
-            if self._ready() and (view := read(self._here, name, nbytes)) is not None:
-                return view
-        except (OSError, WireError):
-            pass  # looked at again
         # Of an object that is to come, nobody knows whether it should be there.
-        look = partial(self._first, name, nbytes, read)
         return self._patience.look(look, wait=nbytes != UNKNOWN_SIZE)
 
     @override

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from daskref.connectors.buffers import raw
-
 _PROT_NONE = 0
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _DONTFORK = 10
@@ -130,7 +128,7 @@ def view_of(
     finalizer = weakref.finalize(array, release, *args)
     # At exit other finalizers may still look at the bytes; the kernel unmaps them.
     finalizer.atexit = False
-    return raw(array)
+    return memoryview(array).cast("B")
 
 
 class SharedMapping:

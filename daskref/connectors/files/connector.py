@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from daskref.annotations import override
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
@@ -28,25 +28,32 @@ logger = logging.getLogger(__name__)
 Read = Callable[[ObjectDirectory, str, int], memoryview | None]
 
 
+class Objects(Protocol):
+    """A directory of objects, or several."""
+
+    def put(
+        self, name: str, views: Sequence[memoryview], *, publish: str | None = None
+    ) -> object:
+        """Write an object; see :meth:`ObjectDirectory.put`."""
+
+
 class DirectoryConnector(Connector, DeferrableConnector):
     """Store objects in the directory of a session, and in others that belong to it.
 
-    Each kind says how it writes an object, and in which directories objects are.
+    Each kind says where it writes objects, and where else they may be.
     """
 
     #: The class of the keys: name and size.
     _key_type: ClassVar[type[Any]]
 
     _session: DirectorySession
+    #: Where objects are written.
+    _objects: Objects
+    #: Where nearly all are found.
+    _here: ObjectDirectory
     _closed: bool = False
     #: Whether the last sweep failed somewhere, which was said.
     _unswept: bool = False
-
-    @abstractmethod
-    def _write(
-        self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
-    ) -> None:
-        """Write an object; see :meth:`ObjectDirectory.put`."""
 
     @abstractmethod
     def _places(self) -> Iterator[ObjectDirectory]:
@@ -57,17 +64,16 @@ class DirectoryConnector(Connector, DeferrableConnector):
         return self._places()
 
     @abstractmethod
-    def _find(self, key: Key, read: Read) -> memoryview | None:
-        """Return what *read* does, in the first place that has the object."""
-
-    def _first(self, name: str, nbytes: int, read: Read) -> memoryview | None:
-        found = (read(place, name, nbytes) for place in self._places())
-        return next((view for view in found if view is not None), None)
+    def _elsewhere(
+        self, name: str, nbytes: int, read: Read, failed: Exception | None
+    ) -> memoryview | None:
+        """Return an object that is not *here*, or could not be read there."""
 
     def _ready(self) -> DirectorySession:
         if self._closed:
             raise ConnectorClosedError(repr(self))
-        self._session.ensure()
+        if not self._session.joined:
+            self._session.ensure()
         return self._session
 
     @contextmanager
@@ -83,7 +89,7 @@ class DirectoryConnector(Connector, DeferrableConnector):
         nbytes = sum(view.nbytes for view in views)
         name = new_name(self._ready().writer)
         with self._edge(f"an object of {nbytes} B could not be written"):
-            self._write(name, views, nbytes, publish)
+            self._objects.put(name, views, publish=publish)
         return self._key(name, nbytes)
 
     def _key(self, name: str, nbytes: int) -> Key:
@@ -108,8 +114,15 @@ class DirectoryConnector(Connector, DeferrableConnector):
         self._put(frames, name)
 
     def _read(self, key: Key, read: Read) -> memoryview | None:
+        name, nbytes = checked(key, self._key_type)
+        self._ready()
         try:  # without _edge: reads are many, and fast
-            return self._find(key, read)
+            try:
+                if (view := read(self._here, name, nbytes)) is not None:
+                    return view
+            except (OSError, WireError) as exc:
+                return self._elsewhere(name, nbytes, read, exc)
+            return self._elsewhere(name, nbytes, read, None)
         except OSError as exc:
             raise of_system(exc, repr(self), f"{key!r} could not be read") from exc
 

@@ -141,8 +141,10 @@ class ParkedMappings:
         if nbytes < SMALLEST:
             return private_view(fd, nbytes)
         self._most = self.limit()
-        if nbytes > self._most or not self._open or not self._background.start():
+        if nbytes > self._most or not self._open:
             return private_view(fd, nbytes)
+        if self._background.thread is None and not self._background.start():
+            return private_view(fd, nbytes)  # nobody would give it up
         there = os.fstat(fd)
         file = there.st_dev, there.st_ino
         mapping = self._take(path, file, nbytes)

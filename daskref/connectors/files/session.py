@@ -82,7 +82,8 @@ class DirectorySession:
     #: 8 hexadecimal digits of this participant; new in a forked child.
     writer: str
     _liveness: Liveness
-    _joined: bool
+    #: Whether this process takes part; asked before each use.
+    joined: bool
     _held_fd: int
     _presence_fd: int
     _reaper: Reaper | None
@@ -195,7 +196,7 @@ class DirectorySession:
 
     def ensure(self) -> None:
         """Join, unless this process has. Raises as :meth:`join` does."""
-        if self._joined:
+        if self.joined:
             return
         with self._mutex:
             try:
@@ -206,7 +207,7 @@ class DirectorySession:
                 raise
 
     def _join(self) -> None:
-        if self._joined:
+        if self.joined:
             return
         check_private(self.path, repr(self))
         try:
@@ -234,7 +235,7 @@ class DirectorySession:
         self._presence_fd = self._liveness.enter(path, self.writer)
 
     def _has_joined(self) -> None:
-        self._joined = True
+        self.joined = True
         _taken_part.add(self)
         if self._liveness.one_host:
             sweep_at_end(os.path.dirname(self.path))
@@ -266,7 +267,7 @@ class DirectorySession:
 
     def forget(self) -> None:
         """Have no part any more, in a forked child; the parent keeps its own."""
-        self._joined = self._made = False
+        self.joined = self._made = False
         reaper, self._reaper = self._reaper, None
         if reaper is not None:
             reaper.forget()
@@ -296,9 +297,9 @@ class DirectorySession:
     def leave(self) -> None:
         """End this process's part; the last one removes the directory. Idempotent."""
         with self._mutex:
-            if not self._joined:
+            if not self.joined:
                 return
-            self._joined = False
+            self.joined = False
             try:
                 self._exit()
                 left = _remove_if_left(self.path, self._liveness, self._held_fd)

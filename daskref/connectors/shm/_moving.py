@@ -105,7 +105,8 @@ class Mover:
     def watch(self) -> None:
         """Look at the memory from now on: an object was put there."""
         if not self._closed:
-            self._background.start(_SHORTEST)
+            if self._background.thread is None:
+                self._background.start(_SHORTEST)
             if self._asleep:
                 self._background.wake()
 

@@ -85,19 +85,16 @@ class Tiers:
             yield disk
 
     def put(
-        self,
-        name: str,
-        views: Sequence[memoryview],
-        nbytes: int,
-        publish: str | None = None,
+        self, name: str, views: Sequence[memoryview], *, publish: str | None = None
     ) -> None:
         """Write an object; see :meth:`ObjectDirectory.put`.
 
         Raises ConnectorError if there is no room; OSError if it cannot be written.
         """
-        if self._put_in_memory(name, views, nbytes, publish):
+        if self._put_in_memory(name, views, publish):
             self.mover.watch()
             return
+        nbytes = sum(view.nbytes for view in views)
         try:
             disk = self.spill.make()
             disk.put(name, views, publish=publish)
@@ -118,7 +115,7 @@ class Tiers:
             )
 
     def _put_in_memory(
-        self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
+        self, name: str, views: Sequence[memoryview], publish: str | None
     ) -> bool:
         for _ in range(2):
             try:
@@ -126,7 +123,7 @@ class Tiers:
             except OSError as exc:
                 if exc.errno not in FULL:
                     raise
-            if not self.pool.trim(nbytes):
+            if not self.pool.trim(sum(view.nbytes for view in views)):
                 break
         return False
 

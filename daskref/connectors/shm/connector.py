@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
@@ -135,9 +135,10 @@ class SharedMemoryConnector(DirectoryConnector):
             os.fspath(root or _ROOT),
             create,
         )
-        self._tiers = Tiers(
+        self._objects = self._tiers = Tiers(
             repr(self), self._session, limit, recycled, idle, self._spill_root
         )
+        self._here = self._tiers.memory
         self._finalizer = weakref.finalize(self, _leave, self._session, self._tiers)
 
     def _enter(
@@ -217,12 +218,6 @@ class SharedMemoryConnector(DirectoryConnector):
         self._ready()
         return iter(self._tiers)
 
-    @override
-    def _write(
-        self, name: str, views: Sequence[memoryview], nbytes: int, publish: str | None
-    ) -> None:
-        self._tiers.put(name, views, nbytes, publish)
-
     def start(self, name: str, nbytes: int, mark: str) -> Pieces:
         """Begin an object that is written in pieces; see :meth:`Tiers.start`."""
         self._ready()
@@ -238,8 +233,13 @@ class SharedMemoryConnector(DirectoryConnector):
         return self._read(key, ObjectDirectory.lend)
 
     @override
-    def _find(self, key: Key, read: Read) -> memoryview | None:
-        return self._first(*checked(key, SharedMemoryKey), read)
+    def _elsewhere(
+        self, name: str, nbytes: int, read: Read, failed: Exception | None
+    ) -> memoryview | None:
+        if failed is not None:
+            raise failed
+        disk = self._tiers.spill.find()
+        return None if disk is None else read(disk, name, nbytes)
 
     @override
     def evict(self, key: Key) -> None:

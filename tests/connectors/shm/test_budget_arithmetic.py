@@ -12,7 +12,6 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daskref.connectors import machine
 from daskref.connectors.machine import SHARE, least, memory
 from daskref.connectors.shm import _room as module
 from daskref.connectors.shm._room import Budget, Reserve
@@ -142,8 +141,7 @@ class Room:
 
     def _budget(self, function: Any) -> int:
         with (
-            mock.patch.object(module, "memory", return_value=(self.memory, 0)),
-            mock.patch.object(machine, "memory", return_value=(0, 2**80)),
+            mock.patch.object(module, "memory", return_value=(self.memory, 2**80)),
             mock.patch.object(module, "_space", return_value=(self.total, self.free)),
             # of the directory, and of the pool in it
             mock.patch.object(module, "_count", side_effect=[self.used, 0]),
@@ -224,8 +222,8 @@ def test_no_puts_take_the_reserve(
     left = int(part * total)
     now = 100.0
     with (
-        mock.patch.object(machine, "memory", side_effect=lambda: (total, left)),
-        mock.patch.object(machine, "time", SimpleNamespace(monotonic=lambda: now)),
+        mock.patch.object(module, "memory", side_effect=lambda: (total, left)),
+        mock.patch.object(module, "time", SimpleNamespace(monotonic=lambda: now)),
     ):
         reserve = Reserve()
         for nbytes, later in asked:
