@@ -31,7 +31,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from daskref.background import Background
+from daskref.background import Background, forget_in_child
 from daskref.connectors.files.directory import STUCK, ObjectDirectory, new_name
 from daskref.connectors.files.leases import hand_over
 from daskref.connectors.files.locks import (
@@ -86,7 +86,8 @@ class Mover:
     _pool: Pool
     _spill: Spill
     _background: Background
-    _asleep: bool
+    #: Whether nothing looks at the memory: who puts an object calls :meth:`watch`.
+    asleep: bool
     _closed: bool
     #: When the directory was changed in which there were objects, in nanoseconds.
     _looked: int
@@ -97,18 +98,25 @@ class Mover:
         self._pool = pool
         self._spill = spill
         self._background = Background(self._look, "daskref-mover")
-        self._asleep = self._closed = self._said = False
+        self._closed = self._said = False
         self._looked = -1
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Look at nothing, in a forked child."""
+        self.asleep = True
 
     # Looking.
 
     def watch(self) -> None:
         """Look at the memory from now on: an object was put there."""
         if not self._closed:
-            if self._background.thread is None:
-                self._background.start(_SHORTEST)
-            if self._asleep:
+            self.asleep = False  # before: the look that follows may find nothing
+            if self._background.running:
                 self._background.wake()
+            elif not self._background.start(_SHORTEST):
+                self.asleep = True
 
     def hurry(self) -> None:
         """Look at the memory at once: a put has found too little."""
@@ -133,9 +141,9 @@ class Mover:
                 gained, pause = 0, _PAUSE
             total, left = memory()
         # Before the look: who puts something after it wakes us.
-        self._asleep = True
-        self._asleep = not self._has_objects()
-        if self._asleep:
+        self.asleep = True
+        self.asleep = not self._has_objects()
+        if self.asleep:
             return float("inf")
         if not gained:
             taken = time.monotonic() - begin

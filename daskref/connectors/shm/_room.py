@@ -92,7 +92,8 @@ class Tiers:
         Raises ConnectorError if there is no room; OSError if it cannot be written.
         """
         if self._put_in_memory(name, views, publish):
-            self.mover.watch()
+            if self.mover.asleep:
+                self.mover.watch()
             return
         nbytes = sum(view.nbytes for view in views)
         try:
@@ -164,7 +165,8 @@ class Tiers:
                 tier = self.spill.make()
                 part = tier.parts.start(name, nbytes, mark=mark)
                 assert part is not None  # a disk has room until it says otherwise
-            self.mover.watch()
+            if self.mover.asleep:
+                self.mover.watch()
             return Pieces(tier.parts, part)
         except OSError as exc:
             raise self._no_room(exc, nbytes) from exc
