@@ -72,7 +72,7 @@ def test_the_thread_starts_again(store: Store) -> None:
         proxy = make(store)
         keeper.add(proxy, reference_of(proxy))
         assert keeper._background.running
-        assert keeper._background._thread.is_alive()
+        assert keeper._background.thread.is_alive()
         del proxy
         gc.collect()
         ended(keeper)

@@ -286,7 +286,7 @@ class DirectorySession:
             If that cannot be written down.
         """
         with self._mutex:
-            if self._joined and read_identity(self.path).get("nonce") == self.nonce:
+            if self.joined and read_identity(self.path).get("nonce") == self.nonce:
                 self._liveness = liveness
                 self._identify(self.path)
 

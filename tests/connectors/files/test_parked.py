@@ -240,7 +240,7 @@ def test_closing_drops_them_and_what_comes_later_is_not_parked(tmp_path):
     connector.get(keys[0])
     view = connector.get(keys[1])
     root, where = str(tmp_path), address(view)
-    thread = parked(connector)._background._thread
+    thread = parked(connector)._background.thread
     connector.close()
     left = {where for where, at in mappings().items() if root in at}
     assert left == {where}
@@ -267,7 +267,7 @@ def test_closing_while_one_is_released(shm, monkeypatch):
 def test_dropping_a_connector_ends_its_thread(tmp_path):
     connector = SharedMemoryConnector(root=tmp_path)
     connector.get(put(connector))
-    thread = parked(connector)._background._thread
+    thread = parked(connector)._background.thread
     del connector
     thread.join(20)
     assert not thread.is_alive()
