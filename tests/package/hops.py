@@ -165,12 +165,12 @@ def _on(call: Callable[[Connector], Trace], made: Any) -> Callable[[], Trace]:
 
 
 CALLS = {
-    "client.submit(f, 4 MiB array)": Call(submit, 32, 22),
-    "Store.proxy(array), file": Call(_on(proxy, _file), 17, 12),
-    "Store.proxy(array), shm": Call(_on(proxy, _shm), 23, None),
-    "Store.get(key), file": Call(_on(get, _file), 11, 8),
-    "Store.get(key), shm": Call(_on(get, _shm), 15, None),
-    "ZmqConnector.get, other host": Call(fetch, 25, 18),
+    "client.submit(f, 4 MiB array)": Call(submit, 27, 22),
+    "Store.proxy(array), file": Call(_on(proxy, _file), 15, 12),
+    "Store.proxy(array), shm": Call(_on(proxy, _shm), 18, None),
+    "Store.get(key), file": Call(_on(get, _file), 8, 8),
+    "Store.get(key), shm": Call(_on(get, _shm), 11, None),
+    "ZmqConnector.get, other host": Call(fetch, 21, 18),
 }
 
 
