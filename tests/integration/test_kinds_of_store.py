@@ -347,4 +347,4 @@ class TestAStoreThatDies:
 
 
 def puts_so_far(dask_scheduler: Any) -> int:
-    return int(dask_scheduler.plugins["daskref"]._puts)
+    return int(dask_scheduler.plugins["daskref"]._reports.puts)

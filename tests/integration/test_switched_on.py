@@ -218,7 +218,7 @@ def total(x):
 
 def puts(dask_scheduler):
     plugin = dask_scheduler.plugins.get("daskref")
-    return None if plugin is None else plugin._puts
+    return None if plugin is None else plugin._reports.puts
 
 
 if __name__ == "__main__":
