@@ -107,8 +107,11 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     # Life
 
-    async def start(self) -> None:
-        """Create the session and set up the workers; once, however many ask."""
+    async def start(self, scheduler: Scheduler | None = None) -> None:
+        """Create the session and set up the workers; once, however many ask.
+
+        Dask asks, with its scheduler, when that starts after the plugin was added.
+        """
         if self._ready is None:
             self._ready = asyncio.create_task(self._start())
         await asyncio.shield(self._ready)
