@@ -132,6 +132,8 @@ class Cluster:
             reason: BaseException = exc
             while reason.__cause__ is not None:  # of a timeout of Dask's
                 reason = reason.__cause__
+            if isinstance(reason, asyncio.CancelledError):  # its time was over
+                reason = exc
             raise self.unanswered(str(reason) or repr(reason)) from None
         except ValueError as exc:  # it is among `blocked-handlers`
             raise CommandError(f"{self.address} refuses: {exc}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 
 import click
@@ -54,5 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except DaskrefError as exc:
         tell(f"error: {exc}")
+        return FAILED
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC or exc.filename is not None:
+            raise
+        # nor at the end of the process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        tell("error: there is no space left for the output")
         return FAILED
     return status if isinstance(status, int) else 0

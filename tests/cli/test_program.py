@@ -134,3 +134,16 @@ def test_what_takes_long_is_told_once_and_not_before(
         wait_until(lambda: len(told) == 2, "the second line")
         shown._show()
     assert told == ["… waiting", "… waiting for more"]
+
+
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "daskref.cli", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: there is no space left for the output\n"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 logger = logging.getLogger(__name__)
@@ -36,18 +37,23 @@ class Reaper:
     Notes
     -----
     Where there is no shell, nothing waits: whoever starts next sweeps. Whoever kills
-    all processes of a container, or of a batch job, kills this one as well.
+    all processes of a container, or of a batch job, kills this one as well. So the
+    first process of a container has none: it would be its child.
     """
 
     def __init__(self, path: str) -> None:
         read, self._fd = os.pipe()
         quiet = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in range(3)]
+        # what the program leaves to its own children, a lock or a pipe, is not for it
+        others = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited() if fd > 2]
         try:
+            if os.getpid() == 1:
+                return
             shell = os.posix_spawn(
                 _SHELL,
-                [_SHELL, "-c", _WAIT, sys.executable, path, _REMOVE],
-                {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                file_actions=[*quiet, (os.POSIX_SPAWN_DUP2, read, 3)],
+                [_SHELL, "-c", _WAIT, sys.executable or "python3", path, _REMOVE],
+                {**os.environ, "PYTHONPATH": _path()},
+                file_actions=[*quiet, *others, (os.POSIX_SPAWN_DUP2, read, 3)],
                 setsid=True,
                 setsigmask=(),
             )
@@ -66,3 +72,15 @@ class Reaper:
     def forget(self) -> None:
         """Have no part in it, in a forked child."""
         os.close(self._fd)
+
+
+def _path() -> str:
+    # Python passes over whatever else users put there
+    return os.pathsep.join(p for p in sys.path if isinstance(p, str) and p)
+
+
+def _inherited() -> Iterator[int]:
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # closed since, by another thread or by listing them
+            if os.get_inheritable(fd):
+                yield fd

@@ -101,3 +101,27 @@ def test_it_is_no_child_of_the_process(tmp_path: Path) -> None:
         parent, group = stat.rpartition(")")[2].split()[1:3]
         assert int(parent) != os.getpid()
         assert int(group) != os.getpgrp()
+
+
+def test_it_has_nothing_of_what_the_program_leaves_to_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path, None])
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    with os.fdopen(read) as _, SharedMemoryConnector(root=tmp_path) as connector:
+        connector.outlive()
+        os.close(write)
+        (pid,) = waiting(connector.directory)
+        links = {os.readlink(each) for each in Path("/proc", pid, "fd").iterdir()}
+        (pipe,) = links - {os.devnull}
+        assert pipe != os.readlink(f"/proc/self/fd/{read}")
+
+
+def test_the_first_process_of_a_container_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with SharedMemoryConnector(root=tmp_path) as connector:
+        connector.outlive()
+        assert not waiting(connector.directory)
