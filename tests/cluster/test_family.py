@@ -295,15 +295,15 @@ class TestLeases:
         from daskref.cluster import _leases as leases
 
         monkeypatch.setattr(leases, "_keeper", None)
-        with dask.config.set({"daskref.lease": "90ms"}):
+        with dask.config.set({"daskref.lease": "300ms"}):
             header, frames = dumps(large())
             proxy = loads(header, frames)
         reference = get_factory(proxy).reference
         connector: Any = get_or_create_store(reference.store).connector
         key = reference.key
-        wait_until(lambda: _left(connector, key) > 0.05)
-        first = connector._shelf.leases[key[0]]
-        wait_until(lambda: connector._shelf.leases[key[0]] > first + 0.1)
+        wait_until(lambda: _left(connector, key) > 0.1)
+        first = connector._shelf.leases[key]
+        wait_until(lambda: connector._shelf.leases[key] > first + 0.1)
         assert connector.sweep() == []
         del proxy
         gc.collect()
@@ -319,7 +319,7 @@ class TestLeases:
 def _left(connector: Any, key: Any) -> float:
     import time
 
-    return float(connector._shelf.leases.get(key[0], 0) - time.time())
+    return float(connector._shelf.leases.get(key, 0) - time.time())
 
 
 class Echo:
