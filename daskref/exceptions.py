@@ -33,7 +33,7 @@ Every class survives pickling: its fields are its arguments, and the text is bui
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -41,7 +41,8 @@ class DaskrefError(Exception):
     """Base of every error that daskref raises on purpose."""
 
     def __post_init__(self) -> None:
-        super().__init__(*vars(self).values())
+        names = [each.name for each in fields(self)]  # type: ignore[arg-type]
+        super().__init__(*(getattr(self, name) for name in names))
 
 
 @dataclass(eq=False, repr=False)

@@ -275,6 +275,8 @@ async def _attach(client: Any) -> ConnectorError | None:
         threshold=options.get("threshold"),
         connector=None if hidden is None else hidden.value,
     )
+    # the scheduler asks for them as soon as it knows the client
+    client._stream_handlers.setdefault("daskref-count", lambda **message: None)
     info, opened = await _join(client, settings)
     if isinstance(info, ConnectorError):
         return info

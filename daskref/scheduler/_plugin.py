@@ -200,6 +200,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         if scheduler.plugins.get(NAME) is not self:
             return
         scheduler.remove_plugin(name=NAME)
+        self._values.close()  # before another plugin is made, while workers are told
         for op in [op for op in scheduler.handlers if op.startswith("daskref_")]:
             del scheduler.handlers[op]
         for op in [op for op in scheduler.stream_handlers if op.startswith("daskref-")]:
@@ -207,8 +208,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             scheduler.stream_handlers[op] = lambda **message: None
         if self._opened:
             self._log_event("close")
-        await self._workers.withdraw()
-        await self.close()
+        try:
+            await self._workers.withdraw()
+        finally:  # also if one of them is dying
+            await self.close()
 
     # Holders
 

@@ -63,9 +63,15 @@ class Values:
         self._scheduler.stream_handlers["task-finished"] = self._finished
 
     def close(self) -> None:
-        """Give the scheduler its own methods back. A second call is silent."""
-        vars(self._scheduler).pop("_add_to_processing", None)
-        self._scheduler.stream_handlers["task-finished"] = self._finish
+        """Give the scheduler its own methods back, unless another has taken them since.
+
+        A second call is silent.
+        """
+        own, handlers = vars(self._scheduler), self._scheduler.stream_handlers
+        if own.get("_add_to_processing") == self._add_to_processing:
+            del own["_add_to_processing"]
+        if handlers["task-finished"] == self._finished:
+            handlers["task-finished"] = self._finish
 
     def add(self, ts: Any) -> None:
         """Take note of a task that was submitted; silent if it is none of ours."""

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from daskref import exceptions
-from daskref.exceptions import DaskrefError
+from daskref.exceptions import DaskrefError, WireError
 
 ARGUMENTS = {
     "DaskrefError": ("something",),
@@ -102,3 +102,12 @@ def test_the_tree_is_drawn():
     assert exceptions.__doc__ is not None
     for name in CLASSES:
         assert name in exceptions.__doc__
+
+
+def test_a_users_subclass_may_have_more() -> None:
+    class Theirs(WireError):
+        def __init__(self, reason: str, *, code: int = 0) -> None:
+            self.code = code
+            super().__init__(reason)
+
+    assert str(Theirs("torn", code=3)) == "torn"

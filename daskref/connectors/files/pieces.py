@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from ctypes import memmove
 
 from daskref.connectors.buffers import address
@@ -20,7 +21,8 @@ from daskref.connectors.files.writing import write_file
 class Pieces:
     """An object that is written in pieces and published when it is whole.
 
-    *part*: from its :meth:`~daskref.connectors.files.parts.Parts.start` or ``resume``.
+    *part*: from its :meth:`~daskref.connectors.files.parts.Parts.start` or ``resume``;
+    *published* is called once others can see it.
 
     Notes
     -----
@@ -32,11 +34,13 @@ class Pieces:
     _parts: Parts
     _part: Part
     _mapping: SharedMapping | None
+    _published: Callable[[], None]
 
-    def __init__(self, parts: Parts, part: Part) -> None:
+    def __init__(self, parts: Parts, part: Part, published: Callable[[], None]) -> None:
         self.nbytes = part.nbytes
         self._parts = parts
         self._part = part
+        self._published = published
         self._mapping = None
         #: Numbers of the huge pages that were made.
         self._made: set[int] = set()
@@ -122,6 +126,7 @@ class Pieces:
         if os.fstat(self._part.fd).st_size != self.nbytes:
             os.ftruncate(self._part.fd, self.nbytes)
         self._parts.finish(self._part, self._mapping)
+        self._published()
 
     def discard(self) -> None:
         """Delete what was written."""

@@ -44,11 +44,11 @@ class Reaper:
     def __init__(self, path: str) -> None:
         read, self._fd = os.pipe()
         quiet = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in range(3)]
-        # what the program leaves to its own children, a lock or a pipe, is not for it
-        others = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited() if fd > 2]
         try:
             if os.getpid() == 1:
                 return
+            # what the program leaves to its own children, a lock or a pipe
+            others = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited() if fd > 2]
             shell = os.posix_spawn(
                 _SHELL,
                 [_SHELL, "-c", _WAIT, sys.executable or "python3", path, _REMOVE],

@@ -92,8 +92,7 @@ class Tiers:
         Raises ConnectorError if there is no room; OSError if it cannot be written.
         """
         if self._put_in_memory(name, views, publish):
-            if self.mover.asleep:
-                self.mover.watch()
+            self._watch()
             return
         nbytes = sum(view.nbytes for view in views)
         try:
@@ -165,9 +164,7 @@ class Tiers:
                 tier = self.spill.make()
                 part = tier.parts.start(name, nbytes, mark=mark)
                 assert part is not None  # a disk has room until it says otherwise
-            if self.mover.asleep:
-                self.mover.watch()
-            return Pieces(tier.parts, part)
+            return Pieces(tier.parts, part, self._watch)
         except OSError as exc:
             raise self._no_room(exc, nbytes) from exc
 
@@ -175,8 +172,13 @@ class Tiers:
         """Go on with an object that a process left unfinished when it died."""
         for tier in self:
             if (part := tier.parts.resume(name, nbytes, mark)) is not None:
-                return Pieces(tier.parts, part)
+                return Pieces(tier.parts, part, self._watch)
         return None
+
+    def _watch(self) -> None:
+        """Have somebody look whether objects must move, now that there is another."""
+        if self.mover.asleep:
+            self.mover.watch()
 
     def space(self) -> Space:
         """Return what takes up memory and disk; see :meth:`Connector.space`."""
