@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
 # the oldest supported release, as in pyproject.toml; NumPy of its time, which does not warn
-# of what it does
+# of what it does, and Bokeh, which that Dask can stop
 OLDEST_DASK = 2025.12.0
 OLDEST_NUMPY = 2.4
+OLDEST_BOKEH = 3.8
 
 # Tests start hundreds of processes: each would compile the package for itself.
 unexport PYTHONDONTWRITEBYTECODE
@@ -118,5 +119,6 @@ $(oldest_stamp): pyproject.toml Makefile
 	$(call make_venv,$(OLDEST))
 	@echo "installing daskref with distributed $(OLDEST_DASK) into $(OLDEST)"
 	@$(OLDEST)/bin/python $(pip) --editable '.[test]' \
-	  dask==$(OLDEST_DASK) distributed==$(OLDEST_DASK) numpy~=$(OLDEST_NUMPY).0
+	  dask==$(OLDEST_DASK) distributed==$(OLDEST_DASK) numpy~=$(OLDEST_NUMPY).0 \
+	  bokeh~=$(OLDEST_BOKEH).0
 	@touch $@

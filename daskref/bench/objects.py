@@ -14,7 +14,6 @@ import shutil
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -103,13 +102,13 @@ def scatter_forest(client: Any, size: int) -> float:
 # Objects of a user's class
 
 
-@dataclass(eq=False, repr=False)
 class Item:
-    """An object as users write them."""
+    """An object as users write them; no dataclass: Dask hashes those by their text."""
 
-    name: str
-    #: Nearly all of it.
-    payload: bytes
+    def __init__(self, name: str, payload: bytes) -> None:
+        self.name = name
+        #: Nearly all of it.
+        self.payload = payload
 
 
 def make_items() -> list[Item]:

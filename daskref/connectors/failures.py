@@ -94,4 +94,6 @@ def of_system(
     """Return our error for one of the operating system."""
     found = _OF_SYSTEM.get(exc.errno or 0, Finding(Category.OTHER))
     said = exc.strerror or str(exc)
+    if subject != "the directory":
+        found = found._replace(advice="")  # it is about directories
     return found._replace(subject=subject).error(connector, said, what, unavailable)

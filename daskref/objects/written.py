@@ -34,7 +34,7 @@ _KINDS = {
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConnectorConfig:
     """A kind of connector, and what to make it with.
 
@@ -55,6 +55,11 @@ class ConnectorConfig:
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return it without passwords."""
+        options = mask(repr(mask_options(dict(self.options))))
+        return f"ConnectorConfig({self.kind!r}, {options})"
 
     def get_connector_type(self) -> type[Any]:
         """Return the class; ConfigError, a ``ValueError``, if there is none."""

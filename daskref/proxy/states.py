@@ -146,6 +146,8 @@ def _uninitialized() -> NoReturn:
 
 def initialize(proxy: Any, factory: Callable[[], Any], **options: Any) -> None:
     """Make a blank proxy one with a factory; see :func:`create`."""
+    if proxy.__daskref_factory__ is not _uninitialized:
+        return  # the __new__ of its class has given it one
     model = create(base_of(type(proxy)), factory, **options)
     _set_factory(proxy, model.__daskref_factory__)
     if has_target(model):

@@ -372,21 +372,26 @@ class ObjectStore:
             If it is to be registered, and another store has the name.
         """
         connector = config.written().get_connector()
-        store = cls(
-            config.name,
-            connector,
-            serializer=config.serializer,
-            deserializer=config.deserializer,
-            cache_size=config.cache_size,
-            metrics=config.metrics,
-            populate_target=config.populate_target,
-            register=config.auto_register,
-            counters=counters,
-        )
-        if config.signed:  # without the key, evicting and the like still work
-            signer = Signer(config.name, known_key(config.name))
-            store._writer.signer = store._reader.signer = signer
-            store._config = config
+        try:
+            store = cls(
+                config.name,
+                connector,
+                serializer=config.serializer,
+                deserializer=config.deserializer,
+                cache_size=config.cache_size,
+                metrics=config.metrics,
+                populate_target=config.populate_target,
+                counters=counters,
+            )
+            if config.signed:  # without the key, evicting and the like still work
+                signer = Signer(config.name, known_key(config.name))
+                store._writer.signer = store._reader.signer = signer
+                store._config = store._config._replace(signed=True)
+            if config.auto_register:
+                register_store(store)
+        except BaseException:
+            connector.close()
+            raise
         return store
 
     def close(self, *args: Any, **kwargs: Any) -> None:

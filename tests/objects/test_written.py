@@ -16,6 +16,7 @@ from daskref.connectors import (
     SharedMemoryConnector,
 )
 from daskref.exceptions import ConfigError
+from daskref.objects.signing import forget_key, new_key, remember_key
 from daskref.objects.written import ConnectorConfig
 
 PROXYSTORES = """\
@@ -183,3 +184,24 @@ def test_what_is_malformed_is_named(tmp_path: Path, text: str, named: str) -> No
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"config\.toml.*{named}"):
         StoreConfig.from_toml(path)
+
+
+def test_a_signed_store_that_a_user_wrote_is_found_by_others(tmp_path: Path) -> None:
+    remember_key("signed", key := new_key())
+    written = ConnectorConfig("file", {"store_dir": str(tmp_path)})
+    try:
+        with Store.from_config(StoreConfig("signed", written, signed=True)) as store:
+            config = store.config()
+            assert config.signed
+            assert isinstance(config.connector, str)
+            with Store.from_config(config) as other:
+                assert other.get(store.put([1, 2])) == [1, 2]
+    finally:
+        forget_key("signed")
+    assert key
+
+
+def test_what_is_written_shows_no_password() -> None:
+    config = ConnectorConfig("redis", {"host": "here", "password": "secret"})
+    assert "secret" not in repr(StoreConfig("a", config))
+    assert "here" in repr(config)

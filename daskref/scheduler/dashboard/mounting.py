@@ -88,6 +88,6 @@ def _mount(scheduler: Scheduler, sampler: Sampler) -> Callable[[], None] | None:
     def unmount() -> None:
         pages.remove(NAME)
         http.applications.remove(application)
-        application.stop()
+        application.stop(wait=False)  # for nobody: the event loop runs here
 
     return unmount
