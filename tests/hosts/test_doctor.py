@@ -44,7 +44,8 @@ def test_pairs_of_hosts(blocked: str | None, tmp_path: Path) -> None:
         assert {each["status"] for each in found["round trip"]} == {"ok"}
         assert {each["status"] for each in found["port"]} == {"ok"}
         (client,) = found["client"]
-        assert client["status"] == ("failed" if blocked == "client" else "ok")
+        if blocked != "one":  # else it depends on the host that takes what it puts
+            assert client["status"] == ("failed" if blocked == "client" else "ok")
         if blocked is not None:
             site[blocked].unblock(*others)
         if blocked == "one":
