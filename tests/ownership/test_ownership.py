@@ -566,3 +566,15 @@ def test_threads_keep_to_the_rules(store: Store) -> None:
     assert set(refused) <= {SHARED_OR_MUTABLE}
     assert borrow(owner, populate_target=False).tolist() == [len(done)] * 4
     wait_until(lambda: stored(store) == 1, "one generation is left")
+
+
+class Mine(OwnedProxy[Any]):
+    def __init__(self, factory: Any) -> None:
+        super().__init__(factory)
+
+
+def test_a_subclass_that_calls_its_base_owns() -> None:
+    with Store("mine", LocalConnector(), register=True) as store:
+        owner = Mine(get_factory(store.proxy([1, 2], populate_target=False)))
+        assert list(borrow(owner)) == [1, 2]
+        drop(owner)
