@@ -1,7 +1,7 @@
-"""Leases: what keeps objects that no Dask key keeps.
+"""Leases of stored objects that no Dask key holds.
 
-A process that holds a proxy of such an object renews its lease, in a thread, for as
-long as the proxy lives. Whoever sweeps deletes what was not renewed.
+A process renews the lease of such an object in a thread, as long as a proxy of it
+lives. A sweep deletes objects whose lease has expired.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 class LeaseKeeper:
     """Renew the leases of living proxies, three times per lease.
 
-    Notes
-    -----
     The thread starts with the first proxy and ends with the last one.
     """
 
@@ -36,14 +34,14 @@ class LeaseKeeper:
         self._background = Background(self._keep, "daskref-leases")
 
     def add(self, proxy: Any, reference: Reference) -> None:
-        """Keep a reference's object for as long as the proxy lives."""
+        """Renew the lease of an object until the proxy is garbage-collected."""
         number, kept = id(proxy), self._kept
         ref = weakref.ref(proxy, lambda _: kept.pop(number, None))
         kept[number] = (ref, reference)
         self._background.call()
 
     def renew(self) -> None:
-        """Renew all leases now. Blocks."""
+        """Renew all leases. Blocks."""
         for _, reference in list(self._kept.values()):
             try:
                 store = get_or_create_store(reference.store)
@@ -62,16 +60,12 @@ _keeper_lock = make_lock()
 
 @run_in_child
 def _forget() -> None:
-    """Keep nothing, in a forked child: its parent does, and it may keep more."""
     global _keeper
     _keeper = None
 
 
 def keep_alive(proxy: Any, reference: Reference) -> None:
-    """Renew the lease of a reference's object for as long as a proxy lives.
-
-    Does no I/O itself; a thread does.
-    """
+    """Renew the lease of a reference's object while a proxy lives, in a thread."""
     global _keeper
     with _keeper_lock:
         if _keeper is None:

@@ -1,9 +1,9 @@
-"""Questions to processes that may lack daskref, or have another one.
+"""Functions to run in processes that may lack daskref, or have another version.
 
-Such a process may run any Python, so nothing travels as byte code. What is installed
-there is asked by name, through a few lines of source text that it compiles itself and
-that need nothing but Dask. They say what is wrong where a name would be an error of
-Dask's about a module that nobody has heard of.
+The other process may run any Python, so functions travel as source text instead of byte
+code. The text needs only Dask, compiles in the other process, and calls
+:mod:`daskref.cluster.joining` by name. Without daskref there, it returns the reason as
+a text, where an import error would end Dask's message.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _EVALUATED = (
 
 
 class _Question:
-    """Pickles as source text; what is unpickled is a function of it, or its answer."""
+    """Pickle as source text; unpickle as a function of it, or as its result."""
 
     def __init__(self, name: str, args: tuple[Any, ...] | None = None) -> None:
         self._name = name
@@ -94,37 +94,28 @@ class _Question:
         return eval, (_EVALUATED, {**scope, "name": self._name, "args": self._args})
 
 
-#: ``() -> answer``, to run on a worker: see :func:`daskref.cluster.joining.identify`.
+# Functions of :mod:`daskref.cluster.joining`, to run on the scheduler or on workers.
 identify = _Question("identify")
-
-#: ``() -> answer``, to be run on the scheduler: see
-#: :func:`daskref.cluster.sealing.give_pad`.
 give_pad = _Question("give_pad")
-
-#: ``async (peer, client, settings) -> answer``, to be run on the scheduler: see
-#: :func:`daskref.cluster.joining.join`.
 join = _Question("join")
-
-#: ``async (step, *args) -> answer``, to be run on the scheduler and on workers: see
-#: :func:`daskref.cluster.joining.check`.
 check = _Question("check")
 
 
 def worker_plugin_bytes(peer: dict[str, Any], info: bytes) -> bytes:
-    """Return the worker plugin pickled, as the scheduler hands it to workers.
+    """Return the worker plugin, pickled.
 
-    A worker that cannot take part says why, and closes.
+    A worker that cannot take part logs why, and closes.
 
     Parameters
     ----------
     peer
-        What the scheduler is; see :func:`daskref.cluster.joining.identify`.
+        The scheduler; see :func:`daskref.cluster.joining.identify`.
     info
-        The session to join, pickled: to be unpickled only by who has the same protocol.
+        The pickled session: only a worker of the same protocol unpickles it.
     """
     return pickle.dumps(_Question("worker_plugin", (peer, info)))
 
 
 def nanny_plugin_bytes(session: dict[str, Any]) -> bytes:
-    """Return the nanny plugin pickled; one that does nothing without daskref."""
+    """Return the pickled nanny plugin; without daskref, that does nothing."""
     return pickle.dumps(_Question("nanny_plugin", (session,)))

@@ -1,13 +1,13 @@
-"""Connections of a process that has a session.
+"""Connections of a process in a session: values by reference, short batching delays.
 
-Messages that Dask sends from an event loop (actor calls) are converted before they are
-written, in a thread: a serialization family is asked on the loop for all but the
-largest messages, where it may not touch a store.
+For all but the largest messages, Dask calls a serialization family on the event loop,
+where a put would block. Actor calls are therefore converted in a thread before they are
+written.
 
-A stream of messages sends its first one at once, and holds back what comes within an
-interval after it, to send that together. Of a small round trip these intervals are most
-of the time. They are also what lets batches grow under load, and that stays: a stream
-that is busy for longer than its interval sends what has come meanwhile at once.
+A batched stream sends its first message at once and holds back what follows within an
+interval. For a small round trip, these intervals are most of the time. They also let
+batches grow under load; that stays: a stream that is busy for longer than its interval
+sends all waiting messages at once.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -38,7 +38,7 @@ _DEFAULT = ("dask", "pickle")
 
 
 class _RPC(PooledRPCCall):  # type: ignore[misc]
-    """Calls whose arguments go by reference, and whose results come as values."""
+    """Calls whose arguments go by reference and whose results come as values."""
 
     _session: ClusterStore
 
@@ -107,7 +107,7 @@ def _attach_call(call: Any, session: ClusterStore) -> Any:
 
 
 def _with_family(names: Sequence[str] | None, *more: str) -> list[str]:
-    """Put the family before others, and what is always needed behind them."""
+    """Return family names with ours first, and *more* at the end."""
     return list(dict.fromkeys([FAMILY, *(names or _DEFAULT), *more]))
 
 
@@ -117,14 +117,9 @@ def without_family(names: Sequence[str]) -> list[str]:
 
 
 class Connections:
-    """The connections of a client or worker, while they use the session.
+    """A client's or worker's connections, changed to use the session until restored.
 
-    Parameters
-    ----------
-    pool
-        Its connection pool.
-    scheduler
-        Its connection to the scheduler, made from the pool earlier.
+    *scheduler*: the connection to the scheduler, made from *pool* earlier.
     """
 
     def __init__(self, pool: Any, scheduler: Any, session: ClusterStore) -> None:
@@ -141,7 +136,7 @@ class Connections:
             pool._session = session
 
     def restore(self) -> None:
-        """Give them back as they were."""
+        """Restore the connections."""
         for obj, state, cls in self._before:
             obj.__class__ = cls
             obj.serializers = state["serializers"]
@@ -150,15 +145,8 @@ class Connections:
 
 
 class Streams:
-    """Streams of one process that hold messages back for less time than Dask's do.
+    """Batched streams whose interval is at most *latency* seconds; ``"dask"``: as is.
 
-    Parameters
-    ----------
-    latency
-        Seconds at most; ``"dask"``: as Dask has it.
-
-    Notes
-    -----
     For the thread of the event loop.
     """
 
@@ -168,18 +156,18 @@ class Streams:
         self._before: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     def shorten(self, stream: Any) -> None:
-        """Shorten the interval of a stream; ``None``, or a second time, is silent."""
+        """Shorten a stream's interval; silent for ``None``, or a second time."""
         if stream is None or stream in self._before or self._latency == "dask":
             return
         self._before[stream] = stream.interval
         stream.interval = min(stream.interval, self._latency)
 
     def restore(self, stream: Any) -> None:
-        """Give a stream its own interval back; silent if it has it."""
+        """Restore a stream's interval; silent if it was not shortened."""
         if stream in self._before:
             stream.interval = self._before.pop(stream)
 
     def restore_all(self) -> None:
-        """Give all streams their own intervals back."""
+        """Restore the intervals of all streams."""
         for stream in list(self._before):
             self.restore(stream)

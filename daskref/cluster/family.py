@@ -1,14 +1,14 @@
 """The serialization family ``daskref``, and proxies in Dask's own families.
 
-Registered wherever daskref is installed and Dask is imported, by an entry point of
-``dask.sizeof``; usable by name, without plugins::
+An entry point of ``dask.sizeof`` registers it wherever daskref is installed. It works
+by name, without plugins::
 
     distributed.Client(serializers=["daskref", "dask", "pickle"],
                        deserializers=["daskref", "dask", "pickle", "error"])
 
-A value above the threshold is put, and its header is all that travels; a smaller value
-is declined, so that the next family carries it. Such objects have no Dask key to live
-by: they live by a lease, and by their session.
+It puts a value above the threshold and sends a header only; it declines a smaller
+value, which the next family carries. No Dask key holds such an object: it lives by a
+lease, and by its session.
 """
 
 from __future__ import annotations
@@ -53,19 +53,18 @@ _lock = make_lock()
 def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list]:  # type: ignore[type-arg]
     """Turn a large value, or a proxy, into a header without frames.
 
-    Parameters
-    ----------
-    context
-        What Dask knows of the message; not used.
+    *context*, what Dask knows of the message, is not used.
 
     Raises
     ------
     NotImplementedError
-        Not mine, try the next family: a small value, or the store failed, or this is
-        an event loop, where nothing may be put.
+        The next family is to try: the value is small, the store failed, or this thread
+        runs an event loop, where a put would block.
     """
     if is_proxy(x):
-        return _dump_proxy(x)
+        if isinstance(factory := get_factory(x), StoreFactory):
+            return _sent(factory)
+        raise NotImplementedError  # a user's own factory: pickle carries it
     limit = threshold()
     if is_small(x, limit) or is_on_event_loop():
         raise NotImplementedError
@@ -85,9 +84,9 @@ def dumps(x: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any]
 
 
 def loads(header: dict[str, Any], frames: list[Any]) -> Any:
-    """Return a proxy; touches no store.
+    """Return a proxy, without access to a store.
 
-    Raises WireError if the header is of a newer daskref, or damaged.
+    Raises WireError if the header is damaged, or of a newer daskref.
     """
     version = header.get("version")
     if not isinstance(version, int) or version > VERSION:
@@ -111,7 +110,7 @@ def loads(header: dict[str, Any], frames: list[Any]) -> Any:
 
 
 def _sent(factory: StoreFactory) -> tuple[dict[str, Any], list[Any]]:
-    """Return header and frames; there are frames where a view has memory of its own."""
+    """Return header and frames; the frames are a view's own memory."""
     metadata = factory.metadata or factory.reference.metadata
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(factory, protocol=5, buffer_callback=buffers.append)
@@ -126,13 +125,6 @@ def _sent(factory: StoreFactory) -> tuple[dict[str, Any], list[Any]]:
     return header, [buffer.raw() for buffer in buffers]
 
 
-def _dump_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
-    factory = get_factory(x)
-    if not isinstance(factory, StoreFactory):
-        raise NotImplementedError  # a user's own factory: pickle carries it
-    return _sent(factory)
-
-
 def _serialize_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
     factory = get_factory(x)
     if isinstance(factory, StoreFactory):
@@ -144,10 +136,9 @@ def _serialize_proxy(x: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _session() -> ClusterStore:
-    """Return the session to put into: the cluster's, or one of this process's own.
+    """Return the cluster's session, or one of this process's own.
 
-    Raises NotImplementedError if it is not clear which: several clusters, or one whose
-    store is out of reach.
+    Raises NotImplementedError for several clusters, or one whose store is unreachable.
     """
     global _own_session
     joined = [session for session in sessions() if session is not _own_session]
@@ -171,7 +162,6 @@ def _leave() -> None:
 
 @run_in_child
 def _forget() -> None:
-    """Have no session of one's own, in a forked child."""
     global _own_session
     _own_session = None
 
@@ -187,16 +177,15 @@ def register_family() -> None:
 
 
 def _reduce_class(cls: type) -> Any:
-    """Let a class that was made for one kind of target pickle as what it is made of."""
+    """Pickle a class made for one kind of target as its base."""
     base = base_of(cls)
     return cls.__qualname__ if base is cls else (base_of, (base,))
 
 
 def register_sizeof(dispatch: Any) -> None:
-    """Teach Dask's ``sizeof`` that a proxy is small until its target is here."""
+    """Register the size of proxies: small until the target is resolved."""
     dispatch.register(Proxy, _sizeof_proxy)
 
 
 def _sizeof_proxy(proxy: Any) -> int:
-    """Size a proxy: its own few bytes, or its target's once that is here."""
     return sizeof(extract(proxy)) if is_resolved(proxy) else Proxy.__sizeof__(proxy)

@@ -1,8 +1,8 @@
-"""What one process tells of itself and of its store, for ``daskref doctor``.
+"""Diagnosis of one process and its store, for ``daskref doctor``.
 
-It is asked on the scheduler and on each worker, whether daskref is on there or not. A
-round trip puts an object that no Dask key holds and takes it again: a lease ends it, if
-whoever asked is gone by then.
+It runs on the scheduler and on each worker, with daskref on or off. A round trip puts
+an object that no Dask key holds and takes it again; if the caller dies in between, the
+object's lease ends it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _LEASE = 60.0
 
 
 async def check(server: Any, step: str, *args: Any) -> dict[str, Any]:
-    """Do one step of a diagnosis on a scheduler or worker.
+    """Run one step of a diagnosis on a scheduler or worker.
 
     Parameters
     ----------
     server
-        Dask's, where this runs.
+        Dask's server object.
     step
-        ``"tell"``, which puts nothing; ``"examine"``, which tries the store as well;
+        ``"tell"``, which puts nothing; ``"examine"``, which also tries the store;
         ``"put"``, ``"take"`` or ``"evict"``.
     *args
         Of :func:`take` and :func:`evict`.
@@ -50,7 +50,7 @@ async def check(server: Any, step: str, *args: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        What the step returns; ``"error"`` if it failed, as a text.
+        The step's result; ``"error"``: why it failed, as a text.
     """
     plugin: Any = server.plugins.get("daskref")
     session: ClusterStore | None = getattr(plugin, "session", None)
@@ -83,7 +83,7 @@ def _examine(session: ClusterStore | None) -> dict[str, Any]:
 
 
 def describe_process() -> dict[str, Any]:
-    """Return what a process has from its host: names, limits, and the time."""
+    """Return the process's host name, user, limits and clock."""
     total, left = memory()
     try:
         user = getpass.getuser()
@@ -101,27 +101,22 @@ def describe_process() -> dict[str, Any]:
 
 
 def describe_store(connector: Connector) -> dict[str, Any]:
-    """Return what a connector has here, and whether what is put comes back. Blocks.
-
-    Parameters
-    ----------
-    connector
-        Of a session, or opened for this.
+    """Return a connector's state on this host, and whether round trips work. Blocks.
 
     Returns
     -------
     dict
-        ``"connector"``: its ``repr``; ``"place"``: what tells hosts apart;
-        ``"endpoints"``: where others reach this host; ``"space"``: as
-        :class:`~daskref.connectors.space.Space` has it; ``"folders"``: directories that
-        objects go to, each with ``"use"``, ``"path"``, ``"kind"``, ``"nbytes"``,
-        ``"left"`` and, if nothing can be made there, ``"error"``; ``"trips"``: by the
-        names of the places that objects go to, what went wrong, or an empty text.
+        ``"connector"``: its ``repr``; ``"place"``: the host's identity;
+        ``"endpoints"``: where other hosts reach this one; ``"space"``: as
+        :class:`~daskref.connectors.space.Space`; ``"folders"``: the objects'
+        directories, each with ``"use"``, ``"path"``, ``"kind"``, ``"nbytes"``,
+        ``"left"`` and, if unusable, ``"error"``; ``"trips"``: place -> what went wrong,
+        or an empty text.
 
     Raises
     ------
     ConnectorError
-        If it does not answer.
+        If the connector does not answer.
     """
     across = connector if isinstance(connector, ZmqConnector) else None
     return {
@@ -135,12 +130,12 @@ def describe_store(connector: Connector) -> dict[str, Any]:
 
 
 def put(connector: Connector) -> dict[str, Any]:
-    """Put an object into each place that objects go to, for another process to take."""
+    """Put an object into each place of the connector, for another process to take."""
     return {"keys": {name: _put(connector, name) for name in _places(connector)}}
 
 
 def take(connector: Connector, key: Key) -> dict[str, Any]:
-    """Take what another process has put; ``"error"``: why it is not what it was."""
+    """Take another process's object; ``"error"``: why its content differs."""
     data = connector.take(key)
     if data is None:
         return {"error": "what was put is not there"}
@@ -148,17 +143,13 @@ def take(connector: Connector, key: Key) -> dict[str, Any]:
 
 
 def evict(connector: Connector, key: Key) -> dict[str, Any]:
-    """Delete what nobody could take."""
+    """Delete an object that no process could take."""
     connector.evict(key)
     return {}
 
 
-#: What a session is needed for.
-_STEPS: dict[str, Callable[..., dict[str, Any]]] = {
-    "put": put,
-    "take": take,
-    "evict": evict,
-}
+#: Steps that need a session.
+_STEPS: dict[str, Callable[..., Any]] = {"put": put, "take": take, "evict": evict}
 
 
 def _places(connector: Connector) -> list[str]:
@@ -177,7 +168,7 @@ def _put(connector: Connector, place: str) -> Key:
 
 
 def _trip(connector: Connector, place: str) -> str:
-    """Return what goes wrong with an object that is put and taken here."""
+    """Return what goes wrong when an object is put and taken here."""
     try:
         key = _put(connector, place)
         try:
@@ -203,7 +194,7 @@ def _folders(connector: Connector) -> Iterator[dict[str, Any]]:
 
 
 def _nested(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the mappings in a configuration, it first."""
+    """Yield a configuration and all mappings inside it."""
     if isinstance(config, Mapping):
         yield config
         config = list(config.values())

@@ -1,4 +1,4 @@
-"""Values that go in-band, as plain Dask sends them: why, how many, and who is told."""
+"""Large values that travel in Dask's messages: reasons, counts, log messages."""
 
 from __future__ import annotations
 
@@ -14,22 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 class InBand:
-    """Why large values of one process go in-band: counted, and each reason told once.
-
-    Parameters
-    ----------
-    counters
-        What to count in.
+    """Count the large values of one process that go in-band; log each reason once.
 
     Notes
     -----
-    Thread-safe. Reasons go to the log, and as events to whoever listens.
+    Thread-safe. Reasons go to the log, and as events to the first listener.
     """
 
-    #: Why this process cannot put and get at all, if that is so.
+    #: Why this process cannot reach the store; ``None`` if it can.
     unseen: DaskrefError | None
-    #: Whether there is a place now for what this process puts: each of its clients
-    #: says so with :meth:`set_place`.
+    #: Whether there is a host for what this process puts; see :meth:`set_place`.
     has_place: bool
     _without_place: set[object]
     _failed: bool
@@ -45,15 +39,7 @@ class InBand:
         self._listeners = []
 
     def count(self, reason: str, obj: Any) -> None:
-        """Count a large value that goes in-band, and tell of the first of a kind.
-
-        Parameters
-        ----------
-        reason
-            One of :data:`daskref.store.metrics.INBAND`.
-        obj
-            The value.
-        """
+        """Count a value by a reason of :data:`INBAND`; log the first of each reason."""
         if self._counters.add_inband(reason):
             cls = type(obj)
             logger.info(
@@ -65,15 +51,7 @@ class InBand:
             )
 
     def set_place(self, client: object, there: bool) -> None:
-        """Put nothing while one of this process's clients has no place for it.
-
-        Parameters
-        ----------
-        client
-            Which one; by its identity.
-        there
-            Whether it has: there is a host that keeps what is put.
-        """
+        """Let this process put only while each of its clients has a host for values."""
         with self._place_lock:
             if there:
                 self._without_place.discard(client)
@@ -82,7 +60,7 @@ class InBand:
             self.has_place = not self._without_place
 
     def lose_sight(self, exc: DaskrefError) -> None:
-        """Put nothing any more, for good: others send values in-band."""
+        """Stop all puts for good: other processes send this one values in-band."""
         self.unseen = exc
         logger.warning(
             "This process cannot see the cluster's store, so its values travel "
@@ -92,7 +70,7 @@ class InBand:
         self._tell("unreachable", exc)
 
     def fail(self, exc: DaskrefError) -> None:
-        """Count a value that the store failed to take."""
+        """Count a value that the store failed to take; log the first failure."""
         self._counters.add("fallbacks")
         self._counters.add_inband("failed")
         if not self._failed:
@@ -106,18 +84,19 @@ class InBand:
             self._tell("fallback", exc)
 
     def listen(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        """Have this process's events told, each kind of them once.
+        """Call a listener with each event of this process, once per kind.
 
         Parameters
         ----------
         listener
-            (event) -> None: for Dask's log; called in any thread. Of several in a
-            process, the first is.
+            ``(event) -> None``, called in any thread. Of several listeners in one
+            process, only the first is called; an earlier loss of sight is repeated for
+            it.
 
         Returns
         -------
         callable
-            () -> None: tell it no more.
+            ``() -> None``: remove the listener.
         """
         self._listeners.append(listener)
         if self.unseen is not None and self._listeners == [listener]:

@@ -1,9 +1,8 @@
-"""Joining a session: what peers of any version call here, by name.
+"""Joining a session: functions that peers of any version call by name.
 
-The names of :func:`identify`, :func:`give_pad`, :func:`join`, :func:`check`,
-:func:`worker_plugin` and :func:`nanny_plugin`, what they take, and the fields of what
-they return never change, but by more fields: whoever calls them may have another
-protocol, and is to hear so.
+Names, parameters and returned fields of :func:`identify`, :func:`give_pad`,
+:func:`join`, :func:`check`, :func:`worker_plugin` and :func:`nanny_plugin` never
+change, except for added fields: a caller of another protocol must be able to learn so.
 """
 
 from __future__ import annotations
@@ -33,39 +32,35 @@ def _load(entry_point: str) -> Any:
 
 
 def identify() -> dict[str, Any]:
-    """Return what this process speaks: its ``protocol`` and its ``version``."""
+    """Return this process's ``protocol`` and ``version``."""
     return {"protocol": PROTOCOL, "version": __version__}
 
 
 def lacking(where: str, reason: str) -> str:
-    """Return how :class:`~daskref.exceptions.NotInstalledError` names a process.
-
-    *reason*: what it said of the import.
-    """
+    """Return how NotInstalledError names a process; *reason*: its import error."""
     return where if reason == "No module named 'daskref'" else f"{where} ({reason})"
 
 
 async def join(
     scheduler: Scheduler, peer: dict[str, Any], client: str, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Let a client in, and set up what is not yet: scheduler and workers.
+    """Admit a client; set up scheduler and workers if the client is the first.
 
     Parameters
     ----------
     peer
-        What the client is, as :func:`identify` says it.
+        The client, as :func:`identify` returns it.
     settings
-        Fields of :class:`~daskref.config.Settings` that it has set; may be sealed.
+        The client's own fields of :class:`~daskref.config.Settings`; may be sealed.
 
     Returns
     -------
     dict
-        What :func:`identify` returns and, for a client of the same protocol,
-        ``"answer"``: the session's ``SessionInfo`` or the error,
-        pickled. Raised here, Dask would log it with what the client has sent.
-        ``"opened"``: what the log says of a session, in words.
-        ``"in-band"``, if there: the store cannot be opened, and the client is to go on
-        without.
+        The fields of :func:`identify`. For a client of the same protocol also
+        ``"answer"``: the pickled ``SessionInfo`` or error (Dask would log a raised
+        error with the client's settings); ``"opened"``: the session's log entry;
+        ``"in-band"``, if present: the store cannot be opened, and the client is to
+        continue without.
     """
     told = identify()
     if peer["protocol"] == PROTOCOL:
@@ -95,12 +90,9 @@ def _pickled(exc: Exception) -> bytes:
 
 
 async def check(server: Any, step: str, *args: Any) -> dict[str, Any]:
-    """Do one step of a diagnosis here; see :func:`daskref.cluster.health.check`.
+    """Run one step of a diagnosis; see :func:`daskref.cluster.health.check`.
 
-    Returns
-    -------
-    dict
-        What :func:`identify` returns, and what the step does.
+    Returns the fields of :func:`identify` and those of the step.
     """
     from daskref.cluster import health
 
@@ -108,10 +100,7 @@ async def check(server: Any, step: str, *args: Any) -> dict[str, Any]:
 
 
 def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
-    """Return the plugin of a worker, or why there is none.
-
-    *peer*: what the scheduler is, as :func:`identify` says it.
-    """
+    """Return a worker's plugin, or why there is none; *peer*: the scheduler."""
     if peer["protocol"] != PROTOCOL:
         ours = describe_peer(identify())
         return f"it has {ours}, the scheduler has {describe_peer(peer)}"
@@ -120,10 +109,6 @@ def worker_plugin(peer: dict[str, Any], info: bytes) -> WorkerPlugin | str:
 
 
 def nanny_plugin(session: dict[str, Any]) -> NannyPlugin:
-    """Return the plugin of a nanny, which talks to nobody.
-
-    *session*: ``"root"``: where its shared memory is, as
-    :class:`~daskref.connectors.SharedMemoryConnector` has it.
-    """
+    """Return a nanny's plugin; ``session["root"]``: the folder of its shared memory."""
     plugin: NannyPlugin = _load(NANNY_PLUGIN)(session["root"])
     return plugin

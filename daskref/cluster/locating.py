@@ -1,7 +1,6 @@
-"""What a process asks the scheduler of where objects are, and tells it.
+"""The location of objects in a session with several hosts, as the scheduler knows it.
 
-Every answer is about one session with hosts that are apart; see
-:mod:`daskref.scheduler._dispatcher` for the scheduler's side.
+:mod:`daskref.scheduler._dispatcher` answers.
 """
 
 from __future__ import annotations
@@ -31,23 +30,20 @@ Tell = Callable[[dict[str, Any]], None]
 
 @dataclass(eq=False, repr=False)
 class Locator(Sources):
-    """Goes by the scheduler's word.
+    """Sources of objects as the scheduler assigns them.
 
-    Notes
-    -----
-    Thread-safe. In a forked child, and where a thread may not wait, it goes by what it
-    has heard so far.
+    Thread-safe. In a forked child, and in a thread that may not block, it uses the
+    answers received so far.
     """
 
     _owner: str
-    #: What tells this process apart for the scheduler.
+    #: This process's worker address or client id.
     _process: str
-    #: To the scheduler.
     _ask_scheduler: Ask
     _tell: Tell
     #: Identity of this host.
     _host: str = ""
-    #: The hosts that serve, and where; see :meth:`update`.
+    #: Host that serves -> its endpoints; see :meth:`update`.
     hosts: dict[str, list[str]] = field(default_factory=dict)
     takers: bool = False
     _given: dict[Key, list[Source]] = field(default_factory=dict)
@@ -55,7 +51,7 @@ class Locator(Sources):
     _pid: int = field(default_factory=os.getpid)
 
     def update(self, host: str, endpoints: list[str]) -> None:
-        """Take note of where a host serves by now; nowhere if it is gone."""
+        """Record the endpoints of a host; an empty list: the host is gone."""
         if endpoints:
             self.hosts[host] = endpoints
         else:
@@ -71,7 +67,7 @@ class Locator(Sources):
         return [Source(key[2], self.hosts.get(key[2], []))]
 
     def sources(self, key: Key, waiting: Callable[[], None]) -> Sequence[Source]:
-        """Return the one host that it is this process's turn to ask.
+        """Return the one host that the scheduler assigns to this process, once it does.
 
         Raises ObjectLostError if no host has the object.
         """
@@ -101,17 +97,14 @@ class Locator(Sources):
         return ObjectLostError(self._owner, answer["reason"], answer["recomputed"])
 
     def ended(self, key: Key, copied: bool) -> None:
-        """Tell the scheduler, which may give the next one its turn."""
+        """Tell the scheduler that a transfer has ended, so that the next may begin."""
         self._given.pop(key, None)
         self._failed.pop(key, None)
         if os.getpid() == self._pid:
             self._tell({"op": "daskref-fetched", "object": key, "copied": copied})
 
     def given_up(self, key: Key) -> None:
-        """Ask what became of the object.
-
-        Raises ObjectLostError if the scheduler knows.
-        """
+        """Raise ObjectLostError if the scheduler knows what became of the object."""
         failed = sorted(self._failed.get(key, ()))
         with suppress(OSError):
             answer = self._ask("daskref_source", object=key, failed=failed, last=True)
@@ -120,11 +113,11 @@ class Locator(Sources):
                     raise self._lost(answer)
 
     def failed(self, key: Key, endpoint: str) -> None:
-        """Ask for another host, once all endpoints of this one have failed."""
+        """Record a failed endpoint; a host is avoided once all of its have failed."""
         self._failed.setdefault(key, set()).add(endpoint)
 
     def copies(self, key: Key) -> Sequence[Source]:
-        """Return all hosts that have the object, where it was put first."""
+        """Return all hosts that have the object; the first is where it was put."""
         try:
             found = self._ask("daskref_copies", object=key)
         except OSError:
@@ -139,17 +132,9 @@ class Locator(Sources):
 
 
 def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
-    """Call a coroutine function on an event loop from another thread, and wait.
+    """Run ``async method(**message)`` on an event loop from another thread, and wait.
 
-    Raises OSError if it does not answer, or the loop has ended, or this is the loop's
-    own thread, which may not wait.
-
-    Parameters
-    ----------
-    method
-        ``async (**message) -> answer``.
-    message
-        What to call it with.
+    Raises OSError without an answer, after the loop's end, and in the loop's thread.
     """
     try:
         running: Any = asyncio.get_running_loop()
@@ -176,10 +161,10 @@ def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
 
 
 def evict(connector: ZmqConnector, objects: Iterable[Key]) -> None:
-    """Delete objects of this host, as the scheduler says. Blocks."""
+    """Delete objects of this host on behalf of the scheduler. Blocks."""
     connector.evict_here(map(tuple, objects))
 
 
 def sweep(connector: ZmqConnector, known: list[str], grace: float) -> int:
-    """Delete what the scheduler does not know on this host; return how many. Blocks."""
+    """Delete this host's objects that the scheduler does not know; count them. Blocks."""
     return len(connector.sweep([(name,) for name in known], grace))

@@ -1,7 +1,4 @@
-"""What users are told of settings and sessions: which hold, and how they are shown.
-
-All of it goes to the log of :mod:`daskref`.
-"""
+"""Log messages for users, on the logger ``daskref``: settings in effect, sessions."""
 
 from __future__ import annotations
 
@@ -23,14 +20,9 @@ _told: set[str] = set()
 
 
 def tell_overridden(asked: Mapping[str, Any], session: Settings) -> None:
-    """Tell which settings of a session hold, of those that a client has set otherwise.
+    """Log the settings of a client that the session overrides.
 
-    Parameters
-    ----------
-    asked
-        The client's, by the fields of :class:`~daskref.config.Settings`.
-    session
-        Those of the session that it has joined.
+    *asked*: the client's own settings, by field of :class:`~daskref.config.Settings`.
     """
     differing = {
         field: (setting_text(field, value), setting_text(field, vars(session)[field]))
@@ -59,15 +51,7 @@ def tell_overridden(asked: Mapping[str, Any], session: Settings) -> None:
 
 
 def describe_session(settings: Settings, budget: int) -> dict[str, Any]:
-    """Return what a session is, for logs.
-
-    Parameters
-    ----------
-    settings
-        Those of the session.
-    budget
-        Bytes of a host's memory that it may fill; 0 if it keeps values elsewhere.
-    """
+    """Return the log entry of a session; *budget*: bytes of a host's memory, or 0."""
     described = {
         field: setting_text(field, vars(settings)[field])
         for field in ("connector", "threshold")
@@ -76,7 +60,7 @@ def describe_session(settings: Settings, budget: int) -> dict[str, Any]:
 
 
 def tell_switched_on(opened: Mapping[str, Any]) -> None:
-    """Tell that a client passes values by reference, and in which session."""
+    """Log that a client passes values by reference, with the session's settings."""
     logger.info(
         "Large values go by reference: connector %s, threshold %s, budget %s, hosts %s",
         opened["connector"],
@@ -87,7 +71,7 @@ def tell_switched_on(opened: Mapping[str, Any]) -> None:
 
 
 def tell_plain(reason: Exception) -> None:
-    """Tell why a client that was to be switched on goes on as a plain client."""
+    """Log, once per reason, why a preloaded client continues as a plain Dask client."""
     if (text := str(reason)) not in _told:
         _told.add(text)
         logger.warning(
@@ -98,7 +82,7 @@ def tell_plain(reason: Exception) -> None:
 
 
 def setting_text(field: str, value: object) -> str:
-    """Return a checked value as it can be set again; passwords are masked."""
+    """Return a checked setting as users write it, with passwords masked."""
     if is_size(field) and isinstance(value, int):
         for exponent, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
             if value and not value % 2**exponent:

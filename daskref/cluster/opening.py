@@ -1,7 +1,7 @@
-"""How a session's store is opened: as the settings name it, or as its maker says.
+"""How a session's store is opened: by the scheduler first, then by each process.
 
-The scheduler opens a store and looks after it; a process that joins opens the same, by
-what :class:`SessionInfo` tells, and checks that it is the same.
+The scheduler opens the store that the settings name. A process that joins opens the
+store of :class:`SessionInfo`, and checks that it is the same one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LONGEST = 30
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What a process needs to join. Pickles."""
+    """What a process needs to join a session. Pickles."""
 
     #: Unique to the cluster's run.
     id: str
@@ -45,7 +45,7 @@ class SessionInfo:
     secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def public(self) -> SessionInfo:
-        """Return what may be seen in Dask's log: without what opens the store."""
+        """Return a copy without secrets, for Dask's log."""
         connector = self.settings.connector
         if isinstance(connector, str):
             kind: Any = connector.partition("://")[0]
@@ -56,21 +56,16 @@ class SessionInfo:
         )
 
 
-def _signs(settings: Settings, connector: Connector) -> bool:
-    """Tell whether the objects of a session are signed."""
-    if settings.security_sign == "auto":
-        return not connector.private
-    return settings.security_sign == "true"
-
-
 def begin(
     settings: Settings, transport: str, counters: Counters
 ) -> tuple[SessionInfo, Store]:
-    """Open the store of a new session, with a probe in it; as ClusterStore.create."""
+    """Open the store of a new session, with a probe; see ClusterStore.create."""
     session_id = uuid.uuid4().hex
     name = f"daskref-{session_id}"
     connector = open_session_connector(settings, transport)
-    key = new_key() if _signs(settings, connector) else None
+    sign = settings.security_sign
+    is_signed = not connector.private if sign == "auto" else sign == "true"
+    key = new_key() if is_signed else None
     store = Store(name, connector, counters=counters, signing_key=key)
     connector = store.connector
     connector.outlive()
@@ -104,22 +99,14 @@ def open_session_connector(settings: Settings, transport: str = "tls") -> Connec
     if not isinstance(spec, str) or not spec.startswith("zmq://"):
         return open_connector(spec)
     said = dict(parse_qsl(urlsplit(spec).query))
-    options = {
-        "security": transport,
-        "timeout": settings.timeout,
-        **memory,
-    }
-    rest = {name: value for name, value in options.items() if name not in said}
-    return open_connector(spec, **rest)
+    options = {"security": transport, "timeout": settings.timeout, **memory}
+    return open_connector(spec, **{k: v for k, v in options.items() if k not in said})
 
 
 def reach(info: SessionInfo, counters: Counters) -> Store:
-    """Open a session's store.
+    """Open an existing session's store.
 
-    Raises
-    ------
-    ConnectorError
-        If it cannot be opened, or is not what the scheduler has opened.
+    Raises ConnectorError if it cannot be opened, or lacks the scheduler's probes.
     """
     store = Store.from_config(info.store, counters=counters)
     try:
@@ -136,7 +123,7 @@ def reach(info: SessionInfo, counters: Counters) -> Store:
 
 
 def pauses(interval: float) -> Iterator[float]:
-    """Yield how long to wait, in seconds, before each attempt to open a store."""
+    """Yield the seconds to wait before each attempt to open a store."""
     longest = _LONGEST * interval
     while True:
         yield interval

@@ -1,4 +1,4 @@
-"""Stored objects for processes that cannot see the store, inside Dask's messages."""
+"""Stored objects in Dask's messages, for processes that cannot reach the store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def fetch(session: ClusterStore, key: Key) -> dict[str, Any]:
     -------
     dict
         ``"data"``: the bytes, not copied; ``None`` if there is no such object, or this
-        process cannot see the store.
+        process cannot reach the store.
     """
     store = session.store
     data = None
@@ -33,12 +33,12 @@ async def fetch(session: ClusterStore, key: Key) -> dict[str, Any]:
 
 
 class RelayConnector(Connector):
-    """The store of a worker that cannot see it: others read it on its behalf.
+    """The store of a worker that cannot reach it: other processes read on its behalf.
 
     Parameters
     ----------
     worker
-        Whose connections are used.
+        Its connections are used.
     timeout
         Seconds for one object.
     """
@@ -51,7 +51,7 @@ class RelayConnector(Connector):
         return f"<RelayConnector of {self._worker.address}>"
 
     def get(self, key: Key) -> memoryview | None:
-        """Ask workers that see the store, then the scheduler. Copies."""
+        """Ask workers that reach the store, then the scheduler. Copies."""
         future = asyncio.run_coroutine_threadsafe(
             self._fetch(key), self._worker.loop.asyncio_loop
         )
@@ -81,18 +81,18 @@ class RelayConnector(Connector):
         raise ConnectorUnavailableError(repr(self), "it only reads")
 
     def exists(self, key: Key) -> bool:
-        """Tell whether somebody has the object; moves its bytes."""
+        """Tell whether the object exists; transfers its bytes."""
         return self.get(key) is not None
 
     def evict(self, key: Key) -> None:
-        """Tell the scheduler that the object had its one reader."""
+        """Tell the scheduler that the object's only reader has it."""
         worker = self._worker
         message = {"op": "daskref-read", "object": key}
         worker.loop.add_callback(worker.batched_send, message)
 
     def config(self) -> dict[str, Any]:
-        """Return nothing: it is of one process."""
+        """Return nothing: only this process can use the connector."""
         return {}
 
     def close(self) -> None:
-        """Do nothing: the connections are the worker's."""
+        """Do nothing: the worker owns the connections."""

@@ -1,9 +1,8 @@
-"""What a client sends to the scheduler and nobody may read in Dask's log.
+"""Client settings that Dask's log must not show.
 
-Dask logs requests, at level ``debug`` all of them and at ``warning`` those that fail,
-with their arguments; it logs no answers. So the scheduler gives out a random pad in an
-answer, and the client's request is sealed with it. That keeps secrets out of logs; on
-the network it is Dask's own encryption that does.
+Dask logs the arguments of requests, but no answers. The scheduler therefore returns a
+random pad in an answer, and the client encrypts its request with that pad. On the
+network, Dask's own TLS protects both.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 from zict import LRU
@@ -22,32 +22,20 @@ _pads: LRU[str, bytes] = LRU(256, {})
 _lock = make_lock()
 
 
+@dataclass(repr=False, slots=True)
 class Sealed:
-    """An object that shows neither in its ``repr`` nor in what it pickles to.
+    """An encrypted pickle whose content neither ``repr`` nor its own pickle shows."""
 
-    Parameters
-    ----------
-    name
-        Of the pad.
-    data
-        The object, pickled and sealed.
-    """
-
-    __slots__ = ("data", "name")
-
-    def __init__(self, name: str, data: bytes) -> None:
-        self.name = name
-        self.data = data
+    #: Of the pad.
+    name: str
+    data: bytes
 
     def __repr__(self) -> str:
         return "<Sealed>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Sealed, (self.name, self.data)
-
 
 def give_pad() -> tuple[str, bytes]:
-    """Return a new pad and its name, for one object that will be sent here."""
+    """Return name and bytes of a new pad, for one object sent to this process."""
     name, pad = secrets.token_hex(8), secrets.token_bytes(32)
     with _lock:
         _pads[name] = pad
@@ -55,14 +43,14 @@ def give_pad() -> tuple[str, bytes]:
 
 
 def seal(obj: Any, name: str, pad: bytes) -> Sealed:
-    """Seal an object with a pad from :func:`give_pad` of the process that opens it."""
+    """Encrypt an object with a pad from :func:`give_pad` of the receiving process."""
     return Sealed(name, _combined(pickle.dumps(obj), pad))
 
 
 def unseal(obj: Any) -> Any:
-    """Return what was sealed with a pad of this process; anything else as it is.
+    """Decrypt a :class:`Sealed` object; return any other object unchanged.
 
-    Raises LookupError if it was unsealed before, or the pad was not given out here.
+    Raises LookupError if the pad was used before, or is not from this process.
     """
     if type(obj) is not Sealed:
         return obj

@@ -1,8 +1,8 @@
-"""What one process has of one cluster's store.
+"""One process's part of one cluster's store.
 
 The scheduler plugin creates a session; workers and clients join it. A process that
-cannot see the store (another host, another container) joins as *unreachable*: it puts
-nothing, and others send it values in-band.
+cannot reach the store (another host, another container) joins as *unreachable*: it
+puts nothing, and other processes send it values in-band.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from daskref.store.store import Store
 T = TypeVar("T")
 
 _sessions: dict[str, ClusterStore] = {}
-#: Those of the parent, in a forked child: never to be closed there.
+#: Sessions of the parent, in a forked child: never closed there.
 _of_parent: list[ClusterStore] = []
 _lock = make_rlock()
 
@@ -53,8 +53,8 @@ _lock = make_rlock()
 class ClusterStore:
     """The store of one cluster, as one process sees it.
 
-    Use :meth:`create` and :meth:`join`. All who join in one process share one
-    instance; the last :meth:`leave` closes it.
+    :meth:`create` and :meth:`join` return the process's one instance; the last
+    :meth:`leave` closes it.
     """
 
     info: SessionInfo
@@ -62,7 +62,6 @@ class ClusterStore:
     counters: Counters
     executor: Executor
     _users: int
-    #: Why values go in-band, as those do that this process does not put.
     inband: InBand
 
     def __init__(
@@ -86,7 +85,7 @@ class ClusterStore:
 
     @property
     def across_hosts(self) -> ZmqConnector | None:
-        """The store's connector, if it is one whose hosts are apart."""
+        """The connector, if its hosts do not share memory; else ``None``."""
         connector = None if self.store is None else self.store.connector
         return connector if isinstance(connector, ZmqConnector) else None
 
@@ -95,14 +94,14 @@ class ClusterStore:
 
     @classmethod
     def create(cls, settings: Settings, transport: str = "tls") -> ClusterStore:
-        """Open the store that the settings name, and make a session of it. Blocks.
+        """Open the store that the settings name, as a new session. Blocks.
 
         Parameters
         ----------
         settings
-            Those of the cluster.
+            The cluster's.
         transport
-            What ``security_transport`` means here: ``"tls"`` or ``"clear"``.
+            ``"tls"`` or ``"clear"``: what ``security_transport`` resolves to.
 
         Raises
         ------
@@ -123,8 +122,8 @@ class ClusterStore:
     def join(cls, info: SessionInfo) -> ClusterStore:
         """Return this process's part of a session, reachable or not. Blocks.
 
-        Where it is not, each call tries again to open the store; who has joined before
-        goes on without.
+        Each call tries again to open a store that could not be opened before; earlier
+        callers keep their instance without a store.
         """
         with _lock:
             session = _sessions.get(info.id)
@@ -146,7 +145,7 @@ class ClusterStore:
         return made
 
     def leave(self) -> None:
-        """Give up one use; the last one closes the store here. Blocks."""
+        """Give up one use; the last one closes the store in this process. Blocks."""
         with _lock:
             self._users -= 1
             if self._users:
@@ -161,21 +160,21 @@ class ClusterStore:
     def put(
         self, obj: Any, encoded: Encoded | None = None, token: str | None = None
     ) -> Reference | None:
-        """Put an object, unless the store is out of reach or fails. Blocks.
+        """Put an object, unless the store is unreachable or fails. Blocks.
 
         Parameters
         ----------
         obj
             The object.
         encoded
-            What is stored of it; default: made here.
+            Its serialized form; default: serialized here.
         token
             Its content hash, kept in the reference.
 
         Returns
         -------
         Reference or None
-            ``None``: send the value in-band.
+            ``None``: the value goes in-band.
 
         Raises
         ------
@@ -201,21 +200,14 @@ class ClusterStore:
     def refer(
         self, obj: Any, threshold: int
     ) -> tuple[Reference | Encoded | None, bool]:
-        """Put a result if it is large, by what it serializes to. Blocks.
-
-        Parameters
-        ----------
-        obj
-            The object.
-        threshold
-            Bytes above which it is.
+        """Put a result whose serialized size exceeds *threshold* bytes. Blocks.
 
         Returns
         -------
         Reference or Encoded or None
-            What it serializes to, if that is small; ``None``: send the value in-band.
+            The serialized form if that is small; ``None``: the value goes in-band.
         bool
-            Whether the object was put; not if it came out of the store.
+            Whether the object was put; false for an object that came from the store.
 
         Raises
         ------
@@ -239,7 +231,7 @@ class ClusterStore:
         return self.put(obj, encoded), True
 
     def relink(self, obj: Any, token: str | None = None) -> Reference | None:
-        """Return a new reference to what came out of the store. Blocks."""
+        """Return a new reference to an object that came from the store. Blocks."""
         store = self.store
         if store is None or id(obj) not in store.provenance.origins:
             return None
@@ -249,20 +241,20 @@ class ClusterStore:
             return None  # the put that comes instead says what is wrong
 
     def lend(self, obj: Any, mapped: Sequence[Mapped]) -> Proxy[Any] | None:
-        """Return a proxy in the place of a result that lies in stored memory. Blocks.
+        """Return a proxy for a result that lies in stored memory, or ``None``. Blocks.
 
         Parameters
         ----------
         obj
             The result.
         mapped
-            What was mapped for its task. What nobody refers to any more by now is no
-            part of it: most results cost no more than this look.
+            The memory mapped for its task. Mappings that were freed meanwhile cannot be
+            part of the result: for most results, this check is the whole cost.
 
         Returns
         -------
         Proxy or None
-            Its objects have keys of their own, of which only the caller knows.
+            Its objects have new keys, known to the caller alone.
         """
         threshold, name = self.info.settings.threshold, self.info.store.name
         mapped = [
@@ -279,12 +271,12 @@ class ClusterStore:
             return None
 
     def give_up(self, references: Iterable[Reference]) -> None:
-        """Evict objects of which nobody else knows, soon. Takes no locks."""
+        """Evict objects soon that no other process knows. Takes no locks."""
         for reference in references:
             self._evict_soon(reference.key)
 
     def keep(self, obj: Any, call_soon: Callable[..., Any]) -> None:
-        """Keep in the store what an object came from, while it lives. Blocks.
+        """Keep the stored origin of an object as long as the object lives. Blocks.
 
         Parameters
         ----------
@@ -309,10 +301,9 @@ class ClusterStore:
                 self.executor.submit(job)
 
     def put_once(self, obj: Any) -> Any:
-        """Return a transparent proxy of an object for one reader, or the object.
+        """Return a transparent proxy of a large object, for one reader; else the object.
 
-        For messages: no Dask key keeps the object alive, a lease does, until its one
-        reader has it.
+        For messages: a lease holds the stored object, not a Dask key, until it is read.
         """
         threshold = self.info.settings.threshold
         if is_small(obj, threshold) or is_proxy(obj):
@@ -328,14 +319,13 @@ class ClusterStore:
         return Proxy(StoreFactory(reference, transparent=True, once=True))
 
     async def run(self, func: Callable[..., T], *args: Any) -> T:
-        """Run a blocking function off the event loop."""
+        """Run a blocking function in a thread of the session."""
         return await self.executor.run(func, *args)
 
     def lease(self, reference: Reference) -> None:
-        """Let an object that no Dask key keeps live by a lease. Blocks.
+        """Give an object that no Dask key holds a lease. Blocks.
 
-        Expired leases are swept on the way, now and then: there may be no scheduler
-        that does.
+        From time to time this sweeps expired leases, since there may be no scheduler.
         """
         assert self.store is not None
         connector, seconds = self.store.connector, self.info.settings.lease
@@ -346,7 +336,7 @@ class ClusterStore:
             self.counters.add("evictions", len(connector.sweep()))
 
     def report(self) -> dict[str, Any]:
-        """Return this process's counts, its host's name, and what tells it apart."""
+        """Return this process's identity, host name and counts."""
         counts = self.counters.snapshot()
         if self.store is not None:
             counts["fallbacks"] += self.store.connector.overflows
@@ -360,12 +350,12 @@ class ClusterStore:
     def stored(self) -> dict[str, Any]:
         """Return what the store has on this host, for :func:`summarize`. Blocks.
 
-        ``seconds`` is what it took of a core to look.
+        ``"seconds"`` is the CPU time of the look.
 
         Raises
         ------
         NotImplementedError
-            If it cannot tell how many objects it has.
+            If the connector cannot count its objects.
         ConnectorError
             If it does not answer.
         """
@@ -391,7 +381,7 @@ class ClusterStore:
 
 @run_in_child
 def _forget() -> None:
-    """Be in no session, in a forked child; the parent stays in its own."""
+    """Leave all sessions in a forked child; the parent stays in them."""
     _of_parent.extend(_sessions.values())
     _sessions.clear()
 
