@@ -166,5 +166,8 @@ def evict(connector: ZmqConnector, objects: Iterable[Key]) -> None:
 
 
 def sweep(connector: ZmqConnector, known: list[str], grace: float) -> int:
-    """Delete this host's objects that the scheduler does not know; count them. Blocks."""
+    """Delete this host's objects that the scheduler does not know. Blocks.
+
+    Returns how many.
+    """
     return len(connector.sweep([(name,) for name in known], grace))

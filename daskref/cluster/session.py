@@ -301,7 +301,7 @@ class ClusterStore:
                 self.executor.submit(job)
 
     def put_once(self, obj: Any) -> Any:
-        """Return a transparent proxy of a large object, for one reader; else the object.
+        """Return a large object's transparent proxy, for one reader; else the object.
 
         For messages: a lease holds the stored object, not a Dask key, until it is read.
         """
