@@ -13,6 +13,7 @@ name                                   what for
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import distributed
@@ -181,8 +182,9 @@ def disable(client: Any) -> Any:
             return
         if client._daskref is not None:
             client._daskref.holdings.release_all()
-            # after the release: that went through the stream, this is a request
-            await client.scheduler.daskref_leave(client=client.id)
+            with suppress(OSError):  # the scheduler is gone
+                # after the release: that went through the stream, this is a request
+                await client.scheduler.daskref_leave(client=client.id)
         await detach(client)
         _mix_out(client)
 

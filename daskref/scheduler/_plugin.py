@@ -118,7 +118,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     async def _start(self) -> None:
         scheduler = self.scheduler
-        await self._workers.check()
+        answering = await self._workers.check()
         transport = choose_transport(self.settings.security_transport, scheduler)
         self.session = await run_apart(ClusterStore.create, self.settings, transport)
         assert self.session.store is not None
@@ -157,7 +157,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             }
         )
         scheduler.handlers["daskref_secrets"] = self.secrets
-        await self._workers.set_up(self.info)
+        await self._workers.set_up(self.info, answering)
         for stream in scheduler.stream_comms.values():
             self._streams.shorten(stream)
         interval = 1000 * self.settings.reconcile_interval

@@ -20,6 +20,7 @@ from daskref.objects.reference import Metadata
 from daskref.scheduler._events import Holder
 from daskref.scheduler._state import State
 from daskref.scheduler._table import StoredObject
+from daskref.scheduler._workers import ask_workers
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -282,10 +283,8 @@ class Reports:
 
     async def _ask(self, op: str, workers: list[str] | None) -> dict[str, Any]:
         """Return what workers answer, those that do, by their addresses."""
-        answers: dict[str, Any] = await self._scheduler.broadcast(
-            msg={"op": op}, workers=workers, on_error="ignore"
-        )
-        return answers
+        answers = await ask_workers(self._scheduler, {"op": op}, workers)
+        return {w: it for w, it in answers.items() if not isinstance(it, Exception)}
 
     async def _ask_first(self, workers: tuple[str, ...]) -> dict[str, Any] | None:
         """Return what one host has stored: whoever of it answers looks."""

@@ -12,12 +12,15 @@ name                                           what for
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from distributed.core import AsyncTaskGroupClosedError
 from distributed.protocol.serialize import Serialized, deserialize
 
 from daskref.cluster import by_value as bootstrap
@@ -34,6 +37,48 @@ logger = logging.getLogger(__name__)
 
 #: Name of all daskref plugins.
 NAME = "daskref"
+#: Seconds: the longest that anybody waits for a worker that is stopped, or whose GIL a
+#: task holds. Plain Dask asks no worker when a client connects.
+PATIENCE = 5.0
+
+
+async def ask_workers(
+    scheduler: Scheduler,
+    message: dict[str, Any],
+    workers: Iterable[str] | None = None,
+    patience: float | None = None,
+) -> dict[str, Any]:
+    """Send a message to workers; return the answers, by address.
+
+    An answer is an exception where the worker could not be asked. A worker that does
+    not answer in time is left out; it gets the message all the same.
+
+    Parameters
+    ----------
+    workers
+        Addresses; all by default.
+    patience
+        Seconds to wait for all answers; `PATIENCE` by default.
+    """
+    addresses = list(scheduler.workers if workers is None else workers)
+    answers: dict[str, Any] = {}
+    complete = asyncio.Event()
+
+    async def ask(address: str) -> None:
+        answer = await scheduler.broadcast(
+            msg=message, workers=[address], on_error="return"
+        )
+        answers.update(answer)
+        if len(answers) == len(addresses):
+            complete.set()
+
+    if addresses:
+        with suppress(AsyncTaskGroupClosedError, TimeoutError):
+            for address in addresses:
+                scheduler._ongoing_background_tasks.call_soon(ask, address)
+            bound = PATIENCE if patience is None else patience
+            await asyncio.wait_for(complete.wait(), bound)
+    return dict(answers)
 
 
 class Workers:
@@ -58,18 +103,19 @@ class Workers:
         self._unreachable = {}
         self._keys = {}
 
-    async def check(self) -> None:
-        """Raise unless all workers can take part; those that come later see for it."""
+    async def check(self) -> list[str]:
+        """Raise unless all workers can take part; return those that have answered.
+
+        Others, and those that come later, see for it.
+        """
         ours = identify()
         lacks: list[str] = []
         others: dict[str, dict[str, Any]] = {}
-        responses = await self._scheduler.broadcast(
-            msg={"op": "run", "function": pickle.dumps(bootstrap.identify)},
-            on_error="return",
-        )
+        ask = {"op": "run", "function": pickle.dumps(bootstrap.identify)}
+        responses = await ask_workers(self._scheduler, ask)
         for address, response in sorted(responses.items()):
-            # It is just leaving, or the administrator has blocked functions of others:
-            # then the plugin says it there, as it does to workers that come later.
+            # It is just leaving, or busy, or the administrator has blocked functions of
+            # others: the plugin says it there, as it does to workers that come later.
             if not isinstance(response, dict) or response["status"] != "OK":
                 continue
             told = _value(response["result"])
@@ -82,9 +128,15 @@ class Workers:
         if others:
             where = f"the scheduler {self._scheduler.address}"
             raise IncompatibleError(where, ours, others)
+        return list(responses)
 
-    async def set_up(self, info: SessionInfo) -> None:
+    async def set_up(self, info: SessionInfo, waited: list[str]) -> None:
         """Let all workers join a session, those that come later as well.
+
+        Parameters
+        ----------
+        waited
+            The workers to wait for: those that have answered before.
 
         Raises
         ------
@@ -95,9 +147,10 @@ class Workers:
         # Dask's debug log shows what is broadcast, but no answers.
         plugin = worker_plugin_bytes(identify(), pickle.dumps(info.public()))
         scheduler.worker_plugins[NAME] = plugin
-        responses = await scheduler.broadcast(
-            msg={"op": "plugin-add", "plugin": plugin, "name": NAME}, on_error="return"
-        )
+        add = {"op": "plugin-add", "plugin": plugin, "name": NAME}
+        late = scheduler.workers.keys() - waited
+        await ask_workers(scheduler, add, late, patience=0)
+        responses = await ask_workers(scheduler, add, waited)
         for address, response in responses.items():
             if isinstance(response, dict) and response["status"] != "OK":
                 reason = response["exception_text"]
@@ -109,8 +162,8 @@ class Workers:
     async def withdraw(self) -> None:
         """Undo :meth:`set_up`."""
         self._scheduler.nanny_plugins.pop(NAME, None)
-        if NAME in self._scheduler.worker_plugins:
-            await self._scheduler.unregister_worker_plugin(None, name=NAME)
+        if self._scheduler.worker_plugins.pop(NAME, None) is not None:
+            await ask_workers(self._scheduler, {"op": "plugin-remove", "name": NAME})
 
     async def _start_nannies(self, settings: Settings) -> None:
         session = {"root": settings.shm_root}

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import dask.config
+import distributed
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 import daskref
-from tests.support.common import large
+from daskref.client import _attachment
+from tests.support.common import large, wait_until
 from tests.support.tasks import SEEN, describe, make
 
 
@@ -33,8 +41,6 @@ def test_asynchronous_client(cluster: Any) -> None:
 
 
 def test_enable_and_disable(cluster: Any) -> None:
-    import distributed
-
     with distributed.Client(cluster) as client:
         cls = type(client)
         assert daskref.enable(client, threshold="1 kB") is client
@@ -47,6 +53,48 @@ def test_enable_and_disable(cluster: Any) -> None:
         with pytest.raises(TypeError, match="plain Dask client"):
             daskref.stats(client)
         daskref.disable(client)  # silent
+
+
+def test_a_client_that_joins_is_asked_for_counts_early(
+    cluster: Any, client: Any, monkeypatch: Any
+) -> None:
+    join = _attachment.ClusterStore.join
+
+    def asked_meanwhile(info: Any) -> Any:
+        daskref.stats(client)  # the scheduler asks all its clients
+        return join(info)
+
+    monkeypatch.setattr(_attachment.ClusterStore, "join", asked_meanwhile)
+    with daskref.Client(cluster) as other:
+        x = large()
+        assert other.submit(describe, x).result() == [SEEN]
+        assert daskref.stats(other)["puts"] > 0
+
+
+def test_switched_off_while_a_worker_dies(tmp_path: Path) -> None:
+    with (
+        dask.config.set({"daskref.shm.root": str(tmp_path)}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as made,
+        distributed.Client(made) as client,
+    ):
+        daskref.enable(client)
+        assert client.submit(describe, large()).result() == [SEEN]
+        scheduler = made.scheduler
+        dying = next(iter(client.run(os.getpid).values()))
+        os.kill(dying, signal.SIGSTOP)
+        off = threading.Thread(target=daskref.disable, args=(client,))
+        off.start()
+        try:
+            wait_until(lambda: "daskref" not in scheduler.plugins, "the plugin to go")
+        finally:
+            os.kill(dying, signal.SIGKILL)
+        off.join(60)
+        assert not off.is_alive()
+        wait_until(lambda: not list(tmp_path.iterdir()), "the session to be deleted")
+        ours = [op for op in scheduler.handlers if op.startswith("daskref_")]
+        assert not ours
+        client.wait_for_workers(2)
+        assert client.submit(describe, large()).result() == [SEEN]
 
 
 def test_in_process_cluster() -> None:

@@ -22,6 +22,7 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.tasks: dict[Any, Any] = {}
+        self.workers: dict[str, Any] = {}
         self.events: list[tuple[float, Any]] = []
         self.told: list[tuple[str, str]] = []
 
@@ -31,9 +32,6 @@ class Scheduler:
 
     def report(self, message: dict[str, Any], client: str) -> None:
         self.told.append((client, message["op"]))
-
-    async def broadcast(self, **kwargs: Any) -> dict[str, Any]:
-        return {}
 
 
 @pytest.fixture

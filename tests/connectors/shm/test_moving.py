@@ -476,6 +476,18 @@ class TestLook:
         shm.put(fill(SIZE))
         assert shm._tiers.mover._background.running
 
+    def test_an_object_of_another_host_is_looked_at_once_it_is_published(
+        self, shm: SharedMemoryConnector, machine: SimpleNamespace
+    ) -> None:
+        machine.left = 50 * MIB
+        name, value = "0" * 8 + "-" + "a" * 24, fill(SIZE)
+        arriving = shm.start(name, SIZE, ".f-")
+        arriving.write(0, memoryview(value))
+        assert machine.looks == 0  # nobody looks for what is not whole
+        arriving.publish()
+        wait_until(lambda: not in_memory(shm), "the object to be moved")
+        assert shm.get((name, SIZE)) == value
+
     def test_looks_are_more_frequent_when_there_is_less(
         self, shm: SharedMemoryConnector, machine: SimpleNamespace
     ) -> None:
