@@ -1,17 +1,17 @@
-"""How bytes go from host to host by the connector alone, without Dask.
+"""How the connector alone, without Dask, moves bytes from host to host.
 
-What is here is called by agents on hosts, one for each; what they keep is in *state*.
+Agents, one on each host, call the functions here with their *state*.
 """
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 from daskref.annotations import override
+from daskref.bench.measuring import timed
 from daskref.connectors import ZmqConnector
 from daskref.connectors.base import Key
 from daskref.connectors.credentials import remember
@@ -19,8 +19,8 @@ from daskref.connectors.zmq.sources import KnownPeers, Source
 from daskref.testing.agents import Agent
 from daskref.testing.host import Host
 
-#: What somebody measures in turn with others: an iterator that has prepared everything
-#: when it yields first, yields the seconds next, and then cleans up.
+#: One measurement: an iterator that prepares, yields for the first time, measures,
+#: yields the seconds, and cleans up.
 Turn: TypeAlias = Iterator[float]
 
 _MIB = 1 << 20
@@ -33,7 +33,7 @@ def random_bytes(nbytes: int) -> bytes:
 
 
 class Joining(NamedTuple):
-    """What a connector of the session on another host needs."""
+    """What a connector on another host needs to join the session."""
 
     session: str
     security: str
@@ -41,7 +41,7 @@ class Joining(NamedTuple):
 
 
 class Named(KnownPeers):
-    """Has the host asked that was named last, whoever had the object first."""
+    """Name one host as the source of every object, whichever host had it first."""
 
     source: Source
 
@@ -59,20 +59,18 @@ class Named(KnownPeers):
 def open_connector(
     state: dict[str, Any], security: str, joining: Joining | None = None
 ) -> tuple[Joining, Source]:
-    """Open this host's connector, which serves; return how to join, and where it is."""
+    """Open this host's connector, which serves; return how to join, and its address."""
     for place, secrets in (joining.secrets if joining else {}).items():
         remember(place, secrets)
     state["named"] = Named()
-    connector = ZmqConnector(
+    state["connector"] = connector = ZmqConnector(
         joining.session if joining else None,
         security=security,
         serve=True,
         sources=state["named"],
     )
-    state["connector"] = connector
-    session = connector.config()["session"]
     return (
-        Joining(session, security, connector.secrets()),
+        Joining(connector.config()["session"], security, connector.secrets()),
         Source(connector.host, connector.endpoints),
     )
 
@@ -86,9 +84,7 @@ def put_bytes(state: dict[str, Any], nbytes: int) -> Key:
 def fetch(state: dict[str, Any], key: Key, source: Source) -> float:
     """Fetch an object from a host; return the seconds."""
     state["named"].source = source
-    begin = time.perf_counter()
-    view = state["connector"].get(key)
-    seconds = time.perf_counter() - begin
+    seconds, view = timed(state["connector"].get, key)
     if view is None:
         raise LookupError(f"{source.host} has not got {key[0]}")
     return seconds
@@ -104,62 +100,51 @@ def close_connector(state: dict[str, Any]) -> None:
     state.pop("connector").close()
 
 
-class Stores:
-    """Connectors of one session, one on each host.
+class Stores(NamedTuple):
+    """Connectors of one session, one on each host; see :func:`open_stores`."""
+
+    #: In the order of the hosts.
+    agents: list[Agent]
+    #: Where each host serves.
+    sources: list[Source]
+
+    def turns(self, nbytes: int, pairs: Sequence[tuple[int, int]] = ((0, 1),)) -> Turn:
+        """Have hosts fetch from others at once; the seconds are those of the last one.
+
+        *pairs*: positions of the source's host, and of the reader's; a reader reads
+        once. By default, the second host fetches from the first.
+        """
+        agents = self.agents
+        keys = {
+            source: agents[source].call(put_bytes, nbytes)
+            for source in dict.fromkeys(source for source, _ in pairs)
+        }
+        yield 0.0
+        for source, reader in pairs:
+            agents[reader].begin(fetch, keys[source], self.sources[source])
+        yield max([agents[reader].end() for _, reader in pairs])
+        for source, reader in pairs:
+            agents[reader].call(forget, keys[source])
+        for source, key in keys.items():
+            agents[source].call(forget, key)
+
+
+@contextmanager
+def open_stores(hosts: list[Host], security: str) -> Iterator[Stores]:
+    """Open a connector on each host.
 
     *security*: ``"clear"`` or ``"tls"``.
     """
-
-    #: The agents in the order of the hosts, and where each host serves.
-    agents: list[Agent]
-    sources: dict[Agent, Source]
-
-    def __init__(self, hosts: list[Host], security: str) -> None:
-        self._stack = ExitStack()
-        self.agents, self.sources = [], {}
-        try:
-            joining: Joining | None = None
-            for host in hosts:
-                agent = self._stack.enter_context(Agent(host))
-                joining, source = agent.call(open_connector, security, joining)
-                # before the agent ends
-                self._stack.callback(agent.call, close_connector)
-                self.agents.append(agent)
-                self.sources[agent] = source
-        except BaseException:
-            self._stack.close()
-            raise
-
-    def __enter__(self) -> Stores:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
-
-    def turn(self, nbytes: int) -> Turn:
-        """Have the second host fetch from the first: see :data:`Turn`."""
-        return self.turns(nbytes, [(0, 1)])
-
-    def turns(self, nbytes: int, pairs: list[tuple[int, int]]) -> Turn:
-        """Have hosts fetch from others at once; the time is that of the last one.
-
-        *pairs*: positions of the source's host, and of the reader's; a reader reads
-        once.
-        """
-        keys: dict[int, Key] = {}
-        for source, _ in pairs:
-            if source not in keys:
-                keys[source] = self.agents[source].call(put_bytes, nbytes)
-        yield 0.0
-        for source, reader in pairs:
-            where = self.sources[self.agents[source]]
-            self.agents[reader].begin(fetch, keys[source], where)
-        seconds: list[float] = [self.agents[reader].end() for _, reader in pairs]
-        yield max(seconds)
-        for source, reader in pairs:
-            self.agents[reader].call(forget, keys[source])
-        for source, key in keys.items():
-            self.agents[source].call(forget, key)
+    stores, joining = Stores([], []), None
+    with ExitStack() as stack:
+        for host in hosts:
+            agent = stack.enter_context(Agent(host))
+            joining, source = agent.call(open_connector, security, joining)
+            # before the agent ends
+            stack.callback(agent.call, close_connector)
+            stores.agents.append(agent)
+            stores.sources.append(source)
+        yield stores
 
 
 def take(turn: Turn) -> float:

@@ -1,7 +1,7 @@
 """Dask on many hosts, and what its clients measure there.
 
-A side is a cluster with a client of its own; sides share the hosts. What is called
-``measure`` runs in the client's process: ``(client, size, *args) -> turn``.
+A side is a cluster with a client of its own; sides share the hosts. The functions
+``(client, size, *args) -> turn`` run in the client's process.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import distributed
 from distributed import wait
 
 import daskref
 from daskref.bench.bytes import Turn
-from daskref.bench.program import array, nbytes, settle
+from daskref.bench.measuring import array, nbytes, settle, timed
 from daskref.testing.agents import Agent
 from daskref.testing.clusters import HostCluster
 from daskref.testing.hosts import Network
@@ -35,14 +35,14 @@ _WORK = 400e6
 
 @contextmanager
 def hosts_for_sides(count: int, *shared: Path) -> Iterator[Network]:
-    """Make the hosts that a :class:`Side` needs.
+    """Make the hosts that :func:`open_side` needs.
 
     Parameters
     ----------
     count
-        Of hosts for workers.
+        Number of hosts for workers.
     *shared
-        Directories that all of them see.
+        Directories that all hosts see.
     """
     with Network() as network:
         names = [f"host-{number}" for number in range(count)]
@@ -52,14 +52,14 @@ def hosts_for_sides(count: int, *shared: Path) -> Iterator[Network]:
 
 
 def cpu_seconds(network: Network) -> float:
-    """Return what the processes that are alive on the hosts took of the cores."""
+    """Return the CPU seconds of all processes that are alive on the hosts."""
     spaces = {host.namespace for host in network}
     ticks = 0
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):  # it has ended
             if os.stat(f"/proc/{pid}/ns/net").st_ino in spaces:
                 stat = Path(f"/proc/{pid}/stat").read_text()
-                # after the name, in parentheses: of the user, and of the system
+                # after the name, in parentheses: user and system time
                 ticks += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -69,65 +69,52 @@ def worker(host: int, number: int = 0) -> str:
     return f"host-{host}-{number}"
 
 
-class Side:
-    """A cluster, and its client.
+class Side(NamedTuple):
+    """The client of a cluster, in a process of its own; see :func:`open_side`."""
+
+    agent: Agent
+
+    def turn(self, measure: Callable[..., Turn], size: int, *args: Any) -> Turn:
+        """Go through ``measure(client, size, *args)`` in the client's process."""
+        yield self.agent.call(_prepare, measure, size, *args)
+        yield self.agent.call(_measure, size)
+        self.agent.call(_settle)
+
+
+@contextmanager
+def open_side(
+    network: Network,
+    workers: Mapping[int, int],
+    *,
+    connector: str | None = None,
+    certificates: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> Iterator[Side]:
+    """Start a cluster, and its client.
 
     Parameters
     ----------
     network
         Made by :func:`hosts_for_sides`.
     workers
-        Number of a host -> of workers there, of one thread each.
+        Number of a host -> number of workers there, of one thread each.
     connector
         Of daskref's client; ``None`` for plain Dask.
     certificates
         Directory that all hosts see, for Dask's TLS.
     env
-        Of all processes.
+        Environment of all processes.
     """
-
-    def __init__(
-        self,
-        network: Network,
-        workers: Mapping[int, int],
-        *,
-        connector: str | None = None,
-        certificates: Path | None = None,
-        env: dict[str, str] | None = None,
-    ) -> None:
-        self._stack = ExitStack()
-        try:
-            cluster = HostCluster(
-                network["scheduler"], certificates=certificates, env=env
-            )
-            self._stack.callback(cluster.stop)
-            for host, count in workers.items():
-                for number in range(count):
-                    cluster.add_worker(
-                        network[f"host-{host}"], name=worker(host, number)
-                    )
-            self._agent = self._stack.enter_context(
-                Agent(network["client"], env=cluster.env)
-            )
-            self._agent.call(
-                _connect, cluster.address, connector, sum(workers.values())
-            )
-            self._stack.callback(self._agent.call, _disconnect)
-        except BaseException:
-            self._stack.close()
-            raise
-
-    def __enter__(self) -> Side:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
-
-    def turn(self, measure: Callable[..., Turn], size: int, *args: Any) -> Turn:
-        """Go through ``measure(client, size, *args)`` in the client's process."""
-        yield self._agent.call(_prepare, measure, size, *args)
-        yield self._agent.call(_measure, size)
-        self._agent.call(_settle)
+    with ExitStack() as stack:
+        cluster = HostCluster(network["scheduler"], certificates=certificates, env=env)
+        stack.callback(cluster.stop)
+        for host, count in workers.items():
+            for number in range(count):
+                cluster.add_worker(network[f"host-{host}"], name=worker(host, number))
+        agent = stack.enter_context(Agent(network["client"], env=cluster.env))
+        agent.call(_connect, cluster.address, connector, sum(workers.values()))
+        stack.callback(agent.call, _disconnect)
+        yield Side(agent)
 
 
 def _connect(
@@ -149,8 +136,8 @@ def _prepare(
     state["turn"] = measure(client, size, *args)
     if size >= _LARGE:  # small ones would take longer by it
         state["puts"] = _puts(client)
-    prepared: float = next(state["turn"])
-    return prepared
+    seconds: float = next(state["turn"])
+    return seconds
 
 
 def _measure(state: dict[str, Any], size: int) -> float:
@@ -183,12 +170,14 @@ def _read(client: Any, size: int, workers: list[str]) -> Turn:
     made = client.submit(array, size, workers=[worker(0)], pure=False)
     wait(made)
     yield 0.0
-    begin = time.perf_counter()
-    readers = [
-        client.submit(nbytes, made, workers=[name], pure=False) for name in workers
-    ]
-    client.gather(readers)
-    yield time.perf_counter() - begin
+    yield timed(
+        lambda: client.gather(
+            [
+                client.submit(nbytes, made, workers=[name], pure=False)
+                for name in workers
+            ]
+        )
+    )[0]
 
 
 def transfer(client: Any, size: int) -> Turn:
@@ -206,15 +195,20 @@ def broadcast(client: Any, size: int, hosts: int) -> Turn:
     return _read(client, size, [worker(number) for number in range(1, hosts + 1)])
 
 
-def small(client: Any, size: int) -> Turn:
-    """Have a worker read many small values of another host; yield seconds for each."""
-    sizes = [size] * _MANY
-    made = client.map(array, sizes, workers=[worker(0)], pure=False)
+def _map(
+    client: Any, function: Callable[..., int], size: int, count: int, **options: Any
+) -> Turn:
+    """Have a worker map a function over values that another host has made."""
+    made = client.map(array, [size] * count, workers=[worker(0)], pure=False)
     wait(made)
     yield 0.0
-    begin = time.perf_counter()
-    client.gather(client.map(nbytes, made, workers=[worker(1)], pure=False))
-    yield (time.perf_counter() - begin) / _MANY
+    options |= {"workers": [worker(1)], "pure": False}
+    yield timed(lambda: client.gather(client.map(function, made, **options)))[0]
+
+
+def small(client: Any, size: int) -> Turn:
+    """Have a worker read many small values of another host; yield seconds for each."""
+    return (seconds / _MANY for seconds in _map(client, nbytes, size, _MANY))
 
 
 def work(x: Any, seconds: float) -> int:
@@ -229,10 +223,4 @@ def overlap(client: Any, size: int) -> Turn:
     The inputs have *size* together; each task works as long as its transfer may take.
     """
     each = size // _INPUTS
-    made = client.map(array, [each] * _INPUTS, workers=[worker(0)], pure=False)
-    wait(made)
-    yield 0.0
-    begin = time.perf_counter()
-    done = client.map(work, made, seconds=each / _WORK, workers=[worker(1)], pure=False)
-    client.gather(done)
-    yield time.perf_counter() - begin
+    return _map(client, work, each, _INPUTS, seconds=each / _WORK)

@@ -15,22 +15,23 @@ import argparse
 import shutil
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import distributed
-import numpy as np
 from dask.utils import format_bytes, parse_bytes
 from distributed import LocalCluster
 
+from daskref.bench.measuring import array, compare, timed
 from daskref.connectors import open_connector
+from daskref.proxy.proxy import get_factory, is_proxy
 from daskref.store.store import Store
+from daskref.testing.processes import Process, start
 
 SIZES = ("1 KiB", "1 MiB", "10 MiB", "100 MiB", "1 GiB")
 #: Sizes up to this are measured this many times in a row.
@@ -45,41 +46,31 @@ def total(x: Any) -> float:
 
 
 def _put(store: Any, x: Any, client: Any) -> float:
-    begin = time.perf_counter()
-    key = store.put(x)
-    seconds = time.perf_counter() - begin
+    seconds, key = timed(store.put, x)
     store.evict(key)
     return seconds
 
 
 def _get(store: Any, x: Any, client: Any) -> float:
     key = store.put(x)
-    begin = time.perf_counter()
-    total(store.get(key))
-    seconds = time.perf_counter() - begin
+    seconds, _ = timed(lambda: total(store.get(key)))
     store.evict(key)
     return seconds
 
 
 def _submit(store: Any, x: Any, client: Any) -> float:
-    begin = time.perf_counter()
-    proxy = store.proxy(x)
-    client.submit(total, proxy, pure=False).result()
-    seconds = time.perf_counter() - begin
-    store.evict(_key_of(proxy))
-    return seconds
+    def submit() -> Any:
+        proxy = store.proxy(x)
+        client.submit(total, proxy, pure=False).result()
+        return proxy
 
-
-def _key_of(proxy: Any) -> Any:
-    from daskref.proxy.proxy import get_factory, is_proxy
-
+    seconds, proxy = timed(submit)
     if is_proxy(proxy):
         factory: Any = get_factory(proxy)
-        return factory.reference.key
-    from proxystore.proxy import get_factory as factory_of
-
-    factory = factory_of(proxy)
-    return factory.key
+        store.evict(factory.reference.key)
+    else:
+        store.evict(import_module("proxystore.proxy").get_factory(proxy).key)
+    return seconds
 
 
 OPERATIONS: dict[str, Operation] = {"put": _put, "get": _get, "submit": _submit}
@@ -142,36 +133,21 @@ def _ours(kind: str, place: Place) -> Any:
 KINDS = ("shm", "file", "redis", "multi")
 
 
-@contextmanager
-def _redis_server(directory: str) -> Iterator[int]:
-    """Run a Redis server of our own, without persistence, on a free port."""
+def _start_redis(directory: str) -> tuple[Process, int]:
+    """Start a Redis server of our own, without persistence; return its port too."""
     program = shutil.which("redis-server")
     if program is None:
         raise SystemExit("the redis and multi rows need `redis-server` on the PATH")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            *[program, "--port", str(port), "--bind", "127.0.0.1"],
-            *["--save", "", "--appendonly", "no", "--dir", directory],
-        ],
-        stdout=subprocess.DEVNULL,
+    server = start(
+        *[program, "--port", str(port), "--bind", "127.0.0.1"],
+        *["--save", "", "--appendonly", "no", "--dir", directory],
+        pattern="(Ready) to accept",
+        timeout=20,
     )
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise SystemExit("redis-server did not start") from None
-                time.sleep(0.05)
-        yield port
-    finally:
-        server.terminate()
-        server.wait(20)
+    return server, port
 
 
 @contextmanager
@@ -205,7 +181,7 @@ def measure(
         for side, (store, times) in enumerate(zip(stores, sides, strict=True)):
             if side in failed:
                 continue
-            x = np.random.default_rng().random(size // 8)
+            x = array(size)
             try:
                 runs = [operation(store, x, client) for _ in range(repeats)]
             except Exception as exc:
@@ -216,29 +192,6 @@ def measure(
             if number:
                 times.append(statistics.median(runs))
     return sides
-
-
-def _milliseconds(times: list[float]) -> str:
-    if not times:
-        return "cannot"
-    low, high = min(times) * 1e3, max(times) * 1e3
-    return f"{statistics.median(times) * 1e3:.3g} ms ({low:.3g} to {high:.3g})"
-
-
-def format_row(
-    kind: str, operation: str, size: str, theirs: list[float], ours: list[float]
-) -> str:
-    """Return one row as a line of a Markdown table."""
-    ratio = "-"
-    if theirs and ours:
-        ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-        ratio = (
-            f"{statistics.median(ratios):.3g} ({min(ratios):.3g} to {max(ratios):.3g})"
-        )
-    return (
-        f"| {kind} | {operation} | {size} | {_milliseconds(theirs)} "
-        f"| {_milliseconds(ours)} | {ratio} |"
-    )
 
 
 HEADER = (
@@ -281,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         port = 0
         if {"redis", "multi"} & set(kinds):
-            port = stack.enter_context(_redis_server(directory))
+            server, port = _start_redis(directory)
+            stack.callback(server.stop)
         cluster = stack.enter_context(
             LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
         )
@@ -294,10 +248,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                         result = measure(
                             stores, client, OPERATIONS[name], nbytes, args.rounds
                         )
-                        row = format_row(kind, name, format_bytes(nbytes), *result)
-                        print(row, flush=True)
+                        row = f"{kind} | {name} | {format_bytes(nbytes)}"
+                        print(f"| {row} | {compare(*result)} |", flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

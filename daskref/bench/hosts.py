@@ -1,17 +1,16 @@
 """Many hosts: Dask's TCP and TLS, ProxyStore's ZeroMQ, plain sockets, and daskref.
 
-The hosts are namespaces of this machine, all on one switch. In each round, everybody
-takes a turn, after a pause, and in every other round from last to first: memory that
-one has just freed is the fastest that the next one can get. The first round does not
-count. They share the machine's cores and memory: what real hosts do in parallel, these
-do one after another.
+The hosts are namespaces of this machine, all on one switch. In each round, every side
+takes a turn after a pause, in every other round from last to first: memory that a side
+has just freed is the fastest that the next one can get. The first round does not count.
+The hosts share the machine's cores and memory: what real hosts do in parallel, these do
+one after another.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -25,17 +24,17 @@ from typing import Any, NamedTuple
 from dask.utils import parse_bytes
 
 from daskref.bench import clusters as bench_clusters
-from daskref.bench.bytes import Stores, Turn
-from daskref.bench.clusters import Side, cpu_seconds, hosts_for_sides
-from daskref.bench.program import add_pause, format_seconds
-from daskref.bench.rivals import ProxyStore, Sockets
+from daskref.bench.bytes import Stores, Turn, open_stores
+from daskref.bench.clusters import Side, cpu_seconds, hosts_for_sides, open_side
+from daskref.bench.measuring import judge, parse
+from daskref.bench.rivals import proxystore, sockets
 from daskref.testing.hosts import Network, capabilities
 
 #: Workers on one host that read the same object.
 READERS = 8
 #: Hosts that an object is spread to.
 BROADCASTS = (2, 4, 8)
-#: Of an object that all of them have at once, on this machine; twice, and in pools.
+#: Bytes of an object that all hosts of this machine have at once, twice, and in pools.
 _LARGEST = 256 << 20
 _SMALL = 1024
 
@@ -44,36 +43,36 @@ CLEAR, ENCRYPTED = "zmq://?security=clear", "zmq://?security=tls"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: two that took turns, by their names."""
+    """One line of the table: two sides, by their names."""
 
     title: str
     against: str
     ours: str
-    #: What the ratio of their seconds should be at least; ``None``: only reported.
+    #: The ratio of their seconds should be at least this; ``None``: only reported.
     target: float | None = None
 
 
 @dataclass(eq=False, repr=False)
 class Site:
-    """Hosts, and who takes turns on them."""
+    """Hosts, and the sides that take turns on them."""
 
-    #: With the hosts that :class:`Side` needs.
+    #: With the hosts that :func:`open_side` needs.
     network: Network
-    #: That all hosts see.
+    #: A directory that all hosts see.
     _directory: Path
     size: int
     #: Closes what is opened.
     _stack: ExitStack
-    #: Who takes turns: name -> () -> the next turn.
+    #: Name of a side -> () -> its next turn.
     turns: dict[str, Callable[[], Turn]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.hosts = [self.network["host-0"], self.network["host-1"]]
 
-    def open(self, make: Callable[[], AbstractContextManager[Any]]) -> Any:
-        """Open something for the time of the experiment; ``None`` if it cannot be."""
+    def open(self, make: Callable[..., AbstractContextManager[Any]], *args: Any) -> Any:
+        """Open ``make(*args)`` until the experiment ends; ``None`` if that fails."""
         try:
-            return self._stack.enter_context(make())
+            return self._stack.enter_context(make(*args))
         except (ImportError, AssertionError) as exc:
             print(f"… cannot: {exc!s:.2000}", file=sys.stderr)
             return None
@@ -86,26 +85,26 @@ class Site:
         tls: bool = False,
         **env: str,
     ) -> Side | None:
-        """Open a :class:`Side`; *env* is of all its processes."""
-        directory = None
-        if tls:
-            directory = self._directory / "certificates"
+        """Open a :class:`Side`; *env* is the environment of all its processes."""
+        directory = self._directory / "certificates" if tls else None
+        if directory is not None:
             directory.mkdir(exist_ok=True)
-        side: Side | None = self.open(
-            lambda: Side(
-                self.network,
-                workers,
-                connector=connector,
-                certificates=directory,
-                env=env,
-            )
-        )
+        make = partial(open_side, connector=connector, certificates=directory, env=env)
+        side: Side | None = self.open(make, self.network, workers)
         return side
 
-    def move(self, name: str, make: Callable[[], Any]) -> None:
-        """Have one that moves bytes without Dask take turns."""
-        if (mover := self.open(make)) is not None:
-            self.turns[name] = partial(mover.turn, self.size)
+    def move(
+        self, name: str, make: Callable[..., AbstractContextManager[Callable[[], Turn]]]
+    ) -> None:
+        """Have ``make(hosts, size)``, which moves bytes without Dask, take turns."""
+        if (turn := self.open(make, self.hosts, self.size)) is not None:
+            self.turns[name] = turn
+
+    def store(self, name: str, security: str) -> None:
+        """Have the connector alone take turns."""
+        stores: Stores | None = self.open(open_stores, self.hosts, security)
+        if stores is not None:
+            self.turns[name] = partial(stores.turns, self.size)
 
     def add(
         self, name: str, side: Side | None, measure: Callable[..., Turn], *args: Any
@@ -115,27 +114,30 @@ class Site:
             self.turns[name] = partial(side.turn, measure, self.size, *args)
 
 
+#: One worker on each of two hosts.
+_TWO = {0: 1, 1: 1}
+
+
 def _transfer(site: Site) -> None:
-    two = {0: 1, 1: 1}
-    site.move("socket", lambda: Sockets(site.hosts, site.size))
+    site.move("socket", sockets)
     for name, side in {
-        "TCP": site.side(two),
-        "TLS": site.side(two, tls=True),
-        "clear": site.side(two, CLEAR),
-        "encrypted": site.side(two, ENCRYPTED),
+        "TCP": site.side(_TWO),
+        "TLS": site.side(_TWO, tls=True),
+        "clear": site.side(_TWO, CLEAR),
+        "encrypted": site.side(_TWO, ENCRYPTED),
     }.items():
         site.add(name, side, bench_clusters.transfer)
 
 
 def _connectors(site: Site) -> None:
-    site.move("socket", lambda: Sockets(site.hosts, site.size))
-    site.move("clear", lambda: Stores(site.hosts, "clear"))
-    site.move("encrypted", lambda: Stores(site.hosts, "tls"))
+    site.move("socket", sockets)
+    site.store("clear", "clear")
+    site.store("encrypted", "tls")
 
 
 def _proxystore(site: Site) -> None:
-    site.move("ProxyStore", lambda: ProxyStore(site.hosts))
-    site.add("clear", site.side({0: 1, 1: 1}, CLEAR), bench_clusters.transfer)
+    site.move("ProxyStore", proxystore)
+    site.add("clear", site.side(_TWO, CLEAR), bench_clusters.transfer)
 
 
 def _readers(site: Site) -> None:
@@ -149,8 +151,7 @@ def _small(site: Site) -> None:
     site.size = _SMALL
     sides = {"TCP": None, "clear": CLEAR, "encrypted": ENCRYPTED, "TCP again": None}
     for name, connector in sides.items():
-        side = site.side({0: 1, 1: 1}, connector)
-        site.add(name, side, bench_clusters.small)
+        site.add(name, site.side(_TWO, connector), bench_clusters.small)
 
 
 def _broadcast(site: Site) -> None:
@@ -163,16 +164,15 @@ def _broadcast(site: Site) -> None:
 
 
 def _prefetch(site: Site) -> None:
-    two = {0: 1, 1: 1}
-    site.add("TCP", site.side(two), bench_clusters.overlap)
+    site.add("TCP", site.side(_TWO), bench_clusters.overlap)
     for name, limit in (("off", "0"), ("on", "1 GiB")):
-        side = site.side(two, CLEAR, DASK_DASKREF__PREFETCH=limit)
+        side = site.side(_TWO, CLEAR, DASK_DASKREF__PREFETCH=limit)
         site.add(name, side, bench_clusters.overlap)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Some who take turns, and the rows that compare them."""
+    """Sides that take turns, and the rows that compare them."""
 
     title: str
     prepare: Callable[[Site], None]
@@ -252,44 +252,26 @@ class Taken(NamedTuple):
     """What one turn took."""
 
     seconds: float
-    #: Of all processes on the hosts together; also what others' idle ones take.
+    #: Of all processes on the hosts together, the idle ones of other sides included.
     cpu_seconds: float
-
-
-def take(turn: Turn, network: Network, pause: float = 0.0) -> Taken:
-    """Take a turn, and count what it takes of the cores.
-
-    Parameters
-    ----------
-    network
-        With all hosts.
-    pause
-        Seconds before what counts; see :data:`daskref.bench.program.PAUSE`.
-    """
-    next(turn)
-    time.sleep(pause)
-    before = cpu_seconds(network)
-    seconds = next(turn)
-    taken = Taken(seconds, cpu_seconds(network) - before)
-    for _ in turn:
-        raise RuntimeError("a turn has three parts")
-    return taken
 
 
 def run(
     experiment: Experiment, size: int, rounds: int, pause: float = 0.0
 ) -> dict[str, list[Taken]]:
-    """Have everybody take turns.
+    """Have all sides take turns.
 
     Parameters
     ----------
     rounds
         How many count; there is one more.
+    pause
+        Seconds before what counts; see :data:`daskref.bench.measuring.PAUSE`.
 
     Returns
     -------
     dict
-        Name -> what each round took; who cannot take part, or failed, is not in it.
+        Name of a side -> what each round took; without the sides that failed.
     """
     with ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="bench-")
@@ -301,13 +283,19 @@ def run(
         for number in range(rounds + 1):
             for name in list(taken)[:: -1 if number % 2 else 1]:
                 try:
-                    turn = take(site.turns[name](), network, pause)
+                    turn = site.turns[name]()
+                    next(turn)
+                    time.sleep(pause)
+                    before = cpu_seconds(network)
+                    seconds = next(turn)
+                    taken[name].append(Taken(seconds, cpu_seconds(network) - before))
+                    for _ in turn:
+                        raise RuntimeError("a turn has three parts")
                 except AssertionError as exc:
                     print(f"… {name} failed: {exc!s:.2000}", file=sys.stderr)
                     del taken[name]
                     continue
-                print(f"… {name}: {turn.seconds:.3g} s", file=sys.stderr)
-                taken[name].append(turn)
+                print(f"… {name}: {seconds:.3g} s", file=sys.stderr)
     return {name: each[1:] for name, each in taken.items()}
 
 
@@ -321,46 +309,26 @@ HEADER = (
 def format_row(row: Row, taken: Mapping[str, list[Taken]]) -> str:
     """Return one row as a line of a Markdown table."""
     against, ours = taken.get(row.against, []), taken.get(row.ours, [])
-    ratio, met, cpu = "-", "-", "-"
-    if against and ours:
-        pairs = list(zip(against, ours, strict=True))
-        ratios = [a.seconds / b.seconds for a, b in pairs]
-        median = statistics.median(ratios)
-        ratio = f"{median:.3g} ({min(ratios):.3g} to {max(ratios):.3g})"
-        if row.target is not None:
-            met = "yes" if median >= row.target else "no"
-        # the kernel counts in hundredths of a second: those of all rounds are added
-        if least := sum(b.cpu_seconds for _, b in pairs):
-            cpu = f"{sum(a.cpu_seconds for a, _ in pairs) / least:.3g}"
-    shown = [
-        format_seconds([taken.seconds for taken in each]) if each else "cannot"
-        for each in (against, ours)
-    ]
-    target = "-" if row.target is None else f"{row.target:.3g}"
-    return f"| {row.title} | {' | '.join(shown)} | {ratio} | {target} | {met} | {cpu} |"
+    cpu = "-"
+    # the kernel counts in hundredths of a second: those of all rounds are added
+    if against and (least := sum(each.cpu_seconds for each in ours)):
+        cpu = f"{sum(each.cpu_seconds for each in against) / least:.3g}"
+    theirs, times = ([each.seconds for each in side] for side in (against, ours))
+    return f"| {row.title} | {judge(theirs, times, row.target)} | {cpu} |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison and print its table."""
     parser = argparse.ArgumentParser(prog="daskref bench hosts", description=__doc__)
-    parser.add_argument("names", nargs="*", help="of experiments; default: all")
-    parser.add_argument("--list", action="store_true", help="list them and stop")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
-    parser.add_argument("--size", default="1 GiB", help="size of the large value")
-    add_pause(parser)
-    parser.add_argument("--json", type=Path, help="write the raw seconds to a file")
-    args = parser.parse_args(argv)
+    titles = {name: experiment.title for name, experiment in EXPERIMENTS.items()}
+    args = parse(parser, titles, sys.argv[1:] if argv is None else argv)
     if args.list:
-        for name, experiment in EXPERIMENTS.items():
-            print(f"{name:12} {experiment.title}")
         return 0
-    if unknown := set(args.names) - EXPERIMENTS.keys():
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; see --list")
     if reason := capabilities().reason:
         parser.error(f"no hosts in namespaces here ({reason}): run it as root")
     size, raw = parse_bytes(args.size), {}
     print(f"{args.size}; {args.rounds} rounds\n\n{HEADER}", flush=True)
-    for name in args.names or EXPERIMENTS:
+    for name in args.names:
         experiment = EXPERIMENTS[name]
         print(f"… {experiment.title}", file=sys.stderr)
         raw[name] = run(experiment, size, args.rounds, args.pause)
@@ -380,7 +348,3 @@ def _content(raw: dict[str, Any]) -> dict[str, Any]:
         }
         for experiment, each in raw.items()
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

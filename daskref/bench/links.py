@@ -1,41 +1,26 @@
-"""What links between hosts do, and how long an object takes to spread over them."""
+"""Measure links between hosts, and how long an object takes to spread over them."""
 
 from __future__ import annotations
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 from daskref.bench import clusters as bench_clusters
-from daskref.bench.bytes import Stores, fetch, forget, put_bytes, take
-from daskref.bench.clusters import Side, hosts_for_sides
+from daskref.bench.bytes import Stores, fetch, forget, open_stores, put_bytes, take
+from daskref.bench.clusters import hosts_for_sides, open_side
+from daskref.bench.measuring import timed
 from daskref.bench.model import FAN_OUT, Grant, Links, Spread, Tree, simulate
 from daskref.testing.agents import Agent, first_to_end
 from daskref.testing.host import Host
-from daskref.testing.hosts import Network
 
 #: Readers on namespaces of this machine.
 CHECKED = (2, 4, 8)
-#: What little it takes to have a transfer set up, in bytes.
+#: Bytes of a transfer that takes no longer than to set it up.
 _SMALL = 1024
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is measured, and how."""
-
-    nbytes: int
-    #: ``"clear"`` or ``"tls"``.
-    security: str = "clear"
-    #: Bound on each link; ``None`` for none.
-    mbit: float | None = 200.0
-    rounds: int = 3
-    #: Whether to measure with tasks of Dask too.
-    dask: bool = True
 
 
 def measure_links(stores: Stores, nbytes: int, rounds: int) -> Links:
@@ -44,9 +29,9 @@ def measure_links(stores: Stores, nbytes: int, rounds: int) -> Links:
     Parameters
     ----------
     stores
-        Fresh: nobody has fetched anything yet.
+        Of which none has fetched anything yet.
     rounds
-        Of which the median counts.
+        Number of measurements, of which the median counts.
     """
     count = len(stores.agents)
     # a connection is made for the first transfer between two hosts only
@@ -70,26 +55,18 @@ def measure_links(stores: Stores, nbytes: int, rounds: int) -> Links:
 
 
 class Broadcast(NamedTuple):
-    """What was measured of one."""
+    """What one broadcast took."""
 
-    #: Until the last host has it.
+    #: Until the last host has the object.
     seconds: float
-    #: Bytes that the link of one host sent, at most, in sizes of the object.
+    #: Bytes that one host's link sent, at most, in sizes of the object.
     copies: float
 
 
 def broadcast(stores: Stores, hosts: int, nbytes: int) -> float:
     """Spread an object from the first host to others, as the tree says.
 
-    Parameters
-    ----------
-    stores
-        One on each host.
-
-    Returns
-    -------
-    float
-        Seconds.
+    *stores*: one on each host. Returns the seconds.
     """
     agents = stores.agents[: hosts + 1]
     key = agents[0].call(put_bytes, nbytes)
@@ -99,22 +76,23 @@ def broadcast(stores: Stores, hosts: int, nbytes: int) -> float:
     def begin(grants: list[Grant]) -> None:
         for reader, source in grants:
             reading[agents[reader]] = reader
-            agents[reader].begin(fetch, key, stores.sources[agents[source]])
+            agents[reader].begin(fetch, key, stores.sources[source])
 
-    start = time.perf_counter()
-    begin(tree.ask(range(1, hosts + 1)))
-    while reading:
-        for agent in first_to_end(list(reading)):
-            agent.end()
-            begin(tree.done(reading.pop(agent)))
-    seconds = time.perf_counter() - start
+    def spread() -> None:
+        begin(tree.ask(range(1, hosts + 1)))
+        while reading:
+            for agent in first_to_end(list(reading)):
+                agent.end()
+                begin(tree.done(reading.pop(agent)))
+
+    seconds, _ = timed(spread)
     for agent in agents:
         agent.call(forget, key)
     return seconds
 
 
 def watch(hosts: list[Host], nbytes: int, spread: Callable[[], float]) -> Broadcast:
-    """Have an object spread, and look at what the hosts' links send meanwhile."""
+    """Have an object spread, and count the bytes that each host's link sends."""
     before = [host.traffic.sent for host in hosts]
     seconds = spread()
     sent = [host.traffic.sent - then for host, then in zip(hosts, before, strict=True)]
@@ -132,49 +110,58 @@ class Check:
     dask: list[Broadcast]
 
 
-def measure(setting: Setting) -> tuple[Links, list[Check]]:
-    """Measure links, and broadcasts to as many hosts as :data:`CHECKED` says."""
-    nbytes, rounds = setting.nbytes, range(setting.rounds)
+def measure(
+    nbytes: int,
+    *,
+    security: str = "clear",
+    mbit: float | None = 200.0,
+    rounds: int = 3,
+    dask: bool = True,
+) -> tuple[Links, list[Check]]:
+    """Measure links, and broadcasts to as many hosts as :data:`CHECKED` says.
+
+    Parameters
+    ----------
+    nbytes
+        Size of the object.
+    security
+        ``"clear"`` or ``"tls"``.
+    mbit
+        Bound on each link; ``None`` for none.
+    dask
+        Whether to measure with tasks of Dask too.
+    """
     with hosts_for_sides(max(CHECKED) + 1) as network:
         hosts = [network[f"host-{number}"] for number in range(max(CHECKED) + 1)]
-        for host in hosts:
-            host.shape(mbit=setting.mbit)
-        with Stores(hosts, setting.security) as stores:
-            links = measure_links(stores, nbytes, setting.rounds)
-            alone = {
+
+        def watched(spread: Callable[[int], float]) -> dict[int, list[Broadcast]]:
+            return {
                 count: [
-                    watch(hosts, nbytes, partial(broadcast, stores, count, nbytes))
-                    for _ in rounds
+                    watch(hosts, nbytes, partial(spread, count)) for _ in range(rounds)
                 ]
                 for count in CHECKED
             }
+
+        for host in hosts:
+            host.shape(mbit=mbit)
+        with open_stores(hosts, security) as stores:
+            links = measure_links(stores, nbytes, rounds)
+            alone = watched(lambda count: broadcast(stores, count, nbytes))
         tasks: dict[int, list[Broadcast]] = {}
-        if setting.dask:
+        workers, connector = (
+            dict.fromkeys(range(len(hosts)), 1),
+            f"zmq://?security={security}",
+        )
+        if dask:
             try:
-                tasks = _measure_dask(network, hosts, setting)
+                with open_side(network, workers, connector=connector) as side:
+                    function = bench_clusters.broadcast
+                    tasks = watched(
+                        lambda count: take(side.turn(function, nbytes, count))
+                    )
             except AssertionError as exc:
                 print(f"… cannot measure with Dask: {exc!s:.2000}", file=sys.stderr)
     return links, [
         Check(simulate(count, nbytes, links), alone[count], tasks.get(count, []))
         for count in CHECKED
     ]
-
-
-def _measure_dask(
-    network: Network, hosts: list[Host], setting: Setting
-) -> dict[int, list[Broadcast]]:
-    nbytes = setting.nbytes
-    connector = f"zmq://?security={setting.security}"
-    workers = dict.fromkeys(range(len(hosts)), 1)
-    with Side(network, workers, connector=connector) as side:
-
-        def spread(count: int) -> float:
-            return take(side.turn(bench_clusters.broadcast, nbytes, count))
-
-        return {
-            count: [
-                watch(hosts, nbytes, partial(spread, count))
-                for _ in range(setting.rounds)
-            ]
-            for count in CHECKED
-        }

@@ -23,16 +23,16 @@ _NOTHING = 1e-3
 
 
 class Grant(NamedTuple):
-    """Who may read from whom."""
+    """Permission for one host to read from another."""
 
     reader: int
     source: int
 
 
 class Tree:
-    """Who has the object, who reads it from whom, and who waits.
+    """The hosts that have the object, those that read it, and those that wait.
 
-    *origin*: the host that has the object.
+    *origin*: the host that has the object in the beginning.
     """
 
     #: How often each host that has the object has been given as a source.
@@ -64,12 +64,12 @@ class Tree:
         return self._readers[host], self.served[host], host
 
     def ask(self, readers: Iterable[int]) -> list[Grant]:
-        """Take note of who wants the object; return who may begin."""
+        """Queue hosts that want the object; return the reads that may begin."""
         self._waiting.extend(readers)
         return self._grants()
 
     def done(self, reader: int) -> list[Grant]:
-        """Take note that a reader has the object; return who else may begin."""
+        """Add a source: a reader has the object. Return the reads that may begin."""
         source = self._sources.pop(reader)
         self._add(reader)
         grants = self._grants()
@@ -95,7 +95,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Links:
-    """What was measured of the links between hosts."""
+    """Properties of the links between hosts."""
 
     #: Seconds before the first byte of a transfer moves.
     setup: float
@@ -116,13 +116,13 @@ class Links:
 
 @dataclass(frozen=True)
 class Spread:
-    """What a model, or a measurement, says of a broadcast."""
+    """A broadcast as the model predicts it."""
 
     #: Hosts that read, besides the one that had the object.
     hosts: int
-    #: Until the last one has it.
+    #: Until the last host has the object.
     seconds: float
-    #: Transfers one after another, on the way to the host that has most of them.
+    #: Transfers in the longest chain from the first host to a reader.
     rounds: int
     #: Most transfers from one host.
     copies: int
@@ -142,9 +142,9 @@ def simulate(hosts: int, nbytes: int, links: Links, fan_out: int = FAN_OUT) -> S
     Parameters
     ----------
     hosts
-        That read it, besides the one that has it.
+        Number of readers, besides the host that has the object.
     links
-        Between the hosts; all are alike.
+        All are alike.
 
     Examples
     --------
@@ -181,7 +181,7 @@ def simulate(hosts: int, nbytes: int, links: Links, fan_out: int = FAN_OUT) -> S
 
 
 def _set_rates(flows: list[_Flow], links: Links, now: float) -> None:
-    """Give each flow that has begun its part of its source, and of the machine."""
+    """Divide each source, and the machine, among the flows that have begun."""
     moving = [flow for flow in flows if flow.begins <= now]
     at_source: dict[int, int] = {}
     for flow in moving:

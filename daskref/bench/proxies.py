@@ -1,7 +1,7 @@
 """The benchmark of proxies: one operation at a time, on the proxies of four libraries.
 
-Every round times each library in turn, by the processor time of the thread: what else
-the machine does falls on all of them, or on none. An operation is done in a loop whose
+Every round times each library in turn, by the processor time of the thread: other load
+of the machine falls on all of them, or on none. An operation is timed in a loop, whose
 own cost, about 10 ns, is in every number.
 """
 
@@ -20,13 +20,14 @@ import sys
 import time
 import timeit
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from daskref.objects.reference import Metadata, describe
+from daskref.bench.measuring import ratios
+from daskref.objects.reference import describe
 from daskref.proxy.proxy import Proxy, resolve
 
 #: Seconds that one library's part of a round takes, about.
@@ -37,7 +38,7 @@ RIVAL = "proxystore"
 
 
 class Unknown:
-    """A factory that says nothing of what it returns."""
+    """A factory without metadata."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -48,9 +49,7 @@ class Unknown:
 
 
 class Known(Unknown):
-    """A factory that knows what it returns, as that of a store does."""
-
-    metadata: Metadata
+    """A factory with the metadata of its value, as that of a store has."""
 
     def __init__(self, value: Any) -> None:
         super().__init__(value)
@@ -84,8 +83,7 @@ def get_list() -> list[int]:
     return [1]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One operation."""
 
     title: str
@@ -94,7 +92,8 @@ class Row:
     statement: str
     #: ``() -> target``.
     target: Callable[[], Any]
-    #: ``resolved``, ``fresh`` (nothing known) or ``described`` (what can be, is).
+    #: ``resolved``, ``fresh`` (nothing is known of the target) or ``described``
+    #: (type and hash are known, where the library can).
     state: str = "resolved"
 
 
@@ -172,8 +171,8 @@ def prepare(
             if name == "daskref":
                 factory = Known(value)
             elif name == "proxystore":
-                options = {"cache_defaults": True, "target": value}
-                make = partial(make, **options)
+                kind: Any = make
+                make = partial(kind, cache_defaults=True, target=value)
             else:
                 return None
         elif row.statement.startswith(("dumps", "loads")):
@@ -181,19 +180,14 @@ def prepare(
         p = make(factory)
         names |= {"p": p, "make": make, "factory": factory}
         if row.state == "resolved":
-            if name == "daskref":
-                resolve(p)
-            else:
-                bool(p.__class__)
-        try:
-            if row.statement == "loads(data)":
-                names["data"] = pickle.dumps(p)
-            elif row.state == "described" and name == "proxystore":
-                names["p"] = pickle.loads(pickle.dumps(p))  # without the target
-        except NotImplementedError:
-            return None
+            # the proxies of the others resolve when asked for their class
+            resolve(p) if name == "daskref" else p.__class__
     timer = timeit.Timer(row.statement, timer=time.thread_time, globals=names)
     try:
+        if row.statement == "loads(data)":
+            names["data"] = pickle.dumps(names["p"])
+        elif row.state == "described" and name == "proxystore":
+            names["p"] = pickle.loads(pickle.dumps(names["p"]))  # without the target
         timer.timeit(1)
     except NotImplementedError:
         return None
@@ -205,15 +199,14 @@ class Result:
     """Nanoseconds of each round, by library."""
 
     row: Row
-    times: dict[str, list[float]] = field(default_factory=dict)
+    times: dict[str, list[float]]
 
     def ratio(self) -> float | None:
         """Return how much longer the rival takes: the median over the rounds."""
         rival = self.times.get(RIVAL)
-        if not rival:
-            return None
-        ours = self.times["daskref"]
-        return statistics.median(a / b for a, b in zip(rival, ours, strict=True))
+        return (
+            statistics.median(ratios(rival, self.times["daskref"])) if rival else None
+        )
 
 
 def run_row(row: Row, rounds: int, seconds: float = SLICE) -> Result:
@@ -226,37 +219,22 @@ def run_row(row: Row, rounds: int, seconds: float = SLICE) -> Result:
     seconds
         How long each library is timed in each round, about.
     """
-    made = {"plain": None, **makers()}
-    timers = {name: prepare(row, name, make) for name, make in made.items()}
-    result = Result(row)
-    loops = {}
-    for name, timer in timers.items():
-        if timer is not None:
+    loops: dict[str, tuple[timeit.Timer, int]] = {}
+    for name, make in {"plain": None, **makers()}.items():
+        if (timer := prepare(row, name, make)) is not None:
             once = min(timer.repeat(5, 20)) / 20
-            loops[name] = max(1, int(seconds / max(once, 1e-9)))
-            result.times[name] = []
+            loops[name] = timer, max(1, int(seconds / max(once, 1e-9)))
+    times: dict[str, list[float]] = {name: [] for name in loops}
     enabled = gc.isenabled()
     gc.disable()
     try:
-        for count in range(rounds + 1):
-            for name, number in loops.items():
-                timer = timers[name]
-                assert timer is not None
-                elapsed = timer.timeit(number) / number * 1e9
-                if count:
-                    result.times[name].append(elapsed)
+        for _ in range(rounds + 1):
+            for name, (timer, number) in loops.items():
+                times[name].append(timer.timeit(number) / number * 1e9)
     finally:
         if enabled:
             gc.enable()
-    return result
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of what is compared."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in makers()},
-    }
+    return Result(row, {name: each[1:] for name, each in times.items()})
 
 
 def report(results: list[Result]) -> dict[str, Any]:
@@ -267,7 +245,10 @@ def report(results: list[Result]) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "cpus": os.cpu_count(),
-        "versions": versions(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in makers()},
+        },
         "rows": [
             {
                 "title": result.row.title,
@@ -290,13 +271,12 @@ def format_table(data: dict[str, Any]) -> str:
         f"|---|{'---:|' * (len(names) + 1)}",
     ]
     for row in data["rows"]:
-        cells = []
-        for name in names:
-            if name in row["ns"]:
-                median, low, high = row["ns"][name]
-                cells.append(f"{median:.0f} ({low:.0f} to {high:.0f})")
-            else:
-                cells.append("")
+        cells = [
+            "{:.0f} ({:.0f} to {:.0f})".format(*row["ns"][name])
+            if name in row["ns"]
+            else ""
+            for name in names
+        ]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         lines.append(f"| {row['title']} | {' | '.join(cells)} | {ratio} |")
     return "\n".join(lines)
@@ -317,7 +297,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         args.json.write_text(json.dumps(data, indent=1) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

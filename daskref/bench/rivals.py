@@ -1,6 +1,6 @@
 """How plain sockets, and ProxyStore's ZeroMQ connector, move bytes from host to host.
 
-What is here is called by agents on hosts, one for each; what they keep is in *state*.
+Agents, one on each host, call the functions here with their *state*.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ import os
 import socket
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from daskref.bench.bytes import Turn, random_bytes
+from daskref.bench.measuring import array, timed
 from daskref.testing.agents import Agent
 from daskref.testing.host import Host
 
-#: What the sockets read and write.
+#: The file that the sockets read and write.
 _FILE = "/dev/shm/bench-sockets"
-#: Of ProxyStore's servers: every host has its own.
+#: Port of ProxyStore's servers, one on every host.
 _PORT = 5588
 
 
 def serve_file(state: dict[str, Any], address: str, nbytes: int) -> int:
-    """Send a file of random bytes to whoever connects, one by one; return the port."""
+    """Send a file of random bytes to each client in turn; return the port."""
     with open(_FILE, "wb") as file:
         file.write(random_bytes(nbytes))
     server = socket.create_server((address, 0))
@@ -51,8 +53,7 @@ def _send_file(server: socket.socket) -> None:
 
 def receive_file(state: dict[str, Any], address: str, port: int, nbytes: int) -> float:
     """Receive a file into a mapping of one; return the seconds."""
-    flags = os.O_RDWR | os.O_CREAT
-    descriptor = os.open(_FILE, flags, 0o600)
+    descriptor = os.open(_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         # pages that exist, after the first round, as those of our pool do
         os.posix_fallocate(descriptor, 0, nbytes)
@@ -83,41 +84,20 @@ def delete_received(state: dict[str, Any]) -> None:
     os.unlink(_FILE)
 
 
-class Sockets:
-    """A socket from the first of two hosts to the second.
+@contextmanager
+def sockets(hosts: list[Host], nbytes: int) -> Iterator[Callable[[], Turn]]:
+    """Serve a file on the first of two hosts; a turn sends it to the second."""
+    address = hosts[0].address
+    with Agent(hosts[0]) as sender, Agent(hosts[1]) as receiver, ExitStack() as stack:
+        port = sender.call(serve_file, address, nbytes)
+        stack.callback(sender.call, stop_serving)
+        stack.callback(receiver.call, delete_received)
 
-    Parameters
-    ----------
-    hosts
-        Both of them.
-    nbytes
-        To move each time.
-    """
+        def turn() -> Turn:
+            yield 0.0
+            yield receiver.call(receive_file, address, port, nbytes)
 
-    def __init__(self, hosts: list[Host], nbytes: int) -> None:
-        self._address = hosts[0].address
-        self._stack = ExitStack()
-        try:
-            sender, self._receiver = (
-                self._stack.enter_context(Agent(host)) for host in hosts[:2]
-            )
-            self._port = sender.call(serve_file, self._address, nbytes)
-            self._stack.callback(sender.call, stop_serving)
-        except BaseException:
-            self._stack.close()
-            raise
-
-    def __enter__(self) -> Sockets:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.callback(self._receiver.call, delete_received)
-        self._stack.close()
-
-    def turn(self, nbytes: int) -> Turn:
-        """Send the file once."""
-        yield 0.0
-        yield self._receiver.call(receive_file, self._address, self._port, nbytes)
+        yield turn
 
 
 # ProxyStore's ZeroMQ connector
@@ -134,24 +114,18 @@ def open_proxystore(state: dict[str, Any], address: str) -> None:
 
 def make_array(state: dict[str, Any], nbytes: int) -> None:
     """Make the array to put."""
-    import numpy as np
-
-    state["array"] = np.random.default_rng().random(nbytes // 8)
+    state["array"] = array(nbytes)
 
 
 def put_array(state: dict[str, Any]) -> tuple[Any, float]:
     """Put the array there; return its key, and the seconds."""
-    x = state.pop("array")
-    begin = time.perf_counter()
-    key = state["proxystore"].put(x)
-    return key, time.perf_counter() - begin
+    seconds, key = timed(state["proxystore"].put, state.pop("array"))
+    return key, seconds
 
 
 def get_array(state: dict[str, Any], key: Any) -> float:
     """Get an array; return the seconds."""
-    begin = time.perf_counter()
-    x = state["proxystore"].get(key)
-    seconds = time.perf_counter() - begin
+    seconds, x = timed(state["proxystore"].get, key)
     if x is None:
         raise LookupError(f"{key} is not there")
     return seconds
@@ -167,36 +141,19 @@ def close_proxystore(state: dict[str, Any]) -> None:
     state.pop("proxystore").close()
 
 
-class ProxyStore:
-    """ProxyStore's ZeroMQ connector on two hosts.
+@contextmanager
+def proxystore(hosts: list[Host], nbytes: int) -> Iterator[Callable[[], Turn]]:
+    """Check that ProxyStore's ZeroMQ connector is installed; a turn is a put and a get.
 
-    Raises ModuleNotFoundError if it is not installed.
-
-    Parameters
-    ----------
-    hosts
-        Both of them.
+    Raises ModuleNotFoundError if it is not. A turn puts on the first of two hosts and
+    gets on the second, with new processes: old ones do not give all memory back.
     """
+    import proxystore_ex.connectors.dim.zmq  # noqa: F401
 
-    def __init__(self, hosts: list[Host]) -> None:
-        import proxystore_ex.connectors.dim.zmq  # noqa: F401
-
-        self._hosts = hosts[:2]
-
-    def __enter__(self) -> ProxyStore:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-    def turn(self, nbytes: int) -> Turn:
-        """Put on one host, get on the other.
-
-        With new processes each time: old ones do not give all memory back.
-        """
+    def turn() -> Turn:
         with ExitStack() as stack:
-            here, there = (stack.enter_context(Agent(host)) for host in self._hosts)
-            for agent, host in ((here, self._hosts[0]), (there, self._hosts[1])):
+            here, there = agents = [stack.enter_context(Agent(h)) for h in hosts[:2]]
+            for agent, host in zip(agents, hosts, strict=False):
                 agent.call(open_proxystore, host.address)
                 stack.callback(agent.call, close_proxystore)
             here.call(make_array, nbytes)
@@ -204,3 +161,5 @@ class ProxyStore:
             key, put = here.call(put_array)
             yield put + there.call(get_array, key)
             here.call(evict_array, key)
+
+    yield turn

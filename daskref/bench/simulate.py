@@ -1,18 +1,17 @@
 """How long a broadcast takes: predicted for many hosts, checked on a few.
 
-What links do is measured between hosts in namespaces, or read from a file; a model of
-the tree (:mod:`daskref.bench.model`) predicts from it. On 2, 4 and 8 namespaces, the
-prediction stands beside what was measured. These share one machine: links are bounded,
-so that they and not its cores are what counts, and what the machine moves at most, with
-four transfers at once, is part of the prediction there; not for the hosts asked for.
+The speed of links is measured between hosts in namespaces, or read from a file; a
+model of the tree (:mod:`daskref.bench.model`) predicts from it. For 2, 4 and 8
+namespaces, the table has measurements beside the prediction. These hosts share one
+machine: bounds on the links keep its cores from being the limit, and the prediction
+includes what the machine moves at most, with four transfers at once; that for *N* hosts
+does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Any
 
 from dask.utils import format_bytes, parse_bytes
 
-from daskref.bench.links import Broadcast, Check, Setting, measure
+from daskref.bench.links import Broadcast, Check, measure
+from daskref.bench.measuring import spread
 from daskref.bench.model import FAN_OUT, Links, Spread, simulate
 from daskref.exceptions import NamespaceError
 from daskref.testing.hosts import capabilities
@@ -44,9 +44,7 @@ def format_line(
             seconds.append("-")
             copies.append("-")
             continue
-        times = [each.seconds for each in measured]
-        low, high = min(times), max(times)
-        seconds.append(f"{statistics.median(times):.3g} ({low:.3g} to {high:.3g})")
+        seconds.append(spread([each.seconds for each in measured]))
         copies.append(f"{max(each.copies for each in measured):.1f}")
     return (
         f"| {predicted.hosts} | {predicted.rounds} | {predicted.seconds:.3g} "
@@ -84,14 +82,10 @@ def _hosts(text: str) -> int:
 
 
 def read_links(path: Path) -> tuple[int, Links]:
-    """Read what ``--json`` wrote, or somebody measured elsewhere.
+    """Read the file that ``--json`` writes.
 
-    Raises ValueError if it is not that.
-
-    Returns
-    -------
-    tuple
-        Size of the object that it was measured with, and the links.
+    Returns the size of the object that was measured, and the links. Raises ValueError
+    for any other content.
     """
     found: Any = json.loads(path.read_text())
     try:
@@ -109,9 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--simulate", type=_hosts, required=True, metavar="hosts=N")
     parser.add_argument(
-        "--links", type=Path, help="what links do, from this file: measures nothing"
+        "--links", type=Path, help="read the links from this file: measure nothing"
     )
-    parser.add_argument("--size", help="of the object; default: what was measured with")
+    parser.add_argument("--size", help="of the object; default: the size measured")
     parser.add_argument(
         "--mbit", type=float, default=200.0, help="bound on each link; 0 for none"
     )
@@ -134,11 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.mbit and not capabilities().rate:
             parser.error("the kernel cannot bound links here; give --mbit 0")
         nbytes = parse_bytes(args.size or "64 MiB")
-        setting = Setting(
-            nbytes, args.security, args.mbit or None, args.rounds, not args.no_dask
-        )
         try:
-            links, checks = measure(setting)
+            links, checks = measure(
+                nbytes,
+                security=args.security,
+                mbit=args.mbit or None,
+                rounds=args.rounds,
+                dask=not args.no_dask,
+            )
         except NamespaceError as exc:
             parser.error(str(exc))
     size = parse_bytes(args.size) if args.size else nbytes
@@ -157,7 +154,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         args.json.write_text(json.dumps(content, indent=1))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,7 @@ carrier, hour)`` on a fresh cluster of worker processes for each client, and pri
 table. The exit status is 1 if the results differ, or if bulk data went through the
 scheduler although daskref was used.
 
-The cluster lives in a child process, so that the scheduler's memory and connections
+The cluster runs in a child process, so that the scheduler's memory and connections
 are apart from the client's (see :mod:`daskref.demo.cluster`).
 """
 
@@ -15,11 +15,18 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from daskref.bench import flights
-from daskref.demo.cluster import MeasuredCluster
+from daskref.demo.cluster import (
+    start_cluster,
+    start_recording,
+    stop_cluster,
+    stop_recording,
+)
+from daskref.testing.agents import Agent
 
 #: Share of the table that may pass the scheduler of a run with daskref: forty task
 #: messages, their results, heartbeats.
@@ -110,9 +117,13 @@ def _clients(only: str | None) -> dict[str, Callable[[str], Any]]:
 
 
 def _run(make_client: Callable[[str], Any], table: Any, workers: int) -> Report:
-    with MeasuredCluster(workers) as cluster, make_client(cluster.address) as client:
+    with ExitStack() as stack:
+        agent = stack.enter_context(Agent())
+        address = agent.call(start_cluster, workers)
+        stack.callback(agent.call, stop_cluster)
+        client = stack.enter_context(make_client(address))
         client.wait_for_workers(workers)
-        cluster.start()
+        agent.call(start_recording)
         begin = time.perf_counter()
         futures = []
         steps = flights.sweep()
@@ -124,7 +135,7 @@ def _run(make_client: Callable[[str], Any], table: Any, workers: int) -> Report:
             results.append(future.result())
             _progress("finished", len(results), len(steps))
         seconds = time.perf_counter() - begin
-        traffic, peak = cluster.stop()
+        traffic, peak = agent.call(stop_recording)
         stored = _stats(client)
         return Report(
             seconds=seconds,
@@ -209,7 +220,3 @@ def _progress(what: str, done: int, total: int) -> None:
         print(f"\r  {what} {done}/{total}", end=end, file=sys.stderr, flush=True)
     elif done % 10 == 0 or done == total:
         _say(f"  {what} {done}/{total}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

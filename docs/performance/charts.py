@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from daskref.bench.hosts import EXPERIMENTS
-from daskref.bench.program import ROWS
+from daskref.bench.rows import ROWS
 
 HERE = Path(__file__).parent
 TO = HERE.parent / "_static"

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import pytest
 
 from daskref.bench import clusters as bench_clusters
 from daskref.bench import hosts as bench_hosts
-from daskref.bench.bytes import Stores, Turn, take
-from daskref.bench.clusters import Side, hosts_for_sides
+from daskref.bench.bytes import Turn, open_stores, take
+from daskref.bench.clusters import hosts_for_sides, open_side
 from daskref.bench.hosts import Row, Site, Taken, format_row
-from daskref.bench.rivals import ProxyStore, Sockets
+from daskref.bench.rivals import proxystore, sockets
 from daskref.cli import main
 from daskref.testing.agents import Agent
 from daskref.testing.hosts import Network
@@ -168,18 +167,18 @@ class TestBytes:
         assert [host.shm for host in hosts] == [[], [], []]
 
     def test_sockets(self, hosts: list[Any]) -> None:
-        with Sockets(hosts, 3 * MIB) as sockets:
+        with sockets(hosts, 3 * MIB) as turn:
             before = hosts[1].traffic.received
             for _ in range(2):
-                assert take(sockets.turn(3 * MIB)) > 0
+                assert take(turn()) > 0
             assert hosts[1].traffic.received - before > 6 * MIB
 
     @pytest.mark.parametrize("security", ["clear", "tls"])
     def test_the_connector(self, hosts: list[Any], security: str) -> None:
-        with Stores(hosts, security) as stores:
+        with open_stores(hosts, security) as stores:
             before = [host.traffic for host in hosts]
             for _ in range(2):
-                assert take(stores.turn(3 * MIB)) > 0
+                assert take(stores.turns(3 * MIB)) > 0
             assert take(stores.turns(3 * MIB, [(0, 1), (0, 2)])) > 0
             now = [host.traffic for host in hosts]
         sent = now[0].sent - before[0].sent
@@ -191,10 +190,10 @@ class TestBytes:
 
     def test_proxystore(self, hosts: list[Any]) -> None:
         require_module("proxystore_ex")
-        with ProxyStore(hosts) as store:
+        with proxystore(hosts, 3 * MIB) as turn:
             before = hosts[1].traffic.received
             for _ in range(2):
-                assert take(store.turn(3 * MIB)) > 0
+                assert take(turn()) > 0
             assert hosts[1].traffic.received - before > 6 * MIB
 
     def test_a_table_and_a_file(
@@ -203,10 +202,8 @@ class TestBytes:
         require_hosts()
 
         def prepare(site: Site) -> None:
-            theirs = site.open(lambda: Sockets(site.hosts, site.size))
-            ours = site.open(lambda: Stores(site.hosts, "clear"))
-            site.turns["theirs"] = partial(theirs.turn, site.size)
-            site.turns["ours"] = partial(ours.turn, site.size)
+            site.move("theirs", sockets)
+            site.store("ours", "clear")
 
         experiment = bench_hosts.Experiment("bytes", prepare, [ROW])
         monkeypatch.setattr(bench_hosts, "EXPERIMENTS", {"bytes": experiment})
@@ -223,7 +220,7 @@ class TestBytes:
 @pytest.mark.hosts
 class TestSides:
     def test_plain_dask(self, network: Network) -> None:
-        with Side(network, {0: 1, 1: 2, 2: 1}) as side:
+        with open_side(network, {0: 1, 1: 2, 2: 1}) as side:
             before = network["host-0"].traffic.sent
             assert take(side.turn(bench_clusters.transfer, MIB)) > 0
             assert network["host-0"].traffic.sent - before > MIB
@@ -247,7 +244,7 @@ class TestSides:
     @pytest.mark.parametrize("connector", [bench_hosts.CLEAR, bench_hosts.ENCRYPTED])
     def test_daskref(self, network: Network, connector: str) -> None:
         nbytes = 8 * MIB
-        with Side(network, {0: 1, 1: 2}, connector=connector) as side:
+        with open_side(network, {0: 1, 1: 2}, connector=connector) as side:
             before = network["host-1"].traffic.received
             assert take(side.turn(bench_clusters.read_by, nbytes, 2)) > 0
             received = network["host-1"].traffic.received - before
@@ -262,7 +259,7 @@ class TestSides:
         require_hosts()
         with (
             hosts_for_sides(2, tmp_path) as network,
-            Side(network, {0: 1, 1: 1}, certificates=tmp_path) as side,
+            open_side(network, {0: 1, 1: 1}, certificates=tmp_path) as side,
         ):
             assert take(side.turn(bench_clusters.transfer, MIB)) > 0
             assert "key.pem" in os.listdir(tmp_path)
@@ -270,7 +267,7 @@ class TestSides:
     def test_what_goes_in_band_is_no_time_of_daskref(self, network: Network) -> None:
         with (
             # under `auto`, hosts that are apart share no store
-            Side(network, {0: 1, 1: 1}, connector="shm://") as side,
+            open_side(network, {0: 1, 1: 1}, connector="shm://") as side,
             pytest.raises(AssertionError, match="went in-band"),
         ):
             take(side.turn(bench_clusters.transfer, 8 * MIB))

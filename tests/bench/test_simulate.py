@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daskref.bench import simulate as bench_simulate
-from daskref.bench.bytes import Stores
+from daskref.bench.bytes import open_stores
 from daskref.bench.clusters import hosts_for_sides
 from daskref.bench.links import Broadcast, broadcast, measure_links, watch
 from daskref.bench.model import Spread
@@ -90,7 +90,7 @@ def test_links_are_measured() -> None:
         hosts = [network[f"host-{number}"] for number in range(8)]
         for host in hosts:
             host.shape(mbit=80)
-        with Stores(hosts, "clear") as stores:
+        with open_stores(hosts, "clear") as stores:
             links = measure_links(stores, MIB, 1)
     # bounded to 10 MB/s, but for a burst; two share it
     assert links.setup > 0
@@ -104,7 +104,7 @@ def test_an_object_spreads_as_a_tree() -> None:
     require_hosts()
     with hosts_for_sides(5) as network:
         hosts = [network[f"host-{number}"] for number in range(5)]
-        with Stores(hosts, "tls") as stores:
+        with open_stores(hosts, "tls") as stores:
             seen = watch(hosts, 3 * MIB, lambda: broadcast(stores, 4, 3 * MIB))
             assert seen.seconds > 0
             # the first two read from the origin; it and they have room for the others
