@@ -239,7 +239,7 @@ def objects(
             and all(_matches(getattr(each, field), p) for field, p in wanted)
         )
     )
-    found = _ordered(found, sort, descending=not reverse)
+    found = found.by(sort, descending=not reverse)
     shown = Table(found.fields, found[:limit])
     if as_json:
         say_json([each._asdict() for each in shown])
@@ -252,15 +252,6 @@ def objects(
 def _matches(value: Any, pattern: str) -> bool:
     each = value if isinstance(value, tuple) else (value,)
     return any(fnmatchcase(str(one), pattern) for one in each)
-
-
-def _ordered(
-    found: Table[ObjectRecord], field: str, *, descending: bool
-) -> Table[ObjectRecord]:
-    """Return objects ordered by a field; what lacks it comes last."""
-    known = found.where(lambda each: getattr(each, field) is not None)
-    rest = found.where(lambda each: getattr(each, field) is None)
-    return Table(found.fields, [*known.by(field, descending=descending), *rest])
 
 
 @click.command

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from typing import Any, NamedTuple
 
 from daskref.client._checks import check_enabled
 from daskref.client.tables import Table
 from daskref.cluster.session import ClusterStore
-from daskref.cluster.stats import STORED, Stats, summarize
+from daskref.cluster.stats import STORED, Stats, footprints, reads, summarize
+from daskref.connectors.space import Footprint
 
 #: Objects that the scheduler lists by default.
 _MOST = 10_000
@@ -26,6 +28,12 @@ class ObjectRecord(NamedTuple):
     shape: tuple[int, ...] | None
     #: Size in bytes.
     nbytes: int
+    #: Bytes that it takes up in the memory of all these hosts, and on their disks, in
+    #: whole pages. Keys that share one stored object share these, too: all together
+    #: are what :func:`daskref.stats` tells. ``None`` if a host does not answer, or
+    #: the store cannot tell.
+    memory: int | None
+    disk: int | None
     #: Names of the hosts that have a copy.
     hosts: tuple[str, ...]
     #: Prefixes of the Dask keys that hold it.
@@ -36,6 +44,12 @@ class ObjectRecord(NamedTuple):
     clients: tuple[str, ...]
     #: Processes that fetch it now, or wait to do so, on other hosts.
     readers: int
+    #: Processes that have it mapped now; ``None`` if that cannot be told, as of what is
+    #: on disk.
+    mapped: int | None
+    #: How often it was read, at least: by workers, the scheduler and this client, as
+    #: far as they answer. Each remembers the last 4,096 objects that it has read.
+    hits: int
     #: Seconds since the scheduler heard of it.
     age: float
 
@@ -57,6 +71,8 @@ def list_objects(client: Any, *, most: int = _MOST) -> Any:
         It prints as a table, also in notebooks; ``where`` and ``by`` filter and order
         it, ``to_pandas`` makes a DataFrame. For an asynchronous client, a coroutine.
         What lives by a lease alone is not listed: the scheduler does not know of it.
+        Workers are asked what objects take up and how often they were read, for three
+        seconds at most; see :class:`~daskref.client.inventory.ObjectRecord`.
 
     Raises
     ------
@@ -68,13 +84,15 @@ def list_objects(client: Any, *, most: int = _MOST) -> Any:
     async def _objects() -> Table[ObjectRecord]:
         if client._daskref is None:  # there is no store yet
             return Table(ObjectRecord._fields)
-        return await ask_objects(client.scheduler, most)
+        return await ask_objects(client.scheduler, most, client._daskref.session)
 
     return client.sync(_objects)
 
 
-async def ask_objects(scheduler: Any, most: int = _MOST) -> Table[ObjectRecord]:
-    """Return what :func:`list_objects` does, for who has no session.
+async def ask_objects(
+    scheduler: Any, most: int = _MOST, session: ClusterStore | None = None
+) -> Table[ObjectRecord]:
+    """Return what :func:`list_objects` does.
 
     Parameters
     ----------
@@ -82,16 +100,69 @@ async def ask_objects(scheduler: Any, most: int = _MOST) -> Table[ObjectRecord]:
         Dask's connection to one on which daskref is on.
     most
         See there.
+    session
+        Of this process, if it has one: then what it has read is in it, and what its
+        host has.
     """
+    told = await scheduler.daskref_objects(most=most)
+    objects = told["objects"]
+    if session is not None:
+        await session.run(_add_own, session, objects, told["processes"])
+    # How many keys share one file, and how many of these have been told of.
+    keys = Counter(file for each in objects for file in _files(each["places"]))
+    before: Counter[tuple[str, int]] = Counter()
     records = []
-    for each in await scheduler.daskref_objects(most=most):
+    for each in objects:
+        taken = [0, 0]
+        for file, footprint in _files(each["places"]).items():
+            for n, nbytes in enumerate((footprint.memory, footprint.disk)):
+                share, rest = divmod(nbytes, keys[file])
+                taken[n] += share + (before[file] < rest)
+            before[file] += 1
+        places = each.pop("places").values()
+        known = None not in places
+        mapped = [Footprint(*place).mapped for place in places if place is not None]
+        counts = [number for number in mapped if number is not None]
+        del each["object"]
         # lists are tuples, or not, after a message of Dask's
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in each.items()
         }
-        records.append(ObjectRecord(**values))
+        records.append(
+            ObjectRecord(
+                **values,
+                memory=taken[0] if known else None,
+                disk=taken[1] if known else None,
+                mapped=sum(counts) if counts else None,
+            )
+        )
     return Table(ObjectRecord._fields, records)
+
+
+def _files(places: dict[str, Any]) -> dict[tuple[str, int], Footprint]:
+    """Return what an object takes up on hosts that have told, by host and file."""
+    told = ((host, Footprint(*each)) for host, each in places.items() if each)
+    return {(host, each.file): each for host, each in told if each.file}
+
+
+def _add_own(
+    session: ClusterStore, objects: list[dict[str, Any]], processes: list[str]
+) -> None:
+    """Add what this process knows itself. Blocks."""
+    own = reads(session, None)
+    if own["process"] not in processes:
+        for each in objects:
+            each["hits"] += own["reads"].get(each["key"], 0)
+    if (connector := session.across_hosts) is not None:
+        here = connector.host
+        untold = [each for each in objects if each["places"].get(here, 0) is None]
+        for each, told in zip(
+            untold,
+            footprints(session, [each["object"] for each in untold]),
+            strict=True,
+        ):
+            each["places"][here] = told
 
 
 def stats(client: Any) -> Stats:

@@ -10,6 +10,9 @@ from dask.utils import format_bytes
 
 Record = TypeVar("Record", bound=tuple[Any, ...])
 
+#: Fields that are sizes in bytes, and those that are known of all, if anybody answers.
+_SIZES = {"nbytes", "memory", "disk"}
+_MEASURED = {"memory", "disk", "mapped"}
 #: Records that are printed; the last line says how many more there are.
 _SHOWN = 60
 
@@ -48,6 +51,8 @@ class Table(list[Record], Generic[Record]):
     def by(self, field: str, *, descending: bool = True) -> Table[Record]:
         """Return the records ordered by one field, the largest first by default.
 
+        Those of which it is not known, or which lack it, come last.
+
         Raises
         ------
         KeyError
@@ -56,8 +61,10 @@ class Table(list[Record], Generic[Record]):
         if field not in self.fields:
             raise KeyError(f"{field!r} is none of {', '.join(self.fields)}")
         number = self.fields.index(field)
-        ordered = sorted(self, key=lambda each: each[number], reverse=descending)
-        return Table(self.fields, ordered)
+        known = [each for each in self if each[number] is not None]
+        known.sort(key=lambda each: each[number], reverse=descending)
+        rest = [each for each in self if each[number] is None]
+        return Table(self.fields, [*known, *rest])
 
     def to_pandas(self) -> Any:
         """Return a DataFrame with a column for each field. Imports pandas."""
@@ -113,8 +120,8 @@ class Table(list[Record], Generic[Record]):
 def _text(name: str, value: Any) -> str:
     """Return one cell: a size of bytes, a list or anything else as people read it."""
     if value is None:
-        return ""
-    if name == "nbytes":
+        return "unknown" if name in _MEASURED else ""
+    if name in _SIZES and isinstance(value, int):
         return format_bytes(value)
     if isinstance(value, bool):
         return "yes" if value else "no"

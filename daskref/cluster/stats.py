@@ -14,6 +14,8 @@ from contextlib import suppress
 from typing import Any, TypedDict, cast
 
 from daskref.background import make_lock
+from daskref.connectors.base import Key
+from daskref.connectors.space import Footprint
 from daskref.store.metrics import COUNTERS, INBAND
 
 #: What a host has, and what it means. The first two go by what was put, the others by
@@ -90,6 +92,37 @@ def summarize(
         for reason, count in report["inband"].items():
             inband[reason] += count
     return cast("Stats", {**total, "hosts": hosts, "inband": inband})
+
+
+def footprints(session: Any, keys: Iterable[Key]) -> list[Footprint | None]:
+    """Return what objects take up on this host, as far as a session can tell. Blocks.
+
+    Parameters
+    ----------
+    session
+        A :class:`daskref.cluster.session.ClusterStore`.
+    keys
+        Of objects; lists will do, as they are after a message of Dask's.
+    """
+    found = [tuple(key) for key in keys]
+    if session.store is None:
+        return [None for _ in found]
+    told: list[Footprint | None] = session.store.connector.footprints(found)
+    return told
+
+
+def reads(session: Any, names: Iterable[str] | None) -> dict[str, Any]:
+    """Return how often this process has read objects, and what tells it apart.
+
+    Parameters
+    ----------
+    session
+        See :func:`footprints`.
+    names
+        Of the objects; ``None`` for all.
+    """
+    process = session.report()["process"]
+    return {"process": process, "reads": session.counters.reads(names)}
 
 
 _NAMES = {"bytes_kept": "kept_bytes"}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_check
 from urllib.parse import SplitResult
 
 from daskref.connectors.buffers import raw
-from daskref.connectors.space import Space
+from daskref.connectors.space import Footprint, Space
 from daskref.exceptions import ConfigError, NotDeferrableError
 
 #: Anything that supports the buffer protocol.
@@ -410,6 +410,21 @@ class Connector(ABC):
             Of all processes that share the store; all zero if it is elsewhere.
         """
         return Space()
+
+    def footprints(self, keys: Iterable[Key]) -> list[Footprint | None]:
+        """Return what objects take up of this host's memory and disk.
+
+        Parameters
+        ----------
+        keys
+            See :meth:`get`.
+
+        Returns
+        -------
+        list of Footprint or None
+            In the same order; ``None`` for each if the store cannot tell.
+        """
+        return [None for _ in keys]
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """Return what other processes need besides :meth:`config`, by place.

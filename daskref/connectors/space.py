@@ -51,6 +51,51 @@ class Space(NamedTuple):
     disk_free: int = 0
 
 
+class Footprint(NamedTuple):
+    """What one object takes up on one host; all zero if it is not there."""
+
+    #: Bytes in memory, and on disk, in whole pages.
+    memory: int = 0
+    disk: int = 0
+    #: Processes that have it mapped; ``None`` if that cannot be told, as on disk.
+    mapped: int | None = None
+    #: What tells its file from others: an object may have several keys.
+    file: int = 0
+
+
+def of_names(
+    names: Iterable[str], memory: str, disk: str | None
+) -> list[Footprint | None]:
+    """Return what objects take up.
+
+    Parameters
+    ----------
+    memory, disk
+        The directories in which they are. What moves from the one to the other has its
+        name in both for a moment.
+    """
+    readers = _readers(memory)
+    found: list[Footprint | None] = []
+    for name in names:
+        each = Footprint()
+        if (there := _stat(memory, name)) is not None:
+            mapped = None if readers is None else len(readers.get(there.st_ino, ()))
+            nbytes = there.st_blocks * _BLOCK
+            each = Footprint(nbytes, 0, mapped, there.st_ino)
+        elif disk is not None and (there := _stat(disk, name)) is not None:
+            # another file system, which may have the same numbers
+            each = Footprint(0, there.st_blocks * _BLOCK, None, -there.st_ino)
+        found.append(each)
+    return found
+
+
+def _stat(path: str, name: str) -> os.stat_result | None:
+    try:
+        return os.lstat(f"{path}/{name}")
+    except FileNotFoundError:
+        return None
+
+
 def of_objects(path: str) -> dict[int, int]:
     """Return the sizes of objects, and of those being written, by inode."""
     return _sizes(path, _OBJECT)
@@ -98,19 +143,27 @@ def _sizes(path: str, pattern: re.Pattern[str]) -> dict[int, int]:
 
 def _locks(path: str) -> tuple[set[int], set[int]]:
     """Return the inodes of which somebody holds a shared lock, and who is there."""
-    try:
-        lock = os.stat(os.path.join(path, "lock"))
-        locks = _read("/proc/locks")
-    except OSError:  # the session is gone, or this is no Linux that tells
+    readers = _readers(path)
+    if not readers or (lock := _stat(path, "lock")) is None:
         return set(), set()
-    device = os.major(lock.st_dev), os.minor(lock.st_dev)
-    read, processes = set(), set()
+    return set(readers), readers.get(lock.st_ino, set())
+
+
+def _readers(path: str) -> dict[int, set[int]] | None:
+    """Return which processes hold a shared lock, by the inode of the file.
+
+    ``None`` if the session is gone, or this is no Linux that tells.
+    """
+    try:
+        device = os.stat(os.path.join(path, "lock")).st_dev
+        locks = _read("/proc/locks")
+    except OSError:
+        return None
+    readers: dict[int, set[int]] = {}
     for pid, major, minor, inode in _LOCK.findall(locks):
-        if (int(major, 16), int(minor, 16)) == device:
-            read.add(int(inode))
-            if int(inode) == lock.st_ino:
-                processes.add(int(pid))
-    return read, processes
+        if os.makedev(int(major, 16), int(minor, 16)) == device:
+            readers.setdefault(int(inode), set()).add(int(pid))
+    return readers
 
 
 def _nameless(path: str, read: set[int], processes: Iterable[int]) -> dict[int, int]:

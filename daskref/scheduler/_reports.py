@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dask.utils import key_split
 
 from daskref.cluster.session import ClusterStore
-from daskref.cluster.stats import STORED
+from daskref.cluster.stats import STORED, footprints, reads
 from daskref.connectors.base import Key
 from daskref.graph.nodes import references_in
 from daskref.objects.reference import Metadata
@@ -21,12 +23,23 @@ from daskref.scheduler._events import Holder
 from daskref.scheduler._state import State
 from daskref.scheduler._table import StoredObject
 from daskref.scheduler._workers import ask_workers
+from daskref.store.metrics import object_name
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
 
+logger = logging.getLogger(__name__)
+
 #: Objects that are described between two turns of the event loop.
 _TURN = 500
+#: Objects that a host is asked for in one go.
+_PART = 5000
+#: Objects that are named to whoever is asked how often they were read; else all are.
+_FEW = 1000
+#: Processes that are asked for that at a time.
+_AT_ONCE = 64
+#: Seconds for a process to answer, and for all that is asked of one listing.
+_ANSWER, _PATIENCE = 1.0, 3.0
 #: Events that a user may have to do something about.
 _WARNINGS = ("fallback", "unreachable", "remove-host")
 
@@ -95,12 +108,93 @@ class Reports:
         stores = await asyncio.gather(self._stored(), *map(self._ask_first, others))
         return [report for report in stores if report is not None]
 
-    async def objects(self, most: int) -> list[dict[str, Any]]:
-        """Return what :func:`daskref.list_objects` makes records of, the largest first.
+    async def objects(self, most: int) -> dict[str, Any]:
+        """Return what :func:`daskref.list_objects` makes records of.
 
-        *most*: how many objects to return.
+        Parameters
+        ----------
+        most
+            How many objects to return.
+
+        Returns
+        -------
+        dict
+            ``objects``: the largest first, each with ``places``: what it takes up, by
+            host, ``None`` of a host that has not told in time; ``processes``: those
+            whose reads are in ``hits``.
         """
-        return [record async for record, _ in self._largest(most, None)]
+        found = [(key, record) async for key, record, _ in self._largest(most, None)]
+        by_host: dict[str, list[tuple[Key, dict[str, Any]]]] = {}
+        for key, record in found:
+            record.update(object=key, hits=0)
+            for host in record["places"]:
+                by_host.setdefault(host, []).append((key, record["places"]))
+        processes: set[str] = set()
+        records = {record["key"]: record for _, record in found}
+        looks = [self._look(host, rows) for host, rows in by_host.items()]
+        jobs = [
+            asyncio.create_task(job)
+            for job in (*looks, *([self._count(records, processes)] if found else []))
+        ]
+        if jobs:
+            try:
+                done, _ = await asyncio.wait(jobs, timeout=_PATIENCE)
+            finally:
+                for job in jobs:
+                    job.cancel()
+            for job in done:
+                if exc := job.exception():
+                    logger.debug("A host did not tell of its objects", exc_info=exc)
+        return {"objects": [record for _, record in found], "processes": [*processes]}
+
+    async def _look(self, host: str, rows: list[tuple[Key, dict[str, Any]]]) -> None:
+        """Enter what objects take up on a host, a part of them at a time."""
+        for first in range(0, len(rows), _PART):
+            part = rows[first : first + _PART]
+            told = await self._footprints(host, [key for key, _ in part])
+            for (_, places), each in zip(part, told, strict=True):
+                places[host] = each
+
+    async def _footprints(self, host: str, keys: list[Key]) -> Any:
+        if host == self._state.home:
+            return await self._session.run(footprints, self._session, keys)
+        for worker in self._state.hosts.on(host, "worker"):
+            told = await self._ask_one(worker, "daskref_footprints", keys=keys)
+            if told is not None:
+                return told
+        return [None for _ in keys]
+
+    async def _count(
+        self, records: dict[str, dict[str, Any]], processes: set[str]
+    ) -> None:
+        """Enter how often processes have read objects, by name."""
+        names = list(records) if len(records) <= _FEW else None
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        def add(told: dict[str, Any]) -> None:
+            if told["process"] not in processes:  # or it was asked as another worker
+                processes.add(told["process"])
+                for name in told["reads"].keys() & records.keys():
+                    records[name]["hits"] += told["reads"][name]
+
+        async def ask(worker: str) -> None:
+            async with room:
+                told = await self._ask_one(worker, "daskref_reads", names=names)
+            if told is not None:
+                add(told)
+
+        add(reads(self._session, names))
+        await asyncio.gather(*map(ask, list(self._scheduler.workers)))
+
+    async def _ask_one(self, worker: str, op: str, **message: Any) -> Any:
+        """Return what a worker answers; ``None`` if it does not, in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER):
+                answers = await self._scheduler.broadcast(
+                    msg={"op": op, **message}, workers=[worker], on_error="ignore"
+                )
+                return answers.get(worker)
+        return None
 
     async def largest(
         self, most: int, holders: int
@@ -115,11 +209,12 @@ class Reports:
             How many holders of each object to tell of: all tasks of a sweep may need
             the one.
         """
-        return [each async for each in self._largest(most, holders)]
+        found = self._largest(most, holders)
+        return [(record, number) async for _, record, number in found]
 
     async def _largest(
         self, most: int, holders: int | None
-    ) -> AsyncIterator[tuple[dict[str, Any], int]]:
+    ) -> AsyncIterator[tuple[Key, dict[str, Any], int]]:
         held = (each for each in self._state.objects.items() if each[1].holders)
         needed: dict[Any, dict[Key, Metadata]] = {}  # by task: one may need thousands
         for number, (key, obj) in enumerate(
@@ -128,7 +223,7 @@ class Reports:
             if number % _TURN == 0:
                 await asyncio.sleep(0)
             told = list(islice(obj.holders, holders))
-            yield self._describe(key, obj, told, needed), len(obj.holders)
+            yield key, self._describe(key, obj, told, needed), len(obj.holders)
 
     async def task(self, key: Any) -> list[dict[str, Any]]:
         """Return what :func:`daskref.explain` makes rows of: a task that Dask knows.
@@ -176,14 +271,15 @@ class Reports:
         needed: dict[Any, dict[Key, Metadata]],
     ) -> dict[str, Any]:
         tasks = [each.name for each in holders if each.kind != "client"]
-        hosts = list(map(self._name, obj.copies))
+        hosts = list(obj.copies) or [self._state.home]
         name, shape = next(self._types(key, holders, needed), ("", None))
         return {
-            "key": str(key[0]),
+            "key": object_name(key),
             "type": name,
             "shape": shape,
             "nbytes": obj.nbytes,
-            "hosts": hosts or [socket.gethostname()],
+            "hosts": list(map(self._name, hosts)),
+            "places": dict.fromkeys(hosts),
             "prefixes": sorted({key_split(task) for task in tasks}),
             "keys": sorted({str(task) for task in tasks}),
             "clients": sorted(str(e.name) for e in holders if e.kind == "client"),
@@ -239,7 +335,7 @@ class Reports:
         moving = self._state.moving
         now = [
             {
-                "key": str(key[0]),
+                "key": object_name(key),
                 "nbytes": self._state.objects[key].nbytes,
                 "source": self._name(grant.source),
                 "host": self._name(host),

@@ -91,7 +91,7 @@ class Reader:
         view = memoryview(data).cast("B")
         if self.signer is not None:
             self.signer.open(view, key, seal)
-        self._counters.add("gets")
+        self._counters.add_get(key)
         return memoryview(bytearray(view)) if view.readonly else view
 
     def take(
@@ -125,7 +125,7 @@ class Reader:
                 obj = self.load(data, key, deserializer, seal)
         if watch is not None:
             watch(data, obj)
-        self._counters.add("gets")
+        self._counters.add_get(key)
         operation.done("get", key, nbytes, cached=False)
         if evicts:
             self._counters.add("evictions")

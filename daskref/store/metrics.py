@@ -11,7 +11,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +30,9 @@ logger = logging.getLogger("daskref.store")
 
 #: How many keys are remembered one by one, those used last.
 KEYS = 1024
+
+#: Of how many objects a process knows how often it has read them, those read last.
+READ = 4096
 
 #: What is counted, and what it means.
 COUNTERS = {
@@ -310,22 +314,49 @@ class Operation:
             )
 
 
+def object_name(key: Any) -> str:
+    """Return what tells an object from others: the first thing in its own key."""
+    if not isinstance(key, tuple | list) or not key:
+        return str(key)
+    inner = key[-1]  # of a connector that is made of several: the key in one of them
+    return object_name(inner) if isinstance(inner, tuple | list) else str(key[0])
+
+
 class Counters:
     """Counts, by name. Thread-safe."""
 
     _counts: dict[str, int]
     _inband: dict[str, int]
+    #: Name of an object -> how often it was read; of the last :data:`READ`.
+    _reads: OrderedDict[str, int]
     _lock: threading.Lock
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(COUNTERS, 0)
         self._inband = dict.fromkeys(INBAND, 0)
+        self._reads = OrderedDict()
         self._lock = make_lock()
 
     def add(self, name: str, amount: int = 1) -> None:
         """Add to the count *name*, one of :data:`COUNTERS`."""
         with self._lock:
             self._counts[name] += amount
+
+    def add_get(self, key: Key) -> None:
+        """Count that an object was read."""
+        name = object_name(key)
+        with self._lock:
+            self._counts["gets"] += 1
+            self._reads[name] = self._reads.pop(name, 0) + 1
+            if len(self._reads) > READ:
+                self._reads.popitem(last=False)
+
+    def reads(self, names: Iterable[str] | None = None) -> dict[str, int]:
+        """Return how often objects were read, by name; by default of all known."""
+        with self._lock:
+            if names is None:
+                return dict(self._reads)
+            return {name: self._reads[name] for name in names if name in self._reads}
 
     def add_inband(self, reason: str) -> bool:
         """Count a large value that goes in-band; return whether it is the first so.

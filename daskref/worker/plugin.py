@@ -38,6 +38,7 @@ from daskref.cluster.family import register_family
 from daskref.cluster.opening import pauses
 from daskref.cluster.relay import RelayConnector, fetch
 from daskref.cluster.session import ClusterStore
+from daskref.cluster.stats import footprints, reads
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError
 from daskref.graph.nodes import VALUES, ReferenceNode
@@ -127,7 +128,9 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         worker.handlers["daskref_counters"] = self.counters
         worker.handlers["daskref_values"] = self.values
         worker.handlers["daskref_stored"] = self.stored
-        for op in ("fetch", "counters", "values", "stored"):
+        worker.handlers["daskref_footprints"] = self.footprints
+        worker.handlers["daskref_reads"] = self.reads
+        for op in ("fetch", "counters", "values", "stored", "footprints", "reads"):
             self._undo.append(partial(worker.handlers.pop, f"daskref_{op}"))
         self._replace_stream_handler("compute-task", self.compute_task)
         self._replace(worker, "_get_client", self._get_client)
@@ -366,3 +369,11 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
     async def stored(self) -> dict[str, Any]:
         """Return what the store has on this host."""
         return await self.session.run(self.session.stored)
+
+    async def footprints(self, keys: list[Key]) -> list[Any]:
+        """Return what objects take up on this host."""
+        return await self.session.run(footprints, self.session, keys)
+
+    async def reads(self, names: list[str] | None) -> dict[str, Any]:
+        """Return how often this process has read objects."""
+        return reads(self.session, names)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from distributed.protocol import dumps
 
 from daskref.connectors.base import Key
+from daskref.connectors.space import Footprint
+from daskref.scheduler import _reports
 from daskref.scheduler._reports import Reports
 from daskref.scheduler._state import State
 from daskref.scheduler.dashboard.sampling import HOLDERS, ROWS
-from tests.support.sites import A, B, Site
+from daskref.store.metrics import Counters
+from tests.support.sites import A, B, C, Site
+
+NOTHING, HANGS = object(), object()
 
 
 class Scheduler:
@@ -23,6 +27,8 @@ class Scheduler:
     def __init__(self) -> None:
         self.tasks: dict[Any, Any] = {}
         self.workers: dict[str, Any] = {}
+        self.answers: dict[tuple[str, str], Any] = {}
+        self.asked: list[dict[str, Any]] = []
         self.events: list[tuple[float, Any]] = []
         self.told: list[tuple[str, str]] = []
 
@@ -33,6 +39,34 @@ class Scheduler:
     def report(self, message: dict[str, Any], client: str) -> None:
         self.told.append((client, message["op"]))
 
+    async def broadcast(
+        self, msg: dict[str, Any], workers: list[str] | None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Answer for workers: as they do; not at all for those who do not."""
+        self.asked.append(msg)
+        found = {}
+        for worker in workers or ():
+            answer = self.answers.get((worker, msg["op"]), NOTHING)
+            if answer is HANGS:
+                await asyncio.Event().wait()
+            if answer is not NOTHING:
+                found[worker] = answer(msg) if callable(answer) else answer
+        return found
+
+
+class Session:
+    """One of a scheduler whose store cannot tell what objects take up."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.store = None
+
+    def report(self) -> dict[str, Any]:
+        return {"process": "scheduler"}
+
+    async def run(self, func: Any, *args: Any) -> Any:
+        return func(*args)
+
 
 @pytest.fixture
 def scheduler() -> Scheduler:
@@ -40,7 +74,7 @@ def scheduler() -> Scheduler:
 
 
 def make(scheduler: Any, state: State, clients: tuple[str, ...] = ()) -> Reports:
-    session: Any = SimpleNamespace(report=lambda: {"process": "scheduler"})
+    session: Any = Session()
     return Reports(scheduler, session, state, clients)
 
 
@@ -67,8 +101,61 @@ def test_all_holders_are_told_to_who_lists_objects(scheduler: Scheduler) -> None
     site = Site(home="")
     for number in range(200):
         site.hold("key", f"task-{number}", key(1))
-    (found,) = asyncio.run(make(scheduler, site.state).objects(10))
+    told = asyncio.run(make(scheduler, site.state).objects(10))
+    (found,) = told["objects"]
     assert len(found["keys"]) == 200
+
+
+def test_one_worker_of_each_host_tells_what_objects_take_up(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_reports, "_ANSWER", 0.01)
+    monkeypatch.setattr(_reports, "_PART", 2)
+    site = Site()
+    for name, host in (("a", A), ("b1", B), ("b2", B), ("c", C)):
+        site.worker(name, host)
+    for number in range(5):
+        site.put(key(number))
+    site.put((key(9)[0], 9, C))
+    site.ask("b1", key(0))
+    site.fetched("b1", key=key(0))
+    here = Footprint(4096, 0, 1, 7)
+    scheduler.answers = {
+        ("a", "daskref_footprints"): lambda msg: [list(here) for _ in msg["keys"]],
+        ("b1", "daskref_footprints"): HANGS,
+        ("b2", "daskref_footprints"): [[0, 8192, None, -7]],
+        ("c", "daskref_footprints"): HANGS,
+    }
+    told = asyncio.run(make(scheduler, site.state).objects(10))
+    places = {each["object"]: each["places"] for each in told["objects"]}
+    assert places[key(0)] == {A: list(here), B: [0, 8192, None, -7]}
+    assert places[key(1)] == {A: list(here)}
+    assert places[key(9)[0], 9, C] == {C: None}  # nobody there answers
+    asked = [len(m["keys"]) for m in scheduler.asked if m["op"] == "daskref_footprints"]
+    assert max(asked) == 2
+
+
+def test_reads_of_all_processes_add_up(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_reports, "_ANSWER", 0.01)
+    site = Site(home="")
+    site.put(key(1))
+    name = key(1)[0]
+    scheduler.workers = dict.fromkeys(("w1", "w2", "same as w2", "hangs", "left"))
+    counted = {"process": "2", "reads": {name: 2, "unknown": 9}}
+    scheduler.answers = {
+        ("w1", "daskref_reads"): {"process": "1", "reads": {name: 1}},
+        ("w2", "daskref_reads"): counted,
+        ("same as w2", "daskref_reads"): counted,
+        ("hangs", "daskref_reads"): HANGS,
+    }
+    reports = make(scheduler, site.state)
+    told = asyncio.run(reports.objects(10))
+    assert told["objects"][0]["hits"] == 3
+    assert set(told["processes"]) == {"scheduler", "1", "2"}
+    (asked, *_) = [m for m in scheduler.asked if m["op"] == "daskref_reads"]
+    assert asked["names"] == [name]
 
 
 def test_transfers_that_were_and_that_are(scheduler: Scheduler) -> None:
@@ -119,7 +206,8 @@ def test_the_schedulers_host_has_its_name(scheduler: Scheduler) -> None:
     site = Site()
     site.worker("a", site.home)
     site.put((key(1)[0], 1, site.home))
-    (found,) = asyncio.run(make(scheduler, site.state).objects(1))
+    told = asyncio.run(make(scheduler, site.state).objects(1))
+    (found,) = told["objects"]
     assert found["hosts"] == [socket.gethostname()]
 
 

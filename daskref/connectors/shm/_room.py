@@ -19,7 +19,14 @@ from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.machine import SHARE, least, memory
 from daskref.connectors.shm._moving import Mover
 from daskref.connectors.shm._spill import Spill
-from daskref.connectors.space import Space, left, of_deleted, of_objects
+from daskref.connectors.space import (
+    Footprint,
+    Space,
+    left,
+    of_deleted,
+    of_names,
+    of_objects,
+)
 from daskref.exceptions import ConnectorError
 
 logger = logging.getLogger(__name__)
@@ -195,6 +202,11 @@ class Tiers:
             free=left(path),
             disk_free=left(self.spill.root),
         )
+
+    def footprints(self, names: list[str]) -> list[Footprint | None]:
+        """Return what objects take up; see :meth:`Connector.footprints`."""
+        disk = self.spill.find()
+        return of_names(names, self.memory.path, None if disk is None else disk.path)
 
     def close(self) -> None:
         """End the threads and drop what waits; views stay valid. Idempotent."""

@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
@@ -31,7 +31,7 @@ from daskref.connectors.files.presence import OneHost
 from daskref.connectors.files.session import DirectorySession, sweep_at_end
 from daskref.connectors.shm._room import Tiers
 from daskref.connectors.shm._spill import ended_spills, sweep_spills
-from daskref.connectors.space import Space
+from daskref.connectors.space import Footprint, Space
 from daskref.units import parse_seconds, parse_share
 
 _ROOT = "/dev/shm"
@@ -260,6 +260,11 @@ class SharedMemoryConnector(DirectoryConnector):
     def space(self) -> Space:
         self._ready()
         return self._tiers.space()
+
+    @override
+    def footprints(self, keys: Iterable[Key]) -> list[Footprint | None]:
+        self._ready()
+        return self._tiers.footprints([checked(k, SharedMemoryKey)[0] for k in keys])
 
     @override
     def config(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from daskref.connectors.base import Buffer, Connector, Key, Usage
 from daskref.connectors.buffers import raw
 from daskref.connectors.files.directory import new_name
 from daskref.connectors.shm.connector import SharedMemoryConnector
-from daskref.connectors.space import Space
+from daskref.connectors.space import Footprint, Space
 from daskref.connectors.zmq._remote import Remote
 from daskref.connectors.zmq._server import Served
 from daskref.connectors.zmq._session import ZmqSession, enter, open_host, parse_place
@@ -363,6 +363,10 @@ class ZmqConnector(Connector):
     @override
     def space(self) -> Space:
         return self._here().space()
+
+    @override
+    def footprints(self, keys: Iterable[Key]) -> list[Footprint | None]:
+        return self._here().footprints(checked_key(key).local for key in keys)
 
     @override
     def secrets(self) -> dict[str, dict[str, str]]:
