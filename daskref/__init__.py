@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _HOM
     from daskref.ownership import mut_borrow as mut_borrow
     from daskref.ownership import update as update
     from daskref.preload import dask_setup as dask_setup
+    from daskref.preload import dask_teardown as dask_teardown
     from daskref.proxy import Proxy as Proxy
     from daskref.proxy import ProxyLocker as ProxyLocker
     from daskref.proxy import extract as extract
@@ -71,7 +72,7 @@ _NAMES = {
     "daskref.lifetimes": "ContextLifetime LeaseLifetime StaticLifetime TaskLifetime",
     "daskref.objects.reference": "StoreConfig",
     "daskref.ownership": "OwnedProxy borrow clone drop into_owned mut_borrow update",
-    "daskref.preload": "dask_setup",
+    "daskref.preload": "dask_setup dask_teardown",
     "daskref.proxy": "Proxy ProxyLocker extract get_factory is_resolved resolve "
     "resolve_async",
     "daskref.store": "Store get_key get_or_create_store get_store register_store "

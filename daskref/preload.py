@@ -7,11 +7,25 @@ client of a process.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import json
 import logging
+import os
+import sys
+import weakref
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+#: Variable of ``daskref run --json``: the process whose clients print what they saw.
+REPORTING = "DASKREF_REPORTING"
+#: Seconds that a client which closes waits for that.
+_PATIENCE = 2.0
+#: Clients that have.
+_reported: set[str] = set()
 
 
 async def dask_setup(starting: Any) -> None:
@@ -35,8 +49,50 @@ async def dask_setup(starting: Any) -> None:
     if isinstance(starting, Client):
         enabling = await run_apart(import_module, "daskref.client.enabling")
         await enabling.enable_starting(starting)
+        if _is_reporting():
+            atexit.register(_report_at_exit, weakref.ref(starting))
     elif isinstance(starting, Scheduler):
         await _set_up(starting)
+
+
+async def dask_teardown(leaving: Any) -> None:
+    """Print what a client has seen, where ``daskref run --json`` runs the program.
+
+    Parameters
+    ----------
+    leaving
+        The scheduler, worker or client that Dask is closing.
+    """
+    if _is_reporting() and hasattr(leaving, "_daskref"):  # none but clients have it
+        await _report(leaving)
+
+
+def _is_reporting() -> bool:
+    # The variable names the process: its children are no part of the program's output.
+    return os.environ.get(REPORTING) == str(os.getpid())
+
+
+async def _report(client: Any) -> None:
+    """Print what ``stats`` tells, once for each client; no error comes of it."""
+    if client.id in _reported or client._daskref is None:
+        return
+    _reported.add(client.id)
+    from daskref.client.inventory import ask_stats
+
+    told = None  # of a scheduler that has ended before its client
+    with suppress(Exception):
+        ask = ask_stats(client.scheduler, client._daskref.session)
+        told = await asyncio.wait_for(ask, _PATIENCE)
+    line = {"client": client.id, "stats": told}
+    print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+def _report_at_exit(client: weakref.ref[Any]) -> None:
+    """Print it of a client that nobody has closed, while its cluster is there."""
+    left = client()
+    if left is not None and left.status == "running" and not left.asynchronous:
+        with suppress(Exception):
+            left.sync(_report, left, callback_timeout=_PATIENCE)
 
 
 async def _set_up(scheduler: Any) -> None:

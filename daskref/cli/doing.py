@@ -13,6 +13,7 @@ import dask.config
 from daskref.cli._printing import json_option, progress, say, say_json
 from daskref.config import Settings
 from daskref.connectors import SharedMemoryConnector
+from daskref.preload import REPORTING
 
 
 class _Verbatim(click.Command):
@@ -30,7 +31,8 @@ class _Verbatim(click.Command):
 
 @click.command(
     cls=_Verbatim,
-    options_metavar="[option ...] (SCRIPT | -m MODULE | -c CODE) [argument ...]",
+    options_metavar="[--json] [option ...] (SCRIPT | -m MODULE | -c CODE) "
+    "[argument ...]",
 )
 def run(arguments: list[str]) -> NoReturn:
     """Run a program: its Dask clients pass large values by reference.
@@ -38,7 +40,14 @@ def run(arguments: list[str]) -> NoReturn:
     It runs as `python` with the same arguments does, and all Dask clients that it
     makes, or that its libraries make, pass large values by reference. Options are those
     of `python`; the exit code is the program's.
+
+    With --json, which comes first, each client of the program prints one line of JSON
+    on stderr as it closes, or the program ends: its name, and what `daskref stats`
+    tells then.
     """
+    reports = arguments[0] == "--json"
+    if reports and not (arguments := arguments[1:]):
+        raise click.UsageError("which program?")
     preload = dask.config.get("distributed.client.preload", [])
     preload = [preload] if isinstance(preload, str) else list(preload)
     options = list(dask.config.get("distributed.client.preload-argv", []))
@@ -49,6 +58,9 @@ def run(arguments: list[str]) -> NoReturn:
     # read by this program's child processes, too: Dask's workers are such
     os.environ["DASK_DISTRIBUTED__CLIENT__PRELOAD"] = json.dumps(preload)
     os.environ["DASK_DISTRIBUTED__CLIENT__PRELOAD_ARGV"] = json.dumps(options)
+    os.environ.pop(REPORTING, None)
+    if reports:
+        os.environ[REPORTING] = str(os.getpid())  # which the program will have
     os.execv(sys.executable, [sys.executable, *arguments])
 
 

@@ -19,7 +19,7 @@ from daskref.connectors.local import LocalConnector, LocalKey
 from daskref.connectors.multi import MultiConnector, MultiKey, Policy
 from daskref.connectors.registry import open_connector
 from daskref.connectors.shm import SharedMemoryConnector, SharedMemoryKey
-from daskref.connectors.space import Space
+from daskref.connectors.space import Footprint, Space
 from daskref.connectors.zmq import ZmqConnector, ZmqKey
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-    "Connector", "DeferrableConnector", "FileConnector", "FileKey", "FsspecConnector",
-    "FsspecKey", "LocalConnector", "LocalKey", "MultiConnector", "MultiKey", "Policy",
-    "RedisConnector", "RedisKey", "SharedMemoryConnector", "SharedMemoryKey", "Space",
-    "Usage", "ZmqConnector", "ZmqKey", "open_connector",
+    "Connector", "DeferrableConnector", "FileConnector", "FileKey", "Footprint",
+    "FsspecConnector", "FsspecKey", "LocalConnector", "LocalKey", "MultiConnector",
+    "MultiKey", "Policy", "RedisConnector", "RedisKey", "SharedMemoryConnector",
+    "SharedMemoryKey", "Space", "Usage", "ZmqConnector", "ZmqKey", "open_connector",
 ]
 __path__ = extend_path(__path__, __name__)  # daskref.connectors.protocols

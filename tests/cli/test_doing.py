@@ -82,3 +82,44 @@ def test_bench_lists_its_rows(capsys: Any) -> None:
     assert main(["bench", "--list"]) == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) > 5
+
+
+PROGRAM = """
+from distributed import Client
+import numpy as np
+if __name__ == "__main__":
+    with Client(n_workers=1, dashboard_address=":0") as client:
+        print(client.submit(lambda x: int(x.sum()), np.ones(1 << 18)).result())
+    # one that nobody closes
+    client = Client(processes=False, n_workers=1, dashboard_address=":0")
+    client.submit(np.sum, np.ones(1 << 19)).result()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_run_prints_what_clients_have_seen(options: list[str], tmp_path: Path) -> None:
+    (script := tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "-m", "daskref.cli", "run", *options, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == f"{1 << 18}\n"
+    told = [line for line in done.stderr.splitlines() if line.startswith("{")]
+    if not options:
+        assert not told
+        return
+    first, second = map(json.loads, told)
+    assert first["client"] != second["client"]
+    for each in (first, second):
+        assert each["stats"]["puts"] == 1
+        assert each["stats"]["gets"] == 1
+        assert each["stats"]["bytes_kept"] > 1 << 20
+
+
+def test_run_needs_a_program(capsys: Any) -> None:
+    assert main(["run", "--json"]) == 2
+    assert "which program?" in capsys.readouterr().err
