@@ -1,24 +1,23 @@
-"""The scheduler process: which objects are held, by what, and on which hosts they are.
+"""The scheduler process: the holders of each stored object, and its copies on hosts.
 
-Read ``_plugin`` first: each of Dask's transitions, and each message of a client or
-worker, arrives there (those about several hosts in ``_dispatcher``). What follows for
-stored objects is decided by a state machine without I/O:
+Read ``_plugin`` first: it receives each of Dask's transitions, and the messages of
+clients and workers (``_dispatcher`` receives those about several hosts). A state
+machine without I/O decides what follows for stored objects:
 
-- ``_events``: what can happen, and what is to be done then
-- ``_state``: the machine; when an object is deleted is decided here
-- ``_table``: all that is known of each object; ``_hosts``: the processes on each host
-- ``_transfers``: which host fetches an object from which; ``_losses``: what becomes of
-  objects that no host gives
+- ``_events``: the events that go in, the instructions that come out
+- ``_state``: the machine; it decides when an object is deleted
+- ``_table``: all that is known of each object; ``_hosts``: the processes of each host
+- ``_transfers``: which host fetches an object from which; ``_losses``: objects that no
+  host serves
 
-And around it:
+Around it:
 
-- ``_dispatcher``: feeds the machine, and does what it says
-- ``_workers``: whether workers can take part, and what lets them
+- ``_dispatcher``: feeds the machine, and carries its instructions out
+- ``_workers``: whether workers can take part, and their set-up
 - ``_evictions``: deletion in batches, off the event loop, and the periodic sweep
-- ``_values``: keys that only stand for a value, such as scattered ones
-- ``_watches``: clients that want to hear when a key is done or forgotten, for what they
-  have lent to its task or bound to it in stores of their own
-- ``_encryption``, ``_reports``: the transport of a session; counts of all processes
-- ``dashboard``: a page of Dask's dashboard, of what ``_reports`` tells
-- ``install``: the plugin, added by the first client that joins
+- ``_values``: keys that stand for a stored value, such as scattered ones
+- ``_watches``: keys whose end a client waits for
+- ``_encryption``, ``_reports``: a session's transport; counts of all processes
+- ``dashboard``: a page of Dask's dashboard that shows ``_reports``
+- ``install``: adds the plugin when the first client joins
 """

@@ -36,11 +36,9 @@ _START = 5.0
 
 
 class Dispatcher:
-    """Feeds events to the state machine, and carries its instructions out.
+    """Feed events to the state machine, and carry its instructions out.
 
-    Notes
-    -----
-    Not thread-safe: it belongs to the scheduler's event loop.
+    For the scheduler's event loop.
     """
 
     state: State
@@ -56,12 +54,16 @@ class Dispatcher:
             settings = session.info.settings
             lazily = settings.connector == "auto"
             self.state = State(across.host, settings.zmq_fan_out, lazily)
-        self.evictions = Evictions(session, self._evict_now, self._deleted)
+        self.evictions = Evictions(
+            session,
+            self._evict_now,
+            lambda keys, failed: self.feed(events.Deleted(tuple(keys), tuple(failed))),
+        )
         self._timers = {}
         self._asking = {}
 
     def feed(self, event: events.Event) -> None:
-        """Take note of what has happened just now, and do what is to be done."""
+        """Handle an event that has happened just now."""
         for instruction in self.state.handle(event, time.monotonic()):
             try:
                 self._carry_out(instruction)
@@ -69,7 +71,7 @@ class Dispatcher:
                 logger.exception("Could not carry out %s", instruction)
 
     async def close(self) -> None:
-        """Finish deleting, before the session is left. Nobody waits any more."""
+        """Answer all readers, and finish deletion, before the session is left."""
         for timer in self._timers.values():
             timer.cancel()
         for asker in list(self._asking):
@@ -80,7 +82,7 @@ class Dispatcher:
 
     @property
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
-        """Return what workers and clients tell."""
+        """Handlers of messages in a session with several hosts."""
         return {
             "daskref-host": self.on_host,
             "daskref-fetched": self.on_fetched,
@@ -89,7 +91,7 @@ class Dispatcher:
 
     @property
     def handlers(self) -> dict[str, Callable[..., Any]]:
-        """Return what workers and clients ask."""
+        """Handlers of requests in a session with several hosts."""
         return {
             "daskref_source": self.source,
             "daskref_copies": self.copies,
@@ -97,10 +99,7 @@ class Dispatcher:
         }
 
     def locator(self, loop: Any) -> Locator:
-        """Return what the scheduler's own connector goes by.
-
-        *loop*: the scheduler's, Tornado's.
-        """
+        """Return the sources of objects for the scheduler's own connector."""
 
         def ask_here(op: str, message: dict[str, Any]) -> Any:
             async def answer(**message: Any) -> Any:
@@ -123,19 +122,16 @@ class Dispatcher:
         endpoint: str | None,
         names: list[str],
     ) -> None:
-        """Take note of a worker's host; see :class:`Joined`."""
+        """Record a worker's host; see :class:`Joined`."""
         if worker in self._scheduler.workers:  # else it has left meanwhile
             there = tuple(names)
             self.feed(events.Joined(worker, "worker", host, hostname, endpoint, there))
 
     async def visit(self, process: str, host: str, hostname: str) -> dict[str, Any]:
-        """Let a client in; see :class:`Joined`.
+        """Record a client's host; see :class:`Joined`.
 
-        Returns
-        -------
-        dict
-            ``hosts``: where each one serves that does; ``home``: the scheduler's;
-            ``beside``: whether there are workers on the client's.
+        Returns ``hosts``: host -> endpoints, of hosts that serve; ``home``: the
+        scheduler's host; ``beside``: whether there are workers on the client's host.
         """
         if process in self._scheduler.clients:
             self.feed(events.Joined(process, "client", host, hostname))
@@ -153,7 +149,7 @@ class Dispatcher:
     async def source(
         self, process: str, object: Key, failed: list[str], last: bool = False
     ) -> dict[str, Any]:
-        """Say whom to fetch an object from; see :class:`SourceAsked`."""
+        """Return the host to fetch an object from; see :class:`SourceAsked`."""
         key = tuple(object)
         if (process, key, last) not in self._asking:
             future = asyncio.get_running_loop().create_future()
@@ -163,7 +159,7 @@ class Dispatcher:
         return await asyncio.shield(answer)
 
     def copies(self, process: str, object: Key) -> list[tuple[str, list[str]]]:
-        """Return the hosts that have an object, and where they serve."""
+        """Return the hosts that have an object, and their endpoints."""
         return self.state.copies(tuple(object))
 
     def on_fetched(
@@ -173,12 +169,12 @@ class Dispatcher:
         worker: str | None = None,
         client: str | None = None,
     ) -> None:
-        """Take note that a worker, a client or the scheduler fetches no longer."""
+        """Record that a worker, a client or the scheduler does not fetch any longer."""
         process = worker or client or SCHEDULER
         self.feed(events.Fetched(process, tuple(object), copied))
 
     def on_supplied(self, client: str, object: Key, host: str | None) -> None:
-        """Take note of where a client has sent an object that was wanted, if it has."""
+        """Record where a client has sent a sought object, if it has."""
         self.feed(events.Supplied(client, tuple(object), host))
 
     # Instructions
@@ -235,9 +231,6 @@ class Dispatcher:
         if again:
             stimulus = f"daskref-lost-{time.time()}"
             self._scheduler.transitions(again, stimulus_id=stimulus)
-
-    def _deleted(self, keys: list[Key], failed: list[Key]) -> None:
-        self.feed(events.Deleted(tuple(keys), tuple(failed)))
 
     def _evict_now(self, keys: list[Key]) -> list[Key]:
         if (across := self._session.across_hosts) is not None:

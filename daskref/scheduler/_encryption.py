@@ -1,4 +1,4 @@
-"""Whether values may cross the network as they are."""
+"""Encryption of values on the network."""
 
 from __future__ import annotations
 
@@ -21,30 +21,17 @@ _ENCRYPTED = {"tls", "wss"}
 
 
 def is_encryption_required(security: Any = None) -> bool:
-    """Return whether Dask is to encrypt what it sends.
+    """Tell whether Dask must encrypt its messages.
 
-    *security*: the :class:`distributed.Security` of a scheduler, worker or client. One
-    that names certificates requires encryption unless it says otherwise.
+    *security*: the :class:`distributed.Security` of a scheduler, worker or client.
+    Certificates in it require encryption unless it says otherwise.
     """
     configured = dask.config.get(_REQUIRE, None)
     return bool(configured or getattr(security, "require_encryption", False))
 
 
 def choose_transport(transport: str, scheduler: Scheduler) -> str:
-    """Return how hosts are to transfer objects: what was said, or as Dask does it.
-
-    Parameters
-    ----------
-    transport
-        ``"auto"``, ``"tls"`` or ``"clear"``.
-    scheduler
-        The cluster's, which listens.
-
-    Returns
-    -------
-    str
-        ``"tls"`` or ``"clear"``.
-    """
+    """Return ``"tls"`` or ``"clear"``; ``"auto"`` follows the scheduler's listeners."""
     if transport != "auto":
         return transport
     addresses = [listener.contact_address for listener in scheduler.listeners]
@@ -56,15 +43,7 @@ def choose_transport(transport: str, scheduler: Scheduler) -> str:
 
 
 def check_transport(connector: Connector, require_encryption: bool) -> None:
-    """Refuse a connector that sends values in the clear where Dask must not.
-
-    Raises ConfigError if it would; names both settings.
-
-    Parameters
-    ----------
-    connector
-        Of the session; also one that is made of several.
-    """
+    """Raise ConfigError for a connector without encryption where Dask requires it."""
     if not require_encryption:
         return
     for cls, config in _parts(type(connector), connector.config()):

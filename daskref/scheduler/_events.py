@@ -1,8 +1,7 @@
-"""What happens to stored objects, and what the scheduler does about it: plain data.
+"""Events and instructions of the scheduler's state machine, as plain data.
 
-Events go into :class:`~daskref.scheduler._state.State`, instructions come out of it.
-Objects go by their keys, hosts by their identities, processes by worker addresses and
-client ids.
+Objects are named by their keys, hosts by their identities, processes by worker
+addresses and client ids.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from daskref.connectors.base import Key
 
 
 class Holder(NamedTuple):
-    """Something that keeps stored objects alive.
+    """A holder of stored objects.
 
-    ``key`` is a Dask task whose graph node refers to them, ``bound`` one that a user
-    has bound them to, ``result`` a Dask task whose result they are, ``lost`` one whose
-    result or value they were until a moment ago, ``client`` a client that may send them
-    again.
+    ``key`` is a task whose graph node refers to them, ``bound`` a task that a user has
+    bound them to, ``result`` a task whose result they are, ``lost`` a task whose result
+    or value they were until a moment ago, ``client`` a client that may send them again.
     """
 
     #: ``"key"``, ``"bound"``, ``"result"``, ``"lost"`` or ``"client"``.
@@ -30,11 +28,11 @@ class Holder(NamedTuple):
 
 
 class Event:
-    """Something that has happened."""
+    """An input of the machine."""
 
 
 class Instruction:
-    """Something that is to be done."""
+    """An output of the machine."""
 
 
 # Events: holders
@@ -42,7 +40,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Held(Event):
-    """A holder holds objects; of a holder that does already, no news."""
+    """A holder holds objects; silent about those that it holds already."""
 
     holder: Holder
     #: Keys, with sizes in bytes.
@@ -53,7 +51,7 @@ class Held(Event):
 
 @dataclass(frozen=True)
 class Put(Event):
-    """A holder holds an object, as above, and the host that the key names has it."""
+    """A holder holds an object, as above, and the host in the key has it."""
 
     holder: Holder
     key: Key
@@ -63,7 +61,7 @@ class Put(Event):
 
 @dataclass(frozen=True)
 class Released(Event):
-    """A holder lets go of objects; silent about those that it does not hold."""
+    """A holder releases objects; silent about those that it does not hold."""
 
     holder: Holder
     #: ``None``: all that it holds.
@@ -75,13 +73,13 @@ class ResultReleased(Event):
     """A task's result is in no worker's memory any more."""
 
     task: Any
-    #: Whether somebody wants the result: it is computed again.
+    #: Whether a client or task wants the result: Dask computes it again.
     wanted: bool
 
 
 @dataclass(frozen=True)
 class TaskForgotten(Event):
-    """A task is gone."""
+    """Dask has forgotten a task."""
 
     task: Any
 
@@ -91,15 +89,15 @@ class ValueReplaced(Event):
     """A key stands for another value: it was scattered again."""
 
     task: Any
-    #: What it stood for.
+    #: The earlier value's objects.
     keys: tuple[Key, ...]
-    #: Whether tasks may be about to read that.
+    #: Whether tasks may be about to read them.
     is_read: bool
 
 
 @dataclass(frozen=True)
 class KeepEnded(Event):
-    """The time is over for which objects were kept that nothing else held."""
+    """The time is over for which a ``lost`` holder keeps objects."""
 
     holder: Holder
     until: float
@@ -107,12 +105,12 @@ class KeepEnded(Event):
 
 @dataclass(frozen=True)
 class TasksCleared(Event):
-    """There are no tasks any more: Dask restarts."""
+    """Dask restarts and has no tasks any more."""
 
 
 @dataclass(frozen=True)
 class ReadOnce(Event):
-    """An object was read by its only reader, which cannot delete it itself."""
+    """The only reader of an object has it, and cannot delete it."""
 
     key: Key
 
@@ -122,7 +120,7 @@ class Deleted(Event):
     """The scheduler's own store has deleted objects."""
 
     keys: tuple[Key, ...]
-    #: Those of them that could not be deleted.
+    #: Keys among them that could not be deleted.
     failed: tuple[Key, ...] = ()
 
 
@@ -131,17 +129,16 @@ class Deleted(Event):
 
 @dataclass(frozen=True)
 class Joined(Event):
-    """A process is there, or says anew where it is and serves."""
+    """A process is there, or reports a new host or endpoint."""
 
     process: str
     #: ``"worker"`` or ``"client"``.
     role: str
     host: str
-    #: What people call the host.
     hostname: str
-    #: ``tcp://address:port``, where it serves; ``None``: it does not.
+    #: ``tcp://address:port``; ``None``: it does not serve.
     endpoint: str | None = None
-    #: Of the objects that its host has already.
+    #: Names of the objects that its host has already.
     names: tuple[str, ...] = ()
 
 
@@ -154,9 +151,9 @@ class Left(Event):
 
 @dataclass(frozen=True)
 class Reconciled(Event):
-    """It is time to compare what hosts have with what the scheduler knows."""
+    """It is time to compare the hosts' objects with the scheduler's table."""
 
-    #: Seconds for which hosts leave an object alone that the scheduler does not know.
+    #: Seconds for which hosts keep an object that the scheduler does not know.
     grace: float
 
 
@@ -165,16 +162,16 @@ class Reconciled(Event):
 
 @dataclass(frozen=True)
 class SourceAsked(Event):
-    """A process asks from which host to fetch an object, for its own host.
+    """A process asks from which host to fetch an object; it is answered once.
 
-    It is answered once. A process that asks again keeps its place.
+    A process that asks again keeps its place.
     """
 
     process: str
     key: Key
-    #: Endpoints that could not give it the object.
+    #: Endpoints from which it could not fetch the object.
     failed: tuple[str, ...] = ()
-    #: It gives up: it only asks what became of the object.
+    #: Whether it gives up, and only asks what became of the object.
     last: bool = False
 
 
@@ -189,7 +186,7 @@ class PatienceEnded(Event):
 
 @dataclass(frozen=True)
 class Fetched(Event):
-    """A process fetches an object no longer, for its host."""
+    """A process does not fetch an object any longer."""
 
     process: str
     key: Key
@@ -199,12 +196,12 @@ class Fetched(Event):
 
 @dataclass(frozen=True)
 class Supplied(Event):
-    """A client has sent an object that was wanted, or cannot."""
+    """A client has sent a sought object, or cannot."""
 
-    #: If another one was asked by now, its word counts as well.
+    #: Its answer counts even if another client was asked meanwhile.
     client: str
     key: Key
-    #: Where it has sent the object; ``None``: it could not.
+    #: The host that received the object; ``None``: the client could not send it.
     host: str | None
 
 
@@ -213,19 +210,19 @@ class Supplied(Event):
 
 @dataclass(frozen=True)
 class Delete(Instruction):
-    """Delete objects that nothing holds, wherever they are."""
+    """Delete objects without holders on all hosts."""
 
-    #: All of them; empty if deleting is tried once more.
+    #: All of them; empty if a deletion is tried once more.
     keys: tuple[Key, ...]
-    #: Those in the scheduler's own store. :class:`Deleted` is to follow.
+    #: Keys in the scheduler's own store; :class:`Deleted` is to follow.
     here: tuple[Key, ...]
-    #: Those on other hosts: processes there, the first that is connected is to be told.
+    #: A host's processes, of which the first connected one is told, and keys there.
     elsewhere: tuple[tuple[tuple[str, ...], tuple[Key, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Send(Instruction):
-    """Send a message to the first of some processes that is connected."""
+    """Send a message to the first connected process of several."""
 
     to: tuple[str, ...]
     message: dict[str, Any]
@@ -233,30 +230,30 @@ class Send(Instruction):
 
 @dataclass(frozen=True)
 class Recompute(Instruction):
-    """Have Dask compute the results of tasks again, if it has them in memory."""
+    """Let Dask compute again the results of tasks that it has in memory."""
 
     tasks: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Answer(Instruction):
-    """Answer a process that has asked for the source of an object.
+    """Answer a process that asked for the source of an object.
 
     ``status`` is ``found``, with ``host`` and ``endpoints``; ``queued``: ask again;
-    ``none``: none but those that failed; ``lost``, with ``reason`` and ``recomputed``;
-    ``left``: it has no part in this any more.
+    ``none``: only the failed ones; ``lost``, with ``reason`` and ``recomputed``;
+    ``left``: the process does not take part any more.
     """
 
     process: str
     key: Key
     answer: dict[str, Any]
-    #: Whether that was what it asked last.
+    #: :attr:`SourceAsked.last` of the request.
     last: bool = False
 
 
 @dataclass(frozen=True)
 class Later(Instruction):
-    """Let an event happen at a time."""
+    """Feed an event at a later time."""
 
     when: float
     event: Event

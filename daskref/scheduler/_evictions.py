@@ -1,4 +1,4 @@
-"""Deleting from the scheduler's own store: in batches, off the event loop."""
+"""Deletion from the scheduler's own store, in batches, off the event loop."""
 
 from __future__ import annotations
 
@@ -16,26 +16,16 @@ logger = logging.getLogger(__name__)
 
 
 class Outage:
-    """Whether the store is out of reach: said once, until it is back.
+    """An outage of the store: logged once, until the store is back.
 
-    Notes
-    -----
-    Thread-safe; at worst, two threads that fail at once both say it.
+    Thread-safe; at worst, two threads that fail at the same time both log it.
     """
 
     def __init__(self) -> None:
         self._told = False
 
     def tell(self, what: str, failure: Exception) -> None:
-        """Log that something failed: our errors say why, others need a traceback.
-
-        Parameters
-        ----------
-        what
-            What failed, a sentence without its end, and what is done about it.
-        failure
-            Why.
-        """
+        """Log a failure: daskref's errors as a text, others with a traceback."""
         if isinstance(failure, ConnectorUnavailableError):
             if not self._told:
                 self._told = True
@@ -51,19 +41,16 @@ class Outage:
             logger.error(what, exc_info=failure)
 
     def is_over(self) -> None:
-        """Take note that the store has just done something."""
+        """Record that the store has just worked."""
         if self._told:
             self._told = False
             logger.info("The store is back.")
 
 
 def evict_each(store: ObjectStore, keys: Iterable[Key], outage: Outage) -> list[Key]:
-    """Delete objects; blocks. One that cannot be deleted does not keep the others.
+    """Delete objects; return those that could not be deleted. Blocks.
 
-    Returns
-    -------
-    list of Key
-        What could not be deleted; the log says why.
+    A failure does not keep the other objects, and is logged.
     """
     failed: list[Key] = []
     failure: Exception | None = None
@@ -86,26 +73,20 @@ def evict_each(store: ObjectStore, keys: Iterable[Key], outage: Outage) -> list[
 
 @dataclass(eq=False, repr=False)
 class Evictions:
-    """Objects that are to be deleted.
-
-    Notes
-    -----
-    Not thread-safe: it belongs to the scheduler's event loop. It deletes in threads.
-    """
+    """A queue of objects to delete. For the event loop; deletes in threads."""
 
     _session: ClusterStore
-    #: ``(keys) -> keys``: delete them, and return what could not be; blocks.
+    #: ``(keys) -> keys``: delete objects, and return those that failed; blocks.
     _evict: Callable[[list[Key]], list[Key]]
-    #: ``(keys, failed) -> None``: called when that has ended.
+    #: ``(keys, failed) -> None``: called afterwards.
     _done: Callable[[list[Key], list[Key]], None]
-    #: Says what fails.
     outage: Outage = field(default_factory=Outage)
     _queue: list[Key] = field(default_factory=list)
     _task: asyncio.Task[None] | None = None
     _closed: bool = False
 
     def add(self, keys: list[Key]) -> None:
-        """Delete objects, soon."""
+        """Delete objects soon."""
         if self._closed or not keys:
             return
         self._queue += keys
@@ -125,14 +106,9 @@ class Evictions:
         self._task = None
 
     async def sweep(self, known: Iterable[Key], grace: float) -> None:
-        """Delete expired leases, and objects of dead processes.
+        """Delete expired leases, and dead processes' objects after a grace period.
 
-        Parameters
-        ----------
-        known
-            What is held, or is being deleted.
-        grace
-            Seconds for which an object is left alone.
+        *known*: keys that are held, or being deleted; *grace*: seconds.
         """
         assert self._session.store is not None
         sweep = self._session.store.connector.sweep
@@ -147,11 +123,11 @@ class Evictions:
             logger.info("Swept %d objects that nobody held", len(swept))
 
     async def finish(self) -> None:
-        """Wait until all is deleted."""
+        """Wait until the queue is empty."""
         while self._task is not None:
             await self._task
 
     async def close(self) -> None:
-        """Finish, before the session is left; what comes later goes with it."""
+        """Empty the queue before the session is left; ignore later objects."""
         await self.finish()
         self._closed = True

@@ -20,14 +20,13 @@ class Process:
 
 @dataclass
 class Host:
-    """A host of which there is a process."""
+    """A host with at least one process."""
 
-    #: What people call it.
     hostname: str
     processes: dict[str, Process] = field(default_factory=dict)
-    #: What it has a copy of: an index of the table of objects.
+    #: Objects that it has a copy of: an index of the table of objects.
     keys: dict[Key, None] = field(default_factory=dict)
-    #: Bytes that other hosts have fetched from it, and it from them; how many objects.
+    #: Bytes that others fetched from it, and it from others; objects that it fetched.
     sent: int = 0
     received: int = 0
     fetched: int = 0
@@ -35,28 +34,28 @@ class Host:
 
 @dataclass(eq=False, repr=False)
 class Hosts:
-    """Who is where, and serves."""
+    """The hosts and processes of a session."""
 
-    #: Identity -> host, as long as there is a process.
+    #: Identity -> host with at least one process.
     hosts: dict[str, Host] = field(default_factory=dict)
     #: Worker address or client id -> process.
     processes: dict[str, Process] = field(default_factory=dict)
 
     def join(self, name: str, process: Process, hostname: str) -> Host:
-        """Take note of a process, or of where it serves now; return its host."""
+        """Record a process, or its new endpoint; return its host."""
         host = self.hosts.setdefault(process.host, Host(hostname))
         host.processes[name] = self.processes[name] = process
         return host
 
     def leave(self, name: str) -> Host | None:
-        """Forget a process; return its host if that was the last one there."""
+        """Forget a process; return its host if it was the last one there."""
         process = self.processes.pop(name)
         host = self.hosts[process.host]
         del host.processes[name]
         return None if host.processes else self.hosts.pop(process.host)
 
     def moved(self, source: str, host: str, nbytes: int) -> None:
-        """Take note that a host has fetched an object from another one."""
+        """Record that a host has fetched an object from another one."""
         self.hosts[host].received += nbytes
         self.hosts[host].fetched += 1
         if source in self.hosts:  # else it has left meanwhile
@@ -68,7 +67,7 @@ class Hosts:
         return None if process is None else process.host
 
     def on(self, host: str, role: str | None = None) -> tuple[str, ...]:
-        """Return a host's processes, of one role perhaps, those that serve first."""
+        """Return a host's processes, those that serve first; *role*: only these."""
         known = self.hosts.get(host)
         if known is None:
             return ()
@@ -80,13 +79,13 @@ class Hosts:
         return tuple(name for _, name in sorted(found, key=lambda each: each[0]))
 
     def endpoints(self, host: str) -> list[str]:
-        """Return where a host's processes serve."""
+        """Return the endpoints of a host's processes."""
         known = self.hosts.get(host)
         processes = () if known is None else known.processes.values()
         return [each.endpoint for each in processes if each.endpoint is not None]
 
     def keys(self, host: str) -> dict[Key, None]:
-        """Return what a host has; in order, as all that others are told of."""
+        """Return the keys of a host's copies."""
         known = self.hosts.get(host)
         return {} if known is None else known.keys
 

@@ -1,7 +1,7 @@
-"""What becomes of objects that no host gives.
+"""Objects that no host serves.
 
-Dask computes results again, clients send again what they hold. Readers of anything else
-are told which host is gone.
+Dask computes results again; clients send again the objects that they hold. Readers of
+any other object learn which host is gone.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SUPPLY = 300.0
 
 
 class Losses:
-    """Objects that no host gives, and who could bring them back."""
+    """Objects that no host serves, and the clients and tasks that can restore them."""
 
     def __init__(self, table: Table, hosts: Hosts) -> None:
         self._table = table
         self._hosts = hosts
 
     def lose(self, hostname: str, keys: list[Key]) -> list[Instruction]:
-        """See to objects whose last copy is gone with its host."""
+        """Restore objects whose last copy is gone with its host."""
         again: dict[Any, None] = {}
         instructions: list[Instruction] = []
         for key in keys:
@@ -59,7 +59,7 @@ class Losses:
         return instructions
 
     def what_became(self, event: SourceAsked) -> list[Instruction]:
-        """Tell who gives up why; have a result computed again that no host gives."""
+        """Tell a reader that gives up why; let Dask compute a lost result again."""
         instructions: list[Instruction] = []
         key = event.key
         obj = self._table.touch(key)
@@ -84,16 +84,16 @@ class Losses:
         return [*instructions, Answer(event.process, key, answer, event.last)]
 
     def _computable(self, key: Key) -> tuple[bool, list[Any]]:
-        """Tell whether an object is a result that can be computed, and what has it."""
+        """Tell whether an object is a result to compute again, and of which tasks."""
         holders = self._table.touch(key).holders
         found = [holder for holder, computable in holders.items() if computable]
         # What is only "lost" is being computed again, or has been.
         return bool(found), [each.name for each in found if each.kind == "result"]
 
     def seek(self, key: Key) -> list[Instruction]:
-        """Ask a client to send an object that no host gives, if one can.
+        """Ask a client to send an object that no host serves.
 
-        If one was asked, now or before, and may still send it, the object is *sought*.
+        A client that was asked and may still send the object is recorded as ``sought``.
         """
         obj = self._table.touch(key)
         if obj.sought is not None:
@@ -111,9 +111,9 @@ class Losses:
         return []
 
     def seek_all(self) -> list[Instruction]:
-        """Ask clients for all that no host gives, now that there is one to do so.
+        """Ask clients for all objects that no host serves, now that a host serves.
 
-        Those that could not send it may have had nowhere to send it.
+        A client that could not send an object may have had no host to send it to.
         """
         objects = self._table.objects
         unserved = [
@@ -126,12 +126,10 @@ class Losses:
         return [each for key in unserved for each in self.seek(key)]
 
     def supply(self, event: Supplied) -> tuple[bool, list[Instruction]]:
-        """Take note of where a client has sent an object, or that it could not.
+        """Record where a client has sent an object, or that it could not.
 
-        Returns
-        -------
-        tuple
-            Whether nothing holds the object any more that was sent; what is to be done.
+        Returns whether the object that was sent has no holder any more, and
+        instructions.
         """
         key = event.key
         obj = self._table.touch(key)
@@ -150,7 +148,7 @@ class Losses:
         return False, self.seek(key)
 
     def left(self, process: str, key: Key) -> list[Instruction]:
-        """Ask others for what a client was asked for that has left."""
+        """Ask other clients for the objects of a client that has left."""
         obj = self._table.touch(key)
         if obj.sought is None or obj.sought.client != process:
             return []

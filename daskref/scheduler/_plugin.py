@@ -1,8 +1,8 @@
-"""The scheduler plugin: the one owner of what is in the store.
+"""The scheduler plugin: the one owner of the session and its stored objects.
 
-It knows who holds each stored object and deletes an object when the last holder goes.
-Dask's transitions are the truth: references in a task's graph node live until the task
-is forgotten, the reference of its result until the result is released.
+It knows the holders of each stored object and deletes an object with its last holder.
+Dask's transitions are the truth: a graph node's references live until the task is
+forgotten, a result's reference until the result is released.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -61,14 +61,9 @@ logger = logging.getLogger(__name__)
 
 
 class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
-    """Own the session, and tell its table of objects of Dask's transitions.
+    """Own the session, and feed Dask's transitions to its state machine.
 
-    Parameters
-    ----------
-    scheduler
-        Dask's.
-    settings
-        Those of the first client, or of the scheduler's own configuration.
+    *settings*: the first client's, over the scheduler's own configuration.
     """
 
     name = NAME
@@ -108,9 +103,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     # Life
 
     async def start(self, scheduler: Scheduler | None = None) -> None:
-        """Create the session and set up the workers; once, however many ask.
+        """Create the session and set up the workers, once for any number of callers.
 
-        Dask asks, with its scheduler, when that starts after the plugin was added.
+        Dask calls this too, with a scheduler that starts after the plugin was added.
         """
         if self._ready is None:
             self._ready = asyncio.create_task(self._start())
@@ -132,16 +127,21 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             locator = self._dispatcher.locator(scheduler.loop)
             self._leave_network = across.attend(locator)
         self._reports = Reports(scheduler, self.session, self.state, self._clients)
-        scheduler.handlers["daskref_fetch"] = self.fetch
-        scheduler.handlers["daskref_reachable"] = self._workers.reachable
-        scheduler.handlers["daskref_stats"] = self._reports.stats
-        scheduler.handlers["daskref_objects"] = self._reports.objects
-        scheduler.handlers["daskref_task"] = self._reports.task
-        scheduler.handlers["daskref_leave"] = self.leave
-        scheduler.handlers["daskref_leaving"] = self.leaving
-        scheduler.handlers["daskref_has"] = self._values.known
-        scheduler.handlers["daskref_values"] = self.values
-        scheduler.handlers["daskref_workers"] = self._workers.addresses
+        scheduler.handlers.update(
+            {
+                "daskref_fetch": self.fetch,
+                "daskref_reachable": self._workers.reachable,
+                "daskref_stats": self._reports.stats,
+                "daskref_objects": self._reports.objects,
+                "daskref_task": self._reports.task,
+                "daskref_leave": self.leave,
+                "daskref_leaving": self.leaving,
+                "daskref_has": self._values.known,
+                "daskref_values": self.values,
+                "daskref_workers": self._workers.addresses,
+                "daskref_secrets": self.secrets,
+            }
+        )
         scheduler.stream_handlers.update(
             {
                 "daskref-put": self.on_put,
@@ -156,7 +156,6 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
                 "daskref-watch": self.on_watch,
             }
         )
-        scheduler.handlers["daskref_secrets"] = self.secrets
         await self._workers.set_up(self.info, answering)
         for stream in scheduler.stream_comms.values():
             self._streams.shorten(stream)
@@ -171,7 +170,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._leave_dashboard = mount(scheduler, Sampler(self._reports))
 
     def opened(self) -> dict[str, Any]:
-        """Return what the session is and has, in words: for logs."""
+        """Return the session's log entry."""
         hosts = {ws.host for ws in self.scheduler.workers.values()}
         return {**self._opened, "hosts": sorted(hosts)}
 
@@ -179,7 +178,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.scheduler.log_event(NAME, {"action": action, **details})
 
     async def close(self) -> None:
-        """Delete what is left and leave the session."""
+        """Delete the remaining objects and leave the session."""
         if self._reconciler is not None:
             self._reconciler.stop()
         self._streams.restore_all()
@@ -195,7 +194,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             await run_apart(session.leave)
 
     async def retire(self) -> None:
-        """Go: the last client did, and nothing is stored; or starting has failed."""
+        """Remove the plugin: the last client left an empty store, or start failed."""
         scheduler = self.scheduler
         if scheduler.plugins.get(NAME) is not self:
             return
@@ -231,7 +230,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Release what a task held that is forgotten, or whose result is gone."""
+        """Release the objects of a forgotten task or a released result."""
         # Nearly all tasks hold nothing: this is on the way of each of them.
         held = self.state.held
         if start == "memory" != finish and Holder("result", key) in held:
@@ -246,13 +245,13 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self.watches.transition(key, finish)
 
     def restart(self, scheduler: Scheduler) -> None:
-        """Release what tasks held: there are none any more."""
+        """Release the objects of all tasks."""
         self._feed(events.TasksCleared())
         self._values.clear()
         self.watches.restart()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
-        """Release what the client held."""
+        """Release the client's objects."""
         if client in self._clients:
             self._clients.remove(client)
             self._log_event("remove-client", client=client)
@@ -262,16 +261,16 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._feed(events.Left(client))
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Shorten the time for which messages to the worker are held back."""
+        """Shorten the batching delay of messages to the worker."""
         self._streams.shorten(scheduler.stream_comms.get(worker))
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
-        """Forget the worker, and see to what its host takes with it."""
+        """Forget the worker, and handle the loss of its host."""
         self._workers.forget(worker)
         self._feed(events.Left(worker))
 
     def on_put(self, client: str, object: tuple[Key, int], put: bool) -> None:
-        """Take note of what a client put; it holds it."""
+        """Let a client hold an object that it put."""
         self._reports.puts += put
         key, nbytes = tuple(object[0]), object[1]
         self._feed(events.Put(Holder("client", client), key, nbytes))
@@ -279,14 +278,14 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
             self.remove_client(self.scheduler, client)
 
     def on_release(self, client: str, objects: list[Key]) -> None:
-        """Take note of what a client holds no more."""
+        """Let a client release objects."""
         keys = tuple(tuple(key) for key in objects)
         self._feed(events.Released(Holder("client", client), keys))
 
     def on_result(
         self, worker: str, task: Any, object: tuple[Key, int], put: bool
     ) -> None:
-        """Take note of a task's result that a worker put."""
+        """Let a task hold its result, which a worker put."""
         key, nbytes = tuple(object[0]), object[1]
         self._reports.puts += put
         ts = self.scheduler.tasks.get(task)
@@ -300,7 +299,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def on_bind(
         self, client: str, task: Any, objects: list[tuple[Key, int]], bound: bool
     ) -> None:
-        """Let a key hold objects until it is forgotten, or not any more."""
+        """Let a task hold objects until it is forgotten, or release them."""
         holder = Holder("bound", task)
         found = tuple((tuple(key), nbytes) for key, nbytes in objects)
         if bound:
@@ -311,13 +310,13 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def on_watch(
         self, client: str, id: int, keys: list[Any], until: str | None
     ) -> None:
-        """Tell a client when Dask is done with keys; see :meth:`Watches.watch`."""
+        """Start or end a client's watch; see :meth:`Watches.watch`."""
         self.watches.watch(client, id, keys, until)
         if client not in self.scheduler.clients:  # it has left meanwhile
             self.watches.remove_client(client)
 
     def on_read(self, worker: str, object: Key) -> None:
-        """Delete what had one reader, a worker that cannot delete it itself."""
+        """Delete an object whose only reader cannot delete it."""
         self._feed(events.ReadOnce(tuple(object)))
 
     def _feed(self, event: events.Event) -> None:
@@ -336,7 +335,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.scheduler.report(message, client=client)
 
     async def reconcile(self) -> None:
-        """Delete expired leases, and objects of dead processes that nobody holds."""
+        """Delete expired leases, and dead processes' objects without holders."""
         grace = self.settings.reconcile_grace
         assert self._dispatcher is not None
         try:
@@ -349,7 +348,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     # Requests
 
     def join(self, client: str) -> SessionInfo:
-        """Let a client in."""
+        """Admit a client."""
         if client not in self._clients:
             self._clients.add(client)
             self._log_event("add-client", client=client)
@@ -357,7 +356,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         return self.info
 
     async def leave(self, client: str) -> bool:
-        """Let a client go back to plain Dask; True if the plugin went with it."""
+        """Let a client return to plain Dask; True if the plugin was removed as well."""
         self._streams.restore(self.scheduler.client_comms.get(client))
         self.remove_client(self.scheduler, client)
         if self._clients or self.state.held:
@@ -366,12 +365,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         return True
 
     def leaving(self, client: str, keys: list[Any]) -> list[Any]:
-        """Let a client that is about to leave go of its futures.
+        """Release the futures of a client that is about to leave.
 
-        Returns
-        -------
-        list
-            Those of the keys that are forgotten with that.
+        Returns those of the keys that Dask has forgotten by then.
         """
         if (state := self.scheduler.clients.get(client)) is not None:
             wanted = [ts.key for ts in state.wants_what]
@@ -379,15 +375,15 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         return [key for key in keys if self._task(key) is None]
 
     def secrets(self) -> dict[str, dict[str, str]]:
-        """Return what opens the store, for a worker that joins, and signing keys."""
+        """Return the store's secrets and all signing keys, for a worker that joins."""
         return {**self.info.secrets, **self._workers.keys()}
 
     async def fetch(self, key: Key) -> dict[str, Any]:
-        """Send a stored object's bytes in-band, to a process out of reach."""
+        """Return a stored object's bytes to a process that cannot reach the store."""
         return await fetch(self.session, key)
 
     async def values(self, nodes: bytes) -> list[Any]:
-        """Let keys stand for other values; return those that workers have."""
+        """Replace the values of keys; return the keys that workers have in memory."""
         found = pickle.loads(nodes)
         # A worker that was just told of a key would answer with what it was told.
         await self._values.answered(found)

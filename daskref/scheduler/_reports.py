@@ -1,4 +1,4 @@
-"""What processes have counted, and what is stored, put together on the scheduler."""
+"""Counts of all processes, and stored objects, collected on the scheduler."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
@@ -32,32 +32,22 @@ logger = logging.getLogger(__name__)
 
 #: Objects that are described between two turns of the event loop.
 _TURN = 500
-#: Objects that a host is asked for in one go.
+#: Objects in one request to a host.
 _PART = 5000
-#: Objects that are named to whoever is asked how often they were read; else all are.
+#: Objects that a request for reads names; without names, it is for all objects.
 _FEW = 1000
-#: Processes that are asked for that at a time.
+#: Concurrent requests for reads.
 _AT_ONCE = 64
-#: Seconds for a process to answer, and for all that is asked of one listing.
+#: Seconds for one process's answer, and for all answers of one listing.
 _ANSWER, _PATIENCE = 1.0, 3.0
-#: Events that a user may have to do something about.
+#: Events that may need a user's action.
 _WARNINGS = ("fallback", "unreachable", "remove-host")
 
 
 class Reports:
-    """Counts of the scheduler, of workers, and of clients as last told.
+    """Counts of the scheduler and of workers, and the last counts of clients.
 
-    Parameters
-    ----------
-    state
-        What is stored, and where.
-    clients
-        Those that pass by reference.
-
-    Attributes
-    ----------
-    puts
-        Since the start, of processes that have ended, too.
+    *clients*: ids of the clients that pass by reference.
     """
 
     puts: int
@@ -78,21 +68,18 @@ class Reports:
         self._reports = {}
 
     def add(self, report: dict[str, Any], client: str | None = None) -> None:
-        """Take note of what a process has counted: a client, as it leaves or is asked.
-
-        A process that has ended counts as it last did.
-        """
+        """Store a process's report; the last one stays after the process has ended."""
         self._reports[report["process"]] = report
 
     async def stats(self) -> dict[str, Any]:
-        """Ask the workers, and return what :func:`summarize` takes."""
+        """Ask the workers, and return the arguments of :func:`summarize`."""
         processes, stores = await asyncio.gather(self.processes(), self.stores())
         return {"puts": self.puts, "processes": processes, "stores": stores}
 
     async def processes(self) -> list[dict[str, Any]]:
-        """Ask all what they have counted; see :func:`summarize`.
+        """Return the counts of all processes; see :func:`summarize`.
 
-        Clients answer later: what they have told before counts.
+        Clients answer later: their earlier reports count.
         """
         for client in self._clients:
             self._scheduler.report({"op": "daskref-count"}, client=client)
@@ -102,28 +89,23 @@ class Reports:
         return [*self._reports.values(), self._session.report()]
 
     async def stores(self) -> list[dict[str, Any]]:
-        """Ask one worker of each host what is stored there; see :func:`summarize`."""
+        """Ask one worker of each host for its store's state; see :func:`summarize`."""
         hosts = self._state.hosts
         others = [hosts.on(h, "worker") for h in hosts.hosts if h != self._state.home]
         stores = await asyncio.gather(self._stored(), *map(self._ask_first, others))
         return [report for report in stores if report is not None]
 
     async def objects(self, most: int) -> dict[str, Any]:
-        """Return what :func:`daskref.list_objects` makes records of.
-
-        Parameters
-        ----------
-        most
-            How many objects to return.
+        """Return the *most* largest objects, for :func:`daskref.list_objects`.
 
         Returns
         -------
         dict
-            ``objects``: the largest first, each with ``places``: what it takes up, by
-            host, ``None`` of a host that has not told in time; ``processes``: those
-            whose reads are in ``hits``.
+            ``objects``: the largest first, each with ``places``: host -> footprint,
+            ``None`` for a host without an answer in time; ``processes``: those whose
+            reads ``hits`` counts.
         """
-        found = [(key, record) async for key, record, _ in self._largest(most, None)]
+        found = [(key, record) for key, record, _ in await self._largest(most, None)]
         by_host: dict[str, list[tuple[Key, dict[str, Any]]]] = {}
         for key, record in found:
             record.update(object=key, hits=0)
@@ -148,7 +130,7 @@ class Reports:
         return {"objects": [record for _, record in found], "processes": [*processes]}
 
     async def _look(self, host: str, rows: list[tuple[Key, dict[str, Any]]]) -> None:
-        """Enter what objects take up on a host, a part of them at a time."""
+        """Enter the footprints of objects on a host, some at a time."""
         for first in range(0, len(rows), _PART):
             part = rows[first : first + _PART]
             told = await self._footprints(host, [key for key, _ in part])
@@ -187,7 +169,7 @@ class Reports:
         await asyncio.gather(*map(ask, list(self._scheduler.workers)))
 
     async def _ask_one(self, worker: str, op: str, **message: Any) -> Any:
-        """Return what a worker answers; ``None`` if it does not, in time."""
+        """Return a worker's answer; ``None`` without an answer in time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER):
                 answers = await self._scheduler.broadcast(
@@ -197,24 +179,20 @@ class Reports:
         return None
 
     async def largest(
-        self, most: int, holders: int
+        self, most: int, holders: int | None = None
     ) -> list[tuple[dict[str, Any], int]]:
-        """Return the same, and how many holders each object has.
+        """Return the *most* largest objects, and how many holders each has.
 
-        Parameters
-        ----------
-        most
-            How many objects to return.
-        holders
-            How many holders of each object to tell of: all tasks of a sweep may need
-            the one.
+        *holders*: how many holders of each to describe, as all tasks of a sweep may
+        hold one object; default: all.
         """
-        found = self._largest(most, holders)
-        return [(record, number) async for _, record, number in found]
+        found = await self._largest(most, holders)
+        return [(record, number) for _, record, number in found]
 
     async def _largest(
         self, most: int, holders: int | None
-    ) -> AsyncIterator[tuple[Key, dict[str, Any], int]]:
+    ) -> list[tuple[Key, dict[str, Any], int]]:
+        found = []
         held = (each for each in self._state.objects.items() if each[1].holders)
         needed: dict[Any, dict[Key, Metadata]] = {}  # by task: one may need thousands
         for number, (key, obj) in enumerate(
@@ -223,15 +201,14 @@ class Reports:
             if number % _TURN == 0:
                 await asyncio.sleep(0)
             told = list(islice(obj.holders, holders))
-            yield key, self._describe(key, obj, told, needed), len(obj.holders)
+            record = self._describe(key, obj, told, needed)
+            found.append((key, record, len(obj.holders)))
+        return found
 
     async def task(self, key: Any) -> list[dict[str, Any]]:
-        """Return what :func:`daskref.explain` makes rows of: a task that Dask knows.
+        """Return rows for :func:`daskref.explain` of a task that Dask knows.
 
-        Parameters
-        ----------
-        key
-            The task's. What is known of its arguments are those that were stored.
+        Only those of its arguments that are stored are known.
         """
         ts = self._scheduler.tasks.get(key)
         if ts is None:
@@ -245,19 +222,16 @@ class Reports:
             }
             for reference in references_in(ts.run_spec)
         ]
-        return [
-            *arguments,
-            *(self._result("result of", dep) for dep in ts.dependencies),
-            *([self._result("result of", ts)] if ts.type is not None else []),
-        ]
+        done = [ts] if ts.type is not None else []
+        return [*arguments, *map(self._result, [*ts.dependencies, *done])]
 
-    def _result(self, where: str, ts: Any) -> dict[str, Any]:
+    def _result(self, ts: Any) -> dict[str, Any]:
         stored = [
             self._state.objects[key].nbytes
             for key in self._state.held.get(Holder("result", ts.key), ())
         ]
         return {
-            "where": f"{where} {ts.key}",
+            "where": f"result of {ts.key}",
             "type": str(ts.type or ""),
             "nbytes": stored[0] if stored else max(ts.nbytes, 0),
             "stored": bool(stored),
@@ -299,7 +273,7 @@ class Reports:
         holders: Iterable[Holder],
         needed: dict[Any, dict[Key, Metadata]],
     ) -> Iterator[tuple[str, Any]]:
-        """Yield type and shape, as far as a task that holds the object tells them."""
+        """Yield type and shape, as told by tasks that hold the object."""
         for holder in holders:
             ts = self._scheduler.tasks.get(holder.name)
             if ts is not None and holder.kind == "result":
@@ -312,20 +286,15 @@ class Reports:
                     yield metadata.type_name, metadata.shape
 
     def transfers(self, most: int) -> dict[str, Any]:
-        """Return what hosts have fetched from one another, and fetch now.
-
-        Parameters
-        ----------
-        most
-            How many hosts, and how many transfers, to tell of.
+        """Return the traffic between hosts.
 
         Returns
         -------
         dict
-            ``hosts``: those that moved most, each with ``host``, ``sent`` and
-            ``received`` (bytes), ``fetched`` (objects); ``now``: transfers under way,
-            each with ``key``, ``nbytes``, ``source``, ``host``; ``moving``: objects
-            that a process is asked, or asks, for.
+            ``hosts``: the *most* busiest, each with ``host``, ``sent`` and ``received``
+            (bytes), ``fetched`` (objects); ``now``: transfers under way, each with
+            ``key``, ``nbytes``, ``source``, ``host``; ``moving``: how many objects are
+            asked for.
         """
         busy = nlargest(
             most,
@@ -359,13 +328,7 @@ class Reports:
         }
 
     def warnings(self, most: int) -> list[tuple[float, dict[str, Any]]]:
-        """Return when what happened that a user may have to do something about.
-
-        Parameters
-        ----------
-        most
-            How many events to return, the latest first.
-        """
+        """Return the *most* recent events that may need a user's action, timed."""
         events = reversed(self._scheduler.get_events("daskref"))
         found = (
             (stamp, event)
@@ -378,12 +341,12 @@ class Reports:
         return list(islice(found, most))
 
     async def _ask(self, op: str, workers: list[str] | None) -> dict[str, Any]:
-        """Return what workers answer, those that do, by their addresses."""
+        """Return the answers of workers, by address; workers that fail are missing."""
         answers = await ask_workers(self._scheduler, {"op": op}, workers)
         return {w: it for w, it in answers.items() if not isinstance(it, Exception)}
 
     async def _ask_first(self, workers: tuple[str, ...]) -> dict[str, Any] | None:
-        """Return what one host has stored: whoever of it answers looks."""
+        """Return the first answer of a host's workers."""
         for worker in workers:
             for report in (await self._ask("daskref_stored", [worker])).values():
                 if "place" in report:

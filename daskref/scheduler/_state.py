@@ -1,8 +1,8 @@
-"""What the scheduler does about stored objects: a state machine without I/O.
+"""The state machine of stored objects, without I/O.
 
-Events go in with the time at which they happen, and a list of instructions comes out.
-There is no clock in it, no event loop and nothing of Dask's:
-:class:`~daskref.scheduler._dispatcher.Dispatcher` feeds it, and does what it says.
+It takes events with the time at which they happen, and returns instructions. It has no
+clock, no event loop and nothing of Dask's:
+:class:`~daskref.scheduler._dispatcher.Dispatcher` feeds it and carries them out.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from daskref.scheduler._transfers import FAN_OUT, Transfers
 
 #: Kinds of holders that end when a task is forgotten.
 ENDING = ("key", "bound", "lost")
-#: What tells the scheduler's own process apart.
+#: The name of the scheduler's own process.
 SCHEDULER = "scheduler"
-#: Seconds for which a lost result stays in the store while it is computed again: who
-#: was sent its reference just before may still be about to read it.
+#: Seconds for which a lost result stays in the store while it is computed again, since
+#: a process that just got its reference may be about to read it.
 LOST = 10.0
-#: Seconds for which a value stays that was scattered before under the same key: who was
-#: just sent its reference may be about to read it.
+#: The same of a value that was replaced by another one under its key.
 REPLACED = 1.0
-#: Seconds for which it is remembered what became of an object that nothing holds.
+#: Seconds for which the machine remembers what became of an object without holders.
 FORGOTTEN = 3600.0
 
 
 class State:
     """The objects of a session, and its hosts.
+
+    An object is deleted once, on all hosts, when its last holder releases it. An object
+    that never had a holder lives by a lease, and is remembered for a while.
 
     Parameters
     ----------
@@ -44,20 +46,6 @@ class State:
         Readers that one copy serves at a time.
     lazily
         Whether workers serve only once processes are on more than one host.
-
-    Attributes
-    ----------
-    objects
-        The one table; see :class:`~daskref.scheduler._table.StoredObject`.
-    hosts
-        Who is where.
-    starting
-        Workers that were asked to serve and have not said that they do.
-
-    Notes
-    -----
-    An object is deleted once, wherever it is, when its last holder lets go. One that
-    never had a holder lives by a lease, and is known for a while.
     """
 
     objects: dict[Key, StoredObject]
@@ -83,12 +71,12 @@ class State:
 
     @property
     def held(self) -> dict[Holder, dict[Key, None]]:
-        """What each holder holds."""
+        """Holder -> its objects."""
         return self._table.held
 
     @property
     def known(self) -> list[Key]:
-        """What is held, or is being deleted from the scheduler's own store."""
+        """Keys that are held, or that the scheduler's own store is deleting."""
         return [k for k, obj in self.objects.items() if obj.holders or obj.deletion]
 
     @property
@@ -98,11 +86,11 @@ class State:
 
     @property
     def moving(self) -> dict[Key, None]:
-        """Objects that a process is asked, or asks, for."""
+        """Objects that a process was asked for, or asks for."""
         return self._table.moving
 
     def copies(self, key: Key) -> list[tuple[str, list[str]]]:
-        """Return hosts with an object, where it was put first, and where they serve."""
+        """Return the hosts with an object, its writer first, and their endpoints."""
         obj = self.objects.get(key)
         hosts = dict.fromkeys([key[2], *(() if obj is None else obj.copies)])
         return [(host, self.hosts.endpoints(host)) for host in hosts]
@@ -110,9 +98,9 @@ class State:
     # What happens
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Take note of what has happened; return what is to be done, in order.
+        """Apply an event that happens at *now*, in seconds of a monotonic clock.
 
-        *now*: when it was, in seconds of any clock that only goes forward.
+        Returns the instructions to carry out, in order.
         """
         self._table.now = now
         instructions = self._handle(event)
@@ -200,7 +188,7 @@ class State:
         return self._delete(freed)
 
     def _keep(self, name: Any, keys: list[Key], seconds: float) -> list[Instruction]:
-        """Keep objects for a while; anew if there are some already."""
+        """Hold objects for some seconds, from now on."""
         if not keys:
             return []
         holder = Holder("lost", name)
@@ -300,7 +288,7 @@ class State:
         return instructions
 
     def _begin_serving(self) -> list[Instruction]:
-        """Have workers serve, if there is more than one host to serve."""
+        """Let workers serve as soon as there is more than one host."""
         used = [h for h in self.hosts.hosts if self.hosts.on(h) != (SCHEDULER,)]
         if not self._lazily or len(used) < 2:
             return []

@@ -1,4 +1,4 @@
-"""The table of stored objects: what holds each one, where it is, what becomes of it."""
+"""The table of stored objects: holders, copies, transfers and losses of each."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ REMEMBERED = 100_000
 
 
 class Grant(NamedTuple):
-    """A host's leave to fetch an object."""
+    """A host's permission to fetch an object."""
 
     #: The host to ask.
     source: str
-    #: The process that asked for it: when it ends, so does the grant.
+    #: The process that asked: the grant ends with it.
     process: str
     since: float
 
 
 class Wait(NamedTuple):
-    """A question that is not answered yet."""
+    """A request without an answer yet."""
 
     until: float
-    #: The status to answer with then.
+    #: The status of the answer at that time.
     otherwise: str
 
 
 @dataclass(slots=True)
 class Reader:
-    """A host that waits for its turn to fetch an object."""
+    """A host that waits for a grant."""
 
-    #: Those who asked, the last one last; ``None``: it was told to ask again.
+    #: Asking process -> its request, the latest last; ``None``: told to ask again.
     processes: dict[str, Wait | None] = field(default_factory=dict)
     #: Hosts that it could not fetch from.
     avoid: frozenset[str] = frozenset()
 
 
 class Lost(NamedTuple):
-    """What became of an object that no host gives."""
+    """What became of an object that no host serves."""
 
     reason: str
     #: Whether it was the result of a task.
@@ -69,11 +69,11 @@ class StoredObject:
     since: float = 0.0
     #: Holder -> whether it is a task whose result Dask can compute again.
     holders: dict[Holder, bool] = field(default_factory=dict)
-    #: Host -> how many readers it was given so far.
+    #: Host -> how many readers it was assigned so far.
     copies: dict[str, int] = field(default_factory=dict)
-    #: Host -> its leave to fetch.
+    #: Host -> its grant.
     grants: dict[str, Grant] = field(default_factory=dict)
-    #: Host -> who waits there for a grant, first come first served.
+    #: Host -> processes that wait there for a grant, first come, first served.
     readers: dict[str, Reader] = field(default_factory=dict)
     lost: Lost | None = None
     sought: Sought | None = None
@@ -86,31 +86,26 @@ class StoredObject:
 
     @property
     def is_moving(self) -> bool:
-        """Whether a process is asked, or asks, for it."""
+        """Whether a process was asked for the object, or asks for it."""
         return bool(self.grants or self.readers or self.sought)
 
 
 @dataclass(eq=False, repr=False)
 class Table:
-    """Stored objects by key, and by what holds them and where they are."""
+    """Stored objects by key, indexed by holder, host and state."""
 
-    #: Those of the session. Each knows the keys of its copies.
     _hosts: Hosts
-    #: Key -> object. One of which there is nothing to know is not in it: see
-    #: :meth:`forget_unused`.
     objects: dict[Key, StoredObject] = field(default_factory=dict)
-    #: Holder -> what it holds.
     held: dict[Holder, dict[Key, None]] = field(default_factory=dict)
-    #: Objects that a process is asked, or asks, for.
     moving: dict[Key, None] = field(default_factory=dict)
-    #: Objects that no host gives, those lost first at the front.
+    #: Objects that no host serves, the oldest first.
     lost: dict[Key, None] = field(default_factory=dict)
-    #: When the event happens that is being handled.
+    #: The time of the current event.
     now: float = 0.0
     _touched: dict[Key, None] = field(default_factory=dict)
 
     def touch(self, key: Key) -> StoredObject:
-        """Return an object that is about to change; a new one if it is not known."""
+        """Return an object that is about to change; create an unknown one."""
         self._touched[key] = None
         obj = self.objects.get(key)
         if obj is None:
@@ -118,12 +113,12 @@ class Table:
         return obj
 
     def touched(self) -> Iterator[Key]:
-        """Return objects that have changed, until there are none."""
+        """Yield objects that have changed, until there are none."""
         while self._touched:
             yield self._touched.popitem()[0]
 
     def forget_unused(self, key: Key) -> None:
-        """Bring indexes up to date; forget an object if there is nothing to know."""
+        """Update the indexes; forget an object without holders, copies or transfers."""
         obj = self.objects[key]
         if obj.is_moving:
             self.moving[key] = None
@@ -144,13 +139,7 @@ class Table:
         self.held.setdefault(holder, {})[key] = None
 
     def release(self, holder: Holder, keys: Iterable[Key] | None = None) -> list[Key]:
-        """Let a holder go of objects, by default all.
-
-        Returns
-        -------
-        list of Key
-            Objects that nothing holds now.
-        """
+        """Release objects, by default all; return those without a holder now."""
         held = self.held.get(holder, {})
         freed = []
         for key in list(held) if keys is None else keys:
@@ -167,7 +156,7 @@ class Table:
     # Copies
 
     def add_copy(self, key: Key, host: str) -> None:
-        """Take note of a host's copy; of a host that is not known, too."""
+        """Record a host's copy; the host may be unknown."""
         self.touch(key).copies.setdefault(host, 0)
         self._hosts.keys(host)[key] = None
 
@@ -177,21 +166,21 @@ class Table:
         self._hosts.keys(host).pop(key, None)
 
     def is_served(self, key: Key, avoid: Iterable[str] = ()) -> bool:
-        """Tell whether a host, none of some, has an object and serves."""
+        """Tell whether a host outside *avoid* has an object and serves."""
         copies = self.objects[key].copies
         return any(self._hosts.endpoints(host) for host in copies if host not in avoid)
 
     # Losses
 
     def lose(self, key: Key, lost: Lost) -> None:
-        """Remember what became of an object that no host gives."""
+        """Record what became of an object that no host serves."""
         self.touch(key).lost = lost
         self.lost[key] = None
         while len(self.lost) > REMEMBERED:
             self.find(next(iter(self.lost)))
 
     def find(self, key: Key) -> None:
-        """Take note that an object is no longer lost; silent if it is not."""
+        """Record that an object is not lost; silent if it was not."""
         if key in self.lost:
             del self.lost[key]
             self.touch(key).lost = None

@@ -1,7 +1,8 @@
-"""Which host fetches an object from which.
+"""Transfers between hosts: which host fetches an object from which.
 
-A popular object spreads as a tree: whoever has a copy serves a few readers at a time,
-then they serve others. With a fan-out of 2, N hosts have it after log3(N) transfers.
+A popular object spreads as a tree: each host with a copy serves a few readers at a
+time, which then serve others. With a fan-out of 2, N hosts have it after log3(N)
+transfers.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from daskref.scheduler._table import Grant, Reader, StoredObject, Table, Wait
 
 #: Readers that one copy serves at a time.
 FAN_OUT = 2
-#: Seconds after which a reader that is not done counts no more: it may hang.
+#: Seconds after which an unfinished reader counts no more: it may hang.
 SLOW = 60.0
-#: Seconds after which a process that waits for its turn is told to ask again.
+#: Seconds after which a waiting process is told to ask again.
 PATIENCE = 1.0
 
 
 @dataclass(eq=False, repr=False)
 class Transfers:
-    """Transfers under way, and those who wait for theirs."""
+    """Transfers under way, and the readers that wait for one."""
 
     _table: Table
     _hosts: Hosts
@@ -49,7 +50,7 @@ class Transfers:
     def ask(
         self, event: SourceAsked, avoid: frozenset[str], otherwise: str
     ) -> list[Instruction]:
-        """Answer once a host is free that has an object; with a status if none is."""
+        """Answer a process once a host is free; with status *otherwise* if none is."""
         process, key, host = event.process, event.key, self._host(event.process)
         self._table.discard_copy(key, host)  # or it would not ask
         obj = self._table.touch(key)
@@ -69,7 +70,7 @@ class Transfers:
         return answers
 
     def end_patience(self, event: PatienceEnded) -> list[Instruction]:
-        """Tell a process to ask again that waits since then; it keeps its place."""
+        """Tell a process that has waited for so long to ask again."""
         obj = self._table.objects.get(event.key)
         host = self._hosts.host_of(event.process)
         reader = None if obj is None else obj.readers.get(host or "")
@@ -80,21 +81,13 @@ class Transfers:
         return [Answer(event.process, event.key, {"status": wait.otherwise})]
 
     def answered(self, event: SourceAsked) -> None:
-        """Take note that a process has an answer, if it has asked before; as above."""
+        """Record that a process that has asked before has an answer."""
         reader = self._table.touch(event.key).readers.get(self._host(event.process))
         if reader is not None and event.process in reader.processes:
             reader.processes[event.process] = None
 
     def end(self, process: str, key: Key, copied: bool = False) -> list[Instruction]:
-        """Take note that a process fetches an object no longer, nor waits for it.
-
-        Parameters
-        ----------
-        process, key
-            Which process, and which object.
-        copied
-            Whether it has fetched the object.
-        """
+        """Record that a process neither fetches nor awaits an object any longer."""
         host = self._host(process)
         obj = self._table.touch(key)
         grant = obj.grants.get(host)
@@ -112,12 +105,12 @@ class Transfers:
         return [] if wait is None else [self._again(process, key)]
 
     def dismiss(self, key: Key) -> list[Instruction]:
-        """Tell all who wait for an object to ask again: it is deleted."""
+        """Tell all readers that wait for a deleted object to ask again."""
         obj = self._table.touch(key)
         return [each for host in list(obj.readers) for each in self._drop(key, host)]
 
     def settle(self, key: Key) -> list[Instruction]:
-        """Let those who have waited longest fetch, as far as a host is free."""
+        """Let the readers that have waited longest fetch, as far as hosts are free."""
         obj = self._table.objects[key]
         if not obj.readers:
             return []
@@ -145,7 +138,7 @@ class Transfers:
         return answers
 
     def _load(self, obj: StoredObject) -> dict[str, tuple[int, int]]:
-        """Return of each host that gives an object its readers, and those not slow."""
+        """Return host -> its readers, and how many of them are not slow."""
         load = {host: (0, 0) for host in obj.copies if self._hosts.endpoints(host)}
         for grant in obj.grants.values():
             if grant.source in load:

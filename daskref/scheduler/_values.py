@@ -1,7 +1,7 @@
-"""Keys that only stand for values, as the scheduler sees them: scattered data.
+"""Keys that stand for stored values, such as scattered ones, on the scheduler.
 
-They are tasks like others, but nothing is computed for them: a worker has one done as
-soon as it hears of it.
+They are tasks, but nothing is computed: a worker finishes one as soon as it hears of
+it.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -33,26 +33,20 @@ if TYPE_CHECKING:
 
 #: Seconds within which a worker should have a value that it was told of.
 _ANSWER = 30.0
-#: States of what no worker has or will have soon; of many tasks that look alike, the
-#: latter.
+#: States of a key that no worker has or will have soon; "queued" of many similar tasks.
 _UNPLACED = ("no-worker", "queued")
 
 
 @dataclass(eq=False, repr=False)
 class Values:
-    """The keys of a scheduler that stand for values.
-
-    Notes
-    -----
-    Not thread-safe: it belongs to the scheduler's event loop.
-    """
+    """The keys of a scheduler that stand for values. For the scheduler's event loop."""
 
     _scheduler: Scheduler
     #: ``(client, message) -> None``.
     _tell: Callable[[str, dict[str, Any]], None]
-    #: The keys. Every transition of every task looks here.
+    #: Each transition of each task is looked up here.
     keys: set[Any] = field(default_factory=set)
-    #: Those of which a worker is about to answer -> who waits for that.
+    #: Key that a worker is about to answer for -> waiting callers.
     _awaited: dict[Any, list[asyncio.Future[None]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,9 +57,9 @@ class Values:
         self._scheduler.stream_handlers["task-finished"] = self._finished
 
     def close(self) -> None:
-        """Give the scheduler its own methods back, unless another has taken them since.
+        """Restore the scheduler's own methods; a second call is silent.
 
-        A second call is silent.
+        A method that another plugin has replaced since stays.
         """
         own, handlers = vars(self._scheduler), self._scheduler.stream_handlers
         if own.get("_add_to_processing") == self._add_to_processing:
@@ -74,7 +68,7 @@ class Values:
             handlers["task-finished"] = self._finish
 
     def add(self, ts: Any) -> None:
-        """Take note of a task that was submitted; silent if it is none of ours."""
+        """Record a submitted task; silent if it does not stand for a value."""
         if isinstance(ts.run_spec, VALUES):
             self.keys.add(ts.key)
             if ts.state == "memory":  # known already, as another client's plain data
@@ -87,30 +81,25 @@ class Values:
     def replace(
         self, nodes: Mapping[Any, StoredNode]
     ) -> tuple[dict[Any, bool], dict[str, dict[Any, StoredNode]]]:
-        """Let keys stand for other values: they are scattered again.
+        """Replace the values of keys that are scattered again.
 
-        Those that workers have, or that wait for a worker; of others a worker is about
-        to answer, or they are none of ours. Tasks that run go on with what they have
-        been given.
-
-        Parameters
-        ----------
-        nodes
-            Key -> what it shall stand for.
+        Keys that a worker is about to answer for, and keys of others, stay. Running
+        tasks continue with the values that they have.
 
         Returns
         -------
         tuple
-            Key whose value has changed -> whether a task may still read what it was;
-            address of a worker -> what it has to be told, by :meth:`tell_workers`.
+            Changed key -> whether a task may still read the earlier value; worker
+            address -> nodes for :meth:`tell_workers`.
         """
         changed = {}
         places: dict[str, dict[Any, StoredNode]] = {}
         for key in self.known(nodes):
             ts = self._scheduler.tasks[key]
-            if ts.dependencies or _same(ts.run_spec, node := nodes[key]):
+            spec, node = ts.run_spec, nodes[key]
+            if ts.dependencies or ts.state == "processing":
                 continue
-            if ts.state == "processing":
+            if type(spec) is type(node) and tokenize(spec) == tokenize(node):
                 continue
             changed[key] = any(each.state == "processing" for each in ts.waiters or ())
             ts.run_spec = node
@@ -125,7 +114,7 @@ class Values:
     async def tell_workers(
         self, places: Mapping[str, Mapping[Any, StoredNode]]
     ) -> None:
-        """Have workers replace what they have of some keys."""
+        """Let workers replace the values that they have in memory."""
         told = (
             self._scheduler.broadcast(
                 msg={"op": "daskref_values", "nodes": pickle.dumps(nodes)},
@@ -137,7 +126,7 @@ class Values:
         await asyncio.gather(*told)
 
     def known(self, keys: Iterable[Any]) -> list[Any]:
-        """Return those of some keys that workers have, or that are ours."""
+        """Return the keys that workers have in memory, or that stand for values."""
         tasks = self._scheduler.tasks
         return [
             key
@@ -146,9 +135,9 @@ class Values:
         ]
 
     async def answered(self, keys: Iterable[Any]) -> None:
-        """Wait until workers have answered that were told to have some of our keys.
+        """Wait until workers have answered for keys that they were given. Bounded.
 
-        A worker does at once; if it is lost, the key is no longer its. Bounded.
+        A worker answers at once; the scheduler takes keys away from a lost worker.
         """
         deadline = time.monotonic() + _ANSWER
         for key in keys:
@@ -165,12 +154,12 @@ class Values:
         return ts is not None and ts.state == "processing"
 
     def in_memory(self, keys: Iterable[Any]) -> list[Any]:
-        """Return those of some keys that workers have."""
+        """Return the keys that workers have in memory."""
         tasks = self._scheduler.tasks
         return [key for key in keys if key in tasks and tasks[key].state == "memory"]
 
     def transition(self, key: Any, finish: str) -> None:
-        """Take note of what becomes of one of our keys."""
+        """Handle a transition of a key that stands for a value."""
         for answer in self._awaited.pop(key, ()):
             if not answer.done():
                 answer.set_result(None)
@@ -186,20 +175,20 @@ class Values:
             self.keys.discard(key)
 
     def _tell_unplaced(self, ts: Any) -> None:
-        """Tell clients that there is no worker for a key yet."""
+        """Tell clients that no worker can take a key yet."""
         for client in ts.who_wants or ():
             self._tell(client.client_key, {"op": "daskref-no-worker", "key": ts.key})
 
     def clear(self) -> None:
-        """Take note that there are no keys any more."""
+        """Forget all keys."""
         self.keys.clear()
 
     def _finished(self, key: Any, worker: str, **rest: Any) -> None:
-        """Take note of what a worker has done, if it is still asked for.
+        """Handle a worker's answer, unless the scheduler has placed the key elsewhere.
 
-        Dask has a task done again if its worker answers for an earlier run. Where a
-        worker answers at once, each of two runs would be answered after the next one
-        has begun, without end. Of our keys, each run is answered: the last one counts.
+        Dask repeats a task whose worker answers for an earlier run. Workers answer at
+        once for our keys, so that each of two runs would be answered after the next one
+        has begun, without end. For our keys the latest run counts.
         """
         if key in self.keys:
             ts = self._scheduler.tasks.get(key)
@@ -213,9 +202,9 @@ class Values:
         self._finish(key=key, worker=worker, **rest)
 
     def _place(self, ts: Any) -> None:
-        """Let workers have values in turn, as Dask's scatter does.
+        """Spread values over workers in turn, as Dask's scatter does.
 
-        Of many tasks that look alike, Dask would let some wait for a free thread.
+        Of many similar tasks, Dask would let some wait for a free thread.
         """
         running = self._scheduler.running
         if running and not ts.worker_restrictions:
@@ -225,16 +214,16 @@ class Values:
 
     @staticmethod
     def _measure(ts: Any) -> None:
-        """Let the scheduler know a value's size and type, not those of its proxy."""
+        """Give the scheduler the size and type of a value instead of its proxy's."""
         if isinstance(ts.run_spec, ReferenceNode):
             metadata = ts.run_spec.reference.metadata
             ts.set_nbytes(metadata.nbytes)
             ts.type = metadata.type_name
 
     def _add_to_processing(self, ts: Any, ws: Any, **kwargs: Any) -> Any:
-        """Let a task have input that is larger than its worker's memory limit.
+        """Accept a task whose input exceeds its worker's memory limit.
 
-        Where that is what is stored, the worker maps it, and it is not charged for it.
+        The worker maps stored input, and Dask does not charge it for that.
         """
         add = type(self._scheduler)._add_to_processing
         if not self.keys or not ts.dependencies or not ws.memory_limit:
@@ -252,7 +241,3 @@ class Values:
             return add(self._scheduler, ts, ws, **kwargs)
         finally:
             ws.memory_limit = limit
-
-
-def _same(spec: Any, node: Any) -> bool:
-    return type(spec) is type(node) and tokenize(spec) == tokenize(node)

@@ -1,32 +1,22 @@
-"""Which clients want to hear that Dask is done with a key."""
+"""Clients that wait until Dask is done with keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-#: What a client waits for -> the states of a task in which it hears of it.
+#: What a client waits for -> the states of a task that end the wait.
 _ENDS = {"done": ("memory", "erred", "forgotten"), "forgotten": ("forgotten",)}
 
 
-class Tell(Protocol):
-    """Send a message to a client, in order with Dask's own."""
-
-    def __call__(self, client: str, message: dict[str, Any], /) -> None:
-        """Send it; silent if there is no such client."""
-
-
-class FindTask(Protocol):
-    """Return the scheduler's state of a task; ``None`` if there is none."""
-
-    def __call__(self, key: Any, /) -> Any:
-        """Return it."""
+#: ``(client, message)``: send in order with Dask's own; silent without such a client.
+Tell = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(eq=False, slots=True)
 class _Watch:
-    """What one client waits for: that all of some keys are done, or forgotten."""
+    """A client's wait until all of some keys are done, or forgotten."""
 
     client: str
     id: int
@@ -37,22 +27,18 @@ class _Watch:
 
 @dataclass(eq=False, repr=False)
 class Watches:
-    """The table of watches.
+    """The watches of all clients. For the scheduler's event loop.
 
-    A client that waits until keys are *done* says so before it sends their graph. Until
-    the graph has arrived, what happens to the keys happens to earlier tasks of the same
-    names, and does not count. A client that waits until keys are *forgotten* has sent
+    A client that waits until keys are *done* starts the watch before it sends their
+    graph. Transitions before the graph's arrival are those of earlier tasks of the same
+    names, and do not count. A client that waits until keys are *forgotten* has sent
     their graphs before.
-
-    Notes
-    -----
-    Not thread-safe: it belongs to the scheduler's event loop.
     """
 
-    #: Tells a client, before Dask tells it of the same transition.
+    #: Called before Dask tells the client of the same transition.
     _tell: Tell
-    #: Looks up a task.
-    _find: FindTask
+    #: ``(key) -> TaskState`` or ``None``.
+    _find: Callable[[Any], Any]
     _by_id: dict[tuple[str, int], _Watch] = field(default_factory=dict)
     _by_key: dict[Any, set[_Watch]] = field(default_factory=dict)
 
@@ -60,16 +46,16 @@ class Watches:
         return len(self._by_id)
 
     def watch(self, client: str, id: int, keys: list[Any], until: str | None) -> None:
-        """Tell a client once, when all of some keys are at their end.
+        """Tell a client once, when all of some keys have ended.
 
         Parameters
         ----------
-        id
-            What it knows the watch by.
+        client, id
+            The client, and its name for the watch.
         until
-            ``"done"``: in memory, failed, or forgotten; counts from the arrival of
-            their graph on. ``"forgotten"``: at once, if they are. ``None``: the client
-            does not wait any more.
+            ``"done"``: in memory, failed, or forgotten, after the arrival of the graph.
+            ``"forgotten"``: at once for unknown keys. ``None``: the client waits no
+            longer.
         """
         if until is None:
             if (watch := self._by_id.get((client, id))) is not None:
@@ -84,7 +70,7 @@ class Watches:
                 self._look(key)
 
     def graph_arrived(self, client: str, keys: Iterable[Any]) -> None:
-        """Let what happens to the keys of a client's graph count from here on."""
+        """Count transitions of the keys of a client's graph from now on."""
         for key in keys:
             for watch in self._by_key.get(key, ()):
                 if watch.client == client:
@@ -96,7 +82,7 @@ class Watches:
         self.transition(key, "forgotten" if ts is None else ts.state)
 
     def transition(self, key: Any, finish: str) -> None:
-        """Tell the clients for which a key is at its end with a transition."""
+        """Tell the clients whose keys have all ended with this transition."""
         for watch in list(self._by_key.get(key, ())):
             if watch.keys[key] and finish in _ENDS[watch.until]:
                 self._forget(watch, key)
@@ -105,12 +91,12 @@ class Watches:
                     self._tell(watch.client, {"op": "daskref-ended", "id": watch.id})
 
     def restart(self) -> None:
-        """Forget all: Dask tells the clients."""
+        """Forget all watches: Dask tells the clients."""
         self._by_id.clear()
         self._by_key.clear()
 
     def remove_client(self, client: str) -> None:
-        """Forget what a client waits for that is gone."""
+        """Forget the watches of a client."""
         for watch in [each for each in self._by_id.values() if each.client == client]:
             self._drop(watch)
 

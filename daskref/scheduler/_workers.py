@@ -1,4 +1,4 @@
-"""The workers of a cluster: whether they can take part, and what lets them.
+"""The workers of a cluster: whether they can take part, and their set-up.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any
 from distributed.core import AsyncTaskGroupClosedError
 from distributed.protocol.serialize import Serialized, deserialize
 
-from daskref.cluster import by_value as bootstrap
+from daskref.cluster import by_value
 from daskref.cluster.by_value import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.cluster.joining import identify, lacking
 from daskref.cluster.opening import SessionInfo
-from daskref.config import Settings
 from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 #: Name of all daskref plugins.
 NAME = "daskref"
-#: Seconds: the longest that anybody waits for a worker that is stopped, or whose GIL a
-#: task holds. Plain Dask asks no worker when a client connects.
+#: Seconds that a request waits for a worker that is stopped, or whose GIL a task holds.
+#: Plain Dask asks no worker when a client connects.
 PATIENCE = 5.0
 
 
@@ -48,17 +47,10 @@ async def ask_workers(
     workers: Iterable[str] | None = None,
     patience: float | None = None,
 ) -> dict[str, Any]:
-    """Send a message to workers; return the answers, by address.
+    """Send a message to workers, by default all; return the answers, by address.
 
-    An answer is an exception where the worker could not be asked. A worker that does
-    not answer in time is left out; it gets the message all the same.
-
-    Parameters
-    ----------
-    workers
-        Addresses; all by default.
-    patience
-        Seconds to wait for all answers; `PATIENCE` by default.
+    An answer is an exception where a worker could not be asked. A worker without an
+    answer within *patience* seconds is left out; it gets the message all the same.
     """
     addresses = list(scheduler.workers if workers is None else workers)
     answers: dict[str, Any] = {}
@@ -82,17 +74,9 @@ async def ask_workers(
 
 
 class Workers:
-    """The workers of a scheduler, with daskref in them.
+    """The workers of a scheduler; *log_event*: ``(action, **details)``, for Dask."""
 
-    Parameters
-    ----------
-    scheduler
-        The scheduler.
-    log_event
-        ``(action, **details) -> None``: to Dask's log.
-    """
-
-    #: Those that cannot see the store -> why.
+    #: Worker that cannot reach the store -> reason.
     _unreachable: dict[str, str]
     #: Client -> the signing keys of its own stores.
     _keys: dict[str, dict[str, dict[str, str]]]
@@ -106,12 +90,12 @@ class Workers:
     async def check(self) -> list[str]:
         """Raise unless all workers can take part; return those that have answered.
 
-        Others, and those that come later, see for it.
+        The others, and later workers, check themselves.
         """
         ours = identify()
         lacks: list[str] = []
         others: dict[str, dict[str, Any]] = {}
-        ask = {"op": "run", "function": pickle.dumps(bootstrap.identify)}
+        ask = {"op": "run", "function": pickle.dumps(by_value.identify)}
         responses = await ask_workers(self._scheduler, ask)
         for address, response in sorted(responses.items()):
             # It is just leaving, or busy, or the administrator has blocked functions of
@@ -131,17 +115,9 @@ class Workers:
         return list(responses)
 
     async def set_up(self, info: SessionInfo, waited: list[str]) -> None:
-        """Let all workers join a session, those that come later as well.
+        """Let all workers join a session, later ones as well; wait for some of them.
 
-        Parameters
-        ----------
-        waited
-            The workers to wait for: those that have answered before.
-
-        Raises
-        ------
-        DaskrefError
-            If one of them cannot be set up.
+        Raises DaskrefError if one of them cannot be set up.
         """
         scheduler = self._scheduler
         # Dask's debug log shows what is broadcast, but no answers.
@@ -155,8 +131,8 @@ class Workers:
             if isinstance(response, dict) and response["status"] != "OK":
                 reason = response["exception_text"]
                 raise DaskrefError(f"worker {address} could not be set up: {reason}")
-        # Nannies that are just starting would hold us up for as long as they take.
-        start = partial(self._start_nannies, info.settings)
+        # Nannies that are just starting would delay this set-up.
+        start = partial(self._start_nannies, {"root": info.settings.shm_root})
         scheduler._ongoing_background_tasks.call_soon(start)
 
     async def withdraw(self) -> None:
@@ -165,33 +141,28 @@ class Workers:
         if self._scheduler.worker_plugins.pop(NAME, None) is not None:
             await ask_workers(self._scheduler, {"op": "plugin-remove", "name": NAME})
 
-    async def _start_nannies(self, settings: Settings) -> None:
-        session = {"root": settings.shm_root}
+    async def _start_nannies(self, session: dict[str, Any]) -> None:
+        plugin = nanny_plugin_bytes(session)
         try:
             await self._scheduler.register_nanny_plugin(
-                None,
-                plugin=nanny_plugin_bytes(session),
-                name=NAME,
-                idempotent=True,
+                None, plugin=plugin, name=NAME, idempotent=True
             )
         except Exception:
-            logger.warning(
-                "A nanny counts shared pages as its worker's memory",
-                exc_info=True,
-            )
+            text = "A nanny counts shared pages as its worker's memory"
+            logger.warning(text, exc_info=True)
 
     def on_unreachable(self, worker: str, reason: str) -> None:
-        """Take note of a worker that cannot see the store."""
+        """Record a worker that cannot reach the store."""
         self._unreachable[worker] = reason
         logger.warning("Worker %s is out of reach of the store: %s", worker, reason)
 
     def on_reachable(self, worker: str) -> None:
-        """Take note of a worker that sees the store by now."""
+        """Record a worker that can reach the store now."""
         self._unreachable.pop(worker, None)
         self._log_event("reachable", worker=worker)
 
     def reachable(self) -> list[str]:
-        """Return the workers that can see the store."""
+        """Return the workers that can reach the store."""
         return [
             address
             for address in self._scheduler.workers
@@ -199,23 +170,20 @@ class Workers:
         ]
 
     def addresses(self, workers: list[Any]) -> list[str]:
-        """Return the addresses of workers, as Dask's scatter does.
+        """Return workers' addresses, as Dask's scatter does.
 
-        Raises
-        ------
-        KeyError
-            For a worker that there is not.
+        Raises KeyError for an unknown worker.
         """
         addresses = [self._scheduler.coerce_address(each) for each in workers]
         return [self._scheduler.workers[each].address for each in addresses]
 
     def on_keys(self, client: str, keys: dict[str, dict[str, str]]) -> None:
-        """Take note of the signing keys of a client's own stores, for workers."""
+        """Record the signing keys of a client's own stores, for workers."""
         if client in self._scheduler.clients:  # else it has left meanwhile
             self._keys.setdefault(client, {}).update(keys)
 
     def forget_keys(self, client: str) -> None:
-        """Forget the signing keys of a client's."""
+        """Forget a client's signing keys."""
         self._keys.pop(client, None)
 
     def keys(self) -> dict[str, dict[str, str]]:
@@ -226,12 +194,12 @@ class Workers:
         return found
 
     def forget(self, worker: str) -> None:
-        """Take note that a worker is gone."""
+        """Forget a worker."""
         self._unreachable.pop(worker, None)
 
 
 def _value(result: Any) -> Any:
-    """Return what a function returned that was run on a worker."""
+    """Return the result of a function that ran on a worker."""
     if type(result) is Serialized:
         return deserialize(result.header, result.frames)
     return result.data  # of a worker in this process

@@ -1,4 +1,4 @@
-"""The scheduler's plugin, where there is none yet."""
+"""Installation of the scheduler plugin."""
 
 from __future__ import annotations
 
@@ -15,16 +15,11 @@ if TYPE_CHECKING:
 async def start(
     scheduler: Scheduler, settings: dict[str, Any]
 ) -> ReferenceSchedulerPlugin:
-    """Return the scheduler's plugin, made and started first if there is none.
+    """Return the scheduler's plugin; create and start it if there is none.
 
-    Raises NotInstalledError, IncompatibleError if a worker cannot take part. Nothing
-    was set up.
-
-    Parameters
-    ----------
-    settings
-        Fields of :class:`~daskref.config.Settings` that go before those that the
-        scheduler has configured.
+    *settings*: fields of :class:`~daskref.config.Settings` that override the
+    scheduler's configuration. Raises NotInstalledError or IncompatibleError if a worker
+    cannot take part; nothing is set up then.
     """
     plugin: ReferenceSchedulerPlugin | None = scheduler.plugins.get(NAME)
     if plugin is None:

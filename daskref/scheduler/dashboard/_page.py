@@ -1,6 +1,6 @@
-"""The page itself: charts and tables of Bokeh, drawn from a sampler.
+"""The page: tables and charts of a sampler's data.
 
-Tables are HTML of our own, in which every cell is escaped; charts draw text as text.
+Tables are HTML in which every cell is escaped; charts draw text as text.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -21,42 +21,25 @@ from html import escape
 from typing import Any, cast
 
 from bokeh.layouts import column, row
-from bokeh.models import (
-    BasicTicker,
-    ColumnDataSource,
-    Div,
-    FactorRange,
-    HoverTool,
-    NumeralTickFormatter,
-    Range1d,
-)
-from bokeh.plotting import figure
-from bokeh.transform import dodge
+from bokeh.models import ColumnDataSource, Div
 from dask.utils import format_bytes
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
 from daskref.cluster.stats import Stats
+from daskref.scheduler.dashboard._charts import (
+    STATES,
+    draw_hosts,
+    draw_kept,
+    draw_rates,
+)
 from daskref.scheduler.dashboard.sampling import Rates, Sampler
 from daskref.store.metrics import INBAND
 
-#: What a host's memory is taken by, and how it is drawn.
-_STATES = {
-    "memory": ("in use", "#4a8fd0"),
-    "pinned": ("pinned by readers", "#d9773a"),
-    "pool": ("pool, to be written again", "#b9d4ee"),
-}
-_DISK = "#7d8590"
-_RATES = {
-    "puts": ("puts", "#4a8fd0"),
-    "gets": ("gets", "#4c9f70"),
-    "evictions": ("evictions", "#7d8590"),
-    "inband": ("large values in-band", "#d9773a"),
-}
-#: Hosts that are drawn: the fullest ones.
+#: Hosts in the chart: the fullest ones.
 _HOSTS = 40
 #: Characters of a name, of a text, and names in a cell.
 _NAME, _TEXT, _NAMES = 44, 400, 3
-#: Milliseconds between two looks whether there is something new.
+#: Milliseconds between two updates.
 _INTERVAL = 500
 _STYLE = """
 table { border-collapse: collapse; font-size: 13px; }
@@ -69,17 +52,7 @@ b { font-size: 18px; }
 
 
 def document(sampler: Sampler, scheduler: Any, extra: dict[str, Any], doc: Any) -> None:
-    """Make the page for one who looks.
-
-    Parameters
-    ----------
-    sampler
-        What is shown.
-    scheduler, extra
-        As Dask hands them to its own pages; ``extra`` is the menu.
-    doc
-        An empty document of Bokeh's.
-    """
+    """Fill an empty Bokeh document with the page; *extra*: the menu of Dask's pages."""
     page = Page(sampler)
     doc.title = "Dask: daskref"
     doc.template = env.get_template("simple.html")
@@ -98,25 +71,19 @@ def document(sampler: Sampler, scheduler: Any, extra: dict[str, Any], doc: Any) 
 
 
 class Page:
-    """Charts and tables, and what they show.
-
-    Parameters
-    ----------
-    sampler
-        Where that comes from.
-    """
+    """Charts and tables of a sampler's data."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
         self._turn = -1
         self._rates = ColumnDataSource({name: [] for name in Rates._fields})
         self._hosts = ColumnDataSource(
-            {name: [] for name in ("host", *_STATES, "disk", "budget")}
+            {name: [] for name in ("host", *STATES, "disk", "budget")}
         )
         self._totals = _div("The first numbers come in a moment.")
         self._objects, self._transfers, self._warnings = _div(), _div(), _div()
-        self._of_hosts = _draw_hosts(self._hosts)
-        charts = [_draw_rates(self._rates), _draw_kept(self._rates)]
+        self._of_hosts = draw_hosts(self._hosts)
+        charts = [draw_rates(self._rates), draw_kept(self._rates)]
         self.root = column(
             self._totals,
             row(
@@ -132,7 +99,7 @@ class Page:
         self.update()
 
     def update(self) -> None:
-        """Show what is new."""
+        """Show new data."""
         told = self._sampler
         if told.ended:
             self._totals.text = (
@@ -169,7 +136,7 @@ class Page:
 
     def _show_hosts(self, hosts: dict[str, dict[str, int]]) -> None:
         def taken(name: str) -> int:
-            return sum(hosts[name][state] for state in _STATES)
+            return sum(hosts[name][state] for state in STATES)
 
         def fullness(name: str) -> tuple[float, int]:
             return taken(name) / (hosts[name]["budget"] or 1), hosts[name]["disk"]
@@ -182,7 +149,7 @@ class Page:
         ]
         data: dict[str, list[Any]] = {
             column: [hosts[name][column] for name in shown]
-            for column in (*_STATES, "disk", "budget")
+            for column in (*STATES, "disk", "budget")
         }
         chart = self._of_hosts
         if chart.y_range.factors != names:
@@ -304,7 +271,7 @@ def _table(
     rows: list[list[str]],
     numbers: Iterable[int] = (),
 ) -> str:
-    """Return a table in HTML: whatever the cells say, it is text."""
+    """Return a table in HTML, with all cells escaped."""
     classes = ["number" if n in numbers else "" for n in range(len(head))]
 
     def line(tag: str, cells: list[str]) -> str:
@@ -320,109 +287,3 @@ def _table(
         f"<h3>{escape(title)}</h3><table><thead><tr>{line('th', head)}</tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )
-
-
-def _draw_hosts(source: Any) -> Any:
-    chart = figure(
-        name="hosts",
-        title="Bytes by host",
-        y_range=FactorRange(),
-        x_range=Range1d(0, 1),
-        tools="",
-        toolbar_location=None,
-        height=164,
-        min_width=360,
-        sizing_mode="stretch_width",
-    )
-    bars = chart.hbar_stack(
-        list(_STATES),
-        y="host",
-        height=0.5,
-        color=[color for _, color in _STATES.values()],
-        legend_label=[meaning for meaning, _ in _STATES.values()],
-        source=source,
-    )
-    y = dodge("host", -0.36, range=chart.y_range)
-    disk = chart.hbar(
-        y=y, right="disk", height=0.14, color=_DISK, legend_label="disk", source=source
-    )
-    budget = chart.scatter(
-        x="budget",
-        y="host",
-        marker="dash",
-        angle=90,
-        angle_units="deg",
-        size=22,
-        line_width=2,
-        color="black",
-        legend_label="budget",
-        source=source,
-    )
-    names = {**{name: said for name, (said, _) in _STATES.items()}, "disk": "disk"}
-    tooltips = [
-        ("host", "@host"),
-        *((said, f"@{name}{{0.0 b}}") for name, said in names.items()),
-        ("budget", "@budget{0.0 b}"),
-    ]
-    chart.add_tools(HoverTool(tooltips=tooltips, renderers=[*bars, disk, budget]))
-    _count_bytes(chart.xaxis)
-    chart.ygrid.visible = False
-    _place_legend(chart, "above")
-    return chart
-
-
-def _draw_rates(source: Any) -> Any:
-    chart = _chart_of_time("Per second", name="rates")
-    for name, (meaning, color) in _RATES.items():
-        chart.line(
-            "time",
-            name,
-            color=color,
-            line_width=2,
-            legend_label=meaning,
-            source=source,
-        )
-    _place_legend(chart, "above")
-    return chart
-
-
-def _draw_kept(source: Any) -> Any:
-    chart = _chart_of_time("Bytes kept off the scheduler, per second", name="kept")
-    chart.varea("time", 0, "bytes_kept", color="#b9d4ee", source=source)
-    chart.line("time", "bytes_kept", color="#4a8fd0", line_width=2, source=source)
-    _count_bytes(chart.yaxis)
-    return chart
-
-
-def _chart_of_time(title: str, name: str) -> Any:
-    chart = figure(
-        name=name,
-        title=title,
-        x_axis_type="datetime",
-        tools="",
-        toolbar_location=None,
-        height=200,
-        min_width=360,
-        sizing_mode="stretch_width",
-    )
-    chart.x_range.follow = "end"
-    chart.x_range.follow_interval = 300_000
-    chart.x_range.range_padding = 0
-    chart.y_range.start = 0
-    return chart
-
-
-def _count_bytes(axis: Any) -> None:
-    axis.ticker = BasicTicker(base=1024, mantissas=[2**n for n in range(10)])
-    axis.formatter = NumeralTickFormatter(format="0.0 b")
-
-
-def _place_legend(chart: Any, where: Any) -> None:
-    (legend,) = chart.legend
-    legend.orientation = "horizontal"
-    legend.label_text_font_size = "11px"
-    legend.border_line_alpha = 0
-    legend.background_fill_alpha = 0
-    legend.padding = 0
-    legend.margin = 2
-    chart.add_layout(legend, where)

@@ -1,4 +1,4 @@
-"""The page's place in the scheduler's HTTP server, and in the menu of Dask's pages.
+"""The page in the scheduler's HTTP server, and in the menu of Dask's pages.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -26,24 +26,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Of the page's address, and what the menu shows.
+#: In the page's address and in the menu.
 NAME = "daskref"
 
 
 def mount(scheduler: Scheduler, sampler: Sampler) -> Callable[[], None]:
-    """Add the page, if the scheduler has a dashboard.
+    """Add the page to the dashboard of a running scheduler, if it has one.
 
-    Parameters
-    ----------
-    scheduler
-        Dask's, which has begun to serve.
-    sampler
-        What the page shows.
-
-    Returns
-    -------
-    callable
-        () -> None: take the page away. Where it is open, it says so.
+    Returns ``() -> None``, which removes the page; an open page shows that.
     """
     try:
         unmount = _mount(scheduler, sampler)

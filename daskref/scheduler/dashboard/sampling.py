@@ -1,10 +1,9 @@
-"""What the page shows: looked up while somebody looks at it, and not else.
+"""The data of the page: collected only while a user has the page open.
 
-All who look share one :class:`Sampler`. It asks three questions again and again: what
-processes have counted, what hosts have stored, which objects there are. Each has its
-own pace: a question that costs more is asked less often, so that it takes no more than
-:data:`SHARE` of a core. What is told is bounded, however many hosts, objects and
-holders there are.
+All open pages share one :class:`Sampler`. It repeats three requests: the counts of
+processes, the stores of hosts, the largest objects. Each request is repeated so seldom
+that it costs no more than :data:`SHARE` of a core. Answers are bounded, however many
+hosts, objects and holders there are.
 """
 
 from __future__ import annotations
@@ -14,48 +13,24 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from daskref.cluster.stats import Stats, summarize
 
 logger = logging.getLogger(__name__)
 
-#: Of a core, for each of the three questions, while somebody looks.
+#: Share of a core that each of the three requests may take.
 SHARE = 0.02
-#: Seconds between two answers, at least: of counts, and of what takes a longer look.
+#: Seconds between two answers, at least: of counts, and of the other requests.
 OFTEN, SELDOM = 1.0, 2.0
-#: Rates that are kept: five minutes' or more.
+#: Rates that are kept: of five minutes or more.
 HISTORY = 300
-#: Objects, transfers and warnings that are shown, and holders of each object.
+#: Objects, transfers and warnings on the page, and holders of each object.
 ROWS, HOLDERS = 20, 50
 
 
-class Reports(Protocol):
-    """Where a sampler asks; the scheduler's is one."""
-
-    #: Puts since the start.
-    puts: int
-
-    async def processes(self) -> list[dict[str, Any]]:
-        """Return what processes have counted, as :func:`summarize` takes it."""
-
-    async def stores(self) -> list[dict[str, Any]]:
-        """Return what hosts have stored, likewise, each with ``seconds`` of a core."""
-
-    async def largest(
-        self, most: int, holders: int
-    ) -> list[tuple[dict[str, Any], int]]:
-        """Return the largest objects, and how many holders each has."""
-
-    def transfers(self, most: int) -> dict[str, Any]:
-        """Return what goes from host to host."""
-
-    def warnings(self, most: int) -> list[tuple[float, dict[str, Any]]]:
-        """Return events that a user may have to do something about."""
-
-
 class Rates(NamedTuple):
-    """What happened per second, between two answers."""
+    """Events per second between two answers."""
 
     #: Milliseconds since 1970, of the later one.
     time: float
@@ -67,29 +42,25 @@ class Rates(NamedTuple):
 
 
 class Sampler:
-    """Asks, and keeps the last answers.
+    """Collect the data of open pages. For the scheduler's event loop.
 
     Parameters
     ----------
     reports
-        Where to ask.
+        The scheduler's :class:`~daskref.scheduler._reports.Reports`.
 
     Attributes
     ----------
     stats
-        As :func:`daskref.stats` has it; ``None`` until all have answered.
+        As :func:`daskref.stats` returns it; ``None`` before the first answers.
     rates
-        Of the last minutes, as far as somebody has looked.
+        Of the last minutes in which a page was open.
     objects, transfers, warnings
-        As the reports have them.
+        Answers of the reports.
     turn
         Grows with each answer.
     ended
         Whether daskref was switched off.
-
-    Notes
-    -----
-    Not thread-safe: it belongs to the scheduler's event loop.
     """
 
     stats: Stats | None
@@ -101,7 +72,7 @@ class Sampler:
     ended: bool
     _tasks: list[asyncio.Task[None]]
 
-    def __init__(self, reports: Reports) -> None:
+    def __init__(self, reports: Any) -> None:
         self._reports = reports
         self.stats = None
         self.rates = deque(maxlen=HISTORY)
@@ -111,12 +82,12 @@ class Sampler:
         self.turn = 0
         self.ended = False
         self._stores: list[dict[str, Any]] | None = None
-        self._before: tuple[float, dict[str, int]] | None = None
+        self._before: tuple[float, list[int]] | None = None
         self._looking = 0
         self._tasks = []
 
     def enter(self) -> None:
-        """Take note that somebody looks."""
+        """Record an opened page."""
         self._looking += 1
         if self._looking == 1 and not self.ended:
             # there are no rates of the time for which nobody looked
@@ -129,13 +100,13 @@ class Sampler:
             ]
 
     def leave(self) -> None:
-        """Take note that somebody looks no longer."""
+        """Record a closed page."""
         self._looking -= 1
         if not self._looking:
             self._stop()
 
     def close(self) -> None:
-        """Ask no more: daskref is switched off."""
+        """Stop: daskref is switched off."""
         self.ended = True
         self._stop()
 
@@ -144,15 +115,7 @@ class Sampler:
             self._tasks.pop().cancel()
 
     async def _repeat(self, ask: Callable[[], Awaitable[float]], pause: float) -> None:
-        """Ask until cancelled.
-
-        Parameters
-        ----------
-        ask
-            () -> what it took, in seconds of a core.
-        pause
-            Seconds between two answers, at least.
-        """
+        """Ask until cancelled; *ask* returns the CPU seconds that it took."""
         while True:
             seconds = 0.0
             try:
@@ -182,20 +145,20 @@ class Sampler:
 
     def _take(self, stats: Stats, now: float) -> None:
         self.stats = stats
-        totals = {
-            "puts": stats["puts"],
-            "gets": stats["gets"],
-            "evictions": stats["evictions"],
-            "inband": sum(stats["inband"].values()),
-            "bytes_kept": stats["bytes_kept"],
-        }
+        totals = [
+            stats["puts"],
+            stats["gets"],
+            stats["evictions"],
+            sum(stats["inband"].values()),
+            stats["bytes_kept"],
+        ]
         if self._before is not None:
             then, before = self._before
-            grown = {
-                name: max(0, totals[name] - before[name]) / (now - then)
-                for name in totals
-            }
-            self.rates.append(Rates(time.time() * 1000, **grown))
+            grown = [
+                max(0, total - was) / (now - then)
+                for total, was in zip(totals, before, strict=True)
+            ]
+            self.rates.append(Rates(time.time() * 1000, *grown))
         self._before = now, totals
 
     async def _list(self) -> float:
