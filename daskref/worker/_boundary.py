@@ -1,4 +1,4 @@
-"""The task boundary: what Dask keeps as proxies, user functions see as values.
+"""The task boundary: Dask keeps proxies, user functions get values.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -30,7 +30,7 @@ from daskref.worker._spares import Spare, Spares
 
 #: ``async (function, *arguments) -> result``: run a blocking function in a thread.
 Run = Callable[..., Any]
-#: ``(key, result, mapped) -> None``: what becomes of what a task returns.
+#: ``(key, result, mapped) -> None``: handle a task's result.
 Keep = Callable[[Any, Any, list[Mapped]], None]
 
 
@@ -44,11 +44,9 @@ class Boundary(GraphNode):
     run
         For coroutine functions, which execute on the event loop.
     keep
-        ``(key, result, mapped) -> None``: called with what was mapped for the task, off
-        the event loop. What a task passes on may lose its place in the store as soon as
-        the task is done.
+        Called off the event loop, before the task ends: then its inputs may be deleted.
     spares
-        Where objects come from that an earlier task has given back.
+        The source of objects that an earlier task left unchanged.
     """
 
     __slots__ = ("inner", "keep", "run", "spares")
@@ -130,7 +128,7 @@ class Boundary(GraphNode):
 def _reveal_all(
     node: GraphNode, values: Any
 ) -> tuple[GraphNode, dict[Any, Any], list[Mapped]]:
-    """Resolve a task's stored arguments and its dependencies, before it runs."""
+    """Resolve a coroutine task's stored arguments and dependencies before it runs."""
     with noting() as mapped:
         revealed = _revealed(values)
         node = node.load() if isinstance(node, PackedNode) else node
@@ -140,19 +138,9 @@ def _reveal_all(
 def _revealed(
     values: Any, spares: Spares | None = None, taken: dict[Any, Spare] | None = None
 ) -> dict[Any, Any]:
-    """Resolve a task's dependencies.
+    """Resolve a task's dependencies; fill *taken* with those that came from *spares*.
 
-    Raises Reschedule if one was lost with its host: the task runs once that is computed
-    again.
-
-    Parameters
-    ----------
-    values
-        By key.
-    spares
-        Where to take objects from, if they are there.
-    taken
-        Filled with what was.
+    Raises Reschedule if one was lost with its host: Dask computes that again first.
     """
     try:
         if spares is None or taken is None:

@@ -1,4 +1,4 @@
-"""A connection whose outgoing values are converted on their way."""
+"""The values of a worker's data on their way to another process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from daskref.cluster.connections import without_family
 
 @dataclass(eq=False, repr=False)
 class ServedComm:
-    """A connection whose outgoing values are converted on their way."""
+    """A connection that converts outgoing values."""
 
     _comm: Any
     #: ``(key, value) -> bool``: whether the value is converted.
@@ -27,7 +27,7 @@ class ServedComm:
         return getattr(self._comm, name)
 
     async def write(self, msg: Any, **kwargs: Any) -> Any:
-        """Write a message, the values under its ``data`` converted."""
+        """Write a message, with the values under ``data`` converted."""
         data = msg.get("data") if isinstance(msg, dict) else None
         if data:
             keys = [k for k, each in data.items() if self._concerns(k, each.data)]
@@ -49,13 +49,8 @@ def _to_serialize(value: Any) -> Any:
 
 
 def peek(data: Mapping[Any, Any], key: Any) -> Any:
-    """Return what a worker has in memory under a key; ``None`` if it has nothing.
+    """Return a worker's value in memory, or ``None``; reads no disk, counts no access.
 
-    Nothing is read from disk, or counted as read.
-
-    Parameters
-    ----------
-    data
-        ``Worker.data``: Dask's own, or what the user has chosen.
+    *data*: ``Worker.data``, Dask's own or a mapping that the user has chosen.
     """
     return (data.memory if isinstance(data, SpillBuffer) else data).get(key)

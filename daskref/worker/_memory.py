@@ -1,13 +1,13 @@
-"""How much of a process's resident memory is its own: not the session's files.
+"""A process's own resident memory, without the session's files.
 
-A page of a mapped object is the session's, wherever the file lies, until the process
-writes to it: then it has a copy of its own. Shared memory that a task makes for itself
-is its own, and so is what it maps of other files, as plain Dask has it.
+A page of a mapped object belongs to the session until the process writes to it: then
+the process has its own copy. Shared memory of a task, and its mappings of other files,
+are its own, as in plain Dask.
 
 ``/proc/<pid>/smaps`` tells exactly. It costs some 15 ms for each GiB that is mapped in
 small pages (measured), so it is read only when there are objects in
-``/proc/<pid>/maps`` (0.1 ms, 1 ms with a thousand), when the shared pages are others
-than at the last count, and for a small share of the time at most.
+``/proc/<pid>/maps`` (0.1 ms, 1 ms with a thousand), when the shared pages have changed
+since the last count, and for a small share of the time at most.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Count:
 
 @dataclass(eq=False, repr=False)
 class OwnMemory:
-    """Tells what is a process's own. For one thread."""
+    """Count a process's own memory. For one thread."""
 
     #: The process; ``"self"`` for this one.
     _pid: int | str = "self"
@@ -53,8 +53,8 @@ class OwnMemory:
     def of(self, resident: int) -> int:
         """Return how many of the *resident* bytes are the process's own.
 
-        Between two counts, pages that have come since are taken for the session's as
-        far as objects are mapped: nobody is killed for what was not counted.
+        Between two counts, new pages count as the session's, as far as objects are
+        mapped: no worker is killed for pages that were not counted.
         """
         return max(0, resident - self._ours())
 

@@ -1,4 +1,4 @@
-"""What tasks need from other hosts, fetched while they wait for a thread."""
+"""Prefetching: inputs of tasks that wait for a thread, from other hosts."""
 
 from __future__ import annotations
 
@@ -21,46 +21,35 @@ _AT_A_TIME = 2
 
 @dataclass(eq=False, repr=False)
 class Ahead:
-    """The inputs of one worker's waiting tasks.
+    """Inputs of one worker's waiting tasks. For the event loop; fetches in threads."""
 
-    Notes
-    -----
-    Not thread-safe: it belongs to the worker's event loop. It fetches in threads.
-    """
-
-    #: Fetches them; what it has fetched, it has on this host.
+    #: Keeps what it fetches on this host.
     _connector: ZmqConnector
-    #: Bytes that may be there, or on their way, for tasks that have not begun.
+    #: The most of :attr:`nbytes`.
     _limit: int
+    #: Bytes fetched, or on their way, for tasks that have not begun.
+    nbytes: int = 0
     _waiting: OrderedDict[Hashable, set[Key]] = field(default_factory=OrderedDict)
     _fetched: dict[Hashable, set[Key]] = field(default_factory=dict)
     _uses: dict[Key, int] = field(default_factory=dict)
     _fetches: dict[Key, Future[None]] = field(default_factory=dict)
-    _nbytes: int = 0
     _closed: bool = False
 
     def __post_init__(self) -> None:
         self._executor = Executor(_AT_A_TIME, "daskref-ahead")
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are there, or on their way, for tasks that have not begun."""
-        return self._nbytes
-
     def add(self, task: Hashable, keys: Iterable[Key]) -> None:
-        """Take note of what a task needs that waits; after those that waited before.
-
-        Silent once closed.
-        """
+        """Fetch the inputs of a waiting task, after earlier ones; no-op once closed."""
         if self._closed:
             return
         self._waiting.setdefault(task, set()).update(keys)
         self._go_on()
 
     def begun(self, task: Hashable) -> None:
-        """Take note that a task waits no more. Silent if it did not.
+        """Record that a task waits no longer. Silent if it did not.
 
-        What nobody waits for and is not under way yet is left to the task itself.
+        The task fetches the inputs that are not under way and that no other task waits
+        for.
         """
         if not self._waiting and not self._fetched:
             return
@@ -70,21 +59,21 @@ class Ahead:
             if not self._uses[key]:
                 del self._uses[key]
                 self._fetches.pop(key).cancel()
-                self._nbytes -= key[1]
+                self.nbytes -= key[1]
         self._go_on()
 
     def _go_on(self) -> None:
         while self._waiting:
             task, keys = next(iter(self._waiting.items()))
             new = {key for key in keys if key not in self._uses}
-            if self._nbytes + sum(key[1] for key in new) > self._limit:
+            if self.nbytes + sum(key[1] for key in new) > self._limit:
                 return
             del self._waiting[task]
             for key in keys - self._fetched.setdefault(task, set()):
                 self._fetched[task].add(key)
                 self._uses[key] = self._uses.get(key, 0) + 1
             for key in new:
-                self._nbytes += key[1]
+                self.nbytes += key[1]
                 self._fetches[key] = self._executor.submit(self._fetch, key)
 
     def _fetch(self, key: Key) -> None:
@@ -96,9 +85,9 @@ class Ahead:
             logger.exception("Could not fetch %s ahead", key[0])
 
     def close(self) -> None:
-        """Fetch nothing more; what is under way ends by itself."""
+        """Begin no further transfer; those under way end by themselves."""
         self._closed = True
         for each in (self._waiting, self._fetched, self._uses, self._fetches):
             each.clear()
-        self._nbytes = 0
+        self.nbytes = 0
         self._executor.close(cancel=True)

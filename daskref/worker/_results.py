@@ -1,4 +1,4 @@
-"""Results of one worker: put when another process asks for them, once.
+"""Results of one worker: put once, when another process asks for them.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask.sizeof import sizeof
@@ -40,29 +41,24 @@ if TYPE_CHECKING:
     from distributed.worker import Worker
 
 
+@dataclass(slots=True)
 class _Lent:
-    """A result that lies in stored memory, and the proxy that takes its place."""
+    """A result in stored memory, and the proxy that takes its place."""
 
-    __slots__ = ("proxy", "result", "taken")
-
-    def __init__(self, result: Any, proxy: Any) -> None:
-        self.result = result
-        self.proxy = proxy
-        self.taken = False
+    result: Any
+    proxy: Any
+    taken: bool = False
 
 
 class Results:
     """The results of one worker, as references and as values.
 
-    Parameters
-    ----------
-    worker
-        The worker. Not thread-safe, but for :meth:`keep` and :meth:`exchange`.
+    Not thread-safe, except for :meth:`keep` and :meth:`exchange`.
     """
 
-    #: What the worker has joined; set before any task runs.
+    #: Set before any task runs.
     session: ClusterStore
-    #: What tasks have returned that lies in stored memory, until it is in their place.
+    #: Task -> its result in stored memory, until the proxy has taken its place.
     lent: dict[Any, _Lent]
     _converting: dict[Any, asyncio.Task[Any]]
 
@@ -78,7 +74,7 @@ class Results:
     # What is in the worker's data
 
     def arrived(self, key: Any) -> None:
-        """See to what stands for a value that another worker had."""
+        """Handle a proxy that arrived in the place of another worker's value."""
         value = peek(self._worker.data, key)
         if not is_transparent(value):
             return
@@ -89,9 +85,9 @@ class Results:
             self._worker.loop.add_callback(self._disown, key)
 
     def _disown(self, key: Any) -> None:
-        """Let nobody take what stands for a value that did not arrive for a replica.
+        """Tell the scheduler that a value which did not arrive is no replica.
 
-        Dask might delete the real one.
+        Dask might delete the real one otherwise.
         """
         self._worker.batched_send(
             {
@@ -117,7 +113,7 @@ class Results:
             await self.refer(key, value)
 
     def keep(self, key: Any, result: Any, mapped: list[Mapped]) -> None:
-        """Do with a task's result what has to be done before the task has ended."""
+        """Handle a task's result before the task has ended."""
         proxy = self.session.lend(result, mapped)
         if proxy is None:
             self.session.keep(result, self._worker.loop.add_callback)
@@ -125,7 +121,7 @@ class Results:
             self.lent[key] = _Lent(result, proxy)
 
     def exchange(self, key: Any, obj: Any) -> Any:
-        """Return what goes into the worker's data in the place of an object.
+        """Return what the worker's data keeps in the place of an object.
 
         Dask has asked the object itself for its type and size by then.
         """
@@ -135,7 +131,7 @@ class Results:
         return lent.proxy
 
     def settle(self, key: Any, state: str) -> None:
-        """Let the scheduler own what a result is made of, if that is in its place."""
+        """Let the scheduler own the objects of a result whose proxy took its place."""
         lent = self.lent.pop(key)
         references = references_of(lent.proxy)
         if state != "memory" or not lent.taken:
@@ -152,7 +148,7 @@ class Results:
         return is_proxy(value)
 
     async def plain(self, key: Any, value: Any) -> Any:
-        """Return a result as a value, or what raises where nobody can read it."""
+        """Return a result as a value, or one that raises if it is unreadable."""
         try:
             return await self.session.run(reveal, value)
         except WireError as exc:
@@ -167,13 +163,7 @@ class Results:
     async def refer(self, key: Any, value: Any, pickles: bool = False) -> Any:
         """Return a proxy in the place of a large result, put once.
 
-        Parameters
-        ----------
-        key, value
-            Of the result.
-        pickles
-            Whether a small result may be returned as its pickle, which was made to see
-            that it is small.
+        *pickles*: whether a small result may be returned as its pickle.
         """
         if not self.session.reachable:
             return await self.plain(key, value)
@@ -196,7 +186,7 @@ class Results:
         return converted
 
     def _goes_apart(self, factory: Any) -> bool:
-        """Tell whether a result is better put than sent with what it is made of."""
+        """Tell whether to put a result instead of sending references to its parts."""
         if not isinstance(factory, ViewFactory):
             return False
         if factory.private_nbytes > self._threshold:
@@ -226,9 +216,9 @@ class Results:
         return proxy
 
     def _count_own(self, key: Any, proxy: Any) -> None:
-        """Count what a worker has itself of a value that lies in the store.
+        """Count the worker's own bytes of a stored value in its memory.
 
-        The scheduler was told the size of the value.
+        The scheduler was told the value's size.
         """
         ts, nbytes = self._worker.state.tasks[key], sizeof(proxy)
         self._worker.state.nbytes += nbytes - ts.nbytes

@@ -1,4 +1,4 @@
-"""A worker's part in a session whose hosts are apart.
+"""A worker's part in a session with several hosts.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -30,7 +30,6 @@ from daskref.config import Settings
 from daskref.connectors.zmq.connector import ZmqConnector
 from daskref.exceptions import DaskrefError
 from daskref.graph.nodes import references_in
-from daskref.objects.reference import Reference
 from daskref.proxy.proxy import get_factory
 from daskref.store.factory import StoreFactory, is_transparent
 from daskref.worker._data import peek
@@ -46,20 +45,15 @@ _WAITS = {"waiting", "ready", "constrained"}
 
 
 def place_of(worker: Worker, settings: Settings) -> dict[str, Any]:
-    """Return where a worker is to serve: options of :meth:`ZmqConnector.serve`.
+    """Return the options of :meth:`ZmqConnector.serve` for a worker.
 
-    Parameters
-    ----------
-    worker
-        By default, its host's objects are served where its own server listens.
-    settings
-        The cluster's; what this process has configured itself goes before.
+    A setting of this process overrides the cluster's *settings*; the default address is
+    that of the worker's own server.
     """
     own = Settings.read()
-    place = {
-        "interface": own.zmq_interface or settings.zmq_interface,
-        "port": own.zmq_port or settings.zmq_port,
-        "advertise": own.zmq_advertise or settings.zmq_advertise,
+    place: dict[str, Any] = {
+        option: getattr(own, f"zmq_{option}") or getattr(settings, f"zmq_{option}")
+        for option in ("interface", "port", "advertise")
     }
     assert worker.listener is not None
     scheme, _ = parse_address(worker.listener.listen_address)
@@ -76,16 +70,14 @@ def place_of(worker: Worker, settings: Settings) -> dict[str, Any]:
 
 @dataclass(eq=False, repr=False)
 class Serving:
-    """Serve the objects of a worker's host, and do there what the scheduler says."""
+    """Serve the objects of a worker's host, and obey the scheduler there."""
 
     _worker: Worker
-    #: Of a store in reach.
     _session: ClusterStore
-    #: The store's.
     _connector: ZmqConnector
     _undo: list[Callable[[], Any]] = field(default_factory=list)
     _errands: Errands = field(default_factory=Errands)
-    #: Whether :meth:`transition` has anything to do: there are other hosts.
+    #: Whether :meth:`transition` prefetches: there are other hosts.
     looks_ahead: bool = False
     _ahead: Ahead | None = field(init=False)
 
@@ -96,10 +88,7 @@ class Serving:
         )
 
     async def start(self) -> None:
-        """Begin, and tell the scheduler.
-
-        Raises ConnectorUnavailableError if this process cannot serve.
-        """
+        """Begin, and tell the scheduler; raises ConnectorUnavailableError."""
         worker, connector, session = self._worker, self._connector, self._session
         # While all are on one host, nobody opens a port for nothing.
         lazily = session.info.settings.connector == "auto"
@@ -147,10 +136,10 @@ class Serving:
         )
 
     def stop(self) -> None:
-        """Do nothing for the scheduler any more; the connector serves until closed.
+        """Ignore the scheduler from now on; the connector serves until closed.
 
-        The handlers stay, and do nothing: a message that is still under way must not
-        end the worker's stream.
+        The handlers stay, without effect: a late message must not end the worker's
+        stream.
         """
         self._errands.stop()
         self.looks_ahead = False
@@ -177,11 +166,12 @@ class Serving:
     # Tasks
 
     def transition(self, key: Any, start: str, finish: str) -> None:
-        """Fetch ahead what a task needs that has to wait for a thread."""
+        """Prefetch the inputs of a task that has to wait for a thread."""
         if not self.looks_ahead or self._ahead is None:
             return
         if start == "released" and finish in _WAITS:
-            if self._is_busy() and (references := self._references_of(key)):
+            spec = self._worker.state.tasks[key].run_spec
+            if self._is_busy() and (references := references_in(spec)):
                 self._ahead.add(key, [tuple(each.key) for each in references])
         elif start == "flight" and finish == "memory":
             value = peek(self._worker.data, key)
@@ -197,6 +187,3 @@ class Serving:
     def _is_busy(self) -> bool:
         state = self._worker.state
         return bool(len(state.executing) >= state.nthreads)
-
-    def _references_of(self, key: Any) -> set[Reference]:
-        return references_in(self._worker.state.tasks[key].run_spec)

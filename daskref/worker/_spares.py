@@ -1,13 +1,14 @@
-"""Objects that tasks have given back as they got them, for the next task.
+"""Objects that tasks have left unchanged, for the next task.
 
-Most objects cost nothing to load: their memory is mapped. Some copy it, such as the
-trees of scikit-learn's forests, and so would each task that gets one. Plain Dask loads
-such an object once per worker, and its tasks share it. Here a task has the object to
-itself; when it has ended, and the object is provably what it was, the next one gets it.
+To load most objects costs nothing: their memory is mapped. Loading some copies memory,
+such as the trees of scikit-learn's forests, and each task would pay for that. Plain
+Dask loads such an object once per worker, and its tasks share it. Here a task has the
+object to itself; after the task, the next one gets it if the object is provably
+unchanged.
 
-Provably: what it pickles to has the same hash; it has the same parts, and nobody holds
-more of them, nor of the memory that arrays lie in, than before. A write, or a part that
-somebody kept, ends it: that object is the task's own then.
+Provably: its pickle has the same hash; it has the same parts; and the reference counts
+of the parts, and of the memory below arrays, are those from before. A write, or a kept
+part, leaves the object to the task.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ _HIDES = frozenset({"torch", "cupy", "jax"})
 
 @dataclass(eq=False, repr=False)
 class Spare:
-    """One object that was just loaded, and what it looked like."""
+    """An object that was just loaded, and its fingerprint."""
 
-    #: The object; nobody else may hold it.
+    #: No other code may hold it.
     obj: Any
     _token: str = ""
     _total: int = 0
-    #: Its parts that stay the same objects, and the memory below arrays among them.
+    #: Parts that stay the same objects, and the memory below arrays among them.
     _parts: list[Any] = field(default_factory=list)
     _below: list[Any] = field(default_factory=list)
     _counts: list[int] = field(default_factory=list)
 
     def note(self) -> bool:
-        """Take down what it looks like; return False if that is not possible."""
+        """Take the fingerprint; return False if that is not possible."""
         try:
             self._look()
             self._token = encode(self.obj).token
@@ -55,7 +56,7 @@ class Spare:
         return bool(self._parts)
 
     def _look(self) -> None:
-        """Find the parts that are the same objects each time it is pickled."""
+        """Find the parts that are the same objects in each pickle."""
         first, second = pickled(self.obj), pickled(self.obj)
         parts = first.parts()
         self._total = len(parts)
@@ -76,7 +77,7 @@ class Spare:
         return [sys.getrefcount(part) for part in (*self._parts, *self._below)]
 
     def is_untouched(self) -> bool:
-        """Tell whether the object is what it was, and nobody holds a part of it."""
+        """Tell whether the object is unchanged, and no other code holds a part."""
         try:
             if self._count() != self._counts:
                 return False
@@ -96,12 +97,10 @@ def _is_array(obj: Any) -> bool:
 
 @dataclass(eq=False, repr=False)
 class Spares:
-    """What one worker has to spare, by Dask key.
+    """The unused objects of one worker, by Dask key.
 
-    Notes
-    -----
-    :meth:`take` and :meth:`give_back` are for the threads of tasks, :meth:`forget` for
-    the event loop.
+    :meth:`take` and :meth:`give_back` are for task threads, :meth:`forget` for the
+    event loop.
     """
 
     #: ``(key) -> bool``: whether the worker has the key; asked on the event loop.
@@ -113,10 +112,7 @@ class Spares:
     _hopeless: set[Any] = field(default_factory=set)
 
     def take(self, key: Any, load: Callable[[], Any]) -> Spare:
-        """Return an object of a key, loaded if there is none to spare.
-
-        *load*: returns a new private object.
-        """
+        """Return a key's object; *load* a new private one if there is none to spare."""
         spares = self._spares.get(key)
         if spares:
             try:
@@ -132,7 +128,7 @@ class Spares:
         return spare
 
     def give_back(self, key: Any, spare: Spare) -> None:
-        """Keep an object for the next task, if this one has left it as it was."""
+        """Keep an object for the next task, if this task left it unchanged."""
         if key in self._hopeless:
             return
         if spare.is_untouched():
@@ -145,6 +141,6 @@ class Spares:
             self._spares.setdefault(key, []).append(spare)
 
     def forget(self, key: Any) -> None:
-        """Drop what there is of a key that the worker has no more."""
+        """Drop the objects of a key that the worker does not have any more."""
         self._spares.pop(key, None)
         self._hopeless.discard(key)

@@ -1,4 +1,4 @@
-"""A worker's data: references for Dask and daskref, values for everybody else.
+"""A worker's data: references for Dask and daskref, values for user functions.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -34,7 +34,7 @@ _BETWEEN = frozenset({"collections", "_collections_abc", "zict"})
 
 
 def _wants_values() -> bool:
-    """Tell whether the code that asks is neither Dask's nor daskref's."""
+    """Tell whether the calling code is neither Dask's nor daskref's."""
     frame: FrameType | None = sys._getframe(2)
     package = ""
     while frame is not None:
@@ -72,10 +72,10 @@ class _Values(ValuesView[Any]):
 
 @cache
 def showing(cls: Any) -> Any:
-    """Return a class of mappings that show values.
+    """Return a subclass of a mapping class that shows values.
 
-    *cls*: a class of mappings. It is the one base, so that its instances can be given
-    the new class, if it is no built-in.
+    It has one base and no slots, so that instances of *cls*, unless built in, can get
+    it as their class.
     """
 
     class Showing(cls, metaclass=_sent_as(cls)):  # type: ignore[misc,metaclass]
@@ -110,7 +110,7 @@ def showing(cls: Any) -> Any:
 
 
 def _sent_as(cls: type) -> type:
-    """Return a metaclass whose classes arrive as another class, wherever they go."""
+    """Return a metaclass whose classes pickle as another class."""
     meta = type("_SentAs", (type(cls),), {})
     # nothing of ours, which a plain client might lack: `cast` returns its argument
     copyreg.pickle(meta, lambda ours: (cast, (None, cls)))
@@ -118,20 +118,11 @@ def _sent_as(cls: type) -> type:
 
 
 def show_values(worker: Worker, exchange: Exchange) -> Callable[[], None]:
-    """Let who reads a worker's data get values, unless that is Dask or daskref.
+    """Show values in a worker's data to all code but Dask's and daskref's.
 
-    Parameters
-    ----------
-    worker
-        Its ``data`` is what it was for Dask; a mapping of the user's that does not
-        allow this stays as it is, with proxies in it.
-    exchange
-        ``(key, object) -> object``: what is kept in the place of an object.
-
-    Returns
-    -------
-    callable
-        ``() -> None``: the way back.
+    A user's mapping that does not allow this stays as it is, with proxies in it.
+    *exchange* returns what is kept in the place of an object. Returns the undo
+    function.
     """
     data: Any = worker.data
     cls = type(data)

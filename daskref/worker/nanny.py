@@ -1,11 +1,11 @@
-"""The nanny plugin: memory limits, and what is left when all end at once.
+"""The nanny plugin: memory limits, and cleanup when all processes end at once.
 
 Dask judges a worker by its resident set, which includes every page of an object that
 it has mapped. A worker that only reads shared data would be paused, or killed.
 
 A signal to a whole group of processes (Ctrl-C, the end of a batch job) ends scheduler
-and workers at once. Workers die of it, or of their nannies, after the scheduler has
-left the session, and only nannies, which end last, are there to remove it.
+and workers at once. The scheduler leaves the session before the workers die, so that
+only nannies, which end last, can remove it.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -46,9 +46,9 @@ def own_memory(resident: Callable[[], int]) -> Callable[[], int]:
 
 
 class ReferenceNannyPlugin(NannyPlugin):  # type: ignore[misc]
-    """Let a nanny judge its worker by its own memory, and remove what it leaves.
+    """Judge a worker by its own memory, and remove the session's memory at the end.
 
-    *root*: where the session's shared memory is.
+    *root*: the folder of the session's shared memory.
     """
 
     name = "daskref"
@@ -75,7 +75,7 @@ class ReferenceNannyPlugin(NannyPlugin):  # type: ignore[misc]
         callback.callback = checked
 
     def teardown(self, nanny: Nanny) -> None:
-        """Give the nanny its own check back."""
+        """Restore the nanny's check."""
         if self._check is not None:
             nanny.periodic_callbacks["memory_monitor"].callback = self._check
 

@@ -63,13 +63,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
-    """What a worker with daskref does.
-
-    Parameters
-    ----------
-    info
-        The session to join, pickled.
-    """
+    """Join a worker to a session; *info*: the session, pickled."""
 
     name = "daskref"
 
@@ -86,7 +80,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         self._undo = []
 
     async def setup(self, worker: Worker) -> None:
-        """Join the session and take over the worker's seams."""
+        """Join the session and replace the worker's methods and handlers."""
         register_family()
         self.worker = worker
         self._results = Results(worker)
@@ -121,18 +115,22 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         if session.store is None:
             trying = asyncio.create_task(self._try_again())
             self._undo.append(trying.cancel)
-        self._replace_handler("get_data", self.get_data)
-        self._replace_handler("actor_execute", self.actor_execute)
-        self._replace_handler("actor_attribute", self.actor_attribute)
-        worker.handlers["daskref_fetch"] = self.fetch
-        worker.handlers["daskref_counters"] = self.counters
-        worker.handlers["daskref_values"] = self.values
-        worker.handlers["daskref_stored"] = self.stored
-        worker.handlers["daskref_footprints"] = self.footprints
-        worker.handlers["daskref_reads"] = self.reads
-        for op in ("fetch", "counters", "values", "stored", "footprints", "reads"):
-            self._undo.append(partial(worker.handlers.pop, f"daskref_{op}"))
-        self._replace_stream_handler("compute-task", self.compute_task)
+        self._replace_handler("get_data", self.get_data, worker.handlers)
+        self._replace_handler("actor_execute", self.actor_execute, worker.handlers)
+        self._replace_handler("actor_attribute", self.actor_attribute, worker.handlers)
+        for handler in (
+            self.fetch,
+            self.counters,
+            self.values,
+            self.stored,
+            self.footprints,
+            self.reads,
+        ):
+            op = f"daskref_{handler.__name__}"
+            worker.handlers[op] = handler
+            self._undo.append(partial(worker.handlers.pop, op))
+        compute = partial(self.compute_task, worker.stream_handlers["compute-task"])
+        self._replace_handler("compute-task", compute, worker.stream_handlers)
         self._replace(worker, "_get_client", self._get_client)
         self._replace(
             worker.monitor,
@@ -145,7 +143,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         self._on_completion = session.info.settings.results == "on-completion"
 
     def _ask_key(self, store: str) -> bytes | None:
-        """Ask the scheduler for the signing key of a store of a client's. Blocks."""
+        """Ask the scheduler for the signing key of a client's own store. Blocks."""
         with suppress(RuntimeError):
             asyncio.get_running_loop()
             return None  # which must not wait for itself
@@ -158,12 +156,18 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
             return None
 
     async def _take_part(self) -> None:
-        """Send and get references, and serve other hosts, if the store is in reach."""
+        """Exchange references, and serve other hosts, if the store is reachable."""
         worker, session = self.worker, self.session
         self._undo.append(session.inband.listen(self._log_event))
         if (connector := session.across_hosts) is not None:
-            self._serving = Serving(worker, session, connector)
-            await self._begin_serving(self._serving)
+            self._serving = serving = Serving(worker, session, connector)
+            try:
+                await serving.start()
+            except DaskrefError as exc:
+                self._serving = None
+                session.inband.lose_sight(exc)
+            else:
+                self._undo.append(serving.stop)
         if session.reachable:
             connections = Connections(worker.rpc, worker.scheduler, session)
             self._undo.append(connections.restore)
@@ -188,45 +192,25 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
                 "reference again."
             )
 
-    async def _begin_serving(self, serving: Serving) -> None:
-        try:
-            await serving.start()
-        except DaskrefError as exc:
-            self._serving = None
-            self.session.inband.lose_sight(exc)
-        else:
-            self._undo.append(serving.stop)
-
     async def teardown(self, worker: Worker) -> None:
-        """Give the worker its seams back and leave the session."""
+        """Restore the worker and leave the session."""
         while self._undo:
             self._undo.pop()()
         if not hasattr(self, "session"):  # setting up has failed
             return
         if worker.status.name not in ("closing", "closed"):
-            await self._reveal_data(worker)
+            for key in list(worker.data):
+                if is_proxy(value := worker.data[key]):
+                    worker.data[key] = await self.session.run(reveal, value)
             await let_go(worker)
         await run_apart(self.session.leave)
-
-    async def _reveal_data(self, worker: Worker) -> None:
-        for key in list(worker.data):
-            if is_proxy(value := worker.data[key]):
-                worker.data[key] = await self.session.run(reveal, value)
 
     def _log_event(self, event: dict[str, Any]) -> None:
         self.worker.log_event("daskref", {**event, "worker": self.worker.address})
 
-    def _replace_handler(self, op: str, handler: Callable[..., Any]) -> None:
-        handlers = self.worker.handlers
-        before = handlers[op]
+    def _replace_handler(self, op: str, handler: Any, handlers: dict[str, Any]) -> None:
+        self._undo.append(partial(handlers.__setitem__, op, handlers[op]))
         handlers[op] = handler
-        self._undo.append(lambda: handlers.__setitem__(op, before))
-
-    def _replace_stream_handler(self, op: str, handler: Callable[..., Any]) -> None:
-        handlers = self.worker.stream_handlers
-        before = handlers[op]
-        handlers[op] = partial(handler, before)
-        self._undo.append(lambda: handlers.__setitem__(op, before))
 
     def _replace(self, owner: Any, name: str, value: Any) -> None:
         # an attribute of the instance hides the method of its class
@@ -238,10 +222,10 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
     def compute_task(
         self, compute: Callable[..., Any], key: Any, run_spec: Any, **kwargs: Any
     ) -> None:
-        """Have a task done at once that only stands for a value.
+        """Finish a task at once that only stands for a stored value.
 
-        The worker gets the value as from a scatter, then is asked for the task that it
-        has done: no thread has to be free. A key that something becomes of here takes
+        The worker gets the value as from a scatter, and then is asked for a task that
+        it has finished: no thread has to be free. Any other state of the key takes
         Dask's own way.
         """
         worker = self.worker
@@ -264,7 +248,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         compute(key=key, run_spec=run_spec, **kwargs)
 
     def values(self, nodes: bytes) -> None:
-        """Let keys stand for other values."""
+        """Replace the values of keys."""
         for key, node in pickle.loads(nodes).items():
             if key in self.worker.data:
                 self._spares.forget(key)
@@ -303,7 +287,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         who: str | None = None,
         serializers: list[str] | None = None,
     ) -> Any:
-        """Serve results: as references to who takes them, as values to who does not."""
+        """Serve results: as references to peers with daskref, as values to others."""
         results = self._results
         served = ServedComm(comm, results.is_proxy, results.plain)
         if serializers is not None and FAMILY in serializers:
@@ -323,7 +307,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         kwargs: dict[str, Any] | None = None,
         serializers: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Call an actor: with values, for a reference."""
+        """Call an actor with values; return a reference."""
         run = self.session.run
         args = [await run(reveal, arg) if is_proxy(arg) else arg for arg in args]
         kwargs = {
@@ -341,7 +325,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         attribute: Any = None,
         serializers: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Read an actor's attribute, for a reference."""
+        """Read an actor's attribute; return a reference."""
         response = type(self.worker).actor_attribute(
             self.worker, actor=actor, attribute=attribute
         )
@@ -359,7 +343,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
     # Requests
 
     async def fetch(self, key: Key) -> dict[str, Any]:
-        """Send a stored object's bytes in-band, to a process out of reach."""
+        """Return a stored object's bytes to a process that cannot reach the store."""
         return await fetch(self.session, key)
 
     async def counters(self) -> dict[str, Any]:
@@ -367,7 +351,7 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         return self.session.report()
 
     async def stored(self) -> dict[str, Any]:
-        """Return what the store has on this host."""
+        """Return the state of the store on this host."""
         return await self.session.run(self.session.stored)
 
     async def footprints(self, keys: list[Key]) -> list[Any]:
