@@ -1,18 +1,17 @@
-"""The client process: what leaves it, what comes back, and what it holds.
+"""The client process: what it sends, what it receives, and the objects that it holds.
 
-Read ``client`` first: the class, and the way of a value through the files; then
-``by_reference``: what the class does otherwise than Dask's.
+Read ``client`` first: the class, and a value's way through the files; then
+``by_reference``: where the class differs from Dask's.
 
-- ``_attachment``: what a client has while it passes values by reference; it joins the
+- ``_attachment``: the state of a client that passes values by reference; it joins the
   session and leaves it
 - ``_holdings``: the objects that this client has put, each content once
 - ``_scatter``, ``_placing``: ``scatter``, step by step, and its wait for workers
-- ``_watches``: keys of which the client wants to hear that Dask is done with them;
-  ``_loans``: borrows that it has lent to tasks, until then
+- ``_watches``: keys whose end this client waits for; ``_loans``: borrows lent to tasks
 - ``_hosts``: this client's part where workers run on several hosts
 - ``explaining``, ``inventory``: what would go by reference, and what is stored,
   shown as ``tables``
-- ``enabling``: ``enable`` and ``disable``, for a client that somebody else made
+- ``enabling``: ``enable`` and ``disable``, for existing clients
 """
 
 from daskref.client.client import Client as Client

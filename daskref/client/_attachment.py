@@ -1,4 +1,4 @@
-"""What a client has while it passes values by reference: coming, and going.
+"""The state of a client that passes values by reference: attached and detached.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -33,8 +33,7 @@ from daskref.client._hosts import Visit
 from daskref.client._loans import Lending
 from daskref.client._placing import Placing
 from daskref.client._watches import Watches
-from daskref.cluster import by_value as bootstrap
-from daskref.cluster import notices
+from daskref.cluster import by_value, notices
 from daskref.cluster.connections import Connections, Streams
 from daskref.cluster.family import register_family
 from daskref.cluster.joining import identify, lacking
@@ -50,13 +49,12 @@ from daskref.units import parse_size
 
 logger = logging.getLogger(__name__)
 
-#: Seconds: the longest that a client that closes waits for the scheduler, and for
-#: objects to be deleted.
+#: Seconds that a closing client waits for the scheduler, and for deletions.
 _PATIENCE = 10.0
 
 
 class Attachment:
-    """What a client has while it passes values by reference."""
+    """The state of a client that passes values by reference."""
 
     def __init__(
         self, client: Any, session: ClusterStore, threshold: int | str | None
@@ -104,7 +102,7 @@ class Attachment:
             self._connections = Connections(client.rpc, client.scheduler, session)
 
     async def visit(self) -> None:
-        """Look for the hosts of the cluster, if they are apart."""
+        """Look for the cluster's hosts, if there are several."""
         if self._visit is not None:
             await self._visit.begin()
 
@@ -117,23 +115,23 @@ class Attachment:
             connections.restore()
 
     def threshold(self) -> int:
-        """Bytes: what the client was made with, else as configured now."""
+        """Return the client's threshold in bytes, else the configured one."""
         config.look()
         return config.threshold() if self._threshold is None else self._threshold
 
     def packer(self) -> Packer:
-        """Return what packs the values of the call that this thread is in."""
+        """Return the packer of the call that this thread is in."""
         threshold = self.threshold() if self.session.reachable else sys.maxsize
         return Packer(threshold, self.holdings.put, self.holdings.current.looked)
 
     def tell_counts(self) -> None:
-        """Tell the scheduler what this process has counted."""
+        """Send this process's counts to the scheduler."""
         self.send({"op": "daskref-counters", "report": self.session.report()})
 
     async def leave(self) -> None:
-        """Delete what is bound to keys that go with this client.
+        """Delete the objects bound to keys that end with this client.
 
-        What is bound to others is left to its lease.
+        Objects bound to other keys stay until their lease ends.
         """
         client = self._client
         if keys := self.watches.waits_for_forgotten():
@@ -167,7 +165,7 @@ class Attachment:
         return self._before["cancelled-keys"](keys=keys, **kwargs)
 
     def log_event(self, event: dict[str, Any]) -> None:
-        """Have an event of this process in Dask's log. Thread-safe."""
+        """Put an event of this process into Dask's log. Thread-safe."""
         self._call_soon(self._send_event, event)
 
     async def _send_event(self, event: dict[str, Any]) -> None:
@@ -177,7 +175,7 @@ class Attachment:
             await client.scheduler.log_event(topic="daskref", msg=message)
 
     def detach(self) -> None:
-        """Give the client's connections back."""
+        """Restore the client."""
         self._unlisten()
         for op, handler in self._before.items():
             if handler is None:
@@ -199,7 +197,7 @@ class Attachment:
                 client._send_to_scheduler(message)
 
     def tell_keys(self) -> None:
-        """Hand the signing keys of the user's own stores to the cluster, each once."""
+        """Send signing keys of the user's own stores to the scheduler, each once."""
         if told_here.keys() <= self._told_keys:
             return
         names = told_here.keys() - self._told_keys
@@ -211,7 +209,7 @@ class Attachment:
             self.send({"op": "daskref-keys", "keys": keys})
 
     def keep(self, value: Any) -> None:
-        """Keep a gathered value in the store while it lives: it may be sent again."""
+        """Keep a gathered value's stored object while the value lives."""
         self.session.keep(value, self._call_soon)
 
     def _call_soon(self, callback: Any, *args: Any) -> None:
@@ -220,7 +218,7 @@ class Attachment:
 
 
 async def attach(client: Any) -> None:
-    """Let a connected client pass values by reference: set up what is not yet."""
+    """Let a connected client pass values by reference."""
     register_family()
     await detach(client)
     config.tell_unknown()
@@ -268,7 +266,7 @@ async def _try_again(client: Any, interval: float) -> None:
 
 
 async def _attach(client: Any) -> ConnectorError | None:
-    """Attach a client, or return why it is to go on without a store."""
+    """Attach a client, or return why it continues without a store."""
     options = client._daskref_options
     hidden = options.get("connector")
     settings = config.changed(
@@ -309,10 +307,10 @@ async def _join(
     ask = partial(_run_on_scheduler, client)
     sent: Any = settings
     if "connector" in settings:  # it may name a password, and Dask logs what is sent
-        pad = await ask(bootstrap.give_pad)
+        pad = await ask(by_value.give_pad)
         # a text says why `join` will fail
         sent = {} if isinstance(pad, str) else seal(settings, *pad)
-    told = await ask(bootstrap.join, ours, client.id, sent)
+    told = await ask(by_value.join, ours, client.id, sent)
     scheduler = f"the scheduler {client.scheduler.address}"
     if isinstance(told, str):
         raise NotInstalledError([lacking(scheduler, told)])
@@ -327,7 +325,7 @@ async def _join(
 
 
 async def _run_on_scheduler(client: Any, function: Any, *args: Any) -> Any:
-    """Do as Dask's method of this name does, whatever serializers the client has."""
+    """Run a function on the scheduler, whatever serializers the client has."""
     response = await client.scheduler.run_function(
         function=dumps(function),
         args=dumps(args),

@@ -1,4 +1,4 @@
-"""Whether what a user gave is a client that a function can work with."""
+"""Checks that a user's argument is a client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distributed.deploy.cluster import Cluster
 
 
 def check_client(client: Any, verb: str) -> None:
-    """Raise a TypeError that says what to do unless it is one of Dask's clients."""
+    """Raise a helpful TypeError unless *client* is one of Dask's clients."""
     if not issubclass(type(client), distributed.Client):
         kind = type(client).__name__
         hint = ""
@@ -23,7 +23,7 @@ def check_client(client: Any, verb: str) -> None:
 
 
 def check_enabled(client: Any, verb: str) -> None:
-    """Raise a TypeError unless it is a client that passes values by reference."""
+    """Raise a TypeError unless *client* passes values by reference."""
     check_client(client, verb)
     trying = getattr(client, "_daskref_trying", None) is not None
     if getattr(client, "_daskref", None) is None and not trying:

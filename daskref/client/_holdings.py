@@ -1,8 +1,8 @@
-"""What one client holds: the objects it put, for as long as it may send them again.
+"""The objects that one client holds, as long as it may send them again.
 
 A client holds a stored object while an original with that content lives in the client
-(weak references), and while a future lives whose graph used it. Sameness is by
-content, so the same value in forty submits is put once, and a changed one again.
+(weak references), and while a future lives whose graph used it. Equality is by content:
+the same value in forty submits is put once, a changed one again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from daskref.objects.reference import Reference
 
 @dataclass(eq=False, slots=True)
 class _Held:
-    """One stored object, and what it is held by."""
+    """A stored object, and its holders in this client."""
 
     token: str
     reference: Reference
@@ -50,7 +50,7 @@ class Submission:
 
     @property
     def references(self) -> set[Reference]:
-        """What the call uses."""
+        """References of the objects."""
         return {held.reference for held in self.held}
 
 
@@ -58,8 +58,6 @@ class Submission:
 class Holdings:
     """The stored objects that one client holds.
 
-    Notes
-    -----
     Thread-safe. The lock guards bookkeeping only, never a put.
     """
 
@@ -84,22 +82,19 @@ class Holdings:
     ) -> Reference | None:
         """Return a reference to an object's content, put at most once. Blocks.
 
+        Raises as :meth:`ClusterStore.put` does.
+
         Parameters
         ----------
         encoded
-            What is stored of it; default: made here.
+            The object's serialized form; default: serialized here.
         submission
-            What keeps the object until futures do; default: the one that this thread
-            is in.
+            Holds the object until futures do; default: this thread's.
 
         Returns
         -------
         Reference or None
-            ``None``: send the value in-band.
-
-        See Also
-        --------
-        ClusterStore.put : the errors that this raises
+            ``None``: the value goes in-band.
         """
         if encoded is None:
             encoded = encode(obj)
@@ -122,16 +117,16 @@ class Holdings:
 
     @property
     def current(self) -> Submission:
-        """The submission that this thread is in."""
+        """The current thread's submission."""
         submission: Submission = self._local.submission
         return submission
 
     @contextmanager
     def submission(self) -> Iterator[Submission]:
-        """Keep what this thread puts inside the block until futures hold it.
+        """Hold the objects that this thread puts inside the block until futures do.
 
-        Nested blocks of one thread are one. Add the futures' keys, and what they need,
-        to the :class:`Submission` before the outermost block ends.
+        Nested blocks of one thread are one. Add the futures' keys, and the references
+        that they need, to the :class:`Submission` before the outermost block ends.
         """
         outer: Submission | None = getattr(self._local, "submission", None)
         if outer is not None:
@@ -145,11 +140,11 @@ class Holdings:
             self.close(submission)
 
     def open(self) -> Submission:
-        """Begin a submission without a thread of its own; :meth:`close` ends it."""
+        """Begin a submission that does not belong to a thread."""
         return Submission()
 
     def close(self, submission: Submission) -> None:
-        """Let the submission's futures hold what it put."""
+        """Let a submission's futures hold its objects."""
         by_reference = {held.reference: held for held in submission.held}
         with self._lock:
             for key, references in submission.keys.items():
@@ -162,7 +157,7 @@ class Holdings:
                 self._release_unused(held)
 
     def release_key(self, key: Any) -> None:
-        """Tell that the client's last future of a key is gone."""
+        """Record that the client's last future of a key is gone."""
         if key not in self._by_key:
             return
         with self._lock:
@@ -171,19 +166,19 @@ class Holdings:
                 self._release_unused(held)
 
     def release_keys(self) -> None:
-        """Tell that all the client's futures are gone."""
+        """Record that all the client's futures are gone."""
         for key in list(self._by_key):
             self.release_key(key)
 
     def clear(self) -> None:
-        """Forget everything, without telling the scheduler: it knows, or is gone."""
+        """Forget all objects without a message: the scheduler knows, or is gone."""
         with self._lock:
             self._by_token.clear()
             self._by_original.clear()
             self._by_key.clear()
 
     def release_all(self) -> None:
-        """Give up everything, as a client does that goes back to plain Dask."""
+        """Release all objects: the client returns to plain Dask."""
         with self._lock:
             keys = [held.reference.key for held in self._by_token.values()]
             self.clear()
@@ -191,7 +186,7 @@ class Holdings:
             self._send({"op": "daskref-release", "objects": keys})
 
     def originals(self, key: Key) -> tuple[str, list[Any]]:
-        """Return the content hash of a held object, and what is alive that had it."""
+        """Return the content hash of a held object, and its living originals."""
         with self._lock:
             for held in self._by_token.values():
                 if held.reference.key == key:
@@ -200,7 +195,7 @@ class Holdings:
         return "", []
 
     def has(self, token: str) -> bool:
-        """Tell whether an object with that content hash is held."""
+        """Tell whether an object with this content hash is held."""
         return token in self._by_token
 
     def __len__(self) -> int:

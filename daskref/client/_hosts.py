@@ -1,4 +1,4 @@
-"""A client's part in a session whose hosts are apart."""
+"""A client's part in a session with several hosts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TRIED = 3
 
 @dataclass(eq=False, repr=False)
 class Visit:
-    """Put on hosts of workers what a client puts, and get from there."""
+    """Put the client's values on workers' hosts, and get results from there."""
 
     _client: Any
     #: Of a store in reach.
@@ -58,7 +58,7 @@ class Visit:
 
     @property
     def handlers(self) -> dict[str, Callable[..., Any]]:
-        """Return what the scheduler says."""
+        """Handlers of the scheduler's messages."""
         return {
             "daskref-hosts": self._handle_hosts,
             "daskref-wanted": self._handle_wanted,
@@ -67,9 +67,9 @@ class Visit:
         }
 
     async def begin(self) -> None:
-        """Tell the scheduler of this host, hear of others, see whether one answers.
+        """Report this host, learn of the others, and check that one answers.
 
-        The session is out of reach afterwards if there are some and none does.
+        If none of them does, the session is unreachable afterwards.
         """
         answer = await self._client.scheduler.daskref_visit(
             process=self._client.id,
@@ -87,7 +87,7 @@ class Visit:
         await self._session.run(self._check)
 
     def end(self) -> None:
-        """Have no part any more; also where :meth:`begin` was not called, or failed."""
+        """Undo :meth:`begin`; also if that failed, or was not called."""
         self._errands.stop()
         while self._undo:
             self._undo.pop()()
@@ -99,16 +99,16 @@ class Visit:
         return ask(self._client.loop, getattr(scheduler, op), message)
 
     def _set_place(self) -> None:
-        """Tell the session whether there is a host for what this client puts.
+        """Tell the session whether there is a host for this client's values.
 
-        Without any that serves, it stays on this one if there are workers here, or the
-        scheduler: who reaches the scheduler reaches it.
+        Without a serving host, values stay on this one if it has workers or the
+        scheduler: each process that reaches the scheduler reaches it.
         """
         at_home = self._beside or self._home == self._connector.host
         self._session.inband.set_place(self, at_home or bool(self._locator.hosts))
 
     def _check(self) -> None:
-        """See whether a host answers, once there are any. Blocks."""
+        """Check that a host answers, once there are any. Blocks."""
         hosts = self._locator.targets(0)
         if self._checked or not hosts:
             return
@@ -167,7 +167,7 @@ class Visit:
         return None
 
     def _supply(self, key: Key) -> str | None:
-        """Send an object again; None if this client has not got it. Blocks."""
+        """Send an object again; return None without it. Blocks."""
         token, originals = self._holdings.originals(key)
         for obj in originals:
             encoded = encode(obj)

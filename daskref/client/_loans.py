@@ -1,60 +1,45 @@
-"""The borrows that one client has lent to Dask's tasks."""
+"""Borrows that one client has lent to Dask's tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from daskref.client._watches import Watches
 from daskref.exceptions import OwnershipError
 from daskref.objects.pickling import pickled
 from daskref.ownership.borrows import Borrow
 from daskref.ownership.factories import BorrowFactory, OwnedFactory, collecting
-from daskref.ownership.rules import (
-    ENDS,
-    OWNER_LENDS,
-    SHARED_OR_MUTABLE,
-    violation,
-)
+from daskref.ownership.rules import ENDS, OWNER_LENDS, SHARED_OR_MUTABLE, violation
 from daskref.proxy.proxy import get_factory, is_proxy
-
-
-class Graph(Protocol):
-    """Return a graph with materialized tasks, by key."""
-
-    def __call__(self) -> Mapping[Any, Any]:
-        """Return it."""
 
 
 @dataclass(eq=False, repr=False)
 class Lending:
-    """The borrows that are out in the tasks of one client.
+    """The borrows in the tasks of one client. Thread-safe."""
 
-    Notes
-    -----
-    Thread-safe.
-    """
-
-    #: Tell when the tasks have ended.
     _watches: Watches
 
     def lend(
-        self, found: Iterable[BorrowFactory], graph: Graph, keys: Iterable[Any]
+        self,
+        found: Iterable[BorrowFactory],
+        graph: Callable[[], Mapping[Any, Any]],
+        keys: Iterable[Any],
     ) -> list[int]:
         """Lend the borrows of a graph that is about to be sent.
 
-        Raises OwnershipError if one of them may not be lent. None is, then.
+        Raises OwnershipError, and lends none, if one of them may not be lent.
 
         Parameters
         ----------
         found
             The borrows that were pickled with the graph.
         graph
-            As the user made it.
+            Returns the user's graph, with materialized tasks.
         keys
-            What is asked of the graph.
+            The requested keys of the graph.
 
         Returns
         -------
@@ -74,15 +59,15 @@ class Lending:
             for id, wanted in needed.items():
                 borrow = borrows[id]
                 borrow.send()
-                came_back = partial(_come_back, borrow)
-                sent.append(self._watches.add(wanted, "done", came_back))
+                ended = partial(_come_back, borrow)
+                sent.append(self._watches.add(wanted, "done", ended))
         except OwnershipError:
             self.withdraw(sent)
             raise
         return sent
 
     def withdraw(self, lent: Iterable[int]) -> None:
-        """Take back what was lent to a graph that was not sent."""
+        """Take back the borrows of a graph that was not sent."""
         for id in lent:
             self._watches.withdraw(id)
 
@@ -92,7 +77,7 @@ def _come_back(borrow: Borrow, heard: bool) -> None:
 
 
 def refuse_scattered(data: Any) -> None:
-    """Raise an OwnershipError if owners or borrows are to be scattered."""
+    """Raise an OwnershipError for owners or borrows that are to be scattered."""
     if type(data) is dict:
         data = data.values()
     elif type(data) not in (list, tuple, set, frozenset):
@@ -113,7 +98,7 @@ def refuse_scattered(data: Any) -> None:
 def _needed_by(
     graph: Mapping[Any, Any], keys: list[Any], borrows: Mapping[str, Borrow]
 ) -> dict[str, list[Any]]:
-    """Return what is asked for and depends on each borrow, by the borrow's id."""
+    """Return borrow id -> requested keys that depend on the borrow."""
     direct = {key: _borrows_in(node, borrows) for key, node in graph.items()}
     for id, borrow in borrows.items():
         if borrow.mutable and sum(id in found for found in direct.values()) > 1:

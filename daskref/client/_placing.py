@@ -1,4 +1,4 @@
-"""Waiting until workers have what was scattered."""
+"""The wait of a scatter until workers have its values."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from typing import Any
 
 
 class Placing:
-    """Scatters of one client that are under way.
+    """The scatters of one client that are under way. For the event loop."""
 
-    Notes
-    -----
-    Not thread-safe: it belongs to the client's event loop.
-    """
-
-    #: Those that do not wait for the first worker: task -> what they wait for.
-    #: Held while values get keys of the user's: each is there before the next one.
+    #: Held while values get a user's keys: each is placed before the next one.
     naming: asyncio.Lock
+    #: Waits that end where there is no worker: task -> states.
     _waiting: dict[asyncio.Task[None], Mapping[Any, Any]]
 
     def __init__(self) -> None:
@@ -28,9 +23,9 @@ class Placing:
     async def wait(
         self, states: Mapping[Any, Any], timeout: float | None, patient: bool
     ) -> bool:
-        """Wait until workers have values, or until none can be expected to.
+        """Wait until workers have values, or until no worker can be expected to.
 
-        Returns whether workers have them all; what is left comes later by itself.
+        Returns whether workers have them all; the rest follows by itself.
 
         Parameters
         ----------
@@ -38,9 +33,9 @@ class Placing:
             Key -> Dask's state of its futures.
         timeout
             Seconds. A worker that the scheduler still trusts may not answer; another
-            one gets the values once that is known.
+            one gets the values later.
         patient
-            Whether to wait where there is no worker.
+            Whether to wait for a first worker.
         """
         task = asyncio.create_task(self._wait(states))
         if not patient:
@@ -60,7 +55,7 @@ class Placing:
             await state.wait()
 
     def give_up(self, key: Any) -> None:
-        """Take note that there is no worker for a key yet."""
+        """End waits for a key that no worker can take yet."""
         for task, states in self._waiting.items():
             if key in states:
                 task.cancel()

@@ -1,4 +1,4 @@
-"""What a user scatters: taken apart as Dask does, put, and submitted as tasks.
+"""``scatter``: values taken apart as Dask does it, put, and submitted as tasks.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -45,7 +45,7 @@ _COLLECTIONS = (list, tuple, set, frozenset)
 
 @dataclass(frozen=True)
 class Scattered:
-    """Values by key, and the way back to what ``scatter`` returns."""
+    """Scattered values by key, in the user's form."""
 
     #: What the user gave.
     data: Any
@@ -57,10 +57,7 @@ class Scattered:
     encoded: dict[Any, Encoded]
 
     def rebuild(self, futures: dict[Any, Any]) -> Any:
-        """Return futures in the form of the data.
-
-        *futures*: key -> future.
-        """
+        """Return futures, given by key, in the form of the data."""
         found = [futures[key] for key in self.keys]
         cls = type(self.data)
         if cls is dict:
@@ -71,14 +68,9 @@ class Scattered:
 
 
 def take_apart(data: Any, hash: bool) -> Scattered:
-    """Give each value of what is scattered a key. Blocks: it serializes and hashes.
+    """Give each scattered value a key. Blocks: it serializes and hashes.
 
-    Parameters
-    ----------
-    data
-        Whatever ``Client.scatter`` takes.
-    hash
-        Whether equal values shall have equal keys.
+    *hash*: whether equal values get equal keys.
     """
     if isinstance(data, range | Iterator):
         data = list(data)
@@ -115,12 +107,9 @@ def _is_namedtuple(data: Any) -> bool:
 def put_scattered(
     scattered: Scattered, threshold: int, holdings: Holdings, submission: Submission
 ) -> dict[Any, Reference | None]:
-    """Put what goes by reference. Blocks.
+    """Put the large values. Blocks.
 
-    Returns
-    -------
-    dict
-        Key -> reference, for the large values only; ``None`` where the store failed.
+    Returns key -> reference, of these only; ``None`` where the store failed.
     """
     sizes = {key: encoded.nbytes for key, encoded in scattered.encoded.items()}
     small = sum(size for size in sizes.values() if size <= threshold)
@@ -135,22 +124,20 @@ def put_scattered(
 def divide(
     scattered: Scattered, references: dict[Any, Reference | None], as_they_are: bool
 ) -> tuple[Scattered, dict[Any, StoredNode], dict[Any, Any]]:
-    """Tell what is submitted as a task from what goes to a worker alone. Blocks.
+    """Split values into those submitted as tasks and those for one worker. Blocks.
 
     Parameters
     ----------
-    scattered
-        What was taken apart.
     references
-        Those of the large values, from :func:`put_scattered`.
+        Of the large values, from :func:`put_scattered`.
     as_they_are
-        Whether small values are left to Dask.
+        Whether Dask scatters small values.
 
     Returns
     -------
     tuple
-        What was taken apart, with the keys that it goes by; key -> node; key -> value,
-        of what the store did not take, or what does not serialize.
+        The values with their final keys; key -> node; key -> value, of values that the
+        store did not take, or that do not serialize.
     """
     nodes: dict[Any, StoredNode] = {}
     others = {}
@@ -187,14 +174,12 @@ async def submit_nodes(
 ) -> dict[Any, Any]:
     """Submit scattered values as tasks, and wait until workers have them.
 
-    Where Dask places a value, it does so beside its own messages: a key that is
-    being released, or computed, breaks then. As tasks, values come and go in order.
-    Our workers have such a task done as soon as they hear of it.
+    Dask's own placement is independent of its other messages, and breaks for a key that
+    is being released or computed. As tasks, values come and go in order. Our workers
+    finish such a task as soon as they hear of it.
 
     Parameters
     ----------
-    client
-        Whose they are.
     send
         Dask's ``_graph_to_futures``.
     nodes
@@ -202,7 +187,7 @@ async def submit_nodes(
     named
         Whether the keys are the user's.
     workers, broadcast, local_worker, timeout
-        As ``Client.scatter`` has them.
+        Of ``Client.scatter``.
     """
     state = client._daskref
     if local_worker:

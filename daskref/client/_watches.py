@@ -1,39 +1,24 @@
-"""What this client waits to hear from the scheduler: that Dask is done with a key."""
+"""Keys whose end this client waits for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 from daskref.background import make_lock
 
-
-class Send(Protocol):
-    """Send a message to the scheduler, in order with the client's graphs."""
-
-    def __call__(self, message: dict[str, Any], /) -> None:
-        """Send it. Thread-safe."""
-
-
-class Ended(Protocol):
-    """Take note that the keys of a watch are at their end; called on the event loop."""
-
-    def __call__(self, heard: bool, /) -> object:
-        """Take note of it.
-
-        Parameters
-        ----------
-        heard
-            False: the client leaves, and will not hear of the keys any more.
-        """
+#: ``(message)``: send to the scheduler, in order with the client's graphs. Thread-safe.
+Send = Callable[[dict[str, Any]], None]
+#: ``(heard)``: called when a watch ends; False: the client leaves before the keys end.
+Ended = Callable[[bool], object]
 
 
 @dataclass(eq=False, slots=True)
 class _Watch:
-    """Keys, and what is called when all of them are at their end."""
+    """Keys, and the function to call when all of them have ended."""
 
     keys: set[Any]
     until: str
@@ -44,12 +29,9 @@ class _Watch:
 class Watches:
     """The watches of one client.
 
-    Notes
-    -----
     Thread-safe. Each watch ends once, on the event loop as a rule.
     """
 
-    #: Sends messages to the scheduler.
     _send: Send
     _lock: Lock = field(default_factory=make_lock)
     _by_id: dict[int, _Watch] = field(default_factory=dict)
@@ -64,18 +46,10 @@ class Watches:
         return len(self._by_id)
 
     def add(self, keys: list[Any], until: str, ended: Ended) -> int:
-        """Wait until all of some keys are at their end.
+        """Wait until all of some keys have ended; return a number for :meth:`remove`.
 
-        Parameters
-        ----------
-        until
-            ``"done"``: the keys of a graph that is sent next are in memory, have
-            failed, or are not wanted any more. ``"forgotten"``: nobody needs them.
-
-        Returns
-        -------
-        int
-            For :meth:`remove`.
+        *until*: ``"done"``: the keys of the next graph are in memory, failed, or not
+        wanted any more; ``"forgotten"``: Dask has forgotten them.
         """
         with self._lock:
             id = next(self._ids)
@@ -91,19 +65,19 @@ class Watches:
         return id
 
     def remove(self, id: int) -> None:
-        """Wait no more; silent if the watch has ended. It is not called."""
+        """End a watch without a call; silent if it has ended."""
         if self._pop(id) is not None:
             self._tell(id, [], None)
 
     def end(self, id: int) -> None:
-        """Take note of the scheduler's word."""
+        """End a watch, as the scheduler says."""
         if (watch := self._pop(id)) is not None:
             watch.ended(True)
 
     def fail(self, keys: Iterable[Any]) -> None:
-        """Take note that keys have failed or were cancelled, as Dask says.
+        """Record that keys have failed or were cancelled, as Dask says.
 
-        The scheduler has spoken first, unless their graph never came to be.
+        The scheduler's own message comes first, unless it never got the graph.
         """
         for key in keys:
             for id in list(self._by_key.get(key, ())):
@@ -124,24 +98,24 @@ class Watches:
             self.end(id)
 
     def end_all(self) -> None:
-        """Take note that there are no keys any more."""
+        """End all watches: there are no keys any more."""
         for id in list(self._by_id):
             self.end(id)
 
     def end_forgotten(self, keys: Iterable[Any]) -> None:
-        """Take note that the scheduler has forgotten keys."""
+        """End the watches on forgotten keys."""
         gone = set(keys)
         for id, watch in list(self._by_id.items()):
             if watch.keys <= gone:
                 self.end(id)
 
     def waits_for_forgotten(self) -> list[Any]:
-        """Return the keys that are to be forgotten."""
+        """Return the keys that watches wait for to be forgotten."""
         watches = [one for one in self._by_id.values() if one.until == "forgotten"]
         return list({key for watch in watches for key in watch.keys})
 
     def close(self) -> None:
-        """End all watches: the client will not hear of keys any more."""
+        """End all watches: the client gets no further messages."""
         with self._lock:
             self._closed = True
         for id in list(self._by_id):

@@ -61,7 +61,7 @@ _hidden = hidden_like(distributed.client)
 
 
 def _described_like(dasks: Any) -> Callable[[Any], Any]:
-    """Give a method the signature and the description of Dask's, and add its own."""
+    """Give a method Dask's signature and docstring, with its own docstring inside."""
 
     def describe(method: Any) -> Any:
         summary, _, rest = (inspect.getdoc(dasks) or "").partition("\n\n")
@@ -73,7 +73,7 @@ def _described_like(dasks: Any) -> Callable[[Any], Any]:
 
 
 class ByReference(distributed.Client):  # type: ignore[misc]
-    """Mixin for Dask's client: what is large goes by reference."""
+    """Mixin for Dask's client that passes large values by reference."""
 
     _daskref: Attachment | None = None
     #: Tries again to have a store.
@@ -329,21 +329,21 @@ class ByReference(distributed.Client):  # type: ignore[misc]
 
 
 class _LocalValues:
-    """Stands for a worker whose data were resolved: all that a gather looks at."""
+    """A worker for a gather, with its data resolved."""
 
     def __init__(self, data: dict[Any, Any]) -> None:
         self.data = data
 
 
 def _is_pure(options: Mapping[str, Any]) -> bool:
-    """Tell whether Dask would name a call's futures by a hash of its arguments."""
+    """Tell whether Dask names a call's futures by a hash of its arguments."""
     return bool(options.get("pure", True)) and not (
         options.get("actor") or options.get("actors")
     )
 
 
 def _arguments(kwargs: dict[str, Any], options: frozenset[str]) -> dict[str, Any]:
-    """Return what is the function's, not Dask's."""
+    """Return the function's own arguments, without Dask's options."""
     return {name: value for name, value in kwargs.items() if name not in options}
 
 

@@ -50,7 +50,7 @@ from daskref.exceptions import DaskrefError
 
 
 def _with_dasks_parameters(init: Any) -> inspect.Signature:
-    """Return the signature of a client's ``__init__``, Dask's parameters named."""
+    """Return the signature of a client's ``__init__`` with Dask's parameters named."""
     dasks = inspect.signature(distributed.Client.__init__)
     ours = inspect.signature(init).parameters.values()
     *named, others = dasks.parameters.values()
@@ -63,22 +63,21 @@ def _with_dasks_parameters(init: Any) -> inspect.Signature:
 class Client(ByReference):
     """Dask's client, with large values passed by reference.
 
-    Takes what :class:`distributed.Client` takes, and:
+    Takes the arguments of :class:`distributed.Client`, and:
 
     Parameters
     ----------
     *args
         For :class:`distributed.Client`.
     threshold : int or str, optional
-        Bytes; values larger than this go by reference. It holds for all that this
-        client sends, whatever ``daskref.threshold`` is set to later. For results, the
-        threshold of the cluster's first client holds. Default: ``daskref.threshold``,
-        read at each call.
+        Bytes; larger values go by reference. It applies to all values that this client
+        sends, whatever ``daskref.threshold`` is set to later. To results, the threshold
+        of the cluster's first client applies. Default: ``daskref.threshold``, read at
+        each call.
     connector : str or mapping or Connector, optional
-        Where they are kept, if this is the first client of the cluster with daskref: a
-        spec, or a connector, ProxyStore's included, which stays the caller's to close.
-        A later client is told if the cluster has another. Default:
-        ``daskref.connector``.
+        The store, if this is the cluster's first client with daskref: a spec, or a
+        connector, ProxyStore's included, which the caller closes. A later client is
+        told if the cluster has another one. Default: ``daskref.connector``.
     **kwargs
         For :class:`distributed.Client`.
 
@@ -117,8 +116,7 @@ class Client(ByReference):
 def options_of(threshold: Any, connector: Any) -> dict[str, Any]:
     """Check a client's own settings; raises ConfigError if they are malformed.
 
-    The connector, which may name a password, is hidden: whoever looks for something
-    in a client prints ``vars(client)``.
+    The connector may name a password, so it is hidden from ``vars(client)``.
     """
     if not (connector is None or isinstance(connector, str | Mapping)):
         connector = describe_connector(connector)

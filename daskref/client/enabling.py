@@ -1,4 +1,4 @@
-"""Clients that somebody else made: by reference from now on, and the way back.
+"""Existing clients: switched to pass values by reference, and back.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -37,10 +37,10 @@ _adopting = make_lock()
 
 
 def adopt(client: Any, info: SessionInfo) -> Any:
-    """Let a client that a task made pass values by reference; returns it.
+    """Let a client that a task made pass values by reference, and return it.
 
-    The task's worker is in the session already, so there is nothing to wait for. A
-    client that is not the task's own (all in one process) stays as it is.
+    The task's worker is in the session already, so nothing blocks. A client that is not
+    the task's own (all in one process) stays as it is.
     """
     with _adopting:
         made_by_worker = client in distributed.Worker._initialized_clients
@@ -51,10 +51,7 @@ def adopt(client: Any, info: SessionInfo) -> Any:
 
 
 async def let_go(worker: distributed.Worker) -> None:
-    """Let the client that a worker's tasks share go back to plain Dask.
-
-    The counterpart of :func:`adopt`, when the session ends and the worker goes on.
-    """
+    """Return the client of a worker's tasks to plain Dask; undoes :func:`adopt`."""
     client = worker._client
     if client in distributed.Worker._initialized_clients:
         await detach(client)
@@ -62,9 +59,9 @@ async def let_go(worker: distributed.Worker) -> None:
 
 
 class _ByConfiguration(ByReference):
-    """Mixin for a client of which nobody has asked to pass values by reference.
+    """Mixin for a client that configuration alone has switched on.
 
-    Where that cannot be, now or when it connects again, it goes on as a plain client.
+    If it cannot attach, now or when it reconnects, it continues as a plain client.
     """
 
     async def _daskref_attach(self) -> None:
@@ -85,12 +82,12 @@ def _mix_in(client: Any, options: dict[str, Any], mixin: Any = ByReference) -> N
 def enable(
     client: C, *, threshold: int | str | None = None, connector: Any = None
 ) -> Any:
-    """Let a client that somebody else made pass large values by reference.
+    """Let an existing client pass large values by reference.
 
     Parameters
     ----------
     client
-        A connected client. Other clients of the process are not touched.
+        A connected client. Other clients of the process do not change.
     threshold, connector
         See :class:`Client`.
 
@@ -102,17 +99,17 @@ def enable(
     Raises
     ------
     NotInstalledError
-        If the scheduler or a worker lacks daskref. The client stays as it was.
+        If the scheduler or a worker lacks daskref. The client does not change.
     ConfigError
         If the threshold or the connector's spec is malformed.
     TypeError
-        If it is no client, but a cluster or an address.
+        If *client* is not a client, but a cluster or an address.
     ClosedClientError
         If it was closed.
 
     See Also
     --------
-    disable : the way back
+    disable : the reverse
     """
     check_client(client, "enable")
     if client.status == "closed":
@@ -139,8 +136,8 @@ async def _enable(client: C, options: dict[str, Any]) -> C:
 async def enable_starting(client: distributed.Client) -> None:
     """Enable a client that starts, as configured for all clients of the process.
 
-    Where that cannot be, it goes on as a plain client, and the log says why. The client
-    of a worker's tasks is left to :func:`adopt`: it is as its cluster is.
+    If that fails, it continues as a plain client, and the log says why. :func:`adopt`
+    enables the client of a worker's tasks, according to its cluster.
     """
     if isinstance(client, ByReference) or isinstance(client._start_arg, PooledRPCCall):
         return
@@ -155,15 +152,15 @@ async def enable_starting(client: distributed.Client) -> None:
 
 
 def disable(client: Any) -> Any:
-    """Let a client go back to plain Dask, with nothing left behind.
+    """Return a client to plain Dask and remove all of daskref's state.
 
-    The last client to go takes the plugins of scheduler and workers with it, once
-    nothing is stored any more.
+    The last client removes the plugins of scheduler and workers as well, once nothing
+    is stored any more.
 
     Parameters
     ----------
     client
-        A client of :class:`Client` or :func:`enable`; silent for any other.
+        A client of :class:`Client` or :func:`enable`; silent for any other client.
 
     Returns
     -------
@@ -173,7 +170,7 @@ def disable(client: Any) -> Any:
     Raises
     ------
     TypeError
-        If it is no client, but a cluster or an address.
+        If *client* is not a client, but a cluster or an address.
     """
     check_client(client, "disable")
 

@@ -1,4 +1,4 @@
-"""What of a call, collection or task goes by reference, and why the rest does not.
+"""Which values of a call, collection or task go by reference, and why others do not.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -48,7 +48,7 @@ _NOWHERE = StoreConfig("daskref-explain", "", ())
 
 
 class Explained(NamedTuple):
-    """Where one value of a call sits, and how it goes to the workers."""
+    """One value of a call, and its way to the workers."""
 
     #: As in ``"argument x['a']"``, or ``"closure of f: table"``.
     where: str
@@ -69,25 +69,24 @@ class Explained(NamedTuple):
 def explain(
     target: Any, /, *args: Any, client: Any = None, **kwargs: Any
 ) -> Table[Explained]:
-    """Tell how the large values of a call go to the workers. Puts nothing.
+    """Explain how the large values of a call go to the workers. Puts nothing.
 
     Parameters
     ----------
     target
         Before a run: a function, as ``client.submit`` takes it, or a Dask collection.
-        After one, or during it: a future, or the key of a task that the scheduler
-        knows.
+        During or after a run: a future, or the key of a task that the scheduler knows.
     *args, **kwargs
-        What to call the function with. They are serialized, to see how large they are.
+        Arguments of the function. They are serialized, to learn their sizes.
     client
         The client that would send the call; default: that of the future, or the current
-        one. Without any, the settings of this process decide.
+        one. Without any client, this process's settings decide.
 
     Returns
     -------
     Table of Explained
         A row for each value of 100 kB or more, the largest first. It prints as a table,
-        also in notebooks. Of a task, the scheduler tells: what was stored of its
+        also in notebooks. The rows of a task come from the scheduler: its stored
         arguments, the results that it reads, and its own. With an asynchronous client,
         the answer for a task is a coroutine.
 
@@ -152,25 +151,24 @@ def _explain_task(target: Any, client: Any) -> Table[Explained]:
 
 
 def _after(row: dict[str, Any], threshold: int, connector: str) -> Explained:
-    """Explain what has happened to a value of a task."""
-    limit = format_bytes(threshold)
+    """Explain a value of a task that has run."""
+    value = row["where"], row["type"], row["nbytes"]
     if row["stored"]:
-        route, why = "reference", f"above the threshold of {limit}"
-    elif row["nbytes"] <= threshold:
-        route, why = (
-            "in-band",
-            f"not above the threshold of {limit} (daskref.threshold)",
-        )
-    else:
-        route, why = "in-band", "no other process has asked for it (daskref.results)"
-    to = connector if row["stored"] else ""
-    return Explained(
-        row["where"], row["type"], row["nbytes"], route, why, row["stored"], to
-    )
+        why = f"above the threshold of {format_bytes(threshold)}"
+        return Explained(*value, "reference", why, True, connector)
+    why = "no other process has asked for it (daskref.results)"
+    if row["nbytes"] <= threshold:
+        why = _below(threshold)
+    return Explained(*value, "in-band", why, False, "")
+
+
+def _below(threshold: int) -> str:
+    limit = format_bytes(threshold)
+    return f"not above the threshold of {limit} (daskref.threshold)"
 
 
 def _named(key: Any) -> str:
-    """Return a graph's key as people know it: the layer, and the number of the part."""
+    """Return a graph's key for users: layer and part number."""
     part = f" {key[1:]}" if isinstance(key, tuple) else ""
     return f"{key_split(key)}{part}: "
 
@@ -185,7 +183,7 @@ def _current(client: Any) -> Any:
 
 
 class _Notes:
-    """Takes the place of the store: notes what would be put."""
+    """A store that only records what would be put."""
 
     def __init__(self) -> None:
         self.found: list[tuple[Any, Encoded]] = []
@@ -196,7 +194,7 @@ class _Notes:
 
 
 class _Explainer:
-    """Explains the nodes of one graph, for one client or for none."""
+    """Explain the nodes of one graph, for one client or none."""
 
     def __init__(self, client: Any) -> None:
         state: Attachment | None = getattr(client, "_daskref", None)
@@ -243,11 +241,8 @@ class _Explainer:
         return "inside the call"
 
     def _row(self, where: str, obj: Any, encoded: Encoded) -> Explained:
-        why = self._obstacle()
-        if encoded.nbytes <= self._threshold:
-            limit = format_bytes(self._threshold)
-            why = f"not above the threshold of {limit} (daskref.threshold)"
-        if why:
+        is_small = encoded.nbytes <= self._threshold
+        if why := _below(self._threshold) if is_small else self._obstacle():
             return self._in_band(where, obj, encoded.nbytes, why)
         state = self._state
         stored = state is not None and state.holdings.has(encoded.token)
@@ -270,7 +265,7 @@ class _Explainer:
         return ""
 
     def _left(self, where: str, obj: Any, node: Any) -> Iterator[Explained]:
-        """Explain a value of a node that cannot be stored apart."""
+        """Explain a value of a node that cannot be stored on its own."""
         nbytes = _estimate(obj)
         if nbytes < LEAST or id(obj) in self._seen:
             return
@@ -296,11 +291,8 @@ def _identities(encoded: Encoded) -> set[int]:
 
 def _type(obj: Any) -> str:
     cls = type(obj)
-    return (
-        cls.__qualname__
-        if cls.__module__ == "builtins"
-        else (f"{cls.__module__}.{cls.__qualname__}")
-    )
+    package = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
+    return package + cls.__qualname__
 
 
 def _estimate(obj: Any) -> int:
@@ -321,7 +313,7 @@ def _shortened(text: str, most: int = 40) -> str:
 
 
 def _labelled(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a user can name in a node, outermost first."""
+    """Yield the values in a node that a user can name, outermost first."""
     if isinstance(node, DataNode):
         yield from _inside("value", node.value, _DEPTH)
     elif isinstance(node, Task):

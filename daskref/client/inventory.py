@@ -21,8 +21,8 @@ class ObjectRecord(NamedTuple):
 
     #: Name of the object in the store.
     key: str
-    #: As far as the scheduler knows it: of arguments and scattered values the full
-    #: name, of results as Dask has it; empty for what only a client holds.
+    #: The full name of arguments and scattered values, Dask's name of results; empty
+    #: for objects that only a client holds.
     type: str
     #: Of arguments and scattered values that have one.
     shape: tuple[int, ...] | None
@@ -42,7 +42,7 @@ class ObjectRecord(NamedTuple):
     keys: tuple[str, ...]
     #: Clients that hold it.
     clients: tuple[str, ...]
-    #: Processes that fetch it now, or wait to do so, on other hosts.
+    #: Processes on other hosts that fetch it, or wait to do so.
     readers: int
     #: Processes that have it mapped now; ``None`` if that cannot be told, as of what is
     #: on disk.
@@ -55,24 +55,23 @@ class ObjectRecord(NamedTuple):
 
 
 def list_objects(client: Any, *, most: int = _MOST) -> Any:
-    """List the objects that the cluster has stored, with what holds each.
+    """List the objects that the cluster has stored, and their holders.
 
     Parameters
     ----------
     client
         A client of :class:`~daskref.Client` or :func:`~daskref.enable`.
     most
-        How many to list, the largest first: the answer of a scheduler with very many
-        stays small.
+        How many objects to list, the largest first; bounds the scheduler's answer.
 
     Returns
     -------
     Table of ObjectRecord
         It prints as a table, also in notebooks; ``where`` and ``by`` filter and order
         it, ``to_pandas`` makes a DataFrame. For an asynchronous client, a coroutine.
-        What lives by a lease alone is not listed: the scheduler does not know of it.
-        Workers are asked what objects take up and how often they were read, for three
-        seconds at most; see :class:`~daskref.client.inventory.ObjectRecord`.
+        Objects that live by a lease alone are missing: the scheduler does not know
+        them. The call waits up to three seconds for workers to measure objects and to
+        count reads; see :class:`~daskref.client.inventory.ObjectRecord`.
 
     Raises
     ------
@@ -92,17 +91,10 @@ def list_objects(client: Any, *, most: int = _MOST) -> Any:
 async def ask_objects(
     scheduler: Any, most: int = _MOST, session: ClusterStore | None = None
 ) -> Table[ObjectRecord]:
-    """Return what :func:`list_objects` does.
+    """Return the table of :func:`list_objects`, by an ``rpc`` to the scheduler.
 
-    Parameters
-    ----------
-    scheduler
-        Dask's connection to one on which daskref is on.
-    most
-        See there.
-    session
-        Of this process, if it has one: then what it has read is in it, and what its
-        host has.
+    *session*: this process's, if any: then its reads and its host's objects are
+    included.
     """
     told = await scheduler.daskref_objects(most=most)
     objects = told["objects"]
@@ -179,14 +171,13 @@ def stats(client: Any) -> Stats:
         ``"objects"`` and ``"bytes"``: alive in the store now, copies on several hosts
         included; ``"puts"``, ``"gets"``, ``"evictions"``, ``"fallbacks"``: how often,
         since the start; ``"bytes_kept"``: off the scheduler. In bytes of whole pages:
-        ``"memory"`` and ``"disk"``: what objects take up in the hosts' memory and in
-        their spill directories; ``"pool"``: memory of deleted objects that waits to be
-        written again; ``"pinned"``: memory of deleted objects of which a process still
-        has a view, or a mapping with their pages, so that it cannot be given back;
-        ``"budget"``: memory that puts may fill. ``"hosts"``: all of these by host name,
-        each host for itself. ``"inband"``: how many values above the threshold went
-        in-band, by reason; see :data:`daskref.store.metrics.INBAND`. For an
-        asynchronous client, a coroutine.
+        ``"memory"`` and ``"disk"``: of objects, in the hosts' memory and in their spill
+        directories; ``"pool"``: memory of deleted objects, kept for new ones;
+        ``"pinned"``: memory of deleted objects that a process still maps, so that it
+        cannot be freed; ``"budget"``: memory that puts may fill. ``"hosts"``: host name
+        -> all of these. ``"inband"``: reason -> how many values above the threshold
+        went in-band; see :data:`daskref.store.metrics.INBAND`. For an asynchronous
+        client, a coroutine.
 
     Raises
     ------
@@ -195,11 +186,10 @@ def stats(client: Any) -> Stats:
 
     Notes
     -----
-    ``memory``, ``pool`` and ``pinned`` add up to what the session takes of a host's
-    tmpfs, but for a few small files, and ``disk`` to what its spill directory has: they
-    are counted there, on request, by one process of each host. They are 0 where the
-    store is not in the hosts' memory (``file://``, ``redis://``, …). Hosts on which
-    there are only other clients are not asked.
+    ``memory``, ``pool`` and ``pinned`` add up to the session's part of a host's tmpfs,
+    but for a few small files, and ``disk`` to its spill directory: one process of each
+    host counts them on request. They are 0 where the store is not in the hosts' memory
+    (``file://``, ``redis://``, …). Hosts with other clients only are not asked.
     """
     check_enabled(client, "stats")
 
@@ -215,14 +205,9 @@ def stats(client: Any) -> Stats:
 
 
 async def ask_stats(scheduler: Any, session: ClusterStore | None = None) -> Stats:
-    """Return what :func:`stats` does.
+    """Return the result of :func:`stats`, by an ``rpc`` to the scheduler.
 
-    Parameters
-    ----------
-    scheduler
-        Dask's connection to one on which daskref is on.
-    session
-        Of this process, if it has one: then what it counts is in it.
+    *session*: this process's, if any: then its counts are included.
     """
     told = await scheduler.daskref_stats()
     processes, stores = told["processes"], told["stores"]

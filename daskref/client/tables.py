@@ -23,7 +23,7 @@ class Table(list[Record], Generic[Record]):
     Parameters
     ----------
     fields
-        Names of the columns: those of the class.
+        Names of the columns: the fields of the class.
     records
         The rows.
 
@@ -49,14 +49,9 @@ class Table(list[Record], Generic[Record]):
         return Table(self.fields, filter(wanted, self))
 
     def by(self, field: str, *, descending: bool = True) -> Table[Record]:
-        """Return the records ordered by one field, the largest first by default.
+        """Return the records ordered by a field, the largest first by default.
 
-        Those of which it is not known, or which lack it, come last.
-
-        Raises
-        ------
-        KeyError
-            If there is no such field.
+        Records without a value come last. Raises KeyError if there is no such field.
         """
         if field not in self.fields:
             raise KeyError(f"{field!r} is none of {', '.join(self.fields)}")
@@ -85,13 +80,7 @@ class Table(list[Record], Generic[Record]):
         return f"… and {more:,} more" if more > 0 else ""
 
     def lines(self, most: int | None = None) -> list[str]:
-        """Return the lines of the text, the names of the fields first.
-
-        Parameters
-        ----------
-        most
-            How many records to show; all by default.
-        """
+        """Return the text's lines, the field names first; *most*: how many records."""
         rows = [list(self.fields), *self._rows(most)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return [
@@ -118,7 +107,7 @@ class Table(list[Record], Generic[Record]):
 
 
 def _text(name: str, value: Any) -> str:
-    """Return one cell: a size of bytes, a list or anything else as people read it."""
+    """Return a cell's text: a size in bytes, a list, or another value."""
     if value is None:
         return "unknown" if name in _MEASURED else ""
     if name in _SIZES and isinstance(value, int):
@@ -133,7 +122,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text as one line, and with nothing in it that a terminal would obey."""
+    """Return a text as one line, with terminal control characters escaped."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
     )
