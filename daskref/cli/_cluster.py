@@ -1,7 +1,7 @@
-"""A cluster as commands ask it: by its scheduler, without being one of its clients.
+"""Requests of commands to a cluster's scheduler, without a client.
 
-A client would be counted, and where it is configured so, it would switch daskref on.
-Whatever is asked is waited for within ``--timeout``.
+A client would be counted, and configuration may make it switch daskref on. Each request
+has the time limit ``--timeout``.
 """
 
 from __future__ import annotations
@@ -21,43 +21,34 @@ from distributed.core import clean_exception, rpc
 from distributed.protocol.pickle import dumps, loads
 from distributed.security import Security
 
-from daskref.cli._printing import (
-    NO_ANSWER,
-    OFF,
-    CommandError,
-    Progress,
-    quantity,
-)
+from daskref.cli._printing import NO_ANSWER, OFF, CommandError, Progress, quantity
 from daskref.cluster import by_value
 from daskref.units import parse_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-#: Seconds that a connection may take to say goodbye.
+#: Seconds that a connection may take to close.
 _GOODBYE = 1.0
-#: Of the time for an answer, what Dask may take to connect: it says why it could not.
+#: Share of the time limit in which Dask may connect: its error says why it could not.
 _CONNECTING = 0.9
-#: Questions to workers that are under way.
+#: Concurrent requests to workers.
 _AT_ONCE = 64
 
 
 class Target(NamedTuple):
-    """Which cluster, and how to ask it."""
+    """A cluster's address, and how to connect to it."""
 
     address: str
-    #: As :class:`~distributed.security.Security` has them.
+    #: Arguments of :class:`~distributed.security.Security`.
     tls: dict[str, str]
     #: Seconds for each answer.
     timeout: float
 
     def run(self, asking: Callable[[Cluster], Awaitable[T]]) -> T:
-        """Return what *asking* returns, once it is connected.
+        """Connect, and return what *asking* returns.
 
-        Raises
-        ------
-        CommandError
-            If the cluster cannot be reached, or does not answer.
+        Raises CommandError if the cluster is unreachable, or does not answer.
         """
 
         async def _run() -> T:
@@ -69,25 +60,11 @@ class Target(NamedTuple):
 
 
 class Cluster:
-    """The cluster at an address.
+    """A connection to a cluster's scheduler."""
 
-    Parameters
-    ----------
-    address
-        Of the scheduler.
-    security
-        Dask's, for connections to it.
-    scheduler
-        One of them.
-    timeout
-        Seconds for each answer.
-    shown
-        Is told what is waited for.
-    """
-
-    #: Of all workers, as they were when it was connected.
+    #: Addresses of the workers at the time of the connection.
     workers: list[str]
-    #: What the scheduler said of itself then.
+    #: The scheduler's, at that time.
     identity: dict[str, Any]
 
     def __init__(
@@ -105,19 +82,10 @@ class Cluster:
         self._shown = shown
 
     async def wait(self, what: str, answer: Awaitable[T]) -> T:
-        """Return an answer.
+        """Return the scheduler's answer.
 
-        Parameters
-        ----------
-        what
-            Is done meanwhile, as in ``"asking the scheduler"``.
-        answer
-            Of the scheduler.
-
-        Raises
-        ------
-        CommandError
-            If none comes in time, or the scheduler refuses.
+        *what*: the activity to show meanwhile, as in ``"asking the scheduler"``. Raises
+        CommandError if there is no answer in time, or the scheduler refuses.
         """
         self._shown.at(f"{what} at {self.address}")
         try:
@@ -139,7 +107,7 @@ class Cluster:
             raise CommandError(f"{self.address} refuses: {exc}") from None
 
     def idle(self) -> None:
-        """Wait for nothing."""
+        """Show no activity."""
         self._shown.at("")
 
     def unanswered(self, reason: str) -> CommandError:
@@ -147,7 +115,7 @@ class Cluster:
         return CommandError(f"{self.address} cannot be reached: {reason}", NO_ANSWER)
 
     async def connect(self) -> None:
-        """Have a scheduler say what it is."""
+        """Check that the address is a scheduler's; read its identity."""
         told = await self.wait("connecting to the scheduler", self.scheduler.identity())
         if not isinstance(told, dict) or "workers" not in told:
             raise CommandError(f"{self.address} is no scheduler of Dask's", NO_ANSWER)
@@ -155,12 +123,9 @@ class Cluster:
         self.identity = told
 
     async def check_scheduler(self, step: str) -> dict[str, Any] | str:
-        """Return what :func:`daskref.cluster.joining.check` does on the scheduler.
+        """Return the result of :func:`daskref.cluster.joining.check` on the scheduler.
 
-        Returns
-        -------
-        dict or str
-            A text: why daskref cannot be asked there.
+        A text says why daskref cannot be asked there.
         """
         response = await self.wait(
             "asking the scheduler",
@@ -171,13 +136,13 @@ class Cluster:
     async def check_worker(
         self, worker: str, step: str, *args: Any
     ) -> dict[str, Any] | str:
-        """Return what it does on a worker; a text: why it did not answer."""
+        """Return the same of a worker; a text says why it did not answer."""
         message = {"op": "run", **_call(step, *args), "wait": True}
         response = await self._ask_worker(worker, message)
         return response if isinstance(response, str) else _returned(response)
 
     async def versions(self, worker: str) -> dict[str, Any] | None:
-        """Return what Dask tells of a worker's installation, if it answers."""
+        """Return a worker's packages, as Dask lists them, if it answers."""
         told = await self._ask_worker(worker, {"op": "versions", "packages": []})
         return told if isinstance(told, dict) and "packages" in told else None
 
@@ -197,15 +162,7 @@ class Cluster:
         return "it has left" if response is None else response
 
     async def gather(self, what: str, answers: Iterable[Awaitable[T]]) -> list[T]:
-        """Return several answers of workers, each of which waits by itself.
-
-        Parameters
-        ----------
-        what
-            Is done meanwhile.
-        answers
-            Of this cluster.
-        """
+        """Return several answers of workers; each has its own time limit."""
         self._shown.at(f"{what} at {self.address}")
         room = asyncio.Semaphore(_AT_ONCE)
 
@@ -217,7 +174,7 @@ class Cluster:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:
-        """Have a plain client of Dask's for a while, however clients are configured."""
+        """Run a plain Dask client inside a block, however clients are configured."""
         with (
             dask.config.set({"distributed.client.preload": []}),
             warnings.catch_warnings(action="ignore"),  # versions are looked at here
@@ -235,12 +192,9 @@ class Cluster:
             await client.close()
 
     async def opened(self) -> dict[str, Any]:
-        """Return what the scheduler tells of its session.
+        """Return the scheduler's description of its session.
 
-        Raises
-        ------
-        CommandError
-            If daskref is off there.
+        Raises CommandError if daskref is off there.
         """
         told = await self.check_scheduler("tell")
         if isinstance(told, str):
@@ -307,24 +261,20 @@ def _read_address(ctx: Any, param: Any, value: str | None) -> str | None:
 
 
 def cluster_options(*, required: bool = True) -> Callable[[F], F]:
-    """Add the address of a cluster and what belongs to it: one `Target` to the command.
+    """Add a cluster's address and connection options: one `Target` for the command.
 
-    Parameters
-    ----------
-    required
-        Whether there must be an address; if not, ``None`` may come instead.
+    *required*: whether an address is mandatory; otherwise the target may be ``None``.
     """
     pem = click.Path(exists=True, dir_okay=False, resolve_path=True)
     adding = [
         click.argument("address", callback=_read_address, required=required),
-        click.option(
-            "--tls-ca-file", type=pem, help="CA certificates for TLS (in PEM format)."
-        ),
-        click.option(
-            "--tls-cert", type=pem, help="Certificate for TLS (in PEM format)."
-        ),
-        click.option(
-            "--tls-key", type=pem, help="Private key for TLS (in PEM format)."
+        *(
+            click.option(f"--tls-{name}", type=pem, help=f"{said} (in PEM format).")
+            for name, said in (
+                ("ca-file", "CA certificates for TLS"),
+                ("cert", "Certificate for TLS"),
+                ("key", "Private key for TLS"),
+            )
         ),
         click.option(
             "--timeout",

@@ -1,4 +1,4 @@
-"""What is right and what is wrong, and how to mend it, from what processes tell."""
+"""Findings of ``daskref doctor``: what works, what fails, and how to mend it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from daskref._version import PROTOCOL
 from daskref.config import Settings, setting_name
 from daskref.connectors.machine import is_low
 
-#: What Docker and Kubernetes give a container's `/dev/shm`: most values go to disk.
+#: Size of a container's `/dev/shm` by default: most values go to disk.
 _TINY = 64 * 2**20
-#: Of the budget, what a host should have left.
+#: Share of the budget that a host should have left.
 _LITTLE = 0.1
 #: Open files that a process should be allowed.
 _FILES = 1024
-#: Seconds that clocks may differ: leases are as exact as that.
+#: Seconds that clocks may differ: leases are as exact.
 _APART = 2.0
 _MEMORY = ("tmpfs", "ramfs")
+_SAME = "Install the same version everywhere"
 #: Checks of hosts; the others are of processes.
 _OF_HOSTS = {"memory", "shared memory", "disk", "budget", "permissions", "port"}
 
@@ -41,29 +42,24 @@ class Finding(NamedTuple):
 
 
 def ok(check: str, where: str, told: str) -> Finding:
-    """Return a check that is fine."""
+    """Return a check that succeeded."""
     return Finding(check, "ok", where, told)
 
 
 def failed(check: str, where: str, told: str, mend: str) -> Finding:
-    """Return one that is not."""
+    """Return a check that failed."""
     return Finding(check, "failed", where, told, mend)
 
 
 def skipped(check: str, where: str, told: str) -> Finding:
-    """Return one that could not be made."""
+    """Return a check that could not be made."""
     return Finding(check, "skipped", where, told)
 
 
 def of_process(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what is to be said of a process, and of its store as it sees it.
+    """Yield findings on a process and its store.
 
-    Parameters
-    ----------
-    where
-        The process.
-    told
-        As :func:`daskref.cluster.health.check` returns it of ``"examine"``.
+    *told*: its answer to :func:`daskref.cluster.health.check` with ``"examine"``.
     """
     files = told["files"]
     if 0 <= files < _FILES:
@@ -86,7 +82,7 @@ def of_process(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def of_trips(where: str, trips: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield whether what a process puts into each place comes back."""
+    """Yield for each place whether an object that a process puts comes back."""
     for place, wrong in trips.items():
         if wrong:
             mend = "See to the store that the message names"
@@ -96,25 +92,13 @@ def of_trips(where: str, trips: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def of_host(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what is to be said of a host.
-
-    Parameters
-    ----------
-    where
-        Its name.
-    told
-        By one of its processes; see :func:`of_process`.
-    """
+    """Yield findings on a host, from the answer of one of its processes."""
     total, left = told["memory"], told["memory_left"]
     text = f"{format_bytes(left)} left of {format_bytes(total)}"
     if is_low(total, left):
-        yield failed(
-            "memory",
-            where,
-            text,
-            "Values go to disk until there is more: end what takes the memory, or give "
-            "the container or job more",
-        )
+        mend = "Values go to disk until there is more: end what takes the memory, or "
+        mend += "give the container or job more"
+        yield failed("memory", where, text, mend)
     else:
         yield ok("memory", where, text)
     yield from of_folders(where, told.get("folders", ()))
@@ -122,9 +106,8 @@ def of_host(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def of_folders(where: str, folders: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Yield whether objects can go to the directories of a host."""
-    for folder in folders:
-        yield _of_folder(where, folder)
+    """Yield for each directory of a host whether objects can go there."""
+    yield from (_of_folder(where, folder) for folder in folders)
 
 
 def _of_folder(where: str, folder: Mapping[str, Any]) -> Finding:
@@ -151,7 +134,7 @@ def _of_folder(where: str, folder: Mapping[str, Any]) -> Finding:
 
 
 def _where_set(path: str, in_memory: bool) -> str:
-    """Return how to name another directory, as the begin of an advice."""
+    """Return how to name another directory, as the beginning of an advice."""
     settings = Settings.read()
     field = "shm_root" if in_memory else "spill_directory"
     ours = getattr(settings, field)
@@ -171,13 +154,9 @@ def _of_budget(where: str, space: Mapping[str, int]) -> Iterator[Finding]:
         return
     text = f"puts may fill {format_bytes(budget)}; {format_bytes(free)} are free"
     if free < budget * _LITTLE:
-        yield failed(
-            "budget",
-            where,
-            text,
-            "Values go to disk. See what takes the memory (daskref stats), and remove "
-            "what dead sessions have left (daskref sweep)",
-        )
+        mend = "Values go to disk. See what takes the memory (daskref stats), and "
+        mend += "remove what dead sessions have left (daskref sweep)"
+        yield failed("budget", where, text, mend)
     else:
         yield ok("budget", where, text)
 
@@ -185,12 +164,12 @@ def _of_budget(where: str, space: Mapping[str, int]) -> Iterator[Finding]:
 def of_versions(
     nodes: Mapping[str, dict[str, Any] | str], packages: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Finding]:
-    """Yield what differs between the installations.
+    """Yield differences between installations.
 
     Parameters
     ----------
     nodes
-        What scheduler and workers told, or why they did not.
+        Scheduler and workers -> answer, or why there is none.
     packages
         Process -> package -> version, as Dask collects them; this process first.
     """
@@ -198,18 +177,15 @@ def of_versions(
         if isinstance(told, str):
             mend = "Install daskref in its environment, and restart it"
             if "No module named 'daskref'" in told:
-                yield failed("daskref", where, "it is not installed", mend)
+                told = "it is not installed"
             elif "has no attribute 'check'" in told:
-                mend = "Install the same version everywhere"
-                yield failed("daskref", where, "it is of another version", mend)
+                told, mend = "it is of another version", _SAME
             else:
                 mend = "See whether the process is alive, and what its log says"
-                yield failed("daskref", where, told, mend)
+            yield failed("daskref", where, told, mend)
         elif told["protocol"] != PROTOCOL:
-            text = (
-                f"{told['version']} speaks protocol {told['protocol']}, not {PROTOCOL}"
-            )
-            yield failed("daskref", where, text, "Install the same version everywhere")
+            text = f"{told['version']} has protocol {told['protocol']}, not {PROTOCOL}"
+            yield failed("daskref", where, text, _SAME)
         else:
             yield ok("daskref", where, str(told["version"]))
     names = sorted({name for found in packages.values() for name in found})
@@ -217,17 +193,13 @@ def of_versions(
     for name in names:
         by_version: dict[str, list[str]] = {}
         for where, found in packages.items():
-            by_version.setdefault(str(found.get(name) or "not installed"), []).append(
-                where
-            )
+            version = str(found.get(name) or "not installed")
+            by_version.setdefault(version, []).append(where)
         if len(by_version) > 1:
             wrong = True
-            yield failed(
-                "versions",
-                name,
-                ", ".join(f"{v} on {_some(w)}" for v, w in by_version.items()),
-                f"Install the same version of {name} everywhere",
-            )
+            text = ", ".join(f"{v} on {_some(w)}" for v, w in by_version.items())
+            mend = f"Install the same version of {name} everywhere"
+            yield failed("versions", name, text, mend)
     if names and not wrong:
         yield ok("versions", f"{len(packages)} processes", "the same packages")
 
@@ -235,14 +207,9 @@ def of_versions(
 def of_clocks(
     nodes: Mapping[str, Mapping[str, Any]], before: float, after: float
 ) -> Iterator[Finding]:
-    """Yield whose clock differs from this machine's.
+    """Yield clocks that differ from this machine's.
 
-    Parameters
-    ----------
-    nodes
-        What scheduler and workers told.
-    before, after
-        When they were asked, and when all had answered.
+    *before*, *after*: when the processes were asked, and when all had answered.
     """
     for where, told in nodes.items():
         apart = max(before - told["time"], told["time"] - after, 0.0)
@@ -255,7 +222,7 @@ def of_clocks(
 
 
 def of_users(nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    """Yield on which hosts processes run as several users."""
+    """Yield hosts on which processes run as several users."""
     users: dict[str, dict[int, str]] = {}
     for told in nodes.values():
         users.setdefault(told["host"], {})[told["uid"]] = told["user"]
@@ -269,7 +236,7 @@ def of_users(nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings with those of a check that are fine as one."""
+    """Return findings, with all successes of a check as one."""
     kept: list[Finding] = []
     fine: dict[str, list[Finding]] = {}
     for each in findings:

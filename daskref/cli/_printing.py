@@ -1,4 +1,4 @@
-"""What all commands have: exit codes, options, and how they print."""
+"""Exit codes, options and output that all commands share."""
 
 from __future__ import annotations
 
@@ -19,30 +19,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Exit codes, beside 0 and click's own 2 for wrong usage.
 FAILED, NO_ANSWER, OFF, INTERRUPTED = 1, 3, 4, 130
-#: Seconds after which a command says what it waits for, and between looks at that.
+#: Seconds after which an activity is shown, and between two checks of that.
 _PATIENCE, _LOOK = 2.0, 0.2
 
 
 class CommandError(click.ClickException):
-    """What ends a command: one line for people, and an exit code."""
+    """The end of a command: one line of text, and an exit code."""
 
     def __init__(self, message: str, status: int = FAILED) -> None:
         super().__init__(message)
         self.status = status
 
     def show(self, file: Any = None) -> None:
-        """Print it on stderr."""
+        """Print the error on stderr."""
         tell(f"error: {self.message}")
 
 
 def quantity(parse: Reader) -> Callable[[Any, Any, Any], Any]:
-    """Return a callback of click's for an option with a unit.
-
-    Parameters
-    ----------
-    parse
-        As for a setting.
-    """
+    """Return a click callback for an option with a unit, read as a setting is."""
 
     def read(ctx: Any, param: Any, value: Any) -> Any:
         try:
@@ -61,23 +55,23 @@ def json_option(function: F) -> F:
 
 
 def say(*lines: str) -> None:
-    """Print lines on stdout; what a terminal would obey is escaped, line ends too."""
+    """Print lines on stdout, with control characters escaped."""
     for line in lines:
         click.echo(printable(line))
 
 
 def say_json(value: Any) -> None:
-    """Print a value as JSON, on a line of its own."""
+    """Print a value as one line of JSON."""
     click.echo(json.dumps(value, default=str))
 
 
 def tell(text: str) -> None:
-    """Print one line for people, on stderr, escaped likewise."""
+    """Print one line on stderr, with control characters escaped."""
     click.echo(printable(" ".join(text.splitlines())), err=True)
 
 
 class Progress:
-    """What a command waits for: said on stderr once it has taken two seconds."""
+    """Show the current activity on stderr once it has taken two seconds."""
 
     _stage: str
     _since: float
@@ -88,7 +82,7 @@ class Progress:
         self._thread = Background(self._show, "daskref-progress")
 
     def at(self, stage: str) -> None:
-        """Go on to the next stage, as in ``"asking 3 workers"``; empty: to none."""
+        """Begin an activity, as in ``"asking 3 workers"``; an empty text: none."""
         if not self._stage:
             self._since = time.monotonic()
         self._stage = stage
@@ -110,7 +104,7 @@ class Progress:
 
 @contextmanager
 def progress(stage: str) -> Iterator[None]:
-    """Wait for one thing, and say so."""
+    """Show one activity during the block."""
     with Progress() as shown:
         shown.at(stage)
         yield

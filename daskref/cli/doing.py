@@ -17,10 +17,10 @@ from daskref.preload import REPORTING
 
 
 class _Verbatim(click.Command):
-    """A command whose arguments are for another program, whatever they look like."""
+    """A command that passes its arguments on to another program."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep them as they are, but a call for help."""
+        """Keep the arguments unparsed, except for a request for help."""
         if not self.add_help_option or args not in ([], ["-h"], ["--help"]):
             ctx.params["arguments"] = args
             return []

@@ -124,7 +124,7 @@ async def _cluster(cluster: Cluster) -> list[Finding]:
 
 
 async def _ask_all(cluster: Cluster) -> dict[str, dict[str, Any] | str]:
-    """Return what the scheduler tells of itself, and all workers, by address."""
+    """Return the answers of the scheduler and of all workers, by address."""
     scheduler = await cluster.check_scheduler("examine")
     text = f"examining {len(cluster.workers)} workers"
     answers = [cluster.check_worker(each, "examine") for each in cluster.workers]
@@ -136,7 +136,7 @@ async def _ask_all(cluster: Cluster) -> dict[str, dict[str, Any] | str]:
 
 
 async def _packages(cluster: Cluster) -> dict[str, dict[str, Any]]:
-    """Return the versions of packages as Dask's clients collect them, by process."""
+    """Return process -> package -> version, as Dask's clients collect them."""
     asked = cluster.scheduler.versions(packages=[])
     scheduler = await cluster.wait("asking for versions", asked)
     asked = [cluster.versions(each) for each in cluster.workers]
@@ -147,7 +147,7 @@ async def _packages(cluster: Cluster) -> dict[str, dict[str, Any]]:
 
 
 def _of_endpoints(hosts: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Yield on which of several hosts nobody serves the others."""
+    """Yield hosts, of several, that do not serve the others."""
     across = [told for told in hosts if told["place"]]
     if len(across) < 2:
         return
@@ -164,15 +164,7 @@ def _of_endpoints(hosts: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 async def _of_hosts(cluster: Cluster, workers: list[str]) -> list[Finding]:
-    """Put on each host, and take it on others.
-
-    Parameters
-    ----------
-    cluster
-        The cluster.
-    workers
-        One of each host.
-    """
+    """Put on each host, given as one of its workers, and take on others."""
     number = len(workers)
     if number < 2:
         text = "all workers are on one host" if workers else "there is no worker"
@@ -203,7 +195,7 @@ async def _of_hosts(cluster: Cluster, workers: list[str]) -> list[Finding]:
 
 
 async def _send(cluster: Cluster, giver: str, taker: str) -> str:
-    """Return what went wrong on the way from a host to another one."""
+    """Return what went wrong on the way from one host to another."""
     put = await cluster.check_worker(giver, "put")
     if isinstance(put, str) or "error" in put:
         return put if isinstance(put, str) else str(put["error"])
@@ -218,7 +210,7 @@ async def _receive(
     keys: dict[str, Key],
     evict: Callable[[Key], Awaitable[Any]],
 ) -> str:
-    """Take on a worker what was put elsewhere; what it cannot take is deleted there."""
+    """Take on a worker what was put elsewhere; delete there what it cannot take."""
     wrong = []
     for place, key in keys.items():
         took = await cluster.check_worker(taker, "take", key)
@@ -230,7 +222,7 @@ async def _receive(
 
 
 async def _of_client(cluster: Cluster, worker: str | None) -> Finding:
-    """Put as a client on this machine does, and take it on a worker."""
+    """Put as a client on this machine does, and take on a worker."""
     if worker is None:
         return findings.skipped("client", "here", "there is no worker that could take")
     mend = (

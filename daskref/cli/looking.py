@@ -134,7 +134,7 @@ async def _stats(cluster: Cluster) -> Stats:
 
 
 def _lines(told: Stats, before: Stats | None = None, seconds: float = 0) -> list[str]:
-    """Return a table of hosts: of counters what was added in each second, if known."""
+    """Return a table of hosts; counters per second if *before* is known."""
     names = [*STORED, *COUNTERS]
     heads = [f"{n}/s" if before and n in COUNTERS else n for n in names]
     whole: dict[str, Any] = {**told["hosts"]}
@@ -345,7 +345,7 @@ def _frame(
 
 
 def _show(frame: list[str]) -> None:
-    """Print a frame: over the one before, if it is on a terminal."""
+    """Print a frame; on a terminal, over the previous one."""
     if not sys.stdout.isatty():
         say(*frame)
         return

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status; ``daskref --help`` says what each one means.
+        The exit status; ``daskref --help`` explains each one.
     """
     given = None if argv is None else list(argv)
     try:
