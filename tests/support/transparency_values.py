@@ -16,13 +16,14 @@ from tests.support.values import FEW, KINDS, fingerprint
 TEXT = """\
 ## Which values arrive how
 
-Each kind of value of the tests' zoo is sent as each client sends it, and compared with
-what was sent: value, exact type, data type and its metadata, shape, order, flags,
-attributes, and which of its parts are one object. *same* if nothing differs; else what
-does. daskref treats a value alike wherever it goes by reference, but for arrays whose
-axes were swapped: in results they arrive contiguous, as with Dask. Plain Dask pickles
-arguments, and has another way for results and scattered values. Both may change one
-thing: what is not contiguous arrives contiguous, a memmap without its file.
+Each kind of value in the tests is sent as each client sends it, and the arrived value
+is compared with the original: value, exact type, data type and its metadata, shape,
+order, flags, attributes, and which of its parts are one object. A cell says *same* if
+nothing differs, and otherwise lists the differences. daskref treats a value alike
+wherever it goes by reference, except for arrays with swapped axes: in results they
+arrive contiguous, as with Dask. Plain Dask pickles arguments, and has another way for
+results and scattered values. daskref and plain Dask may both change one thing: a
+non-contiguous value arrives contiguous, and a memmap without its file.
 """
 
 WAYS = ("daskref", "Dask, argument", "Dask, result or scatter")
