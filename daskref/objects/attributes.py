@@ -1,13 +1,13 @@
-"""Attributes that a reference knows by heart: what is asked before data is needed.
+"""Attributes that a reference answers without the object.
 
 The shape of an array or the columns of a frame decide what a program does next, often
-on a machine that never needs the data. They are looked up when the object is stored
-and travel with the reference, as long as they are small.
+on a machine that never needs the data. Storing an object looks them up; they travel
+with the reference, as long as they are small.
 
 Known limits
 ------------
-``columns`` of a frame of pandas is mutable: who renames the index that a reference
-answered (``p.columns.name = "x"``) renames a copy.
+``columns`` of a frame of pandas is mutable: code that renames the index of an
+unresolved proxy (``p.columns.name = "x"``) renames a copy.
 """
 
 from __future__ import annotations
@@ -17,30 +17,28 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-#: What is looked up, besides ``shape``.
+#: Attributes to look up, besides ``shape``.
 NAMES = (
     *("column_names", "columns", "dtype", "height", "itemsize", "name", "nbytes"),
     *("ndim", "num_columns", "num_rows", "size", "width"),
 )
-#: What may be answered.
+#: Attributes that a reference may answer.
 ANSWERED = frozenset({"shape", *NAMES})
-#: How many bytes the pickled answers of one object may have together.
+#: Most bytes of the pickled answers of one object together.
 ROOM = 1024
-#: How many columns may be named.
+#: Most columns.
 MAX_COLUMNS = 64
 
-#: ``((name, value), …)``; a value of type bytes is a pickle, of a type whose module
-#: those who only pass the reference on need not have.
+#: ``((name, value), …)``; a value of type bytes is a pickle: processes that only pass
+#: the reference on need not have the module of its type.
 Answers = tuple[tuple[str, Any], ...]
 
 
 def learn(obj: Any) -> Answers:
-    """Return what to answer for an object.
+    """Return the attributes to answer for an object.
 
-    Returns
-    -------
-    Answers
-        Only what is small, and what nobody can change by means of the answer.
+    Only small values are among them, and only such that changing the value does not
+    change the object.
     """
     ndarray = getattr(sys.modules.get("numpy"), "ndarray", None)
     if ndarray is not None and ndarray in type(obj).__mro__[1:]:
@@ -64,14 +62,10 @@ def learn(obj: Any) -> Answers:
 
 
 def recall(answers: Answers, name: str) -> Any:
-    """Return the answer, a new object each time.
+    """Return an attribute, a new object each time.
 
-    Raises LookupError if it is not among them, or this process lacks its type.
-
-    Parameters
-    ----------
-    answers
-        From :func:`learn`.
+    Raises LookupError if *answers* has no such attribute, or this process lacks its
+    type.
     """
     for known, value in answers:
         if known == name:
@@ -91,10 +85,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _lasts(obj: Any, name: str, value: Any) -> bool:
-    """Return whether a copy of the value will do for as long as the object is stored.
+    """Return whether a copy of the value is as good as long as the object is stored.
 
-    Not, for one, if changing the value changes the object: lists are answered only if
-    the object makes a new one for everyone who asks.
+    It is not if changing the value changes the object: a list is answered only if the
+    object makes a new one for each access.
     """
     numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
     if name == "nbytes":

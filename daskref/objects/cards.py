@@ -13,14 +13,9 @@ _BOX = (
 
 
 def card(title: str, subtitle: str, rows: Mapping[str, Any]) -> str:
-    """Return a box with a heading and a table of two columns.
+    """Return a box with a heading, a grey line below it, and a table of two columns.
 
-    Parameters
-    ----------
-    title, subtitle
-        The heading, and the grey line below it.
-    rows
-        Name -> value; those that are ``None`` are left out. All text is escaped.
+    *rows*: name -> value; those that are ``None`` are left out. All text is escaped.
     """
     lines = "".join(
         f'<tr><td style="text-align: left;"><strong>{escape(name)}:</strong> '

@@ -7,12 +7,12 @@
     frames    each at a multiple of 64 bytes
 
 The frames are a pickle and its buffers (:mod:`daskref.objects.pickling`), in the form
-of Dask's family ``pickle``; what does not pickle is left to Dask's other families, and
-so is what a user has registered with them. Writing joins nothing: :func:`encode`
+of Dask's family ``pickle``. Dask's other families serialize objects that do not pickle,
+and classes that a user has registered with Dask. Writing joins nothing: :func:`encode`
 returns the buffers of the object itself, with small ones between them. Reading copies
 nothing: :func:`decode` hands slices of the buffer to Dask.
 
-In place of an object whose making failed, its exception is stored.
+A failure is stored as its exception, in place of the object.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -31,6 +31,7 @@ import struct
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -76,10 +77,10 @@ class Encoded:
     nbytes
         Sum of their lengths.
     pickle
-        What they were made of, if it was a pickle.
+        The pickle that they were made of, if any.
     head_nbytes
-        How many of the first bytes can run code when the object is loaded; what follows
-        is data. Default: all. A frame begins there.
+        Number of the first bytes that can run code when the object is loaded; the bytes
+        after them, at the beginning of a frame, are data. Default: all.
     """
 
     frames: list[Buffer]
@@ -106,11 +107,11 @@ class Encoded:
         """A hash of all that is stored (XXH3, 128 bit), made when first asked for.
 
         Objects of one token are stored alike, and so come back alike: in type,
-        structure and bytes, whether arrays are writable, in which order they lie in
-        memory. Objects that are equal may still differ, as by the chunks of their Arrow
-        columns, or by which of their parts are one object: that costs a second copy in
-        a store, no more. Python is not asked whether objects are equal, nor Dask's
-        ``tokenize``, which hashes parts that do not always tell values apart.
+        structure and bytes, in whether arrays are writable, and in memory order. Equal
+        objects may have two tokens, as for the chunks of Arrow columns, or for parts
+        that are one object: that costs a second copy in a store, no more. The token
+        relies neither on ``==`` nor on Dask's ``tokenize``, which hashes parts that do
+        not always tell values apart.
         """
         if self._token is None:
             digest = xxhash.xxh3_128()
@@ -122,7 +123,7 @@ class Encoded:
     def serialized(self) -> Serialized | None:
         """Return the object as Dask's messages carry one; ``None`` if it is no pickle.
 
-        Of Dask's family ``pickle``: any process reads it that accepts that.
+        Any process that accepts Dask's family ``pickle`` reads it.
         """
         if self.pickle is None:
             return None
@@ -160,7 +161,7 @@ def encode(obj: Any, *, result: bool = False) -> Encoded:
         the object changes.
     """
     if _is_users(type(obj)):
-        with suppress(Exception):  # Dask asks its next family, then
+        with suppress(Exception):  # as Dask then asks its next family
             return _encode_by_dask(obj)
     try:
         made = pickled(obj, result=result)
@@ -171,9 +172,9 @@ def encode(obj: Any, *, result: bool = False) -> Encoded:
 
 
 def _is_users(cls: type) -> bool:
-    """Tell whether a user has registered with Dask how a class is serialized.
+    """Tell whether a user has registered with Dask how this very class is serialized.
 
-    The class itself: by a function that is meant for a base, it would arrive as that.
+    A function that is registered for a base would make an object of the base.
     """
     function = dask_serialize._lookup.get(cls)
     return function is not None and not str(function.__module__).startswith(
@@ -187,7 +188,7 @@ def _encode_by_dask(obj: Any) -> Encoded:
 
 
 def _encode_otherwise(obj: Any, reason: Exception) -> Encoded:
-    """Let Dask try its families on what does not pickle."""
+    """Let Dask try its families on an object that does not pickle."""
     try:
         return _encode_by_dask(obj)
     except Exception:
@@ -267,16 +268,7 @@ def decode(buffer: Buffer) -> Any:
         )
     position = _PRELUDE.size + packed
     try:
-        meta = msgpack.loads(
-            view[_PRELUDE.size : position],
-            object_hook=msgpack_decode_default,
-            use_list=False,
-            **msgpack_opts,
-        )
-        header, lengths = (
-            dict(meta["header"]),
-            list(map(operator.index, meta["lengths"])),
-        )
+        header, lengths = _unpacked(view, packed)
         known = "is-collection" in header or header["serializer"] in SERIALIZERS
         if not known or min(lengths, default=0) < 0:
             raise ValueError(f"header {header!r:.200}, lengths {lengths!r:.200}")
@@ -291,23 +283,23 @@ def decode(buffer: Buffer) -> Any:
 def in_band_nbytes(view: memoryview) -> int:
     """Return the size of a stored object's pickle, without its buffers.
 
-    Raises ValueError if daskref did not write it.
-
-    Parameters
-    ----------
-    view
-        What is stored, from the first byte of the layout.
+    Raises ValueError if daskref did not write *view*, which begins with the layout.
     """
     magic, _, _, packed, _, _ = _PRELUDE.unpack_from(view)
     if magic != MAGIC:
         raise ValueError("daskref did not write it")
+    return _unpacked(view, packed)[1][0]
+
+
+def _unpacked(view: memoryview, nbytes: int) -> tuple[dict[str, Any], list[int]]:
+    """Return Dask's header and the lengths of the frames."""
     meta = msgpack.loads(
-        view[_PRELUDE.size : _PRELUDE.size + packed],
+        view[_PRELUDE.size : _PRELUDE.size + nbytes],
         object_hook=msgpack_decode_default,
         use_list=False,
         **msgpack_opts,
     )
-    return int(meta["lengths"][0])
+    return dict(meta["header"]), list(map(operator.index, meta["lengths"]))
 
 
 def _split(view: memoryview, position: int, lengths: Sequence[int]) -> list[memoryview]:
@@ -321,35 +313,24 @@ def _split(view: memoryview, position: int, lengths: Sequence[int]) -> list[memo
     return frames
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Failure:
-    """An exception in the place of an object.
+    """An exception in place of an object; :func:`outcome` raises it."""
 
-    Parameters
-    ----------
-    exception
-        To be raised by whoever wants the object.
-    """
-
-    __slots__ = ("exception",)
-
-    def __init__(self, exception: BaseException) -> None:
-        self.exception = exception
+    exception: BaseException
 
 
 def outcome(obj: Any) -> Any:
-    """Return an object; raise its exception if it is a failure."""
+    """Return an object; raise the exception of a failure."""
     if type(obj) is Failure:
         raise obj.exception.with_traceback(None)
     return obj
 
 
 def dump_failure(exception: BaseException) -> bytes:
-    """Return what to store in place of an object whose making failed.
+    """Return the bytes to store for a failure.
 
-    Parameters
-    ----------
-    exception
-        If it does not pickle, its text is kept. Its traceback is kept as text.
+    The traceback is kept as text, as is an exception that does not pickle.
     """
     lines = traceback.format_exception(exception) if exception.__traceback__ else []
     try:
@@ -362,13 +343,7 @@ def dump_failure(exception: BaseException) -> bytes:
 
 
 def load_failure(data: memoryview) -> Failure | None:
-    """Return the failure that was stored; ``None`` if it is another object.
-
-    Parameters
-    ----------
-    data
-        What the connector returned.
-    """
+    """Return the failure that was stored; ``None`` for another object."""
     if data[: len(_FAILED)] != _FAILED:
         return None
     exception, text = cloudpickle.loads(data[len(_FAILED) :])

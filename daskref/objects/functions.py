@@ -1,7 +1,7 @@
-"""Functions that travel pickled, and are loaded where they are first called.
+"""Functions that travel pickled, and are loaded by the process that first calls them.
 
-A serializer of the user's goes with the configuration of its store, a deserializer with
-a proxy: also through a scheduler that cannot import them.
+A user's serializer travels with the configuration of its store, a deserializer with a
+proxy, also through a scheduler that cannot import them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ Dump = Callable[[Any], Any]
 
 
 class PickledFunction:
-    """A function, at hand or pickled.
+    """A function, loaded or pickled.
+
+    Two are equal if they are the same function or the same bytes.
 
     Parameters
     ----------
     function
-        The function. Here it is called as it is; other processes get a copy.
+        The function, which this process calls as it is; other processes get a copy.
     data
-        The function pickled, instead.
-
-    Notes
-    -----
-    Two are equal if they are the same function or the same bytes.
+        The pickled function, instead.
     """
 
     __slots__ = ("_data", "_function")
@@ -73,19 +71,16 @@ class PickledFunction:
 
 
 def pickled_function(function: Callable[[Any], Any] | None) -> PickledFunction | None:
-    """Return a function as one that travels; ``None`` as it is."""
+    """Return a function as a :class:`PickledFunction`; ``None`` stays."""
     if function is None or isinstance(function, PickledFunction):
         return function
     return PickledFunction(function)
 
 
 def load_with(deserializer: Load, data: Any, what: str) -> Any:
-    """Return what a deserializer of the user's makes of bytes.
+    """Return what a user's deserializer makes of bytes.
 
-    Raises
-    ------
-    WireError
-        That *what* could not be deserialized, if it raises.
+    Raises WireError, which names *what*, if the deserializer raises.
     """
     try:
         # As ProxyStore's connectors have it: a mapping has neither `decode` nor hash.

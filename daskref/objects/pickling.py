@@ -1,8 +1,8 @@
-"""Objects <-> a pickle and buffers beside it: what is stored, sized and hashed.
+"""Objects <-> a pickle and buffers beside it: the form to store, size and hash them in.
 
-The pickle is a standard one, of protocol 5. What is large in it is not joined: it is
-written in pieces, and of ``bytes``, ``bytearray`` and ``str`` the pieces are the
-objects' own memory (C Python hands what has 64 KiB or more to the file as it is).
+The pickle is a standard one, of protocol 5. Large values in it are not joined: it is a
+list of pieces, and of ``bytes``, ``bytearray`` and ``str`` the pieces are the objects'
+own memory (C Python hands values of 64 KiB or more to the file as they are).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAIN = b"__main__"
 
 
 class _File:
-    """What a pickler writes to."""
+    """The file that a pickler writes to."""
 
     def __init__(self) -> None:
         self.pieces: list[Any] = []
@@ -47,23 +47,18 @@ class _File:
 class Pickle:
     """An object as a pickle and the buffers that it needs.
 
-    Parameters
-    ----------
-    pickler
-        ``(file, buffer_callback) -> pickler``.
-    obj
-        The object. Raises what pickling it raises.
+    *pickler*: ``(file, buffer_callback) -> pickler``. Raises what pickling raises.
     """
 
     #: The pickle, in pieces.
     pieces: list[Any]
-    #: What is out of band, in the order in which it is loaded.
+    #: The buffers out of band, in the order in which they are loaded.
     buffers: list[pickle.PickleBuffer]
     _pickler: pickle.Pickler
 
     def __init__(self, pickler: Callable[..., pickle.Pickler], obj: Any) -> None:
-        # Not this object itself is the file: nothing here may be a cycle, for it would
-        # keep the object alive.
+        # A file of its own: if this object were the file, a cycle would keep *obj*
+        # alive.
         file = _File()
         self.pieces = file.pieces
         self.buffers = file.buffers
@@ -71,19 +66,19 @@ class Pickle:
         self._pickler.dump(obj)
 
     def names(self, name: bytes) -> bool:
-        """Tell whether the pickle, not the values in it, contains a name."""
+        """Tell whether the pickle contains a name, outside of large values."""
         return any(name in piece for piece in self.pieces if len(piece) < _VALUE)
 
     def parts(self) -> dict[int, Any]:
-        """Return the objects that are in it, by ``id``."""
+        """Return the objects in the pickle, by ``id``."""
         memo = self._pickler.memo.copy()
         return {id(obj): obj for _, obj in memo.values()}
 
     def identities(self) -> set[int]:
-        """Return the ``id`` of each object in it that another pickle might share.
+        """Return the ``id`` of each object that another pickle might share.
 
-        Not of those that are equal by value, as text: nobody can write to them. Valid
-        while this object lives.
+        Objects that nobody can write to, as text, are not among them. Valid while this
+        object lives.
         """
         return identities_in(self._pickler)
 
@@ -94,9 +89,9 @@ def identities_in(pickler: pickle.Pickler) -> set[int]:
 
 
 def changeable(objs: Iterable[Any]) -> dict[int, Any]:
-    """Return those of the parts of an object that somebody can write to, by ``id``.
+    """Return those of *objs* that code can write to, by ``id``.
 
-    Not what belongs to classes and functions: that is everybody's.
+    The attributes of classes and functions are not among them: all objects share those.
     """
     found: dict[int, Any] = {}
     ignored: set[int] = set()
@@ -117,10 +112,10 @@ def changeable(objs: Iterable[Any]) -> dict[int, Any]:
 
 
 def _is_value_type(cls: type) -> bool:
-    """Tell whether nobody can tell equal objects of a type apart by writing to them.
+    """Tell whether equal objects of a type stay equal, since nobody can write to them.
 
-    Python's own types and those of these packages that have a hash by value do not
-    change. Of a user's class, as of a tensor, a hash says nothing of that.
+    Types of Python and of some packages that have a hash by value do not change. For a
+    user's class, as for a tensor, a hash proves nothing.
     """
     if issubclass(cls, type | ModuleType | FunctionType | BuiltinFunctionType):
         return True  # they pickle as their names, or by value as a whole
@@ -140,15 +135,8 @@ _VALUES = sys.stdlib_module_names | {"builtins", "numpy", "pandas", "polars", "p
 def pickled(obj: Any, *, result: bool = False) -> Pickle:
     """Pickle an object as Dask does: by name what has one elsewhere, or by value.
 
-    Parameters
-    ----------
-    result
-        Whether to make its arrays contiguous, as Dask does with results.
-
-    Raises
-    ------
-    Exception
-        Whatever pickling it raises.
+    Raises whatever pickling raises. *result*: whether to make arrays contiguous, as
+    Dask does with results.
     """
 
     def pickler(kind: Any) -> Callable[..., pickle.Pickler]:
@@ -159,7 +147,7 @@ def pickled(obj: Any, *, result: bool = False) -> Pickle:
             found = Pickle(pickler(_pickler_by_name), obj)
             if not found.names(_MAIN):
                 return found
-        except Exception:  # there may be another way
+        except Exception:  # pickling by value may work
             pass
     return Pickle(pickler(ByValuePickler), obj)
 
@@ -172,7 +160,7 @@ def _pickler_of_result(kind: Any, file: Any, buffer_callback: Any) -> pickle.Pic
 
 
 class _ByName(pickle.Pickler):
-    """Python's own pickler, with our reducers."""
+    """Python's own pickler, with daskref's reducers."""
 
 
 def _pickler_by_name(file: Any, buffer_callback: Any) -> pickle.Pickler:
@@ -182,7 +170,7 @@ def _pickler_by_name(file: Any, buffer_callback: Any) -> pickle.Pickler:
 
 
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """A pickler that takes functions and classes along that have no module."""
+    """A pickler that pickles functions and classes without a module by value."""
 
     def __init__(self, file: Any, buffer_callback: Any = None) -> None:
         # Before the base's __init__, which looks it up, once. Looked up for each object

@@ -1,10 +1,8 @@
-"""How values are pickled whose own way would copy them, or lose something.
+"""Reducers for values whose own pickle copies their memory, or loses something.
 
-Each function reduces objects of one exact type, as ``copyreg`` has it. What comes back
-is what Python's pickle would have brought back, or closer to the original. The memory
-of the object travels out of band, where it lies; nothing is joined.
-
-What is reduced here, and why:
+Each function reduces objects of one exact type, as ``copyreg`` has it. Unpickling gives
+what Python's pickle would give, or a value closer to the original. The memory of the
+object travels out of band, uncopied.
 
 =========================  =============================================================
 type                       why
@@ -15,16 +13,16 @@ type                       why
 masked arrays              would be copied into the pickle, a missing mask written out
 ``matrix``, ``recarray``,  would be copied into the pickle
 ``memmap``, ``chararray``
-Arrow's arrays             a slice would bring the whole of what it was cut from
+Arrow's arrays             a slice would carry the whole array that it was cut from
 pandas' Arrow arrays       chunks would be joined
 PyTorch's tensors          would lose their gradient
 PyTorch's storages         would be copied several times, and their sharing lost
 =========================  =============================================================
 
-What is private here is not Dask's: PyTorch's ``TypedStorage._untyped_storage``, and
-that the state of pandas' Arrow arrays, and the fill value of NumPy's masked ones, is in
-their ``__dict__``, and where NumPy has its ``chararray``.
-``tests/objects/test_reducers.py`` checks them.
+Private names used here belong to other packages than Dask: PyTorch's
+``TypedStorage._untyped_storage``, the ``__dict__`` in which pandas' Arrow arrays keep
+their state and NumPy's masked arrays their fill value, and the module of NumPy's
+``chararray``. ``tests/objects/test_reducers.py`` checks them.
 """
 
 from __future__ import annotations
@@ -40,12 +38,12 @@ from typing import Any
 #: ``(object) -> what ``__reduce__`` returns``
 Reducer = Callable[[Any], Any]
 
-#: From so many elements on it is looked whether objects are repeated.
+#: Arrays of so many objects or more are searched for repeated ones.
 _MANY = 256
 
 
 def reducers() -> Mapping[type, Reducer]:
-    """Return how to reduce objects, by exact type: of packages that are imported."""
+    """Return the reducers, by exact type, for the packages that are imported."""
     return _reducers(*map(_is_imported, _SENTINELS.items()))
 
 
@@ -87,9 +85,8 @@ def _reducers(
     if pandas:
         import pandas as pd
 
-        arrays = pd.arrays
         for name in ("ArrowExtensionArray", "ArrowStringArray"):
-            if (cls := getattr(arrays, name, None)) is not None:
+            if (cls := getattr(pd.arrays, name, None)) is not None:
                 found[cls] = _reduce_arrow_extension
     if numpy and torch:
         import torch as th
@@ -230,9 +227,9 @@ def _make_broadcast(once: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _reduce_objects(array: Any) -> Any:
-    """Reduce an array in which objects are repeated, as text in a column, to each once.
+    """Reduce an array that repeats objects, as text in a column, to each object once.
 
-    Which elements are one object stays as it is.
+    Elements that are one object stay one object.
     """
     import numpy as np
 
@@ -254,7 +251,7 @@ def _reduce_objects(array: Any) -> Any:
 
 
 def _factorize(values: Any) -> tuple[Any, Any]:
-    """Return where each distinct value is first, and which of them each value is."""
+    """Return the first position of each distinct value, and each value's code."""
     import numpy as np
 
     if (pandas := sys.modules.get("pandas")) is not None:
@@ -286,20 +283,17 @@ def _fill_objects(array: Any, state: tuple[list[Any], Any]) -> None:
 
 
 def _reduce_arrow(array: Any) -> Any:
-    try:
-        whole, part = array.get_total_buffer_size(), array.nbytes
-    except Exception:  # of a type that Arrow does not size
-        return array.__reduce__()
-    if whole <= part + part // 4 + 1024:
-        return array.__reduce__()
     import pyarrow as pa
 
     try:
+        whole, part = array.get_total_buffer_size(), array.nbytes
+        if whole <= part + part // 4 + 1024:
+            return array.__reduce__()
         batch = pa.record_batch([array], names=["array"])
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as stream:
             stream.write_batch(batch)
-    except Exception:  # of a type that Arrow does not write
+    except Exception:  # of a type that Arrow does not size, or not write
         return array.__reduce__()
     return _make_arrow, (buffer_of(sink.getvalue()),)
 

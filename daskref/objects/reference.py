@@ -1,7 +1,7 @@
-"""References: a key, how to reach the store, and what is known of the object.
+"""References: a key, how to reach the store, and metadata of the object.
 
 A reference is inert. Creating, sending, printing, comparing or sizing one does no I/O
-and imports nothing for the sake of the object's type: the type travels pickled.
+and does not import the object's type, which travels pickled.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class StoreConfig(NamedTuple):
 
     #: Name in the registry of stores.
     name: str
-    #: ``"module:Class"`` of the connector; or, written by a user, what to make one of.
+    #: ``"module:Class"`` of the connector, or a configuration that a user wrote.
     connector: str | ConnectorConfig
-    #: What the connector's ``from_config`` takes.
+    #: Arguments of the connector's ``from_config``.
     options: tuple[tuple[str, Any], ...] = ()
-    #: The user's own, if there are any.
+    #: A user's own, if any.
     serializer: PickledFunction | None = None
     deserializer: PickledFunction | None = None
-    #: As the store was made with.
+    #: Options of the store.
     cache_size: int = 16
     metrics: bool = False
     populate_target: bool = True
     #: Whether its objects are signed; the key is not here.
     signed: bool = False
-    #: Whether a store that is made of this is registered; no store's own says so.
+    #: Whether ``Store.from_config`` registers the store; false in a store's own.
     auto_register: bool = False
 
     def written(self) -> ConnectorConfig:
@@ -58,21 +58,16 @@ class StoreConfig(NamedTuple):
     def from_toml(cls, filepath: str | os.PathLike[str]) -> StoreConfig:
         """Read a configuration from a TOML file, of ProxyStore's form.
 
-        Parameters
-        ----------
-        filepath
-            The file.
-
         Raises
         ------
         ConfigError
             If something in it is malformed or unknown.
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         """
         fields = read_toml(filepath, _WRITTEN)
         made = fields["connector"]
-        if ":" in made.kind:  # as a store says it of itself
+        if ":" in made.kind:  # a store's own configuration
             fields["connector"] = made.kind
             fields["options"] = tuple(made.options.items())
         return cls(**fields)
@@ -80,16 +75,14 @@ class StoreConfig(NamedTuple):
     def write_toml(self, filepath: str | os.PathLike[str]) -> None:
         """Write the configuration to a TOML file, which :meth:`from_toml` reads.
 
-        Parameters
-        ----------
-        filepath
-            The file; its directory is made if need be.
+        Makes the directory of the file if need be.
 
         Raises
         ------
         ConfigError
-            If it has a serializer, which is code; or a password that a user wrote: a
-            store's own has none, nor the signing key.
+            If the configuration has a serializer, which is code, or a password that a
+            user wrote. A store's own configuration has no password, nor the signing
+            key.
         """
         if self.serializer is not None or self.deserializer is not None:
             raise ConfigError(
@@ -99,7 +92,7 @@ class StoreConfig(NamedTuple):
         write_toml(filepath, fields, self.written())
 
 
-#: What is in a TOML file beside the connector.
+#: Fields of a TOML file beside the connector.
 _WRITTEN: dict[str, type] = {
     "name": str,
     "cache_size": int,
@@ -126,7 +119,7 @@ class Metadata:
     type_pickle: bytes
     #: Size in bytes of the stored object.
     nbytes: int
-    #: Content hash; equal for equal content. ``None`` if it was not asked for.
+    #: Content hash; equal for equal content. ``None`` if it was not computed.
     token: str | None = None
     #: ``hash(obj)``, if it has one, and the salt that it was made with.
     hash: int | None = None
@@ -146,7 +139,7 @@ class Metadata:
 
     @property
     def known(self) -> bool:
-        """Whether anything is known but the size; see :func:`unknown`."""
+        """Whether more than the size is known; see :func:`unknown`."""
         return bool(self.type_pickle)
 
     def type(self) -> type:
@@ -162,12 +155,7 @@ class Metadata:
     def answer(self, name: str) -> Any:
         """Return an attribute of the object, equal to its own and of the same type.
 
-        Raises LookupError if only the object can tell.
-
-        Parameters
-        ----------
-        name
-            Name of the attribute. May import what the attribute is made of.
+        Raises LookupError if only the object has it. May import the attribute's type.
         """
         if name == "shape" and self.shape is not None:
             return self.shape
@@ -179,7 +167,7 @@ class Metadata:
 def unknown(
     nbytes: int = 0, token: str | None = None, seal: bytes | None = None
 ) -> Metadata:
-    """Return the metadata of an object that nobody has looked at.
+    """Return the metadata of an object that no process has inspected.
 
     *seal*: of the stored object, if it is signed.
     """
@@ -187,7 +175,7 @@ def unknown(
 
 
 def _is_plain_array(obj: Any) -> bool:
-    """Tell whether shape and name of the data type say all of an array.
+    """Tell whether shape and data type determine an array's other attributes.
 
     True only of NumPy's own arrays, of types without fields and annotations.
     """
@@ -195,22 +183,14 @@ def _is_plain_array(obj: Any) -> bool:
     if numpy is None or type(obj) is not numpy.ndarray:
         return False
     dtype = obj.dtype
-    if dtype.metadata is not None or dtype.fields is not None:
-        return False
-    try:
-        return bool(numpy.dtype(str(dtype)) == dtype)
-    except TypeError:
-        return False
+    with suppress(TypeError):
+        plain = dtype.metadata is None and dtype.fields is None
+        return bool(plain and numpy.dtype(str(dtype)) == dtype)
+    return False
 
 
 def _derive(shape: tuple[int, ...], dtype: str, name: str) -> Any:
-    """Return an attribute of a plain array.
-
-    Raises
-    ------
-    LookupError
-        If it is none that follows from shape and data type.
-    """
+    """Return an attribute of a plain array; LookupError if it does not follow."""
     if name == "ndim":
         return len(shape)
     if name == "size":
@@ -219,9 +199,10 @@ def _derive(shape: tuple[int, ...], dtype: str, name: str) -> Any:
         import numpy as np
 
         made = np.dtype(dtype)
-        if name == "dtype":
-            return made
-        return made.itemsize if name == "itemsize" else made.itemsize * math.prod(shape)
+        each = made.itemsize
+        return {"dtype": made, "itemsize": each, "nbytes": each * math.prod(shape)}[
+            name
+        ]
     raise LookupError(name)
 
 
@@ -232,18 +213,10 @@ _pickled_type: Callable[[type], bytes] = lru_cache(maxsize=1024)(cloudpickle.dum
 def describe(
     obj: Any, nbytes: int, token: str | None = None, seal: bytes | None = None
 ) -> Metadata:
-    """Return the metadata of an object at hand.
+    """Return the metadata of an object at hand, of *nbytes* as stored.
 
-    Parameters
-    ----------
-    seal
-        Of the stored object, if it is signed.
-
-    Returns
-    -------
-    Metadata
-        With no more than the sizes where the type does not pickle. Nothing that the
-        object's own methods raise ends this.
+    Whatever the object's own methods raise is ignored. Only the size is known if the
+    type does not pickle. *seal*: of the stored object, if it is signed.
     """
     cls = type(obj)
     try:
@@ -288,9 +261,9 @@ def describe(
 
 
 def imported_type(type_name: str) -> type:
-    """Return a type whose module is imported, by the type's name.
+    """Return a type by its name, if its module is imported.
 
-    Raises LookupError if it is not imported, or has another name there.
+    Raises LookupError otherwise, or if the type has another name there.
     """
     parts = type_name.split(".")
     for i in range(len(parts) - 1, 0, -1):
@@ -316,6 +289,8 @@ class Reference:
         The connector's key.
     store
         How to reach the store.
+    metadata
+        What is known of the object.
 
     Notes
     -----

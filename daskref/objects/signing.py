@@ -1,19 +1,19 @@
-"""Signatures of stored objects: nothing is unpickled that nobody with the key wrote.
+"""Signatures of stored objects: no object is unpickled that no holder of the key wrote.
 
 ::
 
     envelope  magic, version, length of the head, signature     64 bytes
-    content   what is stored without signatures
+    content   the object as it is stored without signatures
 
-The head is the content's first part: all that can run code when an object is loaded,
-its header and its pickle. The buffers beside the pickle follow it: they are data, are
-not signed, and cost nothing, however large they are. Their number and lengths are in
-the header. What a serializer of the user's made is all head.
+The head is the content's first part, its header and its pickle: all that can run code
+when an object is loaded. The buffers beside the pickle follow it: they are data, are
+not signed, and cost nothing, however large they are. The header has their number and
+lengths. The output of a user's serializer is all head.
 
-A signature is the HMAC-SHA256 of what stands before it and of the head. Its first bytes
-are the object's *seal*: a reference carries it, so that no other signed object can be
-put in the place of the one that it means. A key is in no reference, nor in anything
-that is stored.
+A signature is the HMAC-SHA256 of the fields before it and of the head. Its first bytes
+are the object's *seal*: a reference carries it, so that no other signed object passes
+for the one that the reference means. Neither references nor stored objects contain a
+key.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ assert _FIELDS.size + hashlib.sha256().digest_size == ENVELOPE_NBYTES
 
 
 class Opened(NamedTuple):
-    """What a signed object holds."""
+    """A signed object that was checked."""
 
-    #: What is stored without signatures. Not copied: where connectors map files, these
-    #: are this user's alone, and what others can write to is read into memory.
+    #: The object as it is stored without signatures. Not copied: connectors map only
+    #: files of this user alone, and read files that others can write to into memory.
     content: memoryview
-    #: How much of it is signed.
+    #: Number of its first bytes that are signed.
     head_nbytes: int
 
 
 class Signer:
-    """Sign what is put into one store, and check what comes out of it.
+    """Sign the objects that one store puts, and check those that it gets.
 
     Raises ValueError if the key is too short, or not bytes.
 
     Parameters
     ----------
     key
-        At least 16 bytes that only those know who may write. ``None``: what this
-        process knows, or can find out, when something is signed or checked.
+        At least 16 bytes that only writers know. ``None``: the key that this process
+        knows, or can find out, when it signs or checks an object.
     """
 
     _store: str
@@ -82,7 +82,7 @@ class Signer:
         return f"<Signer of {self._store!r}>"
 
     def sign(self, encoded: Encoded) -> bytes:
-        """Return what is stored in front of an object.
+        """Return the envelope to store in front of an object.
 
         Raises SignatureError if this process does not have the key.
         """
@@ -101,17 +101,17 @@ class Signer:
         return fields + signature
 
     def open(self, data: Buffer, key: Key, seal: bytes | None = None) -> Opened:
-        """Return what a stored object holds, once it is known who wrote it.
+        """Check a stored object and return its content.
 
-        Raises SignatureError if nobody with the key wrote it, it was changed, or it is
-        another object.
+        Raises SignatureError if no holder of the key wrote the object, or it was
+        changed, or it is another object.
 
         Parameters
         ----------
         data
-            What the connector returned.
+            The connector's bytes.
         seal
-            Of the object that is meant; ``None``: any that was signed will do.
+            Of the object that is meant; ``None`` accepts any signed object.
         """
         view = memoryview(data).cast("B")
         if not is_signed(view):
@@ -153,7 +153,7 @@ _NO_KEY = (
 
 
 def seal_of(envelope: bytes) -> bytes:
-    """Return the seal that is in what :meth:`Signer.sign` returned."""
+    """Return the seal in an envelope, made by :meth:`Signer.sign`."""
     return envelope[_SIGNATURE][:SEAL_NBYTES]
 
 
@@ -164,14 +164,14 @@ def is_signed(data: memoryview) -> bool:
 
 # Keys, by store: kept with the credentials of connectors, and handed on like them.
 
-#: Of stores that this process was told by its user. A client hands them to its cluster.
+#: Keys that this process's user gave. A client hands them to its cluster.
 told_here: dict[str, bytes] = {}
-#: ``(store) -> key or None``: who can be asked for a key, in order. May block.
+#: ``(store) -> key or None``: asked for unknown keys, in order. May block.
 _askers: list[Callable[[str], bytes | None]] = []
 
 
 def add_asker(asker: Callable[[str], bytes | None]) -> Callable[[], None]:
-    """Ask somebody for keys that are not known here; return what ends that."""
+    """Call ``asker(store)`` for unknown keys; return a function that ends that."""
     _askers.append(asker)
     return lambda: _askers.remove(asker)
 
@@ -211,17 +211,16 @@ def forget_key(store: str) -> None:
 
 
 def secret_of(store: str, key: bytes) -> dict[str, dict[str, str]]:
-    """Return a store's key as the connectors' credentials are told."""
+    """Return a store's key in the form of the connectors' credentials."""
     return {_place(store): {"signing-key": key.hex()}}
 
 
 def known_key(
     store: str, known: Mapping[str, Mapping[str, str]] | None = None
 ) -> bytes | None:
-    """Return the key of a store, if this process was told.
+    """Return the key of a store, if this process knows it.
 
-    *known*: where to look: what :func:`secret_of` returned, by default what this
-    process was told to remember.
+    *known*: credentials to search, as from :func:`secret_of`; default: this process's.
     """
     place = _place(store)
     found = recall(place) if known is None else known.get(place, {})

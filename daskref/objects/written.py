@@ -1,7 +1,7 @@
 """Configurations of stores as users write them: in programs, and in TOML files.
 
-What a store says of itself, :meth:`daskref.Store.config`, names the very session with
-its objects. What a user writes names a kind of connector and its arguments.
+A store's own configuration, :meth:`daskref.Store.config`, names the very session with
+its objects. A user's names a kind of connector and its arguments.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, repr=False)
 class ConnectorConfig:
-    """A kind of connector, and what to make it with.
+    """A kind of connector, and its arguments.
 
     Parameters
     ----------
@@ -90,17 +90,8 @@ def read_toml(
 ) -> dict[str, Any]:
     """Return the fields of a configuration in a TOML file.
 
-    Parameters
-    ----------
-    path
-        Of the file.
-    known
-        Names of what may be in it beside ``connector``, and their types.
-
-    Raises
-    ------
-    ConfigError
-        If it is not TOML, or something is missing, unknown or of another type.
+    Raises ConfigError if the file is not TOML, or a field is missing, unknown or of
+    another type. *known*: names of the fields beside ``connector``, and their types.
     """
     try:
         found = tomllib.loads(Path(path).read_text("utf-8"))
@@ -128,21 +119,9 @@ def read_toml(
 def write_toml(
     path: str | os.PathLike[str], fields: Mapping[str, Any], connector: ConnectorConfig
 ) -> None:
-    """Write what :func:`read_toml` reads; directories are made.
+    """Write a file that :func:`read_toml` reads; make its directories.
 
-    Parameters
-    ----------
-    path
-        Of the file.
-    fields
-        Beside ``connector``.
-    connector
-        The connector.
-
-    Raises
-    ------
-    ConfigError
-        If there is a password in it, or something that TOML cannot say.
+    Raises ConfigError if a value is a password, or something that TOML cannot express.
     """
     text = "\n".join(
         [
