@@ -1,11 +1,12 @@
 """Transparent lazy proxies: they act as their targets, and resolve on first use.
 
-Read ``proxy`` (the class, and the functions for users), then ``states`` (how a proxy
-resolves, and what it answers until then) and ``_forwarding`` (a class per set of
-special methods). ``_defaults`` is what a user knows of the target when the proxy is
-made. ``_inspectors`` knows the callers that must not resolve one;
-``_locking`` lets one thread at a time resolve; ``_prefetch`` resolves in the
-background; ``_locker`` holds a proxy that nobody shall use by mistake.
+Read ``proxy`` (the class, and the functions for users), then ``states`` (how a proxy is
+made, resolved and forgotten), ``_classes`` (what it answers before and after) and
+``_forwarding`` (a class per set of special methods). ``_slots`` has a proxy's fields,
+``_defaults`` the metadata of a target that was at hand when the proxy was made.
+``_inspectors`` knows the callers that must not resolve a proxy; ``_locking`` lets one
+thread at a time resolve; ``_prefetch`` resolves in the background; ``_locker`` holds a
+proxy that nobody shall use by mistake.
 """
 
 from daskref.exceptions import ResolveError as ProxyResolveError

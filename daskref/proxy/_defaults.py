@@ -1,4 +1,4 @@
-"""What is known of a target that its user had at hand when the proxy was made."""
+"""Metadata of a target that was at hand when its proxy was made."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ from daskref.objects.reference import Metadata, describe
 
 
 class Described:
-    """A factory, and metadata of what it returns; it travels in the factory's place.
+    """A factory and the metadata of its target; it travels in place of the factory.
 
-    Parameters
-    ----------
-    factory
-        The user's.
-    metadata
-        What proxies answer with until they are resolved.
+    Proxies answer with the metadata until they are resolved.
     """
 
     __slots__ = ("factory", "metadata")
@@ -36,7 +31,7 @@ class Described:
 
 
 def described(factory: Callable[[], Any], target: Any) -> Callable[[], Any]:
-    """Return a factory that knows the target, if it does not by itself."""
+    """Return a factory with metadata of the target: the given one, if it has any."""
     if isinstance(getattr(factory, "metadata", None), Metadata):
         return factory
     return Described(factory, describe(target, sizeof(target)))

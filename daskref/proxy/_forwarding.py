@@ -2,8 +2,8 @@
 
 Python looks special methods up on the type, never on the instance, so a proxy is as
 transparent as its class: ``callable(p)``, ``iter(p)`` or ``hasattr(p, "__len__")`` tell
-the truth only if the class has the method just when the target's class does. One class
-is built per set of methods and kept; there are about as many as kinds of target.
+the truth only if the class has the method exactly when the target's class does. There
+is one class per set of methods, kept once built: about as many as kinds of target.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Forwarder = Callable[..., Any]
 
 
 class NoIterator:
-    """Stands in front of a class that has ``__next__`` and is no ``Iterator``."""
+    """Base, for ``isinstance``, of a class that has ``__next__`` and is no iterator."""
 
     __next__ = None
 
@@ -32,8 +32,9 @@ class ProxyType(type):
     """Metaclass of proxies.
 
     A class's own dictionary may hold a descriptor, :class:`Told`, as ``__module__``.
-    ``type.__module__`` would return that itself; this class has a ``__module__`` of its
-    own, hence Python looks the proxies' up as it does any attribute of a class.
+    ``type.__module__`` would return the descriptor itself. This class has a
+    ``__module__`` of its own, so Python looks up that of a proxy class like any other
+    attribute.
     """
 
     #: Proxies of this very class of which nothing is known, once there was one.
@@ -47,8 +48,8 @@ class ProxyType(type):
     def __mro__(cls) -> tuple[type, ...]:
         """The bases, as ``isinstance(p, Iterator)`` reads them.
 
-        A proxy of which nothing is known may be asked for ``next(p)``. Dask uses up
-        what its class says is an iterator: there, nothing says so.
+        A proxy without metadata has ``__next__``, but must not be an ``Iterator``: Dask
+        consumes iterators.
         """
         mro: tuple[type, ...] = _bases(cls)
         unforeseen = cls.__dict__.get("__daskref_foreseen__") is False
@@ -69,8 +70,7 @@ class Told:
     own
         The class's value.
     resolved
-        Whether the proxies of this class have a target to ask. The others answer
-        with the class's value.
+        Whether proxies of this class have a target. Others answer with *own*.
     """
 
     def __init__(self, name: str, own: Any, resolved: bool) -> None:
@@ -86,7 +86,7 @@ class Told:
 
 
 def bare(obj: Any) -> Any:
-    """Return the target if it is a proxy, else the object itself."""
+    """Return the target of a proxy; any other object itself."""
     return obj.__daskref_target__ if type(type(obj)) is ProxyType else obj
 
 
@@ -170,17 +170,16 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "or": operator.or_,
 }
 
+_AS_METHODS = ("enter", "exit", "aenter", "aexit", "await", "get", "set", "delete")
 #: Special methods that a target may have or lack.
 FORWARDERS: dict[str, Forwarder] = {
     **{f"__{name}__": _binary(op) for name, op in _BINARY.items()},
     **{f"__r{name}__": _reflected(op) for name, op in _BINARY.items()},
     **{
         f"__i{name}__": _inplace(getattr(operator, f"i{name}"))
-        for name in [*_BINARY]
-        if name not in ("divmod", "and", "or")
+        for name in _BINARY
+        if name != "divmod"
     },
-    "__iand__": _inplace(operator.iand),
-    "__ior__": _inplace(operator.ior),
     "__pow__": _power,
     "__neg__": _unary(operator.neg),
     "__pos__": _unary(operator.pos),
@@ -196,7 +195,7 @@ FORWARDERS: dict[str, Forwarder] = {
     "__floor__": _unary(math.floor),
     "__ceil__": _unary(math.ceil),
     "__fspath__": _unary(os.fspath),
-    "__len__": lambda self: len(self.__daskref_target__),
+    "__len__": _unary(len),
     "__length_hint__": _unary(operator.length_hint),
     "__contains__": lambda self, item: bare(item) in self.__daskref_target__,
     "__getitem__": lambda self, key: self.__daskref_target__[key],
@@ -204,22 +203,15 @@ FORWARDERS: dict[str, Forwarder] = {
         self.__daskref_target__, key, v
     ),
     "__delitem__": lambda self, key: operator.delitem(self.__daskref_target__, key),
-    "__iter__": lambda self: iter(self.__daskref_target__),
-    "__next__": lambda self: next(self.__daskref_target__),
+    "__iter__": _unary(iter),
+    "__next__": _unary(next),
     "__reversed__": _unary(reversed),
     "__call__": lambda self, /, *args, **kwargs: self.__daskref_target__(
         *args, **kwargs
     ),
-    "__enter__": _method("__enter__"),
-    "__exit__": _method("__exit__"),
-    "__aenter__": _method("__aenter__"),
-    "__aexit__": _method("__aexit__"),
+    **{f"__{name}__": _method(f"__{name}__") for name in _AS_METHODS},
     "__aiter__": _unary(aiter),
-    "__anext__": lambda self: anext(self.__daskref_target__),
-    "__await__": _method("__await__"),
-    "__get__": _method("__get__"),
-    "__set__": _method("__set__"),
-    "__delete__": _method("__delete__"),
+    "__anext__": _unary(anext),
     "__instancecheck__": lambda self, obj: isinstance(obj, self.__daskref_target__),
     "__subclasscheck__": lambda self, cls: issubclass(cls, self.__daskref_target__),
     "__buffer__": _buffer,
@@ -248,7 +240,7 @@ COMMON: dict[str, Forwarder] = {
 
 
 class SequencePattern(metaclass=ABCMeta):  # noqa: B024, only registered to
-    """What registers here, ``match`` takes for a sequence; ``isinstance`` does not.
+    """Classes that register here match sequence patterns; ``isinstance`` is unchanged.
 
     A class may carry the flag that ``match`` looks for without being a
     ``collections.abc.Sequence``, as arrays of NumPy do from 2.5 on.
@@ -258,34 +250,27 @@ class SequencePattern(metaclass=ABCMeta):  # noqa: B024, only registered to
 
 
 class MappingPattern(metaclass=ABCMeta):  # noqa: B024
-    """What registers here, ``match`` takes for a mapping."""
+    """Classes that register here match mapping patterns."""
 
     __abc_tpflags__ = 1 << 6  # Py_TPFLAGS_MAPPING
 
 
 class Interface(NamedTuple):
-    """What a class of proxies is built from."""
+    """The properties of a target's type that a class of proxies is built from."""
 
     #: Names out of :data:`FORWARDERS`.
     names: frozenset[str]
-    #: Names to be set to None: what Python would otherwise make up.
+    #: Names to set to None: Python would make up these methods otherwise.
     nulls: frozenset[str]
-    #: Whether Dask looks into instances, for tasks and keys or to pickle their code.
+    #: Whether Dask looks into instances, for tasks and keys, or pickles their code.
     walked: bool
     #: Where to register the class, for ``match``.
     pattern: type[SequencePattern | MappingPattern] | None = None
 
 
-# A class with __await__ is awaited, one with __get__ is asked by every class that holds
-# it.
-_ONLY_IF_KNOWN = {
-    "__anext__",
-    "__array__",
-    "__await__",
-    "__delete__",
-    "__get__",
-    "__set__",
-}
+# Python awaits what has __await__, and calls __get__ of any class attribute with one.
+_ONLY_IF_KNOWN = {"__anext__", "__array__", "__await__"}
+_ONLY_IF_KNOWN |= {"__delete__", "__get__", "__set__"}
 
 #: For a target of which nothing is known.
 GENERIC = Interface(frozenset(FORWARDERS) - _ONLY_IF_KNOWN, frozenset(), walked=True)
@@ -295,7 +280,7 @@ _WALKED += (FunctionType, type, ModuleType)
 #: Types that NumPy knows by their type, and would take a proxy of for a sequence or an
 #: opaque object. Not lists: pandas makes less of an array than of a list.
 _KNOWN_TO_NUMPY: tuple[type, ...] = (int, float, complex, str, bytes, dict)
-#: What functions of Python do with instances of a type that lacks the method.
+#: Methods that a type lacks although functions of Python accept its instances.
 _KNOWN_TO_PYTHON: dict[type, set[str]] = {
     str: {"__int__", "__float__", "__complex__", "__fspath__"},
     bytes: {"__int__", "__float__", "__fspath__"},
@@ -307,7 +292,7 @@ _PATTERNS = 1 << 5 | 1 << 6
 
 
 def defines(cls: type, name: str) -> bool:
-    """Return whether instances find the name on their class, and it is not None."""
+    """Return whether a class or a base of it has the name, and not as None."""
     for base in cls.__mro__:
         if name in base.__dict__:
             return base.__dict__[name] is not None
@@ -347,7 +332,7 @@ def _pattern(cls: type) -> type[SequencePattern | MappingPattern] | None:
 
 
 def interface_of(cls: type) -> Interface:
-    """Return what proxies of instances of a class need."""
+    """Return the interface of proxies of a class's instances."""
     try:
         return _interface(cls)
     except TypeError:  # the class itself does not hash

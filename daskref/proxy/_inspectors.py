@@ -1,4 +1,4 @@
-"""Who walks over values that it only passes on, and who needs them."""
+"""Detect callers that only inspect a value, so that a proxy does not fetch for them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 from types import FrameType
 
 #: Modules that search arguments for tasks, keys and collections, or choose how to
-#: pickle. To them a proxy is a leaf: they are told its own class, not the target's, or
-#: they would fetch a list to look into it, a function to send its code.
+#: pickle. A proxy tells them its own class, not the target's: otherwise they would
+#: fetch a list to look into it, a function to send its code.
 _WALKERS = frozenset(
     {
         "cloudpickle.cloudpickle",
@@ -24,14 +24,14 @@ _WALKERS = frozenset(
         "distributed.utils_comm",
     }
 )
-#: Packages of which each module does.
+#: Packages whose modules all do.
 _WALKING = ("daskref.client.", "daskref.graph.")
-#: Modules through which they ask.
+#: Modules through which they call.
 _ASKED_THROUGH = frozenset({"abc", "dataclasses", "inspect"})
 
 
 def walked() -> bool:
-    """Return whether one of the walkers asks what our caller answers."""
+    """Return whether a module that only inspects values made our caller's call."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         module = frame.f_globals.get("__name__") or ""

@@ -18,8 +18,8 @@ class ProxyLocker(Generic[T]):
     Notes
     -----
     A locker is no proxy: it has none of the target's attributes and methods, and
-    :func:`daskref.resolve` refuses it. It pickles as what it holds, so it can be passed
-    on, by code that must not look into it.
+    :func:`daskref.resolve` refuses it. It pickles with its proxy, so code that must not
+    look into the proxy can pass it on.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Turns: one thread at a time for an object, without a lock in each object.
+"""Locks per object without a lock in each object: one thread at a time has the turn.
 
-A lock per object would cost more than all else that making and resolving a proxy takes,
-and hardly any two threads ever meet. So the threads whose turn it is are kept in a
-dictionary while it is, and only who has to wait makes something to wait on.
+A lock in each proxy would cost more than all else that making and resolving one takes,
+and threads rarely meet. A dictionary has the owners of the turns while there are any,
+and only a thread that has to wait makes an event to wait on.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from threading import get_ident
 
 from daskref.background import run_in_child
 
-#: Seconds after which those who wait look for themselves.
+#: Seconds after which a waiting thread looks again, woken or not.
 PATIENCE = 1.0
 
-#: Whose turn it is, for each object of which it is somebody's.
+#: Object -> the thread that has the turn.
 _owners: dict[int, int] = {}
-#: What the others wait on.
+#: Object -> the event on which other threads wait.
 _waiting: dict[int, threading.Event] = {}
 
 
 @run_in_child
 def _forget() -> None:
-    """Let it be nobody's turn, in a forked child: there are no other threads."""
+    """Release all turns in a forked child, which has no other threads."""
     _owners.clear()
     _waiting.clear()
 
 
 def take_turn(key: int) -> bool:
-    """Wait for this thread's turn; return False if it is that already.
+    """Acquire the turn for an object; return False if this thread has it already.
 
     *key*: ``id`` of an object that lives until :func:`end_turn`.
     """
@@ -42,13 +42,13 @@ def take_turn(key: int) -> bool:
 
 
 def try_turn(key: int) -> bool:
-    """Take the turn if it is nobody's; tell whether."""
+    """Acquire the turn if no thread has it; return whether."""
     me = get_ident()
     return _owners.get(key) != me and _owners.setdefault(key, me) == me
 
 
 def end_turn(key: int) -> None:
-    """End this thread's turn and wake who waits for it."""
+    """Release this thread's turn and wake the threads that wait."""
     del _owners[key]
     event = _waiting.pop(key, None)
     if event is not None:
@@ -56,13 +56,13 @@ def end_turn(key: int) -> None:
 
 
 def _wait(key: int) -> None:
-    # 1. The owner ends its turn. 2. It finds nobody waiting. 3. We come to wait: too
-    # late for being woken. So we look for an owner only after it can see us.
+    # 1. The owner ends its turn. 2. It finds no event. 3. We begin to wait, too late to
+    # be woken. So we look for an owner only after our event is there to be seen.
     event = _waiting.setdefault(key, threading.Event())
     if key in _owners:
-        # at the latest then look again: Ctrl-C may have come before our being woken
+        # bounded: Ctrl-C may end the owner before it wakes us
         event.wait(PATIENCE)
     else:
-        # Others may have come to wait on the same event meanwhile: they look again.
+        # Other threads may wait on the same event by now: they look again.
         _waiting.pop(key, event).set()
         event.set()

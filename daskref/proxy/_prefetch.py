@@ -22,12 +22,12 @@ def _executor() -> Executor:
 
 
 def fetch(ref: weakref.ref[Any]) -> None:
-    """Resolve a proxy, if anybody still has it; whatever happens."""
+    """Resolve a proxy if it is still alive; log an error instead of raising it."""
     proxy = ref()
     if proxy is not None:
         try:
             extract(proxy)
-        except Exception:  # whoever uses it tries again, and has the error
+        except Exception:  # its next use tries again, and raises
             logger.debug("Could not resolve a proxy ahead", exc_info=True)
 
 
@@ -38,7 +38,7 @@ def resolve_async(proxy: Proxy[Any]) -> None:
     ----------
     proxy
         The proxy; nothing happens if it is resolved already. Its next use waits for
-        the fetch that was begun here. If that failed, the use tries again and raises.
+        this fetch. If the fetch failed, the use tries again and raises.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def resolve_async(proxy: Proxy[Any]) -> None:
 
     Notes
     -----
-    Returns at once. At most eight fetches go on at the same time; a proxy that is used
-    before its turn is fetched by its user.
+    Returns at once. At most eight fetches run at the same time; a thread that uses a
+    queued proxy fetches it itself.
 
     Examples
     --------

@@ -1,10 +1,10 @@
 """Transparent lazy proxies.
 
-A proxy stands for an object that is fetched by its first real use. Its class has
-exactly the special methods of the target, so operators, protocols and ``isinstance``
-behave as they would on the target itself; everything else is forwarded. What a proxy
-can do that its target cannot is done by functions of this module, never by methods:
-the namespace of a proxy belongs to its target.
+A proxy stands for an object, which its first real use fetches. Its class has exactly
+the special methods of the target, so operators, protocols and ``isinstance`` behave as
+they would on the target itself; the proxy forwards everything else. The namespace of a
+proxy belongs to its target: operations on the proxy itself are functions of this
+module, never methods.
 
 Known limits
 ------------
@@ -20,16 +20,16 @@ that looks at the real type sees a proxy. These need :func:`extract`:
   buffer, before Python 3.12 (``bytes(p)`` works); from then on ``np.asarray(p)`` of
   bytes gives integers;
 - ``pd.Series(p)`` of a scalar or a string, and other functions of pandas that ask
-  whether one is list-like;
+  whether a value is list-like;
 - ``dataclasses.is_dataclass(p)``, which is False on purpose: Dask would take the proxy
   apart. ``dataclasses.fields(p)`` works.
 
-A proxy of which nothing is known (no metadata, or of a type whose module is not
-imported) has every method until it is resolved, so ``callable(p)`` and
-``hasattr(p, "__iter__")`` are True; but ``await p``, ``anext(p)`` and the patterns
-``[…]`` and ``{…}`` of ``match`` need ``resolve(p)`` first. Until a proxy is resolved,
-``p.__module__`` and ``p.__doc__`` are those of Proxy; and while one with metadata is
-unresolved, special attributes (``__name__``) are looked up on the target's type only.
+A proxy without metadata, or of a type whose module is not imported, has every method
+until it is resolved, so ``callable(p)`` and ``hasattr(p, "__iter__")`` are True; but
+``await p``, ``anext(p)`` and the patterns ``[…]`` and ``{…}`` of ``match`` need
+``resolve(p)`` first. Until a proxy is resolved, ``p.__module__`` and ``p.__doc__`` are
+those of Proxy; and while one with metadata is unresolved, special attributes
+(``__name__``) are looked up on the target's type only.
 
 Ordinary metadata (``shape``, ``columns``) of an unresolved proxy is a copy: naming the
 columns of a frame by ``p.columns.name = "x"`` needs ``resolve(p)`` first.
@@ -38,11 +38,11 @@ In-place operators change a mutable target and keep the proxy (``p += 1`` for an
 array); for other targets the name is bound to the plain result, as in ``n += 1``.
 Changes do not travel: a proxy pickles as its factory.
 
-Subclasses of Proxy keep their class, resolved or not. What they define goes before the
-target, and is set on the proxy; other fields of its own are set by
-``object.__setattr__``. A subclass may have an ``__init__`` with any arguments, which
-calls ``super().__init__(factory)``. Neither fields nor arguments travel: where a proxy
-is unpickled or copied, ``__init__`` is not called.
+Subclasses of Proxy keep their class, resolved or not. Names that a subclass defines go
+before the target's, and are set on the proxy; ``object.__setattr__`` sets other fields
+of its own. A subclass may have an ``__init__`` with any arguments, which calls
+``super().__init__(factory)``. Neither fields nor arguments travel: ``__init__`` is not
+called when a proxy is unpickled or copied.
 """
 
 from __future__ import annotations
@@ -60,36 +60,30 @@ from daskref.exceptions import NotStoredError, ResolveError
 from daskref.objects.reference import Reference
 from daskref.proxy._defaults import Described
 from daskref.proxy._locker import ProxyLocker
-from daskref.proxy.states import (
-    Slots,
-    base_of,
-    blank,
-    create,
-    has_target,
-    initialize,
-)
-from daskref.proxy.states import is_proxy as is_proxy
+from daskref.proxy._slots import Slots, base_of, has_target
+from daskref.proxy._slots import is_proxy as is_proxy
+from daskref.proxy.states import blank, create, initialize
 
 T = TypeVar("T")
 
 
 class Proxy(Slots[T]):
-    """Stand for an object that is fetched by its first real use.
+    """Stand for an object, which the first real use fetches.
 
     Parameters
     ----------
     factory
         ``() -> target``. Called at most once, or again if it failed. It should pickle.
         If it has an attribute ``metadata`` that is a
-        :class:`~daskref.objects.reference.Metadata`, the proxy answers from that what
-        can be answered: ``isinstance`` (imports the type's module, nothing more),
-        ``hash``, ``len``, ``repr``, and attributes such as ``shape``, ``dtype`` or
-        ``columns`` (see :mod:`daskref.objects.attributes`).
+        :class:`~daskref.objects.reference.Metadata`, the unresolved proxy answers from
+        that: ``isinstance`` (imports the type's module, nothing more), ``hash``,
+        ``len``, ``repr``, and attributes such as ``shape``, ``dtype`` or ``columns``
+        (see :mod:`daskref.objects.attributes`).
     cache_defaults
         Whether the proxy, where it is unpickled, answers as if its factory had metadata
         of *target*.
     target
-        What the factory would return, if it is at hand: then the proxy is resolved.
+        The factory's result, if it is at hand: then the proxy is resolved.
 
     Raises
     ------
@@ -100,7 +94,7 @@ class Proxy(Slots[T]):
     -----
     Thread-safe: threads that use an unresolved proxy wait until one of them has
     fetched the target. Any use may therefore be slow and must not happen on an event
-    loop. What fails to resolve raises :class:`~daskref.exceptions.ResolveError`, with
+    loop. A failure to resolve raises :class:`~daskref.exceptions.ResolveError`, with
     the cause chained, whatever the operation: never an ``AttributeError``, ``KeyError``
     or ``StopIteration``, which Python would swallow.
 
@@ -154,7 +148,7 @@ class Proxy(Slots[T]):
         return getattr(self.__daskref_target__, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # `Proxy[int](factory)` tries this on what it made, and takes no for an answer.
+        # `Proxy[int](factory)` tries to set this, and ignores the AttributeError.
         if name == "__orig_class__":
             raise AttributeError(name)
         if name in self.__daskref_own__:
@@ -169,7 +163,7 @@ class Proxy(Slots[T]):
             delattr(self.__daskref_target__, name)
 
     def __sizeof__(self) -> int:
-        """Return an estimate of its own size, and the target's once that is here."""
+        """Return an estimate of the proxy's size, with its target if resolved."""
         own = object.__sizeof__(self) + 512
         if not has_target(self):
             return own + getattr(self.__daskref_factory__, "private_nbytes", 0)
@@ -192,9 +186,9 @@ class Proxy(Slots[T]):
         return _maker(self)(self.__daskref_factory__)
 
     def __dask_tokenize__(self) -> Any:
-        """Return what identifies the value that a receiver of the proxy will see.
+        """Return a token of the value that a receiver of the proxy will see.
 
-        Equal before and after it was resolved, whatever was changed in place.
+        Equal before and after the proxy was resolved, whatever was changed in place.
         """
         metadata = self.__daskref_metadata__
         if metadata is not None and metadata.token is not None:
@@ -209,7 +203,7 @@ class Proxy(Slots[T]):
             return "daskref.Proxy", uuid.uuid4().hex
 
 
-# Or it would be found in front of the target's __slots__.
+# Else p.__slots__ would find it before the target's.
 type.__delattr__(Proxy, "__slots__")
 
 #: For annotations: a value, or a proxy of one.
@@ -217,7 +211,7 @@ ProxyOr: TypeAlias = Proxy[T] | T
 
 
 def _maker(proxy: Proxy[Any]) -> Any:
-    """Return ``factory -> proxy``, for another of the same class."""
+    """Return ``factory -> proxy``, for another proxy of the same class."""
     base = base_of(type(proxy))
     return partial(create, base) if base.__new__ is blank else base
 
@@ -230,17 +224,7 @@ def _check(obj: object, function: str) -> None:
 
 
 def is_resolved(proxy: Proxy[Any]) -> bool:
-    """Return whether the target is here.
-
-    Parameters
-    ----------
-    proxy
-        The proxy; it is not resolved by this.
-
-    Returns
-    -------
-    bool
-        Does no I/O. Once True it stays True.
+    """Return whether a proxy has its target. Does no I/O; once True it stays True.
 
     Raises
     ------
@@ -252,12 +236,9 @@ def is_resolved(proxy: Proxy[Any]) -> bool:
 
 
 def resolve(proxy: Proxy[Any]) -> None:
-    """Fetch the target now, unless it is here.
+    """Fetch the target of a proxy now, unless the proxy has it.
 
-    Parameters
-    ----------
-    proxy
-        The proxy. May be slow; safe to call from several threads.
+    May be slow; safe to call from several threads.
 
     Raises
     ------
@@ -270,14 +251,9 @@ def resolve(proxy: Proxy[Any]) -> None:
 
 
 def reference_of(proxy: Any) -> Reference:
-    """Return what a proxy resolves.
+    """Return the reference of a proxy that a store made.
 
-    Raises
-    ------
-    TypeError
-        If it is not a proxy.
-    NotStoredError
-        If no store made it.
+    Raises TypeError if it is not a proxy, NotStoredError if no store made it.
     """
     factory = get_factory(proxy)
     reference = getattr(factory, "reference", None)
@@ -288,11 +264,6 @@ def reference_of(proxy: Any) -> Reference:
 
 def extract(proxy: Proxy[T]) -> T:
     """Return the target itself, fetched if need be.
-
-    Parameters
-    ----------
-    proxy
-        The proxy.
 
     Returns
     -------
@@ -318,12 +289,7 @@ def extract(proxy: Proxy[T]) -> T:
 
 
 def get_factory(proxy: Proxy[T]) -> Callable[[], T]:
-    """Return the factory that a proxy was made with.
-
-    Parameters
-    ----------
-    proxy
-        The proxy; it is not resolved by this.
+    """Return the factory that a proxy was made with; does not resolve the proxy.
 
     Raises
     ------
