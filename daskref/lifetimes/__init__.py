@@ -1,8 +1,8 @@
 """Lifetimes: what deletes the objects of a user's own store, and when.
 
-An object that is bound to a lifetime is deleted when the lifetime ends. All lifetimes
-have ProxyStore's protocol, :class:`Lifetime`, and are given to ``put`` and ``proxy`` of
-a store, or are told keys and proxies with :meth:`~ContextLifetime.add_key` and
+The end of a lifetime deletes the objects that are bound to it. All lifetimes have
+ProxyStore's protocol, :class:`Lifetime`. Pass one to ``put`` and ``proxy`` of a store,
+or bind keys and proxies with :meth:`~ContextLifetime.add_key` and
 :meth:`~ContextLifetime.add_proxy`.
 
 Read ``base`` first, then the four kinds: ``context``, ``static``, ``lease``, ``task``
@@ -10,9 +10,10 @@ Read ``base`` first, then the four kinds: ``context``, ``static``, ``lease``, ``
 
 Known limits
 ------------
-Nothing here runs when a process is killed. Leases are kept where the objects are, so
-that others delete what has expired, and what is bound to a Dask key has one; objects of
-a context or of a process that was killed stay until the store's session ends.
+Nothing here runs when a process is killed. Stores keep leases beside the objects, so
+that other processes delete objects whose lease has expired; objects that are bound to a
+Dask key have one. Objects of a context, or of a process that was killed, stay until the
+store's session ends.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every lifetime can do."""
+"""The protocol of all lifetimes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
 from typing import Any, Protocol, runtime_checkable
 
 from daskref.connectors.base import Key
@@ -12,10 +12,12 @@ from daskref.proxy.proxy import Proxy, get_factory
 from daskref.store.factory import StoreFactory
 from daskref.store.store import Store
 
+logger = logging.getLogger(__name__)
+
 
 @runtime_checkable
 class Lifetime(Protocol):
-    """What every lifetime can do."""
+    """The protocol of all lifetimes."""
 
     def add_key(self, *keys: Key, store: Store | None = None) -> None:
         """Bind objects by their keys.
@@ -25,14 +27,14 @@ class Lifetime(Protocol):
         *keys
             From :meth:`daskref.Store.put`.
         store
-            Where they are; a lifetime that was made for one store needs none.
+            The store of the keys; a lifetime that was made for one store needs none.
 
         Raises
         ------
         LifetimeError
             If the lifetime has ended.
         ValueError
-            If it is not clear where they are, or that is not the lifetime's store.
+            If the store is not given but needed, or is not the lifetime's.
         """
 
     def add_proxy(self, *proxies: Proxy[Any]) -> None:
@@ -43,9 +45,9 @@ class Lifetime(Protocol):
         LifetimeError
             If the lifetime has ended.
         NotStoredError
-            If one is not a proxy that a store made.
+            If no store made one of the proxies.
         ValueError
-            If one's object is not in the lifetime's store.
+            If an object is not in the lifetime's store.
         """
 
     def active_count(self) -> int:
@@ -73,11 +75,8 @@ class Lifetime(Protocol):
 def reference_of(proxy: Proxy[Any]) -> Reference:
     """Return the reference of a proxy that a store made.
 
-    Raises
-    ------
-    NotStoredError
-        If it is something else: a proxy with a factory of the user's, or one with an
-        owner, who decides when its object goes.
+    Raises NotStoredError for a proxy with a user's factory, and for one with an owner,
+    which decides when its object goes.
     """
     factory = get_factory(proxy)
     if not isinstance(factory, StoreFactory):
@@ -85,13 +84,9 @@ def reference_of(proxy: Proxy[Any]) -> Reference:
     return factory.reference
 
 
-def evict_all(store: Store, keys: Iterable[Key]) -> None:
-    """Delete objects; raise the first error when all have been tried."""
-    failed: DaskrefError | None = None
-    for key in keys:
-        try:
-            store.evict(key)
-        except DaskrefError as exc:
-            failed = failed or exc
-    if failed is not None:
-        raise failed
+def close_quietly(lifetime: Lifetime, close_stores: bool = False) -> None:
+    """Close a lifetime; log an error instead of raising it."""
+    try:
+        lifetime.close(close_stores=close_stores)
+    except DaskrefError as exc:
+        logger.warning("%r ended, but not all is deleted: %s", lifetime, exc)

@@ -1,4 +1,4 @@
-"""Objects that are bound to Dask's keys, in stores of the user's."""
+"""Objects in users' own stores that are bound to Dask's keys."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from daskref.store.registry import evict_from, opened
 
 logger = logging.getLogger(__name__)
 
-#: How often a deletion that failed is tried in all.
+#: Attempts at a deletion in all.
 ATTEMPTS = 5
 
 
 @dataclass(eq=False, slots=True)
 class _Object:
-    """One object, and what it is bound to."""
+    """One object, and what holds it."""
 
     store: StoreConfig
     holders: set[object] = field(default_factory=set)
-    #: When its lease is renewed, or, if nothing holds it any more, it is deleted.
+    #: When its lease is renewed or, without holders, the object is deleted.
     when: float = 0.0
     failures: int = 0
 
@@ -32,8 +32,8 @@ class _Object:
 class BoundObjects:
     """The objects of one client that live as long as Dask's keys.
 
-    A thread keeps them: it renews their leases, three times per lease, where connectors
-    have leases, and deletes what is not held any more. It runs while there are any.
+    A thread renews their leases, three times per lease, in connectors that have leases,
+    and deletes objects without a holder. It runs while there are any objects.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class BoundObjects:
         self._pause = pause
         self._clock = clock
         self._lock = make_lock()
-        # held over the work, so that who works as well waits for what is under way
+        # held during the work, so that a second worker waits for the first
         self._working = make_lock()
         self._background = Background(self.work, "daskref-task-lifetimes")
         self.forget()
@@ -83,15 +83,11 @@ class BoundObjects:
     def release(
         self, holder: object, keys: Iterable[Key], *, left: bool = False
     ) -> None:
-        """Let a holder go of objects; what nothing holds now is deleted.
+        """Let a holder release objects; those without a holder are deleted.
 
-        Parameters
-        ----------
-        holder
-            Silent if it holds none of them.
-        left
-            Whether nobody will hear when they are not needed any more: their leases
-            end then, in place of them at once.
+        Silent for objects that the holder does not hold. *left*: whether this process
+        leaves the cluster: objects are deleted when their leases end, instead of at
+        once.
         """
         with self._lock:
             for key in keys:
@@ -102,12 +98,9 @@ class BoundObjects:
         self._background.call()
 
     def work(self) -> float | None:
-        """Renew and delete what it is time for. Blocks.
+        """Renew and delete what is due. Blocks.
 
-        Returns
-        -------
-        float or None
-            Seconds until there is more to do; ``None`` if there are no objects.
+        Returns the seconds until more is due; ``None`` if there are no objects.
         """
         with self._working:
             for key, obj in self._due():

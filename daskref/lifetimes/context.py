@@ -10,8 +10,8 @@ from typing import Any
 from daskref.annotations import override
 from daskref.background import make_lock
 from daskref.connectors.base import Key
-from daskref.exceptions import LifetimeError
-from daskref.lifetimes.base import Lifetime, evict_all, reference_of
+from daskref.exceptions import DaskrefError, LifetimeError
+from daskref.lifetimes.base import Lifetime, reference_of
 from daskref.objects.reference import StoreConfig
 from daskref.proxy.proxy import Proxy
 from daskref.store.registry import config_of, same_place
@@ -26,14 +26,14 @@ class ContextLifetime(Lifetime):
     Parameters
     ----------
     store
-        Where the objects are.
+        The store of the objects.
     name
         For messages; unique by default.
 
     Notes
     -----
-    Thread-safe. See :class:`Lifetime` for the methods. The objects are deleted by
-    this process: if it is killed, they stay for as long as the store does.
+    Thread-safe. See :class:`Lifetime` for the methods. This process deletes the
+    objects: if it is killed, they stay for as long as the store does.
 
     Examples
     --------
@@ -99,12 +99,17 @@ class ContextLifetime(Lifetime):
             ended, self._done = self._done, True
         if ended:
             return
-        try:
-            evict_all(self.store, keys)
-        finally:
-            if close_stores:
-                self.store.close()
+        failed: list[DaskrefError] = []
+        for key in keys:
+            try:
+                self.store.evict(key)
+            except DaskrefError as exc:
+                failed.append(exc)
+        if close_stores:
+            self.store.close()
         logger.debug("LIFETIME %s ended, %d objects evicted", self.name, len(keys))
+        if failed:
+            raise failed[0]
 
     @override
     def done(self) -> bool:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from daskref.background import Background, make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError, LifetimeError
+from daskref.lifetimes.base import close_quietly
 from daskref.lifetimes.context import ContextLifetime
+from daskref.lifetimes.static import register_lifetime_atexit
 from daskref.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-#: Seconds: the longest wait; a clock may be set.
+#: Seconds: the longest wait, for the clock may be set meanwhile.
 _LONGEST = 1e6
-#: Seconds from now, or until when.
+#: Seconds or a duration from now, or a point in time.
 Expiry = float | timedelta | datetime
 
 
@@ -43,10 +44,10 @@ class LeaseLifetime(ContextLifetime):
     Parameters
     ----------
     store
-        Where the objects are.
+        The store of the objects.
     expiry
         Seconds or a timedelta from now, or a datetime (in local time, if it names no
-        zone). In the past: what is bound is deleted at once.
+        zone). In the past: bound objects are deleted at once.
     name
         For messages; unique by default.
 
@@ -54,15 +55,15 @@ class LeaseLifetime(ContextLifetime):
     -----
     Thread-safe. See :class:`Lifetime` for the methods. Two keep the time:
 
-    - this process, in a thread that does not hold up its exit, deletes at expiry;
-    - the store: each object has a lease there. If this process is gone, whoever
-      sweeps the store next (the scheduler's reconciliation in the store of a cluster,
-      another lease that ends in this store, ``connector.sweep()``) deletes what has
+    - a thread of this process, which does not hold up the exit, deletes at expiry;
+    - the store has a lease for each object. If this process is gone, the next sweep of
+      the store (the scheduler's reconciliation in the store of a cluster, another lease
+      that ends in this store, ``connector.sweep()``) deletes objects whose lease has
       expired.
 
-    A connector without leases (``renew`` returns False) leaves this process alone with
-    it: such objects are deleted at expiry or when the process exits, whatever is first,
-    and stay if it is killed.
+    Without leases in the connector (``renew`` returns False), only this process
+    deletes: at expiry or at its exit, whichever is first. The objects stay if it is
+    killed.
 
     Examples
     --------
@@ -78,15 +79,16 @@ class LeaseLifetime(ContextLifetime):
 
     _expiry: float
     _background: Background
-    _unleased: bool
+    #: Closes the lifetime at exit, once an object has no lease; see :mod:`atexit`.
+    _at_exit: Callable[[], None] | None
 
     def __init__(
         self, store: Store, expiry: Expiry, *, name: str | None = None
     ) -> None:
         super().__init__(store, name=name)
         self._expiry = _timestamp(expiry, time.time())
-        self._unleased = False
-        # held over renewals, so that the last one writes the latest expiry
+        self._at_exit = None
+        # held during renewals, so that the last one writes the latest expiry
         self._renewal = make_lock()
         self._background = Background(self._look, "daskref-lease")
         self._background.call()
@@ -102,8 +104,8 @@ class LeaseLifetime(ContextLifetime):
         Parameters
         ----------
         expiry
-            Seconds or a timedelta are added to what it is. A datetime takes its place,
-            earlier or later.
+            Seconds or a timedelta are added to the present expiry. A datetime replaces
+            it, earlier or later.
 
         Raises
         ------
@@ -122,13 +124,14 @@ class LeaseLifetime(ContextLifetime):
         self._renew(keys)
 
     def close(self, *, close_stores: bool = False) -> None:
-        """See :meth:`Lifetime.close`. Sweeps what else has expired in the store."""
+        """See :meth:`Lifetime.close`. Sweeps other expired objects, too."""
         self._background.stop()
-        atexit.unregister(self._at_exit)
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
         if not self._done:
             try:
                 self.store.connector.sweep()
-            except DaskrefError:  # its own objects' turn is next, and they raise
+            except DaskrefError:  # deleting its own objects, next, raises
                 logger.debug("LIFETIME %s could not sweep", self.name)
         super().close(close_stores=close_stores)
 
@@ -137,29 +140,14 @@ class LeaseLifetime(ContextLifetime):
             for key in keys:
                 left = max(0.0, self._expiry - time.time())
                 if not self.store.connector.renew(key, left):
-                    self._keep_alone()
-
-    def _keep_alone(self) -> None:
-        with self._lock:
-            if self._unleased or self._done:
-                return
-            self._unleased = True
-        atexit.register(self._at_exit)
-
-    def _at_exit(self) -> None:
-        if self._pid == os.getpid():
-            self._close_quietly()
+                    with self._lock:
+                        if self._at_exit is None and not self._done:
+                            self._at_exit = register_lifetime_atexit(self, False)
 
     def _look(self) -> float | None:
-        """Close the lifetime if it is time; else return the seconds until it may be."""
+        """Close the lifetime at its end; return the seconds until then."""
         left = self._expiry - time.time()  # extended meanwhile, or the clock was set
         if left > 0:
             return min(left, _LONGEST)
-        self._close_quietly()
+        close_quietly(self)
         return None
-
-    def _close_quietly(self) -> None:
-        try:
-            self.close()
-        except DaskrefError as exc:
-            logger.warning("Lease %s ended, but not all is deleted: %s", self.name, exc)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -13,12 +12,11 @@ from daskref.annotations import override
 from daskref.background import make_lock
 from daskref.connectors.base import Key
 from daskref.exceptions import DaskrefError, LifetimeError
-from daskref.lifetimes.base import Lifetime, evict_all, reference_of
+from daskref.lifetimes.base import Lifetime, close_quietly, reference_of
+from daskref.lifetimes.context import ContextLifetime
 from daskref.proxy.proxy import Proxy
 from daskref.store.registry import get_or_create_store
 from daskref.store.store import Store
-
-logger = logging.getLogger(__name__)
 
 
 class StaticLifetime(Lifetime):
@@ -29,8 +27,8 @@ class StaticLifetime(Lifetime):
     One per process: every call returns the same. See :class:`Lifetime` for the
     methods; :meth:`add_key` needs the *store*. Thread-safe.
 
-    At a normal exit the objects are deleted and their stores closed, so do not close
-    those before. If the process is killed, the objects stay for as long as the store
+    A normal exit deletes the objects and closes their stores, so do not close those
+    before. If the process is killed, the objects stay for as long as the store
     does. After a fork the child has none of its parent's objects.
 
     Examples
@@ -41,7 +39,7 @@ class StaticLifetime(Lifetime):
 
     name: str
     _instance: StaticLifetime | None = None
-    _keys: dict[Store, set[Key]]
+    _contexts: dict[Store, ContextLifetime]
     _done: bool
     _pid: int
     _lock: threading.Lock
@@ -53,7 +51,7 @@ class StaticLifetime(Lifetime):
                 self = cls._instance = super().__new__(cls)
                 self.name = "static"
                 self._pid = os.getpid()
-                self._keys = {}
+                self._contexts = {}
                 self._done = False
                 self._lock = make_lock()
                 register_lifetime_atexit(self)
@@ -70,8 +68,9 @@ class StaticLifetime(Lifetime):
         with self._lock:
             if self._done:
                 raise LifetimeError(self.name, "nothing can be bound to it any more")
-            self._keys.setdefault(store, set()).update(keys)
-        logger.debug("LIFETIME %s binds %s", self.name, keys)
+            if store not in self._contexts:
+                self._contexts[store] = ContextLifetime(store, name=self.name)
+            self._contexts[store].add_key(*keys)
 
     def add_proxy(self, *proxies: Proxy[Any]) -> None:
         """See :meth:`Lifetime.add_proxy`; opens the proxies' stores."""
@@ -81,23 +80,21 @@ class StaticLifetime(Lifetime):
     @override
     def active_count(self) -> int:
         with self._lock:
-            return sum(map(len, self._keys.values()))
+            return sum(each.active_count() for each in self._contexts.values())
 
     def close(self, *, close_stores: bool = False) -> None:
         """See :meth:`Lifetime.close`. For good: there is one per process."""
         with self._lock:
-            held, self._keys = self._keys, {}
+            contexts, self._contexts = self._contexts, {}
             self._done = True
-        failed: DaskrefError | None = None
-        for store, keys in held.items():
+        failed: list[DaskrefError] = []
+        for context in contexts.values():
             try:
-                evict_all(store, keys)
+                context.close(close_stores=close_stores)
             except DaskrefError as exc:
-                failed = failed or exc
-            if close_stores:
-                store.close()
-        if failed is not None:
-            raise failed
+                failed.append(exc)
+        if failed:
+            raise failed[0]
 
     @override
     def done(self) -> bool:
@@ -122,17 +119,13 @@ def register_lifetime_atexit(
     Returns
     -------
     callable
-        What :func:`atexit.unregister` takes.
+        The argument for :func:`atexit.unregister`.
     """
     pid = os.getpid()
 
     def close() -> None:
-        if os.getpid() != pid:
-            return
-        try:
-            lifetime.close(close_stores=close_stores)
-        except DaskrefError as exc:
-            logger.warning("%r ended, but not all is deleted: %s", lifetime, exc)
+        if os.getpid() == pid:
+            close_quietly(lifetime, close_stores)
 
     atexit.register(close)
     return close

@@ -23,7 +23,8 @@ class TaskLifetime(Lifetime):
     client
         A client of daskref.
     future
-        Of the key. It is not held: the key lives as it would without this.
+        The future of the key, which is not held: the key lives as it would without
+        this.
 
     Raises
     ------
@@ -35,17 +36,17 @@ class TaskLifetime(Lifetime):
     Thread-safe. See :class:`Lifetime` for the methods; :meth:`add_key` needs the
     *store*, which may be any that this process can reach.
 
-    The client deletes what is bound, in a thread, when the scheduler says that the key
-    was forgotten: the last client has released it and no task needs it; when the
-    scheduler restarts or ends; at once, if the key was forgotten already. The loss and
-    recomputation of the key's result do not count. What one client binds to two keys
-    goes with the last.
+    A thread of the client deletes the bound objects when the scheduler says that the
+    key was forgotten: the last client has released it and no task needs it; when the
+    scheduler restarts or ends; at once, if the key was forgotten already. Loss and
+    recomputation of the key's result do not count. An object that one client binds to
+    two keys goes with the last.
 
     Meanwhile the client renews a lease of each object (``daskref.lease``). If the
     client is killed, or leaves while others need the key, the objects go when their
-    leases have ended: then this process deletes them, or, without it, whoever sweeps
-    the store next (see :class:`LeaseLifetime`). In a store without leases they stay
-    if the client is killed.
+    leases have ended: then this process deletes them, or, without it, the next sweep of
+    the store (see :class:`LeaseLifetime`). In a store without leases they stay if the
+    client is killed.
 
     :meth:`done` becomes true when this client hears that the key was forgotten, or
     leaves.
@@ -105,13 +106,7 @@ class TaskLifetime(Lifetime):
         return len(self._keys) + len(self._in_session)
 
     def close(self, *, close_stores: bool = False) -> None:
-        """Delete what is bound, in a thread, whatever becomes of the key.
-
-        Parameters
-        ----------
-        close_stores
-            Not used: the stores are not the lifetime's.
-        """
+        """Delete what is bound, in a thread, whether or not the key was forgotten."""
         in_session = self._end(True)
         if self._watch is not None:
             self._attachment.watches.remove(self._watch)
@@ -123,7 +118,7 @@ class TaskLifetime(Lifetime):
         return self._done
 
     def _end(self, heard: bool) -> dict[Key, int]:
-        """Let go of what is bound; return what the scheduler holds of it."""
+        """Release what is bound; return the objects that the scheduler holds."""
         with self._lock:
             keys, self._keys = self._keys, set()
             in_session, self._in_session = self._in_session, {}

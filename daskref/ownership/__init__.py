@@ -1,8 +1,8 @@
 """Ownership of stored objects: an owner, borrows, and the rules between them.
 
-Read ``functions`` first: what users call, and what holds; then ``borrows``, the state
-in the owner's process, ``factories`` and ``proxies``. ``rules`` are the sentences that
-errors quote; ``reaper`` is the thread that deletes objects for finalizers.
+Read ``functions`` first: the functions for users, and the rules; then ``borrows``, the
+state in the owner's process, ``factories`` and ``proxies``. ``rules`` has the sentences
+that errors quote; ``reaper`` is the thread that deletes objects for finalizers.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Who owns a stored object, who has borrowed it, and where the borrows are.
+"""The owner of a stored object, its borrows, and where the borrows are.
 
 The state behind the proxies of :mod:`daskref.ownership`: one :class:`Ownership` per
-owned object, one :class:`Borrow` per borrow, both in the owner's process. What arrives
-in another process is a factory that knows the borrow's id and the object, nothing more.
+owned object, one :class:`Borrow` per borrow, both in the owner's process. Another
+process gets a factory with the borrow's id and the object, nothing more.
 
-An object does not change once it was put. An update puts a new one, and the ownership
-points at that from then on: the next *generation*. Whoever borrowed the generation
-before may read it until the borrow ends; since updates exclude other borrows, that is
-only the borrower who made the update.
+A stored object does not change. An update puts a new one, the next *generation*, and
+the ownership points at that. A borrower of the generation before may read it until the
+borrow ends; since updates exclude other borrows, only the borrower that made the update
+can have one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Ownership:
     Notes
     -----
     Thread-safe. The lock guards bookkeeping only. Finalizers, which may run anywhere,
-    take no lock: they leave a note in ``dead``, which is read whenever it matters.
+    take no lock: they append to ``dead``, which every check reads first.
     """
 
     factory: StoreFactory
@@ -77,18 +77,18 @@ class Ownership:
         return f"<OwnedProxy of {self.factory.reference!r}>"
 
     def belongs_to(self, owner: Any) -> None:
-        """Name the proxy whose death is the owner's."""
+        """Set the owner: the death of this proxy ends the ownership."""
         self._owner = weakref.ref(owner)
         weakref.finalize(owner, self._owner_died).atexit = False
 
     def refuse(self, reason: str, rule: str) -> NoReturn:
-        """Raise the error that names a rule."""
+        """Raise the error that quotes a rule."""
         raise violation(repr(self), reason, rule)
 
     # Borrowing
 
     def borrow(self, mutable: bool) -> Borrow:
-        """Add a borrow, unless a rule is against it."""
+        """Add a borrow; raise OwnershipError if a rule forbids it."""
         with self.lock:
             self._check_here()
             if self.mutable is not None:
@@ -121,13 +121,13 @@ class Ownership:
             reaper.put(self.settle)
 
     def readable(self) -> StoreFactory:
-        """Return what the owner resolves with."""
+        """Return the factory that the owner resolves with."""
         with self.lock:
             self._check_here()
             return self.factory
 
     def check_unborrowed(self, what: str, rule: str) -> None:
-        """Refuse something that takes an object that nobody has borrowed."""
+        """Raise OwnershipError if the object is borrowed."""
         with self.lock:
             self._check_here()
             if count := len(self.shared) + (self.mutable is not None):
@@ -151,7 +151,7 @@ class Ownership:
     # Generations
 
     def replace(self, factory: StoreFactory) -> None:
-        """Point at a new generation; the one before is deleted, in a thread."""
+        """Point at a new generation; a thread deletes the one before."""
         with self.lock:
             before = self.factory.reference
             self.factory = factory
@@ -160,7 +160,7 @@ class Ownership:
         reaper.put(lambda: _evict(before))
 
     def renew_owner(self, seen: object = None) -> None:
-        """Let the owner's proxy resolve anew, unless what it has is *seen*."""
+        """Let the owner's proxy resolve anew, unless its target is *seen*."""
         owner = self._owner()
         if owner is None:
             return
@@ -172,8 +172,8 @@ class Ownership:
     def drop(self) -> None:
         """Delete the object now. Blocks. A second call is silent.
 
-        Raises OwnershipError if it is borrowed; ConnectorError if it could not be
-        deleted; it has no owner any more.
+        Raises OwnershipError if the object is borrowed; ConnectorError if it could not
+        be deleted: it has no owner any more.
         """
         with self.lock:
             if self.ended:
@@ -221,7 +221,7 @@ class Borrow:
 
     ownership: Ownership
     mutable: bool
-    #: How many graphs have it, whose tasks have not ended.
+    #: Number of graphs that have it, whose tasks have not ended.
     out: int = 0
     #: Whether it was given back.
     ended: bool = False
@@ -231,12 +231,12 @@ class Borrow:
         self._proxy: Callable[[], Any] = _nobody
 
     def belongs_to(self, proxy: Any) -> None:
-        """Name the proxy whose death gives the borrow back, unless it is out."""
+        """Set the proxy: its death gives the borrow back, unless a graph has it."""
         self._proxy = weakref.ref(proxy)
         weakref.finalize(proxy, self._proxy_died).atexit = False
 
     def check(self) -> None:
-        """Refuse the use of a borrow that is not here."""
+        """Raise OwnershipError if the borrow was given back, or a task has it."""
         if self.ended:
             self.ownership.refuse(
                 "this borrow was given back: borrow from the owner again", ENDS
@@ -281,11 +281,11 @@ def _nobody() -> None:
 
 
 def _evict(reference: Reference) -> None:
-    """Delete an object that has no owner any more; there is nobody to raise to."""
+    """Delete an object without an owner; log errors, which have no caller to go to."""
     try:
         evict_from(reference.store, reference.key)
     except DaskrefError as exc:
-        # most often the store was closed before, which deletes as well
+        # most often because closing the store has deleted the object before
         logger.debug("%r, which had an owner, was not deleted: %s", reference, exc)
     except Exception:
         logger.warning(
@@ -298,6 +298,6 @@ def _end_all() -> None:
         ownership.end_at_exit()
 
 
-#: Those of this process, by the object that they own now.
+#: The ownerships of this process, by the object that each owns now.
 owned: dict[Reference, Ownership] = {}
 reaper = Reaper(at_exit=_end_all, in_child=owned.clear)

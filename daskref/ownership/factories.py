@@ -1,4 +1,4 @@
-"""What owners and borrows resolve with."""
+"""The factories of owners and borrows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OwnedFactory:
-    """What an owner resolves with."""
+    """The factory of an owner."""
 
     __slots__ = ("ownership",)
 
@@ -25,13 +25,13 @@ class OwnedFactory:
 
     @property
     def metadata(self) -> Metadata | None:
-        """What is known of the object, if it is here."""
+        """Metadata of the object, unless it was dropped."""
         ownership = self.ownership
         return None if ownership.ended else ownership.factory.metadata
 
     @property
     def reference(self) -> Reference:
-        """To the object, as it is now."""
+        """Reference to the present object."""
         return self.ownership.readable().reference
 
     def __call__(self) -> Any:
@@ -42,7 +42,7 @@ class OwnedFactory:
         return repr(self.ownership)
 
     def __dask_tokenize__(self) -> Any:
-        # unlike a borrow's: the result of a task that had one must not be found for it
+        # not a borrow's token: Dask must not take the result of a borrower's task
         return "daskref.OwnedProxy", id(self.ownership)
 
     def __reduce__(self) -> NoReturn:
@@ -54,21 +54,21 @@ class OwnedFactory:
 
 
 class BorrowFactory:
-    """What a borrow resolves with.
+    """The factory of a borrow.
 
     Parameters
     ----------
     factory
         Of the generation that was borrowed.
     mutable
-        Whether it may change the object.
+        Whether the borrow may change the object.
     borrow
         ``None`` outside of the owner's process.
     """
 
     __slots__ = ("borrow", "factory", "id", "mutable")
 
-    #: Whether there was one in this process: else none is in what it pickles.
+    #: Whether this process has ever made one: else no pickle contains any.
     known: ClassVar[bool] = False
 
     def __init__(
@@ -86,12 +86,12 @@ class BorrowFactory:
 
     @property
     def metadata(self) -> Metadata | None:
-        """What is known of the object."""
+        """Metadata of the object."""
         return self.factory.metadata
 
     @property
     def reference(self) -> Reference:
-        """To the object, as it was borrowed."""
+        """Reference to the object as it was borrowed."""
         return self.factory.reference
 
     def __call__(self) -> Any:
@@ -105,7 +105,7 @@ class BorrowFactory:
         return f"<{name} of {self.factory.reference!r}>"
 
     def __dask_tokenize__(self) -> Any:
-        if self.mutable:  # its task runs, whoever has borrowed the same before
+        if self.mutable:  # its task runs, even if another one borrowed the same
             return "daskref.mut_borrow", self.id
         return self.factory.__dask_tokenize__()
 

@@ -1,16 +1,15 @@
-"""Owners and borrows of stored objects: what users call, and the rules.
+"""Owners and borrows of stored objects: the functions for users, and the rules.
 
 An :class:`OwnedProxy` owns its object in the store: when the proxy goes, the object
-goes. It lends the object to others, Dask's tasks among them::
+goes. Others, Dask's tasks among them, borrow the object::
 
     owner = store.owned_proxy(frame)
     client.submit(f, borrow(owner))  # f sees a proxy; given back when the task ends
     client.submit(g, mut_borrow(owner))  # the same, while nobody else has it
     drop(owner)
 
-A violation raises :class:`~daskref.exceptions.OwnershipError`, which names the rule, or
-one of its kinds.
-The rules:
+A violation raises :class:`~daskref.exceptions.OwnershipError`, or a subclass of it,
+which quotes the rule. The rules:
 
 - a stored object has one owner, which stays in its process: it does not pickle;
 - there may be any number of shared borrows, or one mutable borrow, and while there is
@@ -19,31 +18,31 @@ The rules:
   (``del``, garbage collection) takes the object with it when the last borrow ends,
   and :func:`drop` refuses;
 - a borrow ends where it is dropped (:func:`drop`, ``del``), or when the Dask task that
-  has it ends: then what it was sent as can be used no more;
-- only an owner lends: what a task has borrowed it does not send on;
+  has it ends: then the proxy that was sent can be used no more;
+- only an owner lends: a task does not send on what it has borrowed;
 - only an owner or a mutable borrow changes the object, in the process of the owner.
 
 Borrows in tasks
 ----------------
-A client of daskref looks after the borrows in its graphs, wherever in the arguments
-they are. A borrow is out from the moment of the submission until each result that was
-asked for and depends on it is there, has failed, or is not wanted any more: whether
-the worker is killed and the task runs again elsewhere, or the future is let go of and
-the task runs on by itself. At that moment, before ``future.result()`` returns, the
-borrow is given back. A plain Dask client knows nothing of borrows: keep the borrow in a
-variable for as long as the task runs.
+A client of daskref tracks the borrows in its graphs, wherever in the arguments they
+are. A borrow is out from the submission until each result that was asked for and
+depends on it is there, has failed, or is not wanted any more: also when the worker is
+killed and the task runs again elsewhere, and when the future is released while the task
+runs on. At that moment, before ``future.result()`` returns, the client gives the borrow
+back. A plain Dask client knows nothing of borrows: keep the borrow in a variable for as
+long as the task runs.
 
 A task does not change what it has borrowed: :func:`update` is an error there. It
-returns the new value, as every task does. An attempt at the task whose worker is lost
-leaves no trace, then: the next attempt finds the object as it was.
+returns the new value, as every task does. So an attempt whose worker is lost leaves no
+trace: the next attempt finds the object as it was.
 
 Known limits
 ------------
 If the owner's process is killed, the object stays for as long as its store does. When a
 task's result is lost after the task had ended, and Dask runs the task again, it finds
 the object only if the owner has neither dropped nor updated it. A client that closes
-takes back what it has lent, even if its tasks go on. A cancelled task may read what it
-borrowed after that was given back: Dask does not stop running functions.
+takes back what it has lent, even if its tasks go on. A cancelled task may read a
+borrowed object after the borrow was given back: Dask does not stop running functions.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ from typing import Any, TypeVar, cast
 
 from daskref.exceptions import MissingKeyError, ResolveError
 from daskref.objects.reference import Reference, describe
-from daskref.ownership.borrows import Borrow, Ownership
+from daskref.ownership.borrows import Ownership
 from daskref.ownership.factories import BorrowFactory, OwnedFactory
 from daskref.ownership.proxies import OwnedProxy, RefMutProxy, RefProxy, refuse
 from daskref.ownership.rules import (
@@ -65,13 +64,7 @@ from daskref.ownership.rules import (
     SHARED_OR_MUTABLE,
     VALID,
 )
-from daskref.proxy.proxy import (
-    Proxy,
-    extract,
-    get_factory,
-    is_proxy,
-    is_resolved,
-)
+from daskref.proxy.proxy import Proxy, extract, get_factory, is_proxy, is_resolved
 from daskref.proxy.states import forget, populate
 from daskref.store.factory import StoreFactory, factory_of
 from daskref.store.registry import opened
@@ -91,6 +84,15 @@ def _populate(proxy: Any, source: Any) -> None:
         populate(proxy, extract(source))
 
 
+def _borrow(kind: Any, proxy: Any, mutable: bool, populate_target: bool) -> Any:
+    borrowed = _ownership(proxy, "borrowed").borrow(mutable)
+    factory = borrowed.ownership.factory
+    made = kind(BorrowFactory(factory, borrowed.id, mutable, borrowed))
+    if populate_target:
+        _populate(made, proxy)
+    return made
+
+
 def borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefProxy[T]:
     """Borrow an owned object, to read it.
 
@@ -99,25 +101,22 @@ def borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefProxy[T]
     proxy
         The owner; not resolved by this.
     populate_target
-        If the owner is resolved, so is the borrow, to the same object: what is changed
-        in it in place is seen by both.
+        If the owner is resolved, so is the borrow, to the same object: both see changes
+        in place.
 
     Returns
     -------
     RefProxy
-        A proxy that keeps the object in the store until it is dropped, deleted, or the
-        Dask task that it is sent to ends.
+        A proxy that keeps the object in the store until the proxy is dropped or
+        deleted, or the Dask task that it is sent to ends.
 
     Raises
     ------
     OwnershipError
-        If it is no owner, or is mutably borrowed.
+        If *proxy* is no owner, or is mutably borrowed.
     """
-    borrowed = _ownership(proxy, "borrowed").borrow(mutable=False)
-    made = RefProxy(_factory_of(borrowed))
-    if populate_target:
-        _populate(made, proxy)
-    return cast("RefProxy[T]", made)
+    made: RefProxy[T] = _borrow(RefProxy, proxy, False, populate_target)
+    return made
 
 
 def mut_borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefMutProxy[T]:
@@ -125,36 +124,26 @@ def mut_borrow(proxy: OwnedProxy[T], *, populate_target: bool = True) -> RefMutP
 
     Parameters
     ----------
-    proxy
-        The owner; not resolved by this.
-    populate_target
+    proxy, populate_target
         See :func:`borrow`.
 
     Returns
     -------
     RefMutProxy
-        As for :func:`borrow`. It can be sent to one task, which returns what it has
-        made of the object.
+        As for :func:`borrow`. It can be sent to one task, which returns the changed
+        object.
 
     Raises
     ------
     OwnershipError
-        If it is no owner, or is borrowed.
+        If *proxy* is no owner, or is borrowed.
 
     See Also
     --------
     update : Write the changes to the store.
     """
-    borrowed = _ownership(proxy, "borrowed").borrow(mutable=True)
-    made = RefMutProxy(_factory_of(borrowed))
-    if populate_target:
-        _populate(made, proxy)
-    return cast("RefMutProxy[T]", made)
-
-
-def _factory_of(borrowed: Borrow) -> BorrowFactory:
-    factory = borrowed.ownership.factory
-    return BorrowFactory(factory, borrowed.id, borrowed.mutable, borrowed)
+    made: RefMutProxy[T] = _borrow(RefMutProxy, proxy, True, populate_target)
+    return made
 
 
 def clone(proxy: OwnedProxy[T]) -> OwnedProxy[T]:
@@ -163,23 +152,23 @@ def clone(proxy: OwnedProxy[T]) -> OwnedProxy[T]:
     Parameters
     ----------
     proxy
-        The owner. What was changed in its local object and not written with
-        :func:`update` is in the clone's local object, a deep copy, as well.
+        The owner. Changes in its local object that :func:`update` has not written are
+        in the clone's local object, a deep copy, as well.
 
     Returns
     -------
     OwnedProxy
-        Nothing is copied in the store where it can give one object two keys.
+        Nothing is copied in a store that can give one object two keys.
 
     Raises
     ------
     OwnershipError
-        If it is no owner, or is mutably borrowed.
+        If *proxy* is no owner, or is mutably borrowed.
     ResolveError
         If the object is not in the store any more.
     """
     ownership = _ownership(proxy, "cloned")
-    # a borrow, so that it stays as it is until it is copied
+    # a borrow, so that the object stays as it is until it is copied
     borrowed = ownership.borrow(mutable=False)
     try:
         factory = ownership.factory
@@ -209,15 +198,10 @@ def into_owned(proxy: Proxy[T], *, populate_target: bool = True) -> OwnedProxy[T
     ----------
     proxy
         A proxy that a store made. Copies of it, here or elsewhere, stay usable until
-        the owner goes; that there is no other owner is checked in this process only.
-        If it was made for a single use, the owner is not.
+        the owner goes; only this process is searched for another owner. The owner of a
+        single-use proxy is not single-use.
     populate_target
         If the proxy is resolved, so is the owner, to the same object.
-
-    Returns
-    -------
-    OwnedProxy
-        The owner.
 
     Raises
     ------
@@ -240,7 +224,7 @@ def update(
     *,
     serializer: Callable[[T], Any] | None = None,
 ) -> None:
-    """Write what was changed in the local object to the store.
+    """Write the changes in the local object to the store.
 
     Parameters
     ----------
@@ -248,13 +232,14 @@ def update(
         The owner, or a mutable borrow. If it is not resolved, nothing happens.
     serializer
         ``(object) -> buffer`` in place of the store's; the deserializer that the proxy
-        was made with reads it then. Without one the store's own are used from here on.
+        was made with reads it then. Without one, the store's own are used from here on.
 
     Raises
     ------
     OwnershipError
-        If it is neither; if it is the owner and is borrowed; if it is a borrow that has
-        ended, or that has left its owner's process, as those in Dask's tasks have.
+        If *proxy* is neither; if it is the owner and is borrowed; if it is a borrow
+        that has ended, or that has left its owner's process, as those in Dask's tasks
+        have.
     NotProxiableError
         If the changed object does not serialize.
     ConnectorError
@@ -262,8 +247,8 @@ def update(
 
     Notes
     -----
-    Works with every connector: a new object is put, the owner points at it, and the
-    one before is deleted.
+    Works with every connector: puts a new object, points the owner at it, and deletes
+    the one before.
     """
     factory = get_factory(proxy) if is_proxy(proxy) else None
     if isinstance(factory, OwnedFactory):
@@ -322,8 +307,8 @@ def drop(proxy: OwnedProxy[Any] | RefProxy[Any] | RefMutProxy[Any]) -> None:
     Raises
     ------
     OwnershipError
-        If it is an owner and is borrowed; if it is a plain proxy, or a borrow that is
-        in another process than its owner: that ends with its task.
+        If *proxy* is an owner and is borrowed; if it is a plain proxy, or a borrow that
+        is in another process than its owner: that ends with its task.
     ConnectorError
         If the object could not be deleted; it has no owner any more.
     """

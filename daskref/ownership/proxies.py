@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def refuse(proxy: Any, reason: str, rule: str) -> NoReturn:
-    """Raise the error that names a rule."""
+    """Raise the error that quotes a rule."""
     factory = get_factory(proxy) if is_proxy(proxy) else None
     raise violation(repr(factory or type(proxy)), reason, rule)
 
@@ -52,9 +52,9 @@ class OwnedProxy(_Ruled[T]):
 
     Notes
     -----
-    When the proxy is deleted, the object is deleted from the store: before ``del``
-    returns, unless that runs on an event loop, the object is lent, or the store takes
-    longer than a second. At the exit of the process as well, lent or not.
+    Deleting the proxy deletes the object from the store: before ``del`` returns, unless
+    ``del`` runs on an event loop, the object is borrowed, or the store takes longer
+    than a second. The exit of the process deletes the object as well, borrowed or not.
 
     See Also
     --------
@@ -104,6 +104,6 @@ class RefMutProxy(_Borrowed[T]):
     __slots__ = ()
 
 
-# Or they would be found in front of the target's.
+# Else p.__slots__ would find them before the target's.
 for _cls in (_Ruled, OwnedProxy, _Borrowed, RefProxy, RefMutProxy):
     type.__delattr__(_cls, "__slots__")

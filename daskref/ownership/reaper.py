@@ -7,12 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from daskref.background import (
-    Background,
-    forget_in_child,
-    is_on_event_loop,
-    make_lock,
-)
+from daskref.background import Background, forget_in_child, is_on_event_loop, make_lock
 
 #: Seconds for which the thread that drops an owner waits for its object to be deleted.
 PATIENCE = 1.0
@@ -21,7 +16,7 @@ PATIENCE = 1.0
 class Reaper:
     """A thread that deletes for finalizers; it runs while there are owners.
 
-    A finalizer may run anywhere, inside a lock of a store for instance. It takes no
+    A finalizer may run anywhere, inside a lock of a store for instance: it takes no
     locks and calls no store.
 
     Parameters
@@ -47,13 +42,13 @@ class Reaper:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Begin anew, as in a forked child, which owns nothing."""
+        """Begin anew in a forked child, which owns nothing."""
         self._tasks = deque()
         self._owners = 0
         self._in_child()
 
     def begin(self) -> None:
-        """Take note of an owner."""
+        """Count an owner."""
         with self._lock:
             self._owners += 1
             if not self._hooked:
@@ -62,23 +57,20 @@ class Reaper:
         self._background.call()
 
     def end(self) -> None:
-        """Take note that an owner's object is being deleted."""
-        self._put(None, None)
-
-    def put(self, task: Callable[[], None]) -> None:
-        """Call something in the thread."""
-        self._put(task, None)
+        """Count an owner less, once the thread has done the tasks before this."""
+        self.put(None)
 
     def put_and_wait(self, task: Callable[[], None]) -> None:
-        """Call something in the thread; wait for it, but not long, nor on a loop."""
+        """Call a task in the thread; wait a second at most, and on no event loop."""
         done = threading.Event()
-        self._put(task, done)
+        self.put(task, done)
         if not is_on_event_loop():
             done.wait(PATIENCE)
 
-    def _put(
-        self, task: Callable[[], None] | None, done: threading.Event | None
+    def put(
+        self, task: Callable[[], None] | None, done: threading.Event | None = None
     ) -> None:
+        """Call a task in the thread, then set the event. Takes no lock."""
         self._tasks.append((task, done))
         self._background.wake()
 

@@ -1,4 +1,4 @@
-"""The rules of owners and borrowers, in the words that errors name them with."""
+"""The rules of owners and borrowers, as errors quote them."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ _ERRORS: dict[str, type[OwnershipError]] = {
 
 
 def violation(proxy: str, reason: str, rule: str) -> OwnershipError:
-    """Return the error that names a rule; see :class:`OwnershipError`."""
+    """Return the error that quotes a rule; see :class:`OwnershipError`."""
     return _ERRORS.get(rule, OwnershipError)(proxy, reason, rule)
