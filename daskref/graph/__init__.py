@@ -1,13 +1,13 @@
-"""Task graphs: nodes that stand for stored values, and what puts them there.
+"""Task graphs: nodes that stand for stored values, and the code that puts them there.
 
-Read ``nodes`` first: what takes the place of a value, or of a task with large values in
-it, and what a worker calls. Then, as a graph leaves a client:
+Read ``nodes`` first: what replaces a value, or a task with large values in it, and what
+a worker calls. Then, as a graph leaves a client:
 
-- ``expressions``: a whole graph: what in it is large
+- ``expressions``: large values of a whole graph
 - ``packing``: one task: its large values are stored beside its pickle
-- ``literals``: sizes, as cheaply as can be: of values, and of functions with what they
+- ``literals``: cheap estimates of the size of values, and of functions with what they
   close over
-- ``_pickling``: what a task is pickled with, and scanned, and hashed
+- ``_pickling``: picklers that scan, divide and hash tasks
 - ``lazy``: arguments that arrive as proxies
-- ``frames``: our frames, left out of tracebacks as Dask's own are
+- ``frames``: hides frames of daskref in tracebacks, as Dask hides its own
 """

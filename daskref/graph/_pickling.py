@@ -1,4 +1,4 @@
-"""Picklers of tasks: they find what is large, and leave out what is stored apart.
+"""Picklers of tasks: they find large values, and leave out the values stored apart.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -6,7 +6,7 @@ Private Dask names used here, checked by ``tests/package/test_private_names.py``
 name                                    what for
 ======================================  ============================================
 ``_task_spec.TaskRef``                  futures among arguments
-``_task_spec.Task``                     calls, with what a user names in them
+``_task_spec.Task``                     calls, with the objects that they name
 ======================================  ============================================
 """
 
@@ -35,7 +35,7 @@ from daskref.objects.codec import Encoded, encode
 from daskref.objects.pickling import ByValuePickler
 
 _CONTAINERS = frozenset({list, tuple, set, frozenset, dict})
-#: How many objects of one task are looked into on their own, to see if they are large.
+#: Objects of one task that are looked into on their own, to see if they are large.
 _TRIES = 64
 
 
@@ -56,7 +56,9 @@ class Scan(NamedTuple):
 
 
 class _File(io.BytesIO):
-    most: int
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
 
     def write(self, piece: Any) -> int:
         if self.tell() + memoryview(piece).nbytes > self.most:
@@ -65,8 +67,10 @@ class _File(io.BytesIO):
 
 
 class _Scanner(ByValuePickler):
-    threshold: int
-    by_key: bool
+    def __init__(self, file: Any, feed: Any, threshold: int, by_key: bool) -> None:
+        super().__init__(file, feed)
+        self.threshold = threshold
+        self.by_key = by_key
 
     def persistent_id(self, obj: Any) -> Any:
         nbytes = exact_nbytes(obj)
@@ -78,41 +82,25 @@ class _Scanner(ByValuePickler):
 
 
 def scan(obj: Any, threshold: int, for_hash: bool = False) -> Scan:
-    """Pickle an object, up to the first large value in it.
+    """Pickle an object; raise FoundLargeError at the first large value in it.
 
-    Parameters
-    ----------
-    obj
-        The object.
-    threshold
-        Bytes that no value in it may have whose type says how large it is.
-    for_hash
-        Whether all together may have no more, and the pickle is to be hashed only: it
-        has no buffers beside it, and futures in it count by their keys.
-
-    Raises
-    ------
-    FoundLargeError
-        If there is more.
-    Exception
-        Whatever pickling the object raises.
+    A value is large if its type determines its size, above *threshold* bytes.
+    *for_hash*: raise if the whole pickle is larger, too; it has no buffers beside it,
+    and futures in it count by their keys. Raises whatever pickling raises.
     """
-    file = _File()
-    file.most = threshold if for_hash else sys.maxsize
+    file = _File(threshold if for_hash else sys.maxsize)
     buffers: list[pickle.PickleBuffer] = []
-    scanner = _Scanner(file, None if for_hash else buffers.append)
-    scanner.threshold = threshold
-    scanner.by_key = for_hash
-    scanner.dump(obj)
+    feed = None if for_hash else buffers.append
+    _Scanner(file, feed, threshold, for_hash).dump(obj)
     return Scan(file.getvalue(), buffers)
 
 
 class Looked:
-    """What is known of one object, for as long as one call to the client lasts."""
+    """What one call to the client has found out about an object."""
 
     def __init__(self, obj: Any) -> None:
         self.obj = obj  # or its id would be another's
-        #: Bytes of its own, what is stored apart of it left out; its parts, by ``id``
+        #: Its bytes without the parts stored apart; its parts, by ``id``.
         self.own: tuple[int, dict[int, Any]] | None = None
         self._encoded: Encoded | None = None
         self._identities: set[int] | None = None
@@ -125,13 +113,13 @@ class Looked:
 
     @property
     def nbytes(self) -> int:
-        """What is known of its size by now; 0 if that is nothing."""
+        """The largest size known by now; 0 if none is."""
         own = 0 if self.own is None else self.own[0]
         return own if self._encoded is None else max(own, self._encoded.nbytes)
 
     @property
     def identities(self) -> set[int]:
-        """The objects that are in it."""
+        """The ``id`` of each object in it."""
         if self._identities is None:
             if exact_nbytes(self.obj) is not None or self.encoded.pickle is None:
                 self._identities = {id(self.obj)}
@@ -145,12 +133,9 @@ def value_of(obj: Any) -> Any:
 
 
 def named_in(obj: Any) -> dict[int, Any]:
-    """Return the long lists, dicts and the like that a user has named in a call.
+    """Return the long lists, dicts and the like that a user has named, by ``id``.
 
-    Parameters
-    ----------
-    obj
-        A task, or a tuple of what belongs to a call.
+    *obj*: a task, or a tuple of the parts of a call.
     """
     found: dict[int, Any] = {}
     seen: dict[int, Any] = {}
@@ -191,7 +176,7 @@ class _Counter:
 
 
 class Divider(Protocol):
-    """Decides what is stored apart of a task."""
+    """Decides which values of a task are stored apart."""
 
     #: Size in bytes above which a value is.
     threshold: int
@@ -204,21 +189,35 @@ class Divider(Protocol):
 
 
 class TaskPickler(ByValuePickler):
-    """Pickles a task with numbers in the places of what is stored apart."""
+    """Pickles a task with numbers in the places of values stored apart."""
 
-    divider: Divider
-    #: What is stored apart, by number.
+    #: Values stored apart, by number.
     apart: list[Any]
-    #: ``id`` of what is not.
-    inline: set[int]
-    #: Lists and the like that may be, by ``id``.
-    named: dict[int, Any]
-    #: Whether futures count by their keys, in a pickle that is hashed only.
-    by_key: bool
-    _numbers: dict[int, int]
-    #: What is not looked into, by ``id``.
+    #: Objects that are not looked into, by ``id``.
     tried: dict[int, Any]
-    _tries: int
+    _numbers: dict[int, int]
+
+    def __init__(
+        self,
+        file: Any,
+        feed: Any,
+        divider: Divider,
+        inline: set[int],
+        *,
+        named: dict[int, Any] | None = None,
+        by_key: bool = False,
+        tries: int = _TRIES,
+    ) -> None:
+        super().__init__(file, feed)
+        self.divider = divider
+        #: ``id`` of objects that are not stored apart.
+        self.inline = inline
+        #: Lists and the like that may be stored apart, by ``id``.
+        self.named = named or {}
+        #: Whether futures count by their keys, in a pickle that is hashed only.
+        self.by_key = by_key
+        self.apart, self.tried, self._numbers = [], {}, {}
+        self._tries = tries
 
     def persistent_id(self, obj: Any) -> Any:
         cls = type(obj)
@@ -238,12 +237,8 @@ class TaskPickler(ByValuePickler):
     def may_try(self, obj: Any, counts: bool) -> bool:
         """Tell whether to look into an object, to see if it is large.
 
-        Parameters
-        ----------
-        obj
-            Not if it is a part of another that is not.
-        counts
-            Whether only so many may be looked into.
+        Not into parts of an object that is not. *counts*: whether the number of such
+        objects is limited.
         """
         if id(obj) in self.tried:
             return False
@@ -254,45 +249,20 @@ class TaskPickler(ByValuePickler):
             self._tries -= 1
         return True
 
-    def skip(self, parts: dict[int, Any]) -> None:
-        """Look into none of these."""
-        self.tried |= parts
-
-
-def task_pickler(
-    file: Any, feed: Any, divider: Divider, inline: set[int], tries: int = _TRIES
-) -> TaskPickler:
-    pickler = TaskPickler(file, feed)
-    pickler.divider = divider
-    pickler.apart = []
-    pickler.inline = inline
-    pickler.named = {}
-    pickler.by_key = False
-    pickler._numbers = {}
-    pickler.tried = {}
-    pickler._tries = tries
-    return pickler
-
 
 def own_size(
     obj: Any, divider: Divider, inline: set[int], divided: bool
 ) -> tuple[int, dict[int, Any]]:
-    """Return the size of an object, and what is in it, by ``id``.
+    """Return the size of an object, and the objects in it, by ``id``.
 
-    Parameters
-    ----------
-    obj
-        The object.
-    inline
-        ``id`` of what is not stored apart.
-    divided
-        Whether to leave out what is stored apart of the object.
+    *inline*: ``id`` of objects that are not stored apart. *divided*: whether to leave
+    out the values stored apart.
     """
     looked = divider.look(obj)
     if looked.own is None:
         if divided:
             counter = _Counter()
-            inner = task_pickler(counter, counter.feed, divider, inline, 0)
+            inner = TaskPickler(counter, counter.feed, divider, inline, tries=0)
             inner.dump(obj)
             looked.own = counter.nbytes, inner.tried
         else:
@@ -304,7 +274,7 @@ def own_size(
 
 
 def hashed(obj: Any, divider: Divider) -> tuple[str, bool] | None:
-    """Return a hash of an object, and whether something large is in it.
+    """Return a hash of an object, and whether it contains something large.
 
     ``None`` if it does not pickle. Futures in it count by their keys.
     """
@@ -318,9 +288,8 @@ def hashed(obj: Any, divider: Divider) -> tuple[str, bool] | None:
     except Exception:
         return None
     file = io.BytesIO()
-    pickler = task_pickler(file, None, divider, set())
-    pickler.by_key = True
-    pickler.named = named_in(obj)
+    named = named_in(obj)
+    pickler = TaskPickler(file, None, divider, set(), named=named, by_key=True)
     try:
         pickler.dump(obj)
         apart = map(value_of, pickler.apart)

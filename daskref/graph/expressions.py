@@ -55,10 +55,7 @@ SHARED = 100_000
 
 
 class Prepickled:
-    """An expression that was pickled by the scan already.
-
-    Pickles as the expression, for the cost of handing the bytes on.
-    """
+    """An expression that the scan has pickled; pickling it hands the bytes on."""
 
     def __init__(self, data: bytes, buffers: list[pickle.PickleBuffer]) -> None:
         self._data = data
@@ -82,7 +79,7 @@ class GraphExpr(LLGExpr):
 
 
 def is_small_expr(expr: Any, threshold: int) -> bool:
-    """Tell whether nothing in an expression is large, surely and at a glance."""
+    """Tell whether an expression surely contains nothing large, at a glance."""
     cls = type(expr)
     if cls is dict and not expr:  # Dask asks for keys that the scheduler has
         return True
@@ -115,43 +112,32 @@ def _is_small_map(expr: _MapExpr, threshold: int) -> bool:
 
 
 def pack_expr(expr: Any, packer: Packer) -> Any:
-    """Replace the large literals of an expression.
+    """Replace the large literals of an expression that a Dask client is about to send.
 
-    Parameters
-    ----------
-    expr
-        What a Dask client is about to send.
-    packer
-        Of this call to the client. Blocks while it puts.
-
-    Returns
-    -------
-    object
-        Something that pickles as an equivalent expression: *expr* itself where it is
-        surely small or does not pickle (Dask then raises its own error).
+    Blocks while *packer*, made for this call to the client, puts. Returns an object
+    that pickles as an equivalent expression: *expr* itself if it is surely small or
+    does not pickle (Dask then raises its own error).
     """
     threshold = packer.threshold
     if is_small_expr(expr, threshold):
         return expr
-    if type(expr) is _MapExpr and not all(
-        small_value(value, SHARED) for value in expr.kwargs.values()
-    ):
-        return _pack_graph(expr, packer) or expr
-    if packer.knows_large:  # from the hash of the call: no need to look for it
-        return _pack_graph(expr, packer) or expr
+    # hashing the call, or a keyword of `map`, has shown something large
+    is_large = packer.knows_large or (
+        type(expr) is _MapExpr
+        and not all(small_value(value, SHARED) for value in expr.kwargs.values())
+    )
     try:
-        scanned = scan(expr, threshold)
+        scanned = None if is_large else scan(expr, threshold)
     except FoundLargeError:
-        return _pack_graph(expr, packer) or expr
+        scanned = None
     except OwnershipError:
         raise
     except Exception:  # does not pickle: Dask has other ways, and its own error
         return expr
-    if scanned.nbytes > threshold:
+    packed = None
+    if scanned is None or scanned.nbytes > threshold:
         packed = _pack_graph(expr, packer)
-        if packed is not None:
-            return packed
-    return Prepickled(*scanned)
+    return packed or (Prepickled(*scanned) if scanned else expr)
 
 
 def _pack_graph(expr: Expr, packer: Packer) -> Any:
@@ -174,10 +160,10 @@ def _pack_graph(expr: Expr, packer: Packer) -> Any:
 def _map_graph(expr: _MapExpr, packer: Packer) -> tuple[dict[Any, GraphNode], bool]:
     """Return the tasks of a ``map``, and whether Dask would make others.
 
-    Dask makes a task of each large keyword: its result is shared by the tasks of a
-    worker, and the task has no priority, which ends the scheduler's work on the graph
-    with an assertion (2026.8.0). Here the keyword goes by reference; or, if the store
-    does not take it, its pickle is shared, and each task has an object of its own.
+    Dask makes a task of each large keyword: the tasks of a worker share its result, and
+    the task has no priority, which ends the scheduler's work on the graph with an
+    assertion (2026.8.0). Here the keyword goes by reference; or, if the store does not
+    take it, its pickle is shared, and each task has an object of its own.
     """
     dsk: dict[Any, GraphNode] = {}
     kwargs: dict[str, Any] = {}
@@ -214,7 +200,7 @@ def _makes_a_task(value: Any) -> bool:
 
 
 def graph_of(packed: Any, expr: Any) -> Mapping[Any, Any]:
-    """Return the tasks of what :func:`pack_expr` made of an expression, by key."""
+    """Return the tasks of a result of :func:`pack_expr`, by key."""
     expr = expr if isinstance(packed, Prepickled) else packed
     graph: Mapping[Any, Any] = convert_legacy_graph(expr.__dask_graph__())
     return graph
@@ -223,14 +209,9 @@ def graph_of(packed: Any, expr: Any) -> Mapping[Any, Any]:
 def references_by_key(
     graph: Mapping[Any, Any], keys: Iterable[Any]
 ) -> dict[Any, set[Reference]]:
-    """Tell what the computation of each key needs, its dependencies' needs included.
+    """Return the references that computing each key needs, for its dependencies too.
 
-    Parameters
-    ----------
-    graph
-        From :func:`graph_of`.
-    keys
-        Keys of the graph.
+    *graph*: from :func:`graph_of`, with *keys* in it.
     """
     needed: dict[Any, set[Reference]] = {}
     stack = list(keys := list(keys))

@@ -1,4 +1,4 @@
-"""Frames of ours that tracebacks leave out, wherever they leave out Dask's own."""
+"""Frames of daskref that tracebacks leave out, as they leave out Dask's own."""
 
 from __future__ import annotations
 
@@ -11,19 +11,12 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def hidden_like(module: ModuleType) -> Callable[[F], F]:
-    """Let tracebacks treat a function as if a module of Dask's had it.
+    """Let tracebacks treat a function as if *module*, one of Dask's, had it.
 
-    Parameters
-    ----------
-    module
-        Of Dask's.
-
-    Notes
-    -----
-    Dask goes by the names of files: workers by a fixed list, clients by the setting
-    ``admin.traceback.shorten``, which is the user's to change. The name that the
-    function's code gets leads to our file, but through the name of Dask's. Whatever
-    reads source files takes the detour out, or asks the module's loader.
+    Dask leaves out frames by file name: workers by a fixed list, clients by the setting
+    ``admin.traceback.shorten``, which users may change. The file name that the
+    function's code gets here leads to daskref's file by way of Dask's. Code that reads
+    source files normalizes the path, or asks the module's loader.
     """
 
     def mark(func: F) -> F:

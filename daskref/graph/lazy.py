@@ -13,6 +13,7 @@ name                        what for
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from dask import _task_spec
@@ -23,16 +24,11 @@ from daskref.proxy.proxy import Proxy
 
 T = TypeVar("T")
 
-_NO_DEPENDENCIES: frozenset[Any] = frozenset()
-
 
 class Lazy(GraphNode):
     """What :func:`daskref.lazy` returns: an argument that arrives as a proxy.
 
-    Parameters
-    ----------
-    value
-        The argument; a future's key is depended on.
+    *value*: the argument; the node depends on a future's key.
     """
 
     __slots__ = ("value",)
@@ -42,10 +38,8 @@ class Lazy(GraphNode):
     def __init__(self, value: Any) -> None:
         self.key = None  # type: ignore[assignment]
         self.value = value
-        if isinstance(value, GraphNode):
-            self._dependencies = value.dependencies
-        else:
-            self._dependencies = _NO_DEPENDENCIES
+        is_node = isinstance(value, GraphNode)
+        self._dependencies = value.dependencies if is_node else frozenset()
 
     def copy(self) -> Lazy:
         return Lazy(self.value)
@@ -95,17 +89,12 @@ def lazy(x: T) -> T:
     return cast("T", Lazy(parse_input(x)))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
 class Constant:
     """Factory of a proxy whose value is at hand."""
 
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    value: Any
 
     def __call__(self) -> Any:
         """Return the value."""
         return self.value
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Constant, (self.value,)

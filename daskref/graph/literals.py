@@ -1,8 +1,8 @@
-"""How large values are, as far as that is known without serializing them.
+"""The size of values, as far as it is known without serializing them.
 
-A function that has no module on the workers travels by value: with what it closes
-over, its defaults, and the globals that it names. Most such functions are short and
-take along nothing but other functions and modules: a few microseconds of looking tell.
+A function that has no module on the workers travels by value: with its closure, its
+defaults, and the globals that it names. Most such functions are short and take along
+nothing but other functions and modules: a few microseconds of looking tell.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -39,10 +39,10 @@ SCALARS: frozenset[type] = frozenset(
     | {decimal.Decimal, fractions.Fraction, uuid.UUID}
 )
 _CONTAINERS = frozenset({tuple, list, set, frozenset})
-#: Items of a short container; longer ones are not looked into.
+#: Most items of a container that is looked into.
 FEW = 16
 
-#: How many functions, classes and values inside each other are looked into.
+#: Functions, classes and values inside each other that are looked into.
 _DEPTH = 8
 #: Nodes, which are small themselves.
 _INERT = (TaskRef, Alias, StoredNode)
@@ -54,17 +54,10 @@ WHOLE = frozenset(
 
 
 def exact_nbytes(obj: Any) -> int | None:
-    """Return how many bytes an object holds, if its exact type says so.
+    """Return the bytes that an object holds, if its exact type determines them.
 
-    Parameters
-    ----------
-    obj
-        Any object. No code of a user's runs.
-
-    Returns
-    -------
-    int or None
-        ``None`` for whatever has parts, and for subclasses. Of text, an upper bound.
+    ``None`` for objects that have parts, and for subclasses. Of text, an upper bound.
+    Runs no code of a user's.
     """
     sizer = _sizers().get(type(obj))
     return None if sizer is None else sizer(obj)
@@ -120,14 +113,8 @@ def _size_view(view: memoryview) -> int | None:
 def is_small(value: Any, threshold: int, depth: int = 4) -> bool:
     """Tell whether a value is surely small, without serializing it.
 
-    Parameters
-    ----------
-    value
-        Any object. No code of a user's runs.
-    threshold
-        Bytes that nothing in it may exceed.
-    depth
-        How many containers inside each other are looked into.
+    Nothing in it exceeds *threshold* bytes. Looks into *depth* containers inside each
+    other, and runs no code of a user's.
     """
     cls = type(value)
     if cls in SCALARS:
@@ -148,20 +135,20 @@ def _is_whole(cls: type) -> bool:
     )
 
 
-#: ``(type) -> bool``: whether its objects, if large, are stored as a whole: arrays,
-#: frames, models. Of others, what is large in them is stored.
+#: ``(type) -> bool``: whether its large objects are stored as a whole: arrays, frames,
+#: models. Of other objects, the large parts are stored.
 is_whole: Callable[[type], bool] = lru_cache(maxsize=4096)(_is_whole)
 
 
 def on_gpu(obj: Any) -> bool:
-    """Tell whether an object's memory is that of a GPU, where Dask knows better."""
+    """Tell whether an object's memory is that of a GPU, which Dask moves better."""
     if not hasattr(type(obj), "__cuda_array_interface__"):
         return False
     try:  # the object, not its class: a tensor may be here or there
         return obj.__cuda_array_interface__ is not None
     except AttributeError:
         return False
-    except Exception:  # there is one, which needs something first
+    except Exception:  # on a GPU, and not ready for the interface
         return True
 
 
@@ -169,7 +156,7 @@ def on_gpu(obj: Any) -> bool:
 
 
 def is_plain_function(func: Any) -> bool:
-    """Tell whether a function pickles as its name: nothing can hide in it."""
+    """Tell whether a function pickles as its name, which can hide nothing."""
     cls = type(func)
     if cls is BuiltinFunctionType or issubclass(cls, type):
         return getattr(func, "__module__", "__main__") != "__main__"
@@ -186,17 +173,7 @@ def is_plain_function(func: Any) -> bool:
 def is_small_function(func: Any, threshold: int) -> bool:
     """Tell whether a function is surely small, with all that it takes along.
 
-    Parameters
-    ----------
-    func
-        Any callable. No code of a user's runs.
-    threshold
-        Bytes that nothing in it may exceed.
-
-    Returns
-    -------
-    bool
-        ``False`` where it cannot be told by looking: it is to be pickled then.
+    False where only pickling can tell. Runs no code of a user's.
     """
     return is_plain_function(func) or _is_small_part(func, threshold, {}, _DEPTH)
 
@@ -226,7 +203,7 @@ def _is_small_part(
 
 
 def taken_along(function: FunctionType) -> Iterator[Any]:
-    """Yield what a function that travels by value takes along."""
+    """Yield the objects that a function takes along when it travels by value."""
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     yield from function.__dict__.values()
@@ -242,7 +219,7 @@ def taken_along(function: FunctionType) -> Iterator[Any]:
 
 @lru_cache(maxsize=1024)
 def _content(code: CodeType) -> tuple[int, frozenset[str]]:
-    """Return the bytes of a function's constants, and all names that its code has."""
+    """Return the bytes of a function's constants, and all names in its code."""
     nbytes, names, todo = len(code.co_code), set(code.co_names), list(code.co_consts)
     while todo:
         const = todo.pop()
@@ -264,7 +241,7 @@ def small_value(value: Any, threshold: int) -> bool:
 
 
 def small_call(func: Any, values: Iterable[Any], threshold: int) -> bool:
-    """Tell whether nothing in a call is large, surely."""
+    """Tell whether a call surely contains nothing large."""
     return is_small_function(func, threshold) and all(
         small_value(value, threshold) for value in values
     )

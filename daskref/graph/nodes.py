@@ -1,7 +1,7 @@
 """Graph nodes that stand for stored values.
 
-They are inert: wherever a graph travels they are a few hundred bytes. A worker's task
-thread calls them, as it calls any node among a task's arguments.
+They are inert: a few hundred bytes wherever a graph travels. A worker's task thread
+calls them, as it calls any node among a task's arguments.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dask import _task_spec
 from dask._task_spec import GraphNode, Task
@@ -32,6 +32,9 @@ from daskref.objects.reference import Reference
 from daskref.proxy.proxy import Proxy
 from daskref.store.factory import StoreFactory, resolve_reference
 
+if TYPE_CHECKING:
+    from typing import Self
+
 _NO_DEPENDENCIES: frozenset[Any] = frozenset()
 
 
@@ -42,8 +45,18 @@ class StoredNode(GraphNode):
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The references that the node needs to be alive."""
+        """The references that must be alive for the node."""
+        return ()
+
+    def _state(self) -> tuple[Any, ...]:
+        """Return the arguments that make a copy."""
         raise NotImplementedError
+
+    def copy(self) -> Self:
+        return type(self)(*self._state())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._state()
 
     @property
     def data_producer(self) -> bool:
@@ -66,15 +79,8 @@ class StoredNode(GraphNode):
 class ReferenceNode(StoredNode):
     """A stored value that has a key of its own, such as scattered data.
 
-    The call returns a proxy that daskref resolves at the next task boundary: holding it
-    costs nothing, and each task gets an object of its own.
-
-    Parameters
-    ----------
-    key
-        The key in the graph.
-    reference
-        What to resolve.
+    The call returns a proxy, which daskref resolves at the next task boundary: holding
+    the proxy costs nothing, and each task gets an object of its own.
     """
 
     __slots__ = ("reference",)
@@ -90,17 +96,14 @@ class ReferenceNode(StoredNode):
     def references(self) -> tuple[Reference, ...]:
         return (self.reference,)
 
-    def copy(self) -> ReferenceNode:
-        return ReferenceNode(self.key, self.reference)
+    def _state(self) -> tuple[Any, ...]:
+        return self.key, self.reference
 
     def __call__(self, values: Any = ()) -> Any:
         return Proxy(StoreFactory(self.reference, transparent=True))
 
     def __repr__(self) -> str:
         return f"ReferenceNode({self.reference!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ReferenceNode, (self.key, self.reference)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return self.reference.__dask_tokenize__()
@@ -109,15 +112,9 @@ class ReferenceNode(StoredNode):
 class EncodedNode(StoredNode):
     """A small value that has a key of its own, such as scattered data.
 
-    It is unpickled where the value is wanted, never on the scheduler, which may lack
-    what it is made of.
-
-    Parameters
-    ----------
-    key
-        The key in the graph.
-    data
-        What :func:`daskref.objects.codec.encode` makes of the value.
+    The process that uses the value unpickles *data*, made by
+    :func:`daskref.objects.codec.encode`; the scheduler, which may lack the value's
+    type, does not.
     """
 
     __slots__ = ("data",)
@@ -129,12 +126,8 @@ class EncodedNode(StoredNode):
         self.data = data
         self._dependencies = _NO_DEPENDENCIES
 
-    @property
-    def references(self) -> tuple[Reference, ...]:
-        return ()
-
-    def copy(self) -> EncodedNode:
-        return EncodedNode(self.key, self.data)
+    def _state(self) -> tuple[Any, ...]:
+        return self.key, self.data
 
     def __call__(self, values: Any = ()) -> Any:
         # a new one each time, as writable as the original
@@ -146,23 +139,20 @@ class EncodedNode(StoredNode):
     def __sizeof__(self) -> int:
         return 512 + len(self.data)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return EncodedNode, (self.key, self.data)
-
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return "daskref.EncodedNode", self.data
 
 
-#: Nodes that only stand for a value: nothing has to be computed.
+#: Nodes that stand for a value: nothing has to be computed.
 VALUES = (ReferenceNode, EncodedNode)
 
 
 class Place(NamedTuple):
-    """What takes the place of a stored value inside a pickle."""
+    """The place of a stored value inside a pickle."""
 
-    #: Which of the references.
+    #: Index of its reference.
     reference: int
-    #: Which item of the stored tuple, if the value was stored with others.
+    #: Index in the stored tuple, if the value was stored with others.
     item: int | None = None
     #: Whether it arrives as a proxy, for the user.
     lazily: bool = False
@@ -173,25 +163,19 @@ class PackedNode(StoredNode):
 
     Parameters
     ----------
-    key
-        The key in the graph.
     data
         The task pickled, with persistent ids in the places of stored values: bytes, or
         a reference to them where they are large themselves, or to the task.
     places
-        What the persistent ids number. Objects of one number are one object.
+        Indexed by persistent id. Objects of one id are one object.
     inside
         The references that the places name.
-    dependencies
-        The task's.
-    is_coro
-        Whether its function is a coroutine function.
+    dependencies, is_coro, data_producer
+        Those of the task.
     title
-        How it is shown.
+        The ``repr``.
     subs
-        What was substituted in the task since, in order.
-    data_producer
-        Whether it loads data: the scheduler lets such tasks wait for a free thread.
+        Substitutions made in the task since, in order.
     """
 
     __slots__ = (
@@ -240,11 +224,8 @@ class PackedNode(StoredNode):
     def is_coro(self) -> bool:
         return self._is_coro
 
-    def copy(self) -> PackedNode:
-        return PackedNode(*self._state())
-
     def substitute(self, subs: Any, key: Any = None) -> GraphNode:
-        # the task is out of reach until it is loaded: it is told then
+        # the task is out of reach until it is loaded: it is substituted then
         told = {k: subs[k] for k in self._dependencies & subs.keys() if subs[k] != k}
         if not told and key in (None, self.key):
             return self
@@ -260,10 +241,7 @@ class PackedNode(StoredNode):
     def load(self) -> GraphNode:
         """Return the task, with new private objects in the places. Blocks.
 
-        Raises
-        ------
-        ResolveError
-            If one of them cannot be had.
+        Raises ResolveError if one of them cannot be had.
         """
         data = self.data
         if isinstance(data, Reference):
@@ -293,9 +271,6 @@ class PackedNode(StoredNode):
             *(self._is_coro, self.title, self.subs, self._data_producer),
         )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PackedNode, self._state()
-
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         parts = (ref.__dask_tokenize__() for ref in self.references)
         data = None if isinstance(self.data, Reference) else self.data
@@ -303,7 +278,7 @@ class PackedNode(StoredNode):
 
 
 def _keys_of(substitute: Any) -> frozenset[Any]:
-    """Return what stands for a dependency: a key, or what a node depends on."""
+    """Return the keys that a substitute for a dependency depends on."""
     if isinstance(substitute, GraphNode):
         return substitute.dependencies
     return frozenset([getattr(substitute, "key", substitute)])
@@ -362,5 +337,5 @@ def _find_nodes(node: Any, found: list[StoredNode]) -> None:
 
 
 def references_in(node: Any) -> set[Reference]:
-    """Return the references that a graph node needs to be alive."""
+    """Return the references that must be alive for a graph node."""
     return {ref for stored in nodes_in(node) for ref in stored.references}

@@ -1,21 +1,21 @@
 """Large values inside one task -> references.
 
 Two rules. *Identity decides what is one object*: a task is pickled as a whole, with
-function and arguments, so what is one object in it arrives as one, wherever it lies.
-*Content decides what is stored once*: what is large is stored beside the pickle, and
-has a persistent id there.
+function and arguments, so one object in it arrives as one, wherever it lies. *Content
+decides what is stored once*: large values are stored beside the pickle, and have a
+persistent id there.
 
-What is stored apart is
+Values that are stored apart:
 
 - a value whose bytes lie in one piece: an array, ``bytes``, text, …;
-- a whole object of one of the packages whose objects are such (arrays with more to
-  them, frames, models), with all that is in it;
-- any other object that is still large without what is stored apart of it; of lists,
-  dicts and the like, those that a user has named: arguments, what a function closes
+- a whole object of a package in ``literals.WHOLE`` (arrays with more to them, frames,
+  models), with all that is in it;
+- any other object that is still large without its parts stored apart; of lists, dicts
+  and the like, those that a user has named: arguments, objects that a function closes
   over, and the items of short ones.
 
-If two of these share a part, or share one with the rest of the task, they would arrive
-with a copy of it each: those are stored together, or not apart.
+If two of these share a part, or share one with the rest of the task, each would arrive
+with a copy of it: those are stored together, or not apart.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -50,7 +50,6 @@ from daskref.graph._pickling import (
     hashed,
     named_in,
     own_size,
-    task_pickler,
     value_of,
 )
 from daskref.graph.lazy import Lazy
@@ -69,7 +68,7 @@ from daskref.objects.pickling import identities_in
 from daskref.objects.reference import Reference
 from daskref.proxy.proxy import Proxy
 
-#: ``(obj, encoded) -> Reference | None``: put a value, or say that it stays in-band.
+#: ``(obj, encoded) -> Reference | None``: put a value; ``None``: it stays in-band.
 Put = Callable[[Any, Encoded], "Reference | None"]
 
 #: Classes whose objects are never stored apart, whatever they hold.
@@ -77,15 +76,15 @@ _STRUCTURE = (
     *(GraphNode, TaskRef, Proxy, type, ModuleType, functools.partial),
     pickle.PickleBuffer,
 )
-#: How often a task is pickled until nothing that is stored apart shares a part with it.
+#: Attempts to pickle a task that shares no part with the values stored apart.
 _ATTEMPTS = 4
 
 
 class Packed(NamedTuple):
-    """A pickle, and what is stored beside it.
+    """A pickle, and the values stored beside it.
 
-    The data are a reference where the pickle is stored, being large itself, or the
-    object as a whole.
+    The data are a reference if the pickle, being large itself, is stored, or the object
+    as a whole.
     """
 
     data: bytes | Reference
@@ -94,7 +93,7 @@ class Packed(NamedTuple):
 
 
 class Packer:
-    """Stores what is large in the tasks of one call to the client.
+    """Stores the large values in the tasks of one call to the client. Not thread-safe.
 
     Parameters
     ----------
@@ -105,17 +104,13 @@ class Packer:
     looked
         What the same call has found before; it must not outlive the call, for objects
         may change between two.
-
-    Notes
-    -----
-    Not thread-safe.
     """
 
     threshold: int
     _put: Put
     _looked: dict[int, Looked]
     _together: dict[tuple[int, ...], Looked]
-    #: ``id`` of what goes by reference in all tasks.
+    #: ``id`` of objects that go by reference in all tasks.
     _shared: set[int]
     _small: dict[int, Any]
 
@@ -134,13 +129,10 @@ class Packer:
     def node(self, node: GraphNode) -> GraphNode:
         """Return a node of a graph with its large values replaced.
 
-        Parameters
-        ----------
-        node
-            Returned as it is where nothing large is in it, or where it does not pickle:
-            Dask has other ways, and its own error. So is a task of a type that is not
-            of Dask's core: something on the scheduler knows it by its type, as P2P
-            shuffles know their barriers.
+        Returns *node* itself if nothing large is in it, or if it does not pickle: Dask
+        has other ways, and its own error. So it does for a task of a type outside of
+        Dask's core: something on the scheduler knows it by its type, as P2P shuffles
+        know their barriers.
         """
         if isinstance(node, DataNode):
             return self._data(node)
@@ -189,23 +181,15 @@ class Packer:
 
     @property
     def knows_large(self) -> bool:
-        """Whether something large was found in the call already."""
+        """Whether the call has found something large already."""
         return any(looked.nbytes > self.threshold for looked in self._looked.values())
 
     def store(self, obj: Any, limit: int | None = None) -> Reference | None:
-        """Put one object, if it is large.
+        """Put one object as a whole, if it has more bytes than *limit*.
 
-        Parameters
-        ----------
-        obj
-            The object, stored as a whole.
-        limit
-            Size in bytes; default: the threshold.
-
-        Returns
-        -------
-        Reference or None
-            ``None`` if it is small, does not serialize, or the store does not take it.
+        The limit is the threshold by default.
+        Returns ``None`` if it is small, does not serialize, or the store does not take
+        it.
         """
         looked = self.look(obj)
         try:
@@ -225,7 +209,7 @@ class Packer:
         return True
 
     def look(self, obj: Any) -> Looked:
-        """Return what the call has found out of an object."""
+        """Return what the call has found out about an object."""
         if id(obj) not in self._looked:
             self._looked[id(obj)] = Looked(obj)
         return self._looked[id(obj)]
@@ -249,30 +233,21 @@ class Packer:
         own, parts = own_size(obj, self, pickler.inline, counts)
         if own > self.threshold:
             return True
-        pickler.skip(parts)
+        pickler.tried |= parts
         return False
 
     def pack(self, obj: Any) -> Packed | None:
-        """Pickle an object with what is large stored apart. Blocks.
+        """Pickle an object with its large values stored apart. Blocks.
 
-        Returns
-        -------
-        Packed or None
-            ``None`` if nothing large is in it, or the store takes nothing.
-
-        Raises
-        ------
-        Exception
-            Whatever pickling the object raises.
-        ConnectorError
-            If the store failed and that is an error.
+        Returns ``None`` if nothing large is in it, or the store takes nothing. Raises
+        whatever pickling raises; ConnectorError if the store failed and that is an
+        error.
         """
         inline: set[int] = set()
         named = named_in(obj)
         for _ in range(_ATTEMPTS):
             file = io.BytesIO()
-            pickler = task_pickler(file, None, self, inline)
-            pickler.named = named
+            pickler = TaskPickler(file, None, self, inline, named=named)
             pickler.dump(obj)
             groups = self._grouped(pickler)
             if groups is not None:
@@ -303,10 +278,10 @@ class Packer:
         return None if reference is None else Packed(reference, (), ())
 
     def _grouped(self, pickler: TaskPickler) -> list[list[int]] | None:
-        """Return what is stored apart, by number: together what shares a part.
+        """Return the values stored apart, by number: together those that share a part.
 
-        ``None`` if something shares a part with the pickle itself: it is added to what
-        is to stay inline.
+        Returns ``None`` if some share a part with the pickle itself; adds them to the
+        objects that stay inline.
         """
         alone = [[n] for n in range(len(pickler.apart))]
         looked = [self.look(value_of(obj)) for obj in pickler.apart]
@@ -343,17 +318,10 @@ class Packer:
     def token(
         self, func: Any, args: Iterable[Any], kwargs: Mapping[str, Any]
     ) -> str | None:
-        """Return a hash of a call, if something large is in it; nothing is put.
+        """Return a hash of a call, if it contains something large; put nothing.
 
-        Parameters
-        ----------
-        func, args, kwargs
-            The call. Futures count by their keys.
-
-        Returns
-        -------
-        str or None
-            ``None`` if all is small, or does not pickle: Dask has its own hash.
+        Futures count by their keys. Returns ``None`` if all is small, or does not
+        pickle: Dask has its own hash.
         """
         tokens = self.tokens(func, [[arg] for arg in args], kwargs)
         return None if tokens is None else tokens[0]
@@ -363,12 +331,7 @@ class Packer:
     ) -> list[str] | None:
         """Return a hash of each call of a ``map``; see :meth:`token`.
 
-        Parameters
-        ----------
-        func, kwargs
-            What all calls have in common.
-        columns
-            The arguments of all calls, by position.
+        *columns*: the arguments of all calls, by position.
         """
         rows = list(zip(*columns, strict=False)) or [()]
         if small_call(func, chain(kwargs.values(), *rows), self.threshold):
