@@ -10,6 +10,7 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,27 +60,21 @@ class Target(NamedTuple):
         return asyncio.run(_run())
 
 
+@dataclass(eq=False, repr=False)
 class Cluster:
     """A connection to a cluster's scheduler."""
 
+    address: str
+    _security: Security
+    #: Dask's ``rpc``.
+    scheduler: Any
+    #: Seconds for each answer.
+    _timeout: float
+    _shown: Progress
     #: Addresses of the workers at the time of the connection.
-    workers: list[str]
+    workers: list[str] = field(init=False)
     #: The scheduler's, at that time.
-    identity: dict[str, Any]
-
-    def __init__(
-        self,
-        address: str,
-        security: Security,
-        scheduler: Any,
-        timeout: float,
-        shown: Progress,
-    ) -> None:
-        self.address = address
-        self.scheduler = scheduler
-        self._security = security
-        self._timeout = timeout
-        self._shown = shown
+    identity: dict[str, Any] = field(init=False)
 
     async def wait(self, what: str, answer: Awaitable[T]) -> T:
         """Return the scheduler's answer.

@@ -86,8 +86,9 @@ class Attachment:
         self._unlisten = session.inband.listen(self.log_event)
         self._visit: Visit | None = None
         if (connector := session.across_hosts) is not None:
+            retreat = partial(self._call_soon, self._restore_connections)
             self._visit = Visit(
-                client, session, connector, self.holdings, self.send, self._retreat
+                client, session, connector, self.holdings, self.send, retreat
             )
             ours |= self._visit.handlers
         self._before = {op: self._handlers.get(op) for op in ours}
@@ -105,9 +106,6 @@ class Attachment:
         """Look for the cluster's hosts, if there are several."""
         if self._visit is not None:
             await self._visit.begin()
-
-    def _retreat(self) -> None:
-        self._call_soon(self._restore_connections)
 
     def _restore_connections(self) -> None:
         connections, self._connections = self._connections, None

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 
+@dataclass(eq=False, repr=False)
 class Placing:
     """The scatters of one client that are under way. For the event loop."""
 
     #: Held while values get a user's keys: each is placed before the next one.
-    naming: asyncio.Lock
+    naming: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: Waits that end where there is no worker: task -> states.
-    _waiting: dict[asyncio.Task[None], Mapping[Any, Any]]
-
-    def __init__(self) -> None:
-        self.naming = asyncio.Lock()
-        self._waiting = {}
+    _waiting: dict[asyncio.Task[None], Mapping[Any, Any]] = field(default_factory=dict)
 
     async def wait(
         self, states: Mapping[Any, Any], timeout: float | None, patient: bool

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import distributed
@@ -223,6 +224,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     ) -> Any:
         state = self._daskref
         options = {
+            "workers": workers,
             "broadcast": broadcast,
             "direct": direct,
             "local_worker": local_worker,
@@ -232,7 +234,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         if state is not None:
             refuse_scattered(data)
         if state is None or not (state.session.reachable and state.takes_pickles):
-            return await super()._scatter(data, workers=workers, **options)
+            return await super()._scatter(data, **options)
         scattered = await state.session.run(take_apart, data, hash)
         submission = state.holdings.open()
         try:
@@ -251,14 +253,12 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             futures: dict[Any, Any] = {}
             if others:
                 # As plain Dask does, and as safe: what no task can make again.
-                futures |= await super()._scatter(others, workers=workers, **options)
+                futures |= await super()._scatter(others, **options)
             if nodes:
                 named = type(data) is dict  # the keys are the user's
                 async with state.placing.naming if named else nullcontext():
                     send = super()._graph_to_futures
-                    futures |= await submit_nodes(
-                        self, send, nodes, named, workers, **options
-                    )
+                    futures |= await submit_nodes(self, send, nodes, named, **options)
             submission.keys |= {key: references_in(nodes[key]) for key in nodes}
             for key, value in scattered.values.items():
                 if (future := self.futures.get(key)) is not None:
@@ -285,14 +285,11 @@ class ByReference(distributed.Client):  # type: ignore[misc]
     async def _gather_local(
         self, futures: Any, errors: str, direct: Any, worker: Any
     ) -> Any:
-        local = await self._local_values(futures, worker)
-        return await super()._gather(futures, errors, direct, local)
-
-    async def _local_values(self, futures: Any, worker: Any) -> _LocalValues:
-        assert self._daskref is not None
         wanted = {future.key for future in distributed.client.futures_of(futures)}
         data = {key: worker.data[key] for key in wanted if key in worker.data}
-        return _LocalValues(await self._revealed(data))
+        # all that a gather reads of a worker
+        local = SimpleNamespace(data=await self._revealed(data))
+        return await super()._gather(futures, errors, direct, local)
 
     @_hidden
     async def _gather_remote(self, direct: bool, local_worker: bool) -> Any:
@@ -326,13 +323,6 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         if state is None or not any(map(is_proxy, values.values())):
             return values
         return await state.session.run(_reveal_values, values, state.keep)
-
-
-class _LocalValues:
-    """A worker for a gather, with its data resolved."""
-
-    def __init__(self, data: dict[Any, Any]) -> None:
-        self.data = data
 
 
 def _is_pure(options: Mapping[str, Any]) -> bool:

@@ -223,7 +223,8 @@ class _Explainer:
             self._seen.add(id(obj))
             where = " and ".join(self._where(each, labels) for each in parts)
             yield self._row(prefix + where, obj, encoded)
-            covered.update(_identities(encoded))
+            if encoded.pickle is not None:
+                covered.update(encoded.pickle.identities())
         for where, obj in labels.values():
             if id(obj) not in covered and not isinstance(obj, _CONTAINERS):
                 yield from self._left(prefix + where, obj, node)
@@ -283,10 +284,6 @@ class _Explainer:
 
     def _in_band(self, where: str, obj: Any, nbytes: int, why: str) -> Explained:
         return Explained(where, _type(obj), nbytes, "in-band", why, False, "")
-
-
-def _identities(encoded: Encoded) -> set[int]:
-    return encoded.pickle.identities() if encoded.pickle is not None else set()
 
 
 def _type(obj: Any) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from daskref.background import make_lock
@@ -13,6 +15,7 @@ from daskref.store.metrics import INBAND, Counters
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class InBand:
     """Count the large values of one process that go in-band; log each reason once.
 
@@ -21,22 +24,15 @@ class InBand:
     Thread-safe. Reasons go to the log, and as events to the first listener.
     """
 
+    _counters: Counters
     #: Why this process cannot reach the store; ``None`` if it can.
-    unseen: DaskrefError | None
+    unseen: DaskrefError | None = None
     #: Whether there is a host for what this process puts; see :meth:`set_place`.
-    has_place: bool
-    _without_place: set[object]
-    _failed: bool
-    _listeners: list[Callable[[dict[str, Any]], None]]
-
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-        self.unseen = None
-        self.has_place = True
-        self._without_place = set()
-        self._place_lock = make_lock()
-        self._failed = False
-        self._listeners = []
+    has_place: bool = True
+    _without_place: set[object] = field(default_factory=set)
+    _place_lock: Lock = field(default_factory=make_lock)
+    _failed: bool = False
+    _listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
 
     def count(self, reason: str, obj: Any) -> None:
         """Count a value by a reason of :data:`INBAND`; log the first of each reason."""

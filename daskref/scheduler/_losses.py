@@ -6,6 +6,7 @@ any other object learn which host is gone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from daskref.connectors.base import Key
@@ -25,12 +26,12 @@ from daskref.scheduler._table import Lost, Sought, Table
 SUPPLY = 300.0
 
 
+@dataclass(eq=False, repr=False)
 class Losses:
     """Objects that no host serves, and the clients and tasks that can restore them."""
 
-    def __init__(self, table: Table, hosts: Hosts) -> None:
-        self._table = table
-        self._hosts = hosts
+    _table: Table
+    _hosts: Hosts
 
     def lose(self, hostname: str, keys: list[Key]) -> list[Instruction]:
         """Restore objects whose last copy is gone with its host."""
@@ -76,11 +77,8 @@ class Losses:
                 self._table.lose(key, lost)
             if tasks:
                 instructions.append(Recompute(tuple(tasks)))
-        answer = {
-            "status": "lost",
-            "reason": lost.reason,
-            "recomputed": lost.recomputed,
-        }
+        reason = {"reason": lost.reason, "recomputed": lost.recomputed}
+        answer = {"status": "lost", **reason}
         return [*instructions, Answer(event.process, key, answer, event.last)]
 
     def _computable(self, key: Key) -> tuple[bool, list[Any]]:

@@ -90,10 +90,9 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._clients: set[str] = set()
         self._streams = Streams(settings.latency)
         self._ready: asyncio.Task[None] | None = None
-        self._reconciler: PeriodicCallback | None = None
         self._opened: dict[str, Any] = {}
-        self._leave_network: Callable[[], None] | None = None
-        self._leave_dashboard: Callable[[], None] | None = None
+        self._undo: list[Callable[[], None]] = [self._streams.restore_all]
+        self._leave_network: Callable[[], None] = lambda: None
 
     @property
     def info(self) -> SessionInfo:
@@ -160,14 +159,15 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         for stream in scheduler.stream_comms.values():
             self._streams.shorten(stream)
         interval = 1000 * self.settings.reconcile_interval
-        self._reconciler = PeriodicCallback(self.reconcile, interval)
-        self._reconciler.start()
+        reconciler = PeriodicCallback(self.reconcile, interval)
+        reconciler.start()
+        self._undo.append(reconciler.stop)
         budget = 0
         with suppress(ConnectorError):  # it is said in logs, and no more
             budget = (await run_apart(connector.space)).budget
         self._opened = describe_session(self.settings, budget)
         self._log_event("open", **self.opened())
-        self._leave_dashboard = mount(scheduler, Sampler(self._reports))
+        self._undo.append(mount(scheduler, Sampler(self._reports)))
 
     def opened(self) -> dict[str, Any]:
         """Return the session's log entry."""
@@ -179,19 +179,14 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     async def close(self) -> None:
         """Delete the remaining objects and leave the session."""
-        if self._reconciler is not None:
-            self._reconciler.stop()
-        self._streams.restore_all()
-        if self._leave_dashboard is not None:
-            self._leave_dashboard()
+        while self._undo:
+            self._undo.pop()()
         self._values.close()
         if hasattr(self, "session"):
-            session = self.session
             if self._dispatcher is not None:
                 await self._dispatcher.close()
-            if self._leave_network is not None:
-                self._leave_network()
-            await run_apart(session.leave)
+            self._leave_network()
+            await run_apart(self.session.leave)
 
     async def retire(self) -> None:
         """Remove the plugin: the last client left an empty store, or start failed."""

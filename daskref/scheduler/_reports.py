@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -44,28 +45,18 @@ _ANSWER, _PATIENCE = 1.0, 3.0
 _WARNINGS = ("fallback", "unreachable", "remove-host")
 
 
+@dataclass(eq=False, repr=False)
 class Reports:
-    """Counts of the scheduler and of workers, and the last counts of clients.
+    """Counts of the scheduler and of workers, and the last counts of clients."""
 
-    *clients*: ids of the clients that pass by reference.
-    """
-
-    puts: int
-    _reports: dict[str, dict[str, Any]]
-
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        session: ClusterStore,
-        state: State,
-        clients: Collection[str],
-    ) -> None:
-        self._scheduler = scheduler
-        self._session = session
-        self._state = state
-        self._clients = clients
-        self.puts = 0
-        self._reports = {}
+    _scheduler: Scheduler
+    _session: ClusterStore
+    _state: State
+    #: Clients that pass by reference.
+    _clients: Collection[str]
+    #: Since the start, of processes that have ended, too.
+    puts: int = 0
+    _reports: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, report: dict[str, Any], client: str | None = None) -> None:
         """Store a process's report; the last one stays after the process has ended."""

@@ -49,7 +49,12 @@ class State:
     """
 
     objects: dict[Key, StoredObject]
+    #: Holder -> its objects.
+    held: dict[Holder, dict[Key, None]]
+    #: Objects that a process was asked for, or asks for.
+    moving: dict[Key, None]
     hosts: Hosts
+    #: Workers that were asked to serve and have not confirmed it.
     starting: set[str]
 
     def __init__(
@@ -60,7 +65,8 @@ class State:
         self.starting = set()
         self._lazily = lazily
         self._table = Table(self.hosts)
-        self.objects = self._table.objects
+        self.objects, self.held = self._table.objects, self._table.held
+        self.moving = self._table.moving
         self._transfers = Transfers(self._table, self.hosts, fan_out)
         self._losses = Losses(self._table, self.hosts)
         self._kept: dict[Holder, float] = {}
@@ -68,11 +74,6 @@ class State:
             self.hosts.join(SCHEDULER, Process(home, "scheduler"), "the scheduler's")
 
     # What there is
-
-    @property
-    def held(self) -> dict[Holder, dict[Key, None]]:
-        """Holder -> its objects."""
-        return self._table.held
 
     @property
     def known(self) -> list[Key]:
@@ -83,11 +84,6 @@ class State:
     def sizes(self) -> list[int]:
         """Sizes of all held objects in bytes."""
         return [obj.nbytes for obj in self.objects.values() if obj.holders]
-
-    @property
-    def moving(self) -> dict[Key, None]:
-        """Objects that a process was asked for, or asks for."""
-        return self._table.moving
 
     def copies(self, key: Key) -> list[tuple[str, list[str]]]:
         """Return the hosts with an object, its writer first, and their endpoints."""

@@ -17,6 +17,7 @@ import logging
 import pickle
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,19 +74,17 @@ async def ask_workers(
     return dict(answers)
 
 
+@dataclass(eq=False, repr=False)
 class Workers:
-    """The workers of a scheduler; *log_event*: ``(action, **details)``, for Dask."""
+    """The workers of a scheduler."""
 
+    _scheduler: Scheduler
+    #: ``(action, **details)``: into Dask's log.
+    _log_event: Callable[..., None]
     #: Worker that cannot reach the store -> reason.
-    _unreachable: dict[str, str]
+    _unreachable: dict[str, str] = field(default_factory=dict)
     #: Client -> the signing keys of its own stores.
-    _keys: dict[str, dict[str, dict[str, str]]]
-
-    def __init__(self, scheduler: Scheduler, log_event: Callable[..., None]) -> None:
-        self._scheduler = scheduler
-        self._log_event = log_event
-        self._unreachable = {}
-        self._keys = {}
+    _keys: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
     async def check(self) -> list[str]:
         """Raise unless all workers can take part; return those that have answered.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dask.sizeof import sizeof
@@ -50,22 +50,19 @@ class _Lent:
     taken: bool = False
 
 
+@dataclass(eq=False, repr=False)
 class Results:
     """The results of one worker, as references and as values.
 
     Not thread-safe, except for :meth:`keep` and :meth:`exchange`.
     """
 
+    _worker: Worker
     #: Set before any task runs.
-    session: ClusterStore
+    session: ClusterStore = field(init=False)
     #: Task -> its result in stored memory, until the proxy has taken its place.
-    lent: dict[Any, _Lent]
-    _converting: dict[Any, asyncio.Task[Any]]
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self.lent = {}
-        self._converting = {}
+    lent: dict[Any, _Lent] = field(default_factory=dict)
+    _converting: dict[Any, asyncio.Task[Any]] = field(default_factory=dict)
 
     @property
     def _threshold(self) -> int:

@@ -17,9 +17,10 @@ from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector
 from daskref.connectors.files.directory import new_name
-from daskref.connectors.zmq.sources import Source
+from daskref.connectors.zmq.sources import Source, Sources
 from daskref.objects.codec import encode
-from tests.support.common import wait_until
+from tests.support.common import until_idle, wait_until
+from tests.support.zmq_hosts import attended as attended
 
 ELSEWHERE = "e" * 32
 NAME = new_name("1" * 8)
@@ -88,11 +89,6 @@ class Client:
         # Dask waits for what is awaitable, and reads no further message meanwhile
         assert self.visit.handlers[f"daskref-{op}"](**message) is None
 
-    async def until_idle(self) -> None:
-        async with asyncio.timeout(10):
-            while self.visit._errands._tasks:
-                await asyncio.wait(self.visit._errands._tasks)
-
 
 @pytest.fixture
 def session(tmp_path: Any) -> Iterator[ClusterStore]:
@@ -107,24 +103,27 @@ def client(session: ClusterStore) -> Client:
     return Client(session)
 
 
-def test_tells_the_scheduler_of_its_host(client: Client) -> None:
+def test_tells_the_scheduler_of_its_host(
+    client: Client, attended: list[Sources]
+) -> None:
     asyncio.run(client.visit.begin())
     (told,) = client.scheduler.visits
     assert told.pop("hostname")
     assert told == {"process": "client", "host": client.connector.host}
-    assert client.connector._attended[-1] is client.visit._locator
+    assert attended == [client.visit._locator]
     client.visit.end()
-    assert client.visit._locator not in client.connector._attended
+    assert not attended
 
 
-def test_ends_although_it_has_not_begun(client: Client) -> None:
-    attended = list(client.connector._attended)
+def test_ends_although_it_has_not_begun(
+    client: Client, attended: list[Sources]
+) -> None:
     client.scheduler.answer = OSError("the scheduler is gone")
     with pytest.raises(OSError, match="is gone"):
         asyncio.run(client.visit.begin())
     client.visit.end()
     client.visit.end()
-    assert client.connector._attended == attended
+    assert not attended
     assert client.session.inband.has_place
 
 
@@ -260,10 +259,10 @@ class TestCheck:
             await client.visit.begin()
             assert client.session.reachable
             client.hear("hosts", host=ELSEWHERE, endpoints=DEAD, workers=True)
-            await client.until_idle()
+            await until_idle()
             assert not client.session.reachable
             client.hear("hosts", host="f" * 32, endpoints=DEAD, workers=True)
-            await client.until_idle()
+            await until_idle()
             assert len(unreached) == 1  # it has its answer
             client.visit.end()
 
@@ -279,7 +278,7 @@ class TestWanted:
 
     async def supplied(self, client: Client, key: Any) -> Any:
         client.hear("wanted", object=list(key))
-        await client.until_idle()
+        await until_idle()
         (message,) = client.sent
         assert message.pop("op") == "daskref-supplied"
         assert message.pop("object") == key
@@ -342,7 +341,7 @@ def test_what_the_scheduler_says_holds_up_no_other_message(client: Client) -> No
         client.hear("evict", objects=[key])
         client.hear("sweep", known=[], grace=0.0)
         let.set()
-        await client.until_idle()
+        await until_idle()
         client.visit.end()
 
     asyncio.run(test())
@@ -352,10 +351,10 @@ def test_evicts_and_sweeps_on_its_host(client: Client) -> None:
     async def test() -> None:
         evicted, kept, other = (client.connector.put(b"x" * n) for n in (1, 2, 3))
         client.hear("evict", objects=[list(evicted)])
-        await client.until_idle()
+        await until_idle()
         assert set(client.connector.here()) == {kept[0], other[0]}
         client.hear("sweep", known=[kept[0]], grace=60.0)
-        await client.until_idle()
+        await until_idle()
         # the other one is too young to be swept
         assert set(client.connector.here()) == {kept[0], other[0]}
         client.visit.end()

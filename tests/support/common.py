@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,13 @@ LARGE = 2 << 20
 def large(fill: float = 1.0, nbytes: int = LARGE) -> Any:
     """Return an array that goes by reference."""
     return np.full(nbytes // 8, fill)
+
+
+async def until_idle() -> None:
+    """Wait until all other tasks of this event loop have ended."""
+    async with asyncio.timeout(10):
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
 
 
 def session_of(client: Any) -> Any:

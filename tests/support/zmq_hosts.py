@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
+
 from daskref.connectors.credentials import remember
 from daskref.connectors.zmq import ZmqConnector
 from daskref.connectors.zmq._server import Server
@@ -43,6 +45,26 @@ QUICK = {"stall": 5, "timeout": 20, "interface": "127.0.0.1"}
 CONSTANTS = {each.name for each in fields(Limits)} - {"timeout", "lanes"}
 #: Seconds that a thread of a test may take.
 LONG = 30.0
+
+
+@pytest.fixture
+def attended(monkeypatch: pytest.MonkeyPatch) -> list[Sources]:
+    """Return the sources that connectors attend to at any time."""
+    found: list[Sources] = []
+    attend = ZmqConnector.attend
+
+    def attend_and_note(self: ZmqConnector, sources: Sources) -> Callable[[], None]:
+        leave = attend(self, sources)
+        found.append(sources)
+
+        def leave_and_note() -> None:
+            found.remove(sources)
+            leave()
+
+        return leave_and_note
+
+    monkeypatch.setattr(ZmqConnector, "attend", attend_and_note)
+    return found
 
 
 class Hosts:

@@ -52,13 +52,22 @@ def ahead(connector: FakeConnector) -> Iterator[Ahead]:
     connector.let.set()
     ahead.close()
     check_empty(ahead)
-    wait_until(lambda: not ahead._executor._unfinished, "the end of transfers")
+    until_ended()
 
 
 def check_empty(ahead: Ahead) -> None:
     """Assert that nothing is remembered of any task."""
     assert ahead.nbytes == 0
     assert not any([ahead._waiting, ahead._fetched, ahead._uses, ahead._fetches])
+
+
+def until_ended() -> None:
+    """Wait until a closed one has no threads any more."""
+
+    def names() -> set[str]:
+        return {thread.name for thread in threading.enumerate()}
+
+    wait_until(lambda: "daskref-ahead" not in names(), "the end of transfers")
 
 
 def until_done(connector: FakeConnector, count: int) -> None:
@@ -198,6 +207,6 @@ def test_a_closed_one_fetches_nothing_more(
     ahead.begun(0)  # tasks that had waited
     check_empty(ahead)
     connector.let.set()
-    wait_until(lambda: not ahead._executor._unfinished, "the end of transfers")
+    until_ended()
     assert len(connector.begun) == 2
     ahead.close()

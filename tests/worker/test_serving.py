@@ -15,11 +15,14 @@ from dask._task_spec import Task
 from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
 from daskref.connectors import ZmqConnector
+from daskref.connectors.zmq.sources import Sources
 from daskref.graph.nodes import ReferenceNode
 from daskref.proxy import Proxy
 from daskref.store.factory import StoreFactory
 from daskref.worker import _serving as module
 from daskref.worker._serving import Serving, place_of
+from tests.support.common import until_idle
+from tests.support.zmq_hosts import attended as attended
 
 
 class FakeWorker:
@@ -72,15 +75,13 @@ def make(worker: FakeWorker, session: ClusterStore) -> Serving:
     return Serving(worker, session, connector)  # type: ignore[arg-type]
 
 
-async def handle(serving: Serving, worker: FakeWorker, op: str, **message: Any) -> None:
+async def handle(worker: FakeWorker, op: str, **message: Any) -> None:
     """Let a message come, as Dask reads it, and what follows from it end."""
     handler = worker.stream_handlers[f"daskref-{op}"]
     # or it would read no further message meanwhile
     assert not inspect.iscoroutinefunction(handler)
     handler(**message)
-    async with asyncio.timeout(10):
-        while serving._errands._tasks:
-            await asyncio.wait(serving._errands._tasks)
+    await until_idle()
 
 
 class TestPlace:
@@ -115,7 +116,7 @@ class TestPlace:
 def test_says_where_it_serves(worker: FakeWorker, session: ClusterStore) -> None:
     async def test() -> None:
         serving = make(worker, session)
-        connector = serving._connector
+        connector: Any = session.store and session.store.connector
         key = connector.put(b"x" * 10)
         await serving.start()
         (told,) = worker.sent
@@ -125,39 +126,40 @@ def test_says_where_it_serves(worker: FakeWorker, session: ClusterStore) -> None
         lazily = session.info.settings.connector == "auto"
         assert [told["endpoint"]] == (connector.endpoints or [None])
         assert (told["endpoint"] is None) == lazily
-        await handle(serving, worker, "serve")
+        await handle(worker, "serve")
         assert worker.sent[-1]["endpoint"] == connector.endpoints[0]
         assert worker.sent[-1]["names"] == []
         assert connector.usage() == (1, 10)
-        await handle(serving, worker, "evict", objects=[list(key)])
+        await handle(worker, "evict", objects=[list(key)])
         assert connector.usage() == (0, 0)
-        await handle(serving, worker, "sweep", known=[], grace=0.0)
+        await handle(worker, "sweep", known=[], grace=0.0)
         serving.stop()
 
     asyncio.run(test())
 
 
 def test_stopped_it_does_nothing_and_ends_no_stream(
-    worker: FakeWorker, session: ClusterStore
+    worker: FakeWorker, session: ClusterStore, attended: list[Sources]
 ) -> None:
     async def test() -> None:
         serving = make(worker, session)
-        attended = list(serving._connector._attended)
-        key = serving._connector.put(b"x")
+        connector: Any = session.store and session.store.connector
+        key = connector.put(b"x")
         await serving.start()
+        assert attended
         serving.stop()
         serving.stop()
-        assert serving._connector._attended == attended
+        assert not attended
         told = len(worker.sent)
         # what the scheduler had sent before it knew
-        await handle(serving, worker, "evict", objects=[key])
-        await handle(serving, worker, "serve")
-        assert key[0] in serving._connector.here()
+        await handle(worker, "evict", objects=[key])
+        await handle(worker, "serve")
+        assert key[0] in connector.here()
         assert len(worker.sent) == told
         again = make(worker, session)
         await again.start()
-        await handle(again, worker, "evict", objects=[key])
-        assert key[0] not in serving._connector.here()
+        await handle(worker, "evict", objects=[key])
+        assert key[0] not in connector.here()
         again.stop()
 
     asyncio.run(test())
@@ -184,7 +186,7 @@ def test_who_cannot_serve_says_so_and_puts_nothing(
         await serving.start()
         settings = Settings.read(**{name: value})
         monkeypatch.setattr(module.Settings, "read", lambda: settings)
-        await handle(serving, worker, "serve")
+        await handle(worker, "serve")
         assert worker.sent[-1]["endpoint"] is None
         assert not session.reachable
         assert "cannot see the cluster's store" in caplog.text
@@ -197,11 +199,16 @@ class TestAhead:
     """What is fetched while tasks wait."""
 
     @pytest.fixture
-    def serving(self, worker: FakeWorker, session: ClusterStore) -> Serving:
+    def ahead(self, monkeypatch: pytest.MonkeyPatch) -> FakeAhead:
+        ahead = FakeAhead()
+        monkeypatch.setattr(module, "Ahead", lambda *args: ahead)
+        return ahead
+
+    @pytest.fixture
+    def serving(
+        self, worker: FakeWorker, session: ClusterStore, ahead: FakeAhead
+    ) -> Serving:
         serving = make(worker, session)
-        assert serving._ahead is not None
-        serving._ahead.close()
-        serving._ahead = FakeAhead()  # type: ignore[assignment]
         serving.looks_ahead = True
         worker.state.executing.add("busy")
         return serving
@@ -218,28 +225,35 @@ class TestAhead:
 
     @pytest.mark.parametrize("waits", ["waiting", "ready", "constrained"])
     def test_arguments_of_a_task_that_waits(
-        self, serving: Serving, worker: FakeWorker, reference: Any, waits: str
+        self,
+        serving: Serving,
+        worker: FakeWorker,
+        reference: Any,
+        waits: str,
+        ahead: FakeAhead,
     ) -> None:
         node = ReferenceNode(None, reference)
         self.add(worker, "t", node, state=waits)
         serving.transition("t", "released", waits)
-        assert serving._ahead.tasks == {"t": {reference.key}}  # type: ignore
+        assert ahead.tasks == {"t": {reference.key}}
 
     def test_not_of_one_that_begins_at_once(
-        self, serving: Serving, worker: FakeWorker, reference: Any
+        self, serving: Serving, worker: FakeWorker, reference: Any, ahead: FakeAhead
     ) -> None:
         worker.state.executing.clear()
         self.add(worker, "t", ReferenceNode(None, reference), state="ready")
         serving.transition("t", "released", "ready")
-        assert not serving._ahead.tasks  # type: ignore
+        assert not ahead.tasks
 
-    def test_not_of_one_without_any(self, serving: Serving, worker: FakeWorker) -> None:
+    def test_not_of_one_without_any(
+        self, serving: Serving, worker: FakeWorker, ahead: FakeAhead
+    ) -> None:
         self.add(worker, "t", 1, state="ready")
         serving.transition("t", "released", "ready")
-        assert not serving._ahead.tasks  # type: ignore
+        assert not ahead.tasks
 
     def test_a_dependency_whose_reference_has_come(
-        self, serving: Serving, worker: FakeWorker, reference: Any
+        self, serving: Serving, worker: FakeWorker, reference: Any, ahead: FakeAhead
     ) -> None:
         came = self.add(worker, "x", state="memory")
         for state in ("waiting", "executing", "released", "cancelled", "resumed"):
@@ -247,41 +261,49 @@ class TestAhead:
         worker.data["x"] = Proxy(StoreFactory(reference, transparent=True))
         serving.transition("x", "flight", "memory")
         # the others may never begin
-        assert serving._ahead.tasks == {"waiting": {reference.key}}  # type: ignore
+        assert ahead.tasks == {"waiting": {reference.key}}
 
     def test_a_dependency_whose_value_has_come(
-        self, serving: Serving, worker: FakeWorker
+        self, serving: Serving, worker: FakeWorker, ahead: FakeAhead
     ) -> None:
         came = self.add(worker, "x", state="memory")
         came.dependents.add(_Hashable(self.add(worker, "t", state="waiting")))
         worker.data["x"] = 5
         serving.transition("x", "flight", "memory")
-        assert not serving._ahead.tasks  # type: ignore
+        assert not ahead.tasks
 
     @pytest.mark.parametrize(
         "then",
         "executing released forgotten cancelled memory error rescheduled".split(),
     )
     def test_until_it_waits_no_more(
-        self, serving: Serving, worker: FakeWorker, reference: Any, then: str
+        self,
+        serving: Serving,
+        worker: FakeWorker,
+        reference: Any,
+        then: str,
+        ahead: FakeAhead,
     ) -> None:
         self.add(worker, "t", ReferenceNode(None, reference), state="waiting")
         serving.transition("t", "released", "waiting")
         serving.transition("t", "waiting", "ready")
-        assert serving._ahead.tasks  # type: ignore
+        assert ahead.tasks
         serving.transition("t", "ready", then)
-        assert not serving._ahead.tasks  # type: ignore
+        assert not ahead.tasks
 
     def test_nothing_once_it_is_stopped(
-        self, worker: FakeWorker, session: ClusterStore, reference: Any
+        self,
+        worker: FakeWorker,
+        session: ClusterStore,
+        reference: Any,
+        ahead: FakeAhead,
     ) -> None:
         serving = make(worker, session)
         worker.state.executing.add("busy")
         serving.stop()
         self.add(worker, "t", ReferenceNode(None, reference), state="ready")
         serving.transition("t", "released", "ready")
-        assert serving._ahead is not None
-        assert serving._ahead.nbytes == 0
+        assert not ahead.tasks
         serving.transition("t", "ready", "executing")
 
 
@@ -297,7 +319,6 @@ def test_without_prefetch(worker: FakeWorker, tmp_path: Any) -> None:
     session = ClusterStore.create(settings)
     try:
         serving = make(worker, session)
-        assert serving._ahead is None
         serving.transition("t", "released", "ready")
         serving.stop()
     finally:

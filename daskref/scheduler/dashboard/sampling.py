@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from daskref.cluster.stats import Stats, summarize
@@ -41,50 +42,29 @@ class Rates(NamedTuple):
     bytes_kept: float
 
 
+@dataclass(eq=False, repr=False)
 class Sampler:
-    """Collect the data of open pages. For the scheduler's event loop.
+    """Collect the data of open pages. For the scheduler's event loop."""
 
-    Parameters
-    ----------
-    reports
-        The scheduler's :class:`~daskref.scheduler._reports.Reports`.
-
-    Attributes
-    ----------
-    stats
-        As :func:`daskref.stats` returns it; ``None`` before the first answers.
-    rates
-        Of the last minutes in which a page was open.
-    objects, transfers, warnings
-        Answers of the reports.
-    turn
-        Grows with each answer.
-    ended
-        Whether daskref was switched off.
-    """
-
-    stats: Stats | None
-    rates: deque[Rates]
-    objects: list[tuple[dict[str, Any], int]]
-    transfers: dict[str, Any]
-    warnings: list[tuple[float, dict[str, Any]]]
-    turn: int
-    ended: bool
-    _tasks: list[asyncio.Task[None]]
-
-    def __init__(self, reports: Any) -> None:
-        self._reports = reports
-        self.stats = None
-        self.rates = deque(maxlen=HISTORY)
-        self.objects = []
-        self.transfers = {"hosts": [], "now": [], "moving": 0}
-        self.warnings = []
-        self.turn = 0
-        self.ended = False
-        self._stores: list[dict[str, Any]] | None = None
-        self._before: tuple[float, list[int]] | None = None
-        self._looking = 0
-        self._tasks = []
+    #: The scheduler's :class:`~daskref.scheduler._reports.Reports`.
+    _reports: Any
+    #: As :func:`daskref.stats` returns it; ``None`` before the first answers.
+    stats: Stats | None = None
+    #: Of the last minutes in which a page was open.
+    rates: deque[Rates] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    objects: list[tuple[dict[str, Any], int]] = field(default_factory=list)
+    transfers: dict[str, Any] = field(
+        default_factory=lambda: {"hosts": [], "now": [], "moving": 0}
+    )
+    warnings: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    #: Grows with each answer.
+    turn: int = 0
+    #: Whether daskref was switched off.
+    ended: bool = False
+    _stores: list[dict[str, Any]] | None = None
+    _before: tuple[float, list[int]] | None = None
+    _looking: int = 0
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def enter(self) -> None:
         """Record an opened page."""
