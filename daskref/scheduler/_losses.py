@@ -77,8 +77,8 @@ class Losses:
                 self._table.lose(key, lost)
             if tasks:
                 instructions.append(Recompute(tuple(tasks)))
-        reason = {"reason": lost.reason, "recomputed": lost.recomputed}
-        answer = {"status": "lost", **reason}
+        found = {"reason": lost.reason, "recomputed": lost.recomputed}
+        answer = {"status": "lost", **found}
         return [*instructions, Answer(event.process, key, answer, event.last)]
 
     def _computable(self, key: Key) -> tuple[bool, list[Any]]:
