@@ -14,7 +14,7 @@ from daskref.exceptions import DaskrefError, LifetimeError
 from daskref.lifetimes.base import Lifetime, reference_of
 from daskref.objects.reference import StoreConfig
 from daskref.proxy.proxy import Proxy
-from daskref.store.registry import config_of, same_place
+from daskref.store.registry import same_place
 from daskref.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class ContextLifetime(Lifetime):
     @override
     def add_key(self, *keys: Key, store: Store | None = None) -> None:
         if store is not None:
-            self._check_place(config_of(store))
+            self._check_place(store.config())
         with self._lock:
             if self._done:
                 raise LifetimeError(self.name, "nothing can be bound to it any more")
@@ -116,7 +116,7 @@ class ContextLifetime(Lifetime):
         return self._done
 
     def _check_place(self, config: StoreConfig) -> None:
-        if not same_place(config, config_of(self.store)):
+        if not same_place(config, self.store.config()):
             raise ValueError(
                 f"{self!r} deletes from its own store, the object is in "
                 f"{config.name!r}: make a lifetime for that store"

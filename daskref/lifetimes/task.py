@@ -11,7 +11,7 @@ from daskref.exceptions import LifetimeError
 from daskref.lifetimes.base import Lifetime, reference_of
 from daskref.objects.reference import StoreConfig
 from daskref.proxy.proxy import Proxy
-from daskref.store.registry import config_of, same_place
+from daskref.store.registry import same_place
 from daskref.store.store import Store
 
 
@@ -94,7 +94,7 @@ class TaskLifetime(Lifetime):
     def add_key(self, *keys: Key, store: Store | None = None) -> None:
         if store is None:
             raise ValueError("TaskLifetime.add_key() needs the store of the keys")
-        self._bind(config_of(store), dict.fromkeys(keys, 0))
+        self._bind(store.config(), dict.fromkeys(keys, 0))
 
     @override
     def add_proxy(self, *proxies: Proxy[Any]) -> None:

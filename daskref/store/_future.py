@@ -1,7 +1,7 @@
-"""Futures: proxies of objects that are not there yet.
+"""Futures: proxies of objects that do not exist yet.
 
-A key is made first, and the object is written under it later, by whoever has the
-future. Readers look for it again and again, less and less often, for a bounded time.
+The store makes a key first; a holder of the future writes the object under it later.
+Readers look for the object again and again, at growing intervals, for a bounded time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Polling:
-    """When to look again, and for how long; ``None`` for no limit.
+    """When to look for an object, and for how long; ``None`` for no limit.
 
-    Raises ValueError if one of them makes no sense.
+    Raises ValueError for a number out of range.
     """
 
-    #: Seconds between the first two looks.
+    #: Seconds from the first look to the second.
     interval: float
-    #: Each wait is that many times the one before.
+    #: Length of a wait, relative to the one before.
     backoff_factor: float
     #: Longest wait in seconds.
     interval_limit: float | None
@@ -75,7 +75,7 @@ class Polling:
 
 
 class FutureFactory(StoreFactory):
-    """What a proxy of a future resolves with: waits for the object."""
+    """The factory of a future's proxies: waits for the object."""
 
     __slots__ = ("polling",)
 
@@ -92,12 +92,8 @@ class FutureFactory(StoreFactory):
     def wait(self, polling: Polling) -> Any:
         """Return the object as soon as it is there.
 
-        Raises
-        ------
-        ResolveTimeoutError
-            If it is not there in time.
-        Exception
-            What :meth:`Future.set_exception` was given.
+        Raises ResolveTimeoutError if it is not there in time, and the exception that
+        :meth:`Future.set_exception` was given.
         """
         begin = time.monotonic()
 
@@ -108,8 +104,8 @@ class FutureFactory(StoreFactory):
                 except MissingKeyError as exc:
                     missing = exc
             advice = (
-                "Look whether the one who should call set_result has failed, or give "
-                "it more time (polling_timeout)"
+                "Look whether the process that should call set_result has failed, or "
+                "give it more time (polling_timeout)"
             )
             if self.once:
                 advice += (
@@ -138,12 +134,12 @@ class FutureFactory(StoreFactory):
 
 
 class Future(Generic[T]):
-    """An object that somebody will make; from :meth:`daskref.Store.future`.
+    """An object that will be made later; from :meth:`daskref.Store.future`.
 
     Parameters
     ----------
     factory
-        What its proxies resolve with.
+        The factory of its proxies.
     serializer
         ``(obj) -> bytes`` for :meth:`set_result`, in place of the store's.
 
@@ -176,10 +172,7 @@ class Future(Generic[T]):
     def done(self) -> bool:
         """Tell whether the result, or an exception, is there.
 
-        Returns
-        -------
-        bool
-            False as well once it was deleted: a single-use one by its reader.
+        False again once the object was deleted: a single-use one by its reader.
 
         Raises
         ------
@@ -191,11 +184,8 @@ class Future(Generic[T]):
     def proxy(self) -> Proxy[T]:
         """Return a proxy that resolves to the result.
 
-        Returns
-        -------
-        Proxy
-            Its first use waits for the result, for as long as the future says. An
-            exception that was set is the cause of the ``ResolveError`` that it raises.
+        Its first use waits for the result, for as long as the future was made to. An
+        exception that was set is the cause of the ``ResolveError`` that the use raises.
         """
         return Proxy(self._factory)
 
@@ -205,14 +195,14 @@ class Future(Generic[T]):
         Parameters
         ----------
         timeout
-            Seconds; by default what the future was made with.
+            Seconds; default: that of the future.
 
         Raises
         ------
         ResolveTimeoutError
-            If nobody set it in time. It is a ``TimeoutError``.
+            If the future was not set in time. It is a ``TimeoutError``.
         Exception
-            What :meth:`set_exception` was given.
+            The exception that :meth:`set_exception` was given.
         """
         polling = self._factory.polling
         if timeout is not None:
@@ -221,12 +211,7 @@ class Future(Generic[T]):
         return result
 
     def set_result(self, obj: T) -> None:
-        """Set the result, for all who wait for it.
-
-        Parameters
-        ----------
-        obj
-            The object.
+        """Set the result, for all that wait for it.
 
         Raises
         ------
@@ -240,16 +225,18 @@ class Future(Generic[T]):
         self._settable().set(self._factory.key, obj, serializer=self._serializer)
 
     def set_exception(self, exception: BaseException) -> None:
-        """Let all who wait for the result get an exception.
+        """Set an exception, for all that wait for the result.
 
         Parameters
         ----------
         exception
-            The exception; if it does not pickle, its text travels. Its traceback
-            travels as a note, as text.
+            If it does not pickle, its text travels. Its traceback travels as a note, as
+            text.
 
         Raises
         ------
+        TypeError
+            If it is no exception.
         ResolveError
             If the future is set already.
         ConnectorError

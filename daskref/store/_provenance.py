@@ -1,4 +1,4 @@
-"""Where objects came from: what came out of a store is never put again."""
+"""Where objects came from: an object that came out of a store is not put again."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ from daskref.objects.reference import Reference
 class Provenance:
     """The living objects that one process got out of one store, and their references.
 
+    Thread-safe. Objects without weak references (lists, bytes, text) are not known: a
+    later put makes a new object of them.
+
     Parameters
     ----------
     connector
-        That of the store. One that cannot link gives every object away as new.
+        That of the store. One that cannot link stores every object anew.
     load
         ``(bytes, key, deserializer, seal) -> object``, as the store does it.
-
-    Notes
-    -----
-    Thread-safe. Objects without weak references (lists, bytes, text) are not known: a
-    later put makes a new object of them.
     """
 
     #: id of an object -> itself, weakly, and where it came from; to look, not to write
@@ -44,7 +42,7 @@ class Provenance:
         return len(self.origins)
 
     def remember(self, obj: Any, reference: Reference) -> None:
-        """Take note of an object that was just got."""
+        """Record an object that was just got."""
         number, origins = id(obj), self.origins
         with suppress(TypeError):  # no weak references to it
             ref = weakref.ref(obj, lambda _: origins.pop(number, None))
@@ -54,16 +52,16 @@ class Provenance:
         """Return a new reference to an object that came out of the store unchanged.
 
         Nothing is copied: the stored object gets a second key, with a life of its own.
-        Returns ``None`` if the object is another, has been changed, or is not in the
-        store any more.
+        Returns ``None`` for an object from elsewhere, for a changed one, and for one
+        that is not in the store any more.
         """
         origin = self._find(obj)
         if origin is None:
             return None
         token = token or encode(obj).token
         if token != origin.metadata.token:
-            # Nothing may have changed all the same: what was put had another form, such
-            # as columns in chunks. What comes out has the same form every time.
+            # The object may be unchanged all the same, if it had another form when it
+            # was put, as with columns in chunks. Later, its form stays the same.
             data = self._connector.get(origin.key)
             if data is None:
                 return None
@@ -74,18 +72,14 @@ class Provenance:
         return None if key is None else self._moved(origin, key)
 
     def keep(self, obj: Any, release: Callable[[Key], None]) -> None:
-        """Keep in the store what an object came from, for as long as the object lives.
+        """Keep the stored object of *obj* for as long as *obj* lives.
 
-        Others may evict the key that it was got by; :meth:`relink` still works then.
-        That costs no memory: the object has the stored pages mapped.
+        The key that *obj* was got by may be evicted; :meth:`relink` still works then.
+        That costs no memory: *obj* has the stored pages mapped. Silent if *obj* is not
+        from the store, or its stored object is gone.
 
-        Parameters
-        ----------
-        obj
-            Any object; silent if it is not from the store, or is not there any more.
-        release
-            ``(key) -> None``: to evict that key, soon. Called by the garbage collector,
-            in any thread: it may do no I/O and wait for no locks.
+        *release*: ``(key) -> None``, evicts the key of that object soon. The garbage
+        collector calls it, in any thread: it may do no I/O and wait for no locks.
         """
         number, origins, kept = id(obj), self.origins, self._kept
         origin = self._find(obj)
@@ -104,7 +98,7 @@ class Provenance:
         origins[number] = (weakref.ref(obj, released), self._moved(origin, key))
 
     def close(self) -> None:
-        """Evict what was kept. A second call is silent."""
+        """Evict the kept objects. A second call is silent."""
         kept, self._kept = self._kept, {}
         for key in list(kept.values()):
             with suppress(DaskrefError):

@@ -1,11 +1,11 @@
-"""Which stores this process has: by name, one of each.
+"""The stores of this process: by name, one of each.
 
-Below the stores themselves, which register here, and what proxies find them with;
+Below the stores, which register here, and the proxies, which find them here;
 :mod:`daskref.store.registry` is the same for users.
 
-A store that was made for a proxy that arrived is found again by its whole place, name
-and connector: a later program of the user's may use the name for another place, and the
-worker that served both still tells them apart.
+A store that was made for a proxy that arrived is found by its whole place, name and
+connector: a later program may use the name for another place, and a worker that serves
+both programs still tells the stores apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger("daskref.store.registry")
 
 
 class Registered(Protocol):
-    """What the registry needs of a store."""
+    """The part of a store that the registry needs."""
 
     name: str
 
@@ -37,11 +37,11 @@ class Registered(Protocol):
 
 
 _registry: dict[str, Any] = {}
-#: Place -> store that was made for its proxies; those used last.
+#: Place -> store that was made for its proxies; the most recently used.
 _made: OrderedDict[str, Any] = OrderedDict()
-#: How many of those stay open.
+#: Most stores that stay open of those.
 _MOST_MADE = 64
-#: Place of a store that is being made -> held by the thread that makes it.
+#: Place of a store that is being made -> lock that its maker holds.
 _making: dict[str, threading.Lock] = {}
 _lock = make_rlock()
 #: Makes a store of its configuration; set by the module of stores.
@@ -49,14 +49,14 @@ make: Callable[[StoreConfig], Registered] | None = None
 
 
 def register_store(store: Registered, exist_ok: bool = False) -> None:
-    """Register a store under its name.
+    """Register a store under its name. A second time is silent.
 
     Parameters
     ----------
     store
-        The store. A second time is silent.
+        The store.
     exist_ok
-        Whether it takes the place of another store of that name.
+        Whether it replaces another store of that name.
 
     Raises
     ------
@@ -105,10 +105,7 @@ def get_registered(name: str) -> Any:
 
 
 def get_or_make(config: StoreConfig, register: bool = True) -> Any:
-    """Return the registered store that a configuration names, made of it if need be.
-
-    See :func:`daskref.get_or_create_store`.
-    """
+    """See :func:`daskref.get_or_create_store`."""
     assert make is not None, "daskref.store was not imported"
     if not register:
         return _find(config) or make(config)
@@ -145,7 +142,7 @@ def _find(config: StoreConfig) -> Any:
 
 
 def _keep(store: Registered) -> Any:
-    """Keep a store that was made, unless another one was meanwhile; return that."""
+    """Keep a store that was made; if another thread kept one before, return that."""
     surplus = []
     with _lock:
         # 1. A fails to make it. 2. B, which waited, and C, which did not, both do.

@@ -1,4 +1,4 @@
-"""Which stored objects a thread has mapped: what a task was given."""
+"""The stored objects that a thread has mapped: those that a task was given."""
 
 from __future__ import annotations
 
@@ -19,12 +19,8 @@ _local = threading.local()
 class Mapped:
     """A stored object that was mapped; keeps neither it nor the mapping alive.
 
-    Parameters
-    ----------
-    obj
-        The object over the mapping, if it is known.
-    owner
-        The memory of the mapping, which every view of it refers to.
+    *obj*: the object over the mapping, if it is known; *owner*: the memory of the
+    mapping, which every view of it refers to; *where*: its address.
     """
 
     __slots__ = ("_obj", "_owner", "nbytes", "reference", "where")
@@ -41,7 +37,7 @@ class Mapped:
 
     @property
     def owner(self) -> Any:
-        """The memory; ``None`` once nobody refers to any part of it."""
+        """The memory; ``None`` once nothing refers to any part of it."""
         return self._owner()
 
     def is_of(self, obj: Any) -> bool:
@@ -49,14 +45,14 @@ class Mapped:
         return self._obj is not None and self._obj() is obj
 
     def offset_of(self, where: int, nbytes: int) -> int | None:
-        """Return where in the mapping some memory lies; ``None`` if outside."""
+        """Return the offset of memory in the mapping; ``None`` if outside."""
         offset = where - self.where
         return offset if 0 <= offset <= self.nbytes - nbytes else None
 
 
 @contextmanager
 def noting() -> Iterator[list[Mapped]]:
-    """List what this thread maps inside the block."""
+    """Yield a list of the objects that this thread maps inside the block."""
     outer = getattr(_local, "noted", None)
     noted: list[Mapped] = []
     _local.noted = noted
@@ -67,7 +63,7 @@ def noting() -> Iterator[list[Mapped]]:
 
 
 def note(reference: Reference, data: Buffer, obj: Any = None) -> None:
-    """Take note of what this thread has read, if it is mapped and somebody asks."""
+    """Record an object that this thread has read, if it is mapped, inside a block."""
     noted: list[Mapped] | None = getattr(_local, "noted", None)
     if noted is None:
         return

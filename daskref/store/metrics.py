@@ -1,7 +1,7 @@
-"""What stores did: of one store, by key and in all; of all in a process, as counts.
+"""Metrics: of one store, by key and in all; counts of all stores of a process.
 
-Names of operations are those of the store's methods, as in ``store.put``, with their
-parts: ``store.put.serialize``, ``store.put.connector``, ``store.get.deserialize``.
+Operations have the names of the store's methods, as in ``store.put``, and their parts
+follow: ``store.put.serialize``, ``store.put.connector``, ``store.get.deserialize``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from daskref.connectors.base import Key
 from daskref.connectors.credentials import mask
 from daskref.proxy.proxy import is_proxy, reference_of
 
-#: The store's own: who reads the log need not know of this module.
+#: The store's logger, which readers of the log know.
 logger = logging.getLogger("daskref.store")
 
-#: How many keys are remembered one by one, those used last.
+#: Number of keys that are remembered one by one, the most recently used.
 KEYS = 1024
 
 #: Of how many objects a process knows how often it has read them, those read last.
@@ -59,22 +59,22 @@ INBAND = {
 class TimeStats:
     """Times of one operation, in milliseconds."""
 
-    #: How often.
+    #: Number of times.
     count: int = 0
     avg_time_ms: float = 0.0
     min_time_ms: float = math.inf
     max_time_ms: float = 0.0
     last_time_ms: float = 0.0
-    #: When it was the last time: seconds since 1970.
+    #: Of the last time: seconds since 1970.
     last_timestamp: float = 0.0
 
     @property
     def total_time_ms(self) -> float:
-        """All times together."""
+        """The sum of all times."""
         return self.avg_time_ms * self.count
 
     def add_time(self, time_ms: float) -> TimeStats:
-        """Return these with one more."""
+        """Return these statistics with one more time."""
         return TimeStats(
             self.count + 1,
             self.avg_time_ms + (time_ms - self.avg_time_ms) / (self.count + 1),
@@ -89,8 +89,8 @@ class TimeStats:
 class Metrics:
     """What happened to one object, or to all."""
 
-    #: Sizes in bytes, by operation: ``store.put.object_size``. Of the last one for one
-    #: object; for all the sum.
+    #: Sizes in bytes, by operation: ``store.put.object_size``. For one object the last
+    #: size; for all the sum.
     attributes: Mapping[str, int]
     #: Counts: ``store.get.cache_hits``, ``store.get.cache_misses``.
     counters: Mapping[str, int]
@@ -107,34 +107,26 @@ class Metrics:
 
 
 class _Record:
-    """What is counted of one object, or of all."""
+    """The metrics of one object, or of all, as they grow."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, int] = {}
         self.counters: dict[str, int] = {}
         self.times: dict[str, TimeStats] = {}
 
-    def count(self, name: str, value: int) -> None:
-        self.counters[name] = self.counters.get(name, 0) + value
-
-    def time(self, name: str, time_ms: float) -> None:
-        self.times[name] = self.times.get(name, TimeStats()).add_time(time_ms)
-
     def report(self) -> Metrics:
-        return Metrics(
-            MappingProxyType(dict(self.attributes)),
-            MappingProxyType(dict(self.counters)),
-            MappingProxyType(dict(self.times)),
-        )
+        parts: Any = (self.attributes, self.counters, self.times)
+        return Metrics(*(MappingProxyType(dict(part)) for part in parts))
 
 
 class StoreMetrics:
-    """What one store did; from :attr:`daskref.Store.metrics`.
+    """The metrics of one store; from :attr:`daskref.Store.metrics`.
 
     Parameters
     ----------
     keys
-        How many keys to remember one by one; those used last. Totals forget nothing.
+        Number of keys to remember one by one, the most recently used. Totals forget
+        nothing.
 
     Notes
     -----
@@ -151,7 +143,7 @@ class StoreMetrics:
         self._lock = make_lock()
 
     def add_attribute(self, name: str, key: Any, value: int) -> None:
-        """Note a size of the object under a key."""
+        """Record a size of the object under a key."""
         with self._lock:
             self._of(key).attributes[name] = value
             self._all.attributes[name] = self._all.attributes.get(name, 0) + value
@@ -159,14 +151,14 @@ class StoreMetrics:
     def add_counter(self, name: str, key: Any, value: int) -> None:
         """Add to a count of the object under a key."""
         with self._lock:
-            self._of(key).count(name, value)
-            self._all.count(name, value)
+            for counters in (self._of(key).counters, self._all.counters):
+                counters[name] = counters.get(name, 0) + value
 
     def add_time(self, name: str, key: Any, time_ms: float) -> None:
-        """Note how long an operation on the object under a key took."""
+        """Record how long an operation on the object under a key took."""
         with self._lock:
-            self._of(key).time(name, time_ms)
-            self._all.time(name, time_ms)
+            for times in (self._of(key).times, self._all.times):
+                times[name] = times.get(name, TimeStats()).add_time(time_ms)
 
     def _of(self, key: Any) -> _Record:
         key = tuple(key)
@@ -175,7 +167,7 @@ class StoreMetrics:
         return self._by_key[key]
 
     def get_metrics(self, key_or_proxy: Any) -> Metrics | None:
-        """Return what happened to one object, or to a batch.
+        """Return what happened to one object, or to a batch, until now.
 
         Parameters
         ----------
@@ -185,7 +177,7 @@ class StoreMetrics:
         Returns
         -------
         Metrics or None
-            As of now. ``None`` if nothing did, or it is too long ago.
+            ``None`` if nothing did, or it is too long ago.
         """
         if is_proxy(key_or_proxy):
             key: Key = tuple(reference_of(key_or_proxy).key)
@@ -206,10 +198,7 @@ class StoreMetrics:
 
 
 class Operation:
-    """One call of a store: timed, then written down in the log and in the metrics.
-
-    *metrics*: of the store, if it keeps any.
-    """
+    """One call of a store: timed, then recorded in the log and the metrics, if any."""
 
     __slots__ = ("_begin", "_metrics", "_store", "elapsed_ms", "parts")
 
@@ -227,7 +216,7 @@ class Operation:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time a part; several times of the same name add up."""
+        """Time a part; times of parts of one name add up."""
         begin = time.perf_counter()
         try:
             yield
@@ -238,15 +227,7 @@ class Operation:
     def done(
         self, name: str, key: Key, nbytes: int | None = None, cached: bool | None = None
     ) -> None:
-        """Write down what was done.
-
-        Parameters
-        ----------
-        name
-            Of the method.
-        cached
-            For a get: whether it came from the cache.
-        """
+        """Record the method *name*; *cached*: whether a get found it in the cache."""
         self.elapsed_ms = 1000 * (time.perf_counter() - self._begin)
         self._log(name, key, nbytes, cached)
         if self._metrics is None:
@@ -260,7 +241,7 @@ class Operation:
         self._add_times(self._metrics, label, key)
 
     def done_put(self, keys: Sequence[Key], sizes: Sequence[int]) -> None:
-        """Write down that objects of these sizes were put in one go."""
+        """Record a put of objects of these sizes in one batch."""
         self.done_batch("put_batch", keys, sizes)
         for key, nbytes in zip(keys, sizes, strict=True):
             self._log("put", key, nbytes)
@@ -270,17 +251,7 @@ class Operation:
     def done_batch(
         self, name: str, keys: Sequence[Key], sizes: Sequence[int] | None = None
     ) -> None:
-        """Write down in the metrics what was done to a batch of objects.
-
-        Parameters
-        ----------
-        name
-            Of the method.
-        keys
-            Of the objects.
-        sizes
-            Of the stored objects.
-        """
+        """Record a method that was applied to a batch of objects."""
         self.elapsed_ms = 1000 * (time.perf_counter() - self._begin)
         if self._metrics is None or not keys:
             return
@@ -290,7 +261,7 @@ class Operation:
         self._add_times(self._metrics, label, keys)
 
     def add_parts(self, other: Operation) -> None:
-        """Take the times of another operation's parts for this one's as well."""
+        """Count the parts of another operation as this one's as well."""
         for part, elapsed_ms in other.parts.items():
             self.parts[part] = self.parts.get(part, 0.0) + elapsed_ms
 
@@ -359,12 +330,9 @@ class Counters:
             return {name: self._reads[name] for name in names if name in self._reads}
 
     def add_inband(self, reason: str) -> bool:
-        """Count a large value that goes in-band; return whether it is the first so.
+        """Count a large value that goes in-band; return whether it is the first.
 
-        Parameters
-        ----------
-        reason
-            One of :data:`INBAND`.
+        The first for *reason*, one of :data:`INBAND`.
         """
         with self._lock:
             self._inband[reason] += 1
@@ -405,11 +373,11 @@ _spent = threading.local()
 
 
 def seconds_in_connectors() -> float:
-    """Return the seconds that this thread has spent in all on reading stored bytes."""
+    """Return the seconds that this thread has spent on reading stored bytes."""
     spent: float = getattr(_spent, "seconds", 0.0)
     return spent
 
 
 def add_seconds_in_connectors(seconds: float) -> None:
-    """Count what this thread has spent on reading stored bytes."""
+    """Count seconds that this thread has spent on reading stored bytes."""
     _spent.seconds = seconds_in_connectors() + seconds

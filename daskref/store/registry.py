@@ -1,6 +1,7 @@
-"""The registry of stores: by name, one of each per process; and where stores are.
+"""The registry of stores for users: by name, one of each per process.
 
-A store's *place* is where its objects are, whatever the store is called here.
+The *place* of a store is where its objects are, by connector and options, whatever the
+name of the store.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def get_store(name: Any) -> Store | None:
     Parameters
     ----------
     name
-        Its name; or a proxy that a store made, for that store, which is then made of
-        its configuration if need be.
+        Its name; or a proxy that a store made, for that store: it is made of its
+        configuration if need be.
 
     Returns
     -------
@@ -44,17 +45,7 @@ def get_store(name: Any) -> Store | None:
 
 
 def get_key(proxy: Any) -> Any:
-    """Return the key of the object that a proxy stands for.
-
-    Parameters
-    ----------
-    proxy
-        The proxy; it is not resolved by this.
-
-    Returns
-    -------
-    Key
-        For the methods of its store.
+    """Return the key of the object that a proxy stands for; does not resolve the proxy.
 
     Raises
     ------
@@ -75,7 +66,7 @@ def store_registration(*stores: Store, exist_ok: bool = False) -> Iterator[None]
     *stores
         The stores. They are unregistered at the end, whatever happens; not closed.
     exist_ok
-        Whether they take the place of others of their names.
+        Whether they replace other stores of their names.
 
     Raises
     ------
@@ -104,7 +95,7 @@ def store_registration(*stores: Store, exist_ok: bool = False) -> Iterator[None]
 
 
 def get_or_create_store(store_config: StoreConfig, *, register: bool = True) -> Store:
-    """Return the registered store that a configuration names, made of it if need be.
+    """Return the registered store that a configuration names; make it if need be.
 
     Parameters
     ----------
@@ -117,8 +108,8 @@ def get_or_create_store(store_config: StoreConfig, *, register: bool = True) -> 
     Returns
     -------
     Store
-        The caller closes it if it was made here; a registered one lasts until somebody
-        does.
+        The caller closes an unregistered store; a registered one lasts until it is
+        closed.
 
     Raises
     ------
@@ -131,30 +122,24 @@ def get_or_create_store(store_config: StoreConfig, *, register: bool = True) -> 
     return store
 
 
-def config_of(store: Store) -> StoreConfig:
-    """Return how another process finds or makes the store."""
-    return store.config()
-
-
 def same_place(one: StoreConfig, other: StoreConfig) -> bool:
     """Tell whether two stores have the same objects."""
     return (one.connector, one.options) == (other.connector, other.options)
 
 
 def registered(config: StoreConfig) -> Store | None:
-    """Return this process's registered store of that name and place, if there is one.
+    """Return this process's registered store of that name and place, if any.
 
-    A store that has the name but another place is none: it holds other objects.
+    A store of that name with another place holds other objects.
     """
     store = get_store(config.name)
-    if store is not None and same_place(config_of(store), config):
-        return store
-    return None
+    is_it = store is not None and same_place(store.config(), config)
+    return store if is_it else None
 
 
 @contextmanager
 def opened(config: StoreConfig) -> Iterator[Store]:
-    """Have a store for the time of a block: the registered one, or one opened for it.
+    """Yield the registered store of a configuration, or one opened for the block.
 
     Raises ConnectorUnavailableError if this process cannot reach the place, or it is
     gone.
@@ -168,6 +153,6 @@ def opened(config: StoreConfig) -> Iterator[Store]:
 
 
 def evict_from(config: StoreConfig, key: Key) -> None:
-    """Delete an object through whatever store of its place this process has. Blocks."""
+    """Delete an object through any store of its place. Blocks."""
     with opened(config) as store:
         store.evict(key)
