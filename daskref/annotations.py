@@ -1,4 +1,4 @@
-"""What type checkers know, and the oldest version of Python that runs this does not."""
+"""Names for type checkers that the oldest supported Python lacks."""
 
 from __future__ import annotations
 

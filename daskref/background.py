@@ -1,15 +1,14 @@
-"""What runs beside the program: over forks, and while the interpreter ends.
+"""Work beside the program: across forks, and while the interpreter ends.
 
-All that daskref runs in threads is started here, so that two rules hold everywhere:
+All threads of daskref start here, so that two rules hold everywhere:
 
-- A forked child has none of its parent's threads, and whatever they held at that moment
-  stays held. There, locks are free again, and threads start on their next use.
-- While the interpreter ends, no thread can be started any more; atexit handlers, Dask's
-  own among them, run all the same. What would run in a new thread runs in its caller
-  then. No thread of ours keeps the interpreter from ending.
+- A forked child has none of its parent's threads, and locks that these held at that
+  moment stay held. In the child, locks are free again, and threads start on next use.
+- While the interpreter ends, no thread can be started any more, but atexit handlers,
+  Dask's own among them, run. Work for a new thread then runs in its caller. No thread
+  of daskref keeps the interpreter from ending.
 
-What must come after Dask's handlers, and after the child processes, is called by
-:func:`call_at_end`.
+:func:`call_at_end` runs functions after Dask's handlers, and after the child processes.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ _ENDING = 0.2
 
 
 class Forgetful(Protocol):
-    """What holds threads, descriptors, sockets or mappings that are the parent's."""
+    """An object that holds threads, descriptors, sockets or mappings of the parent."""
 
     def forget(self) -> None:
-        """Give up what is the parent's. Runs in the child, before anything else."""
+        """Give up what is the parent's. Runs in the child, before all else."""
 
 
 _known: weakref.WeakSet[Forgetful] = weakref.WeakSet()
@@ -58,30 +57,24 @@ os.register_at_fork(after_in_child=_in_child)
 
 
 def forget_in_child(each: Forgetful) -> None:
-    """Call ``each.forget()`` in every child that is forked while it lives."""
+    """Call ``each.forget()`` in every child that is forked while *each* lives."""
     _known.add(each)
 
 
 def run_in_child(function: Callable[[], None]) -> Callable[[], None]:
-    """Call a function in every forked child: for a module's state. A decorator."""
+    """Decorate a function to run in every forked child: for a module's state."""
     _functions.append(function)
     return function
 
 
 def call_at_end(function: Callable[[], None]) -> None:
-    """Call a function at the end of this process, once.
+    """Call a function at the end of this process, once; it handles its own errors.
 
-    Dask closes clusters and clients in atexit handlers. A handler of ours would be
-    called before them, since it would be registered later, and so before the worker
-    processes have ended. ``multiprocessing`` has a handler from before Dask's: it ends
-    the child processes that are left, waits for them, and then calls finalizers of a
-    negative priority. It does so at the end of its forked children, too, where no
-    atexit handler is called.
-
-    Parameters
-    ----------
-    function
-        It sees to its own errors.
+    Dask closes clusters and clients in atexit handlers. A handler of ours, registered
+    later, would run before them, and so before the worker processes have ended.
+    ``multiprocessing`` has a handler from before Dask's: it ends the remaining child
+    processes, waits for them, and then calls finalizers of a negative priority. It does
+    so at the end of its forked children, too, which call no atexit handlers.
     """
     this = os.getpid(), function
     if this not in _called_at_end:
@@ -90,21 +83,21 @@ def call_at_end(function: Callable[[], None]) -> None:
 
 
 def make_lock() -> threading.Lock:
-    """Return a lock that is free in a forked child, whoever held it."""
+    """Return a lock that is free in a forked child, even if a thread held it."""
     lock = threading.Lock()
     _locks.add(lock)
     return lock
 
 
 def make_rlock() -> Any:
-    """Return a reentrant lock that is free in a forked child, whoever held it."""
+    """Return a reentrant lock that is free in a forked child, like a lock."""
     lock = threading.RLock()
     _locks.add(lock)
     return lock
 
 
 def is_on_event_loop() -> bool:
-    """Tell whether an event loop runs in this thread, which may not wait then."""
+    """Tell whether an event loop runs in this thread, which then may not wait."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -113,7 +106,7 @@ def is_on_event_loop() -> bool:
 
 
 def start_thread(target: Callable[[], object], name: str) -> threading.Thread | None:
-    """Start a thread; ``None`` while the interpreter ends, when there are no more."""
+    """Start a thread; ``None`` while the interpreter ends, which starts none."""
     thread = threading.Thread(target=target, name=name, daemon=True)
     try:
         thread.start()
@@ -123,15 +116,15 @@ def start_thread(target: Callable[[], object], name: str) -> threading.Thread | 
 
 
 class Background:
-    """One thread that does something again and again, while there is anything to do.
+    """One thread that works again and again, while there is work.
 
-    *work*: ``() -> seconds`` until it is called again, at the latest; ``None`` if there
-    is nothing more to do: the thread ends until the next :meth:`start`. It sees to its
-    own errors.
+    *work*: ``() -> seconds`` until its next call, at the latest; ``None`` if there is
+    nothing more to do: the thread ends until the next :meth:`start`. It handles its own
+    errors.
 
     Notes
     -----
-    Thread-safe. In a forked child there is no thread until :meth:`start` is called.
+    Thread-safe. A forked child has no thread until it calls :meth:`start`.
     """
 
     #: ``None`` while there is none.
@@ -156,7 +149,7 @@ class Background:
         return self.thread is not None
 
     def start(self, after: float = 0.0) -> bool:
-        """Have a thread; False if there can be none any more.
+        """Start the thread, if it is not there; False if threads cannot start any more.
 
         *after*: seconds until the thread works for the first time.
         """
@@ -167,9 +160,9 @@ class Background:
         return self.thread is not None
 
     def call(self) -> bool:
-        """Have the work done soon, in a thread; False if there can be none any more."""
-        # 1. The thread finds nothing to do. 2. There is something, and it is called.
-        # 3. It ends. So it looks whether it was called, under the lock.
+        """Let the thread work soon; False if threads cannot start any more."""
+        # 1. The thread finds nothing to do. 2. Work arrives, with a call. 3. The thread
+        # ends. So it checks for calls, under the lock, before it ends.
         with self._lock:
             if self.thread is None:
                 self._start(0.0)
@@ -182,7 +175,7 @@ class Background:
         self.thread = start_thread(lambda: self._run(calls, after), self._name)
 
     def wake(self) -> None:
-        """Let the thread work at once. For finalizers too: takes no lock."""
+        """Let the thread work at once. Takes no lock: for finalizers too."""
         self._calls.put(None)
 
     def _run(self, calls: SimpleQueue[None], seconds: float | None) -> None:
@@ -199,7 +192,7 @@ class Background:
             seconds = self._work()
 
     def stop(self, timeout: float = 0.0) -> None:
-        """End the thread; wait for it for so many seconds. A second call is silent."""
+        """End the thread; wait *timeout* seconds for it. A second call is silent."""
         with self._lock:
             thread, self.thread = self.thread, None
             calls, self._calls = self._calls, SimpleQueue()
@@ -229,19 +222,17 @@ def _call(future: Future[T], function: Callable[..., T], args: tuple[Any, ...]) 
 
 
 class Executor:
-    """Threads for what blocks: as many as there is work for, up to a limit.
+    """Threads for blocking work: as many as there is work for, up to a limit.
+
+    Unlike the executors of :mod:`concurrent.futures` it works in a forked child, which
+    begins without work, and while the interpreter ends. Thread-safe.
 
     Parameters
     ----------
     threads
-        How many there may be. They end when there was nothing to do for a while.
+        The limit. A thread ends after a time without work.
     idle
         Seconds for which a thread waits for more work.
-
-    Notes
-    -----
-    Thread-safe. Unlike those of :mod:`concurrent.futures` it works in a forked child,
-    where it has nothing to do yet, and while the interpreter ends.
     """
 
     _queue: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None]
@@ -259,7 +250,7 @@ class Executor:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Have no threads and nothing to do, in a forked child."""
+        """Have no threads and no work, in a forked child."""
         self._queue = SimpleQueue()
         self._threads = self._unfinished = 0
 
@@ -308,13 +299,13 @@ class Executor:
         try:
             _call(future, function, args)
         finally:
-            with self._lock:  # in a forked child it was none of this executor's
+            with self._lock:  # a forked child has begun with none unfinished
                 self._unfinished = max(0, self._unfinished - 1)
 
     def close(self, cancel: bool = False) -> None:
-        """Take nothing more; a second call is silent.
+        """Accept no more work; a second call is silent.
 
-        *cancel*: whether what has not begun is cancelled. Otherwise it is done.
+        *cancel*: whether to cancel work that has not begun. Otherwise it is done.
         """
         with self._lock:
             self._closed = True
@@ -327,12 +318,10 @@ class Executor:
 
 
 class Errands:
-    """Coroutines that run until they are done, or nobody wants them any more.
+    """Coroutines that run until they are done or the owner stops them.
 
-    Notes
-    -----
-    Not thread-safe: it belongs to an event loop. Dask reads no further message of a
-    stream before the handler of this one is done, so what takes long must not be one.
+    Not thread-safe: it belongs to an event loop. Dask reads the next message of a
+    stream when the handler of the last one is done, so long work must not be a handler.
     """
 
     _tasks: set[asyncio.Task[Any]]
@@ -346,7 +335,7 @@ class Errands:
         return len(self._tasks)
 
     def run(self, errand: Coroutine[Any, Any, Any]) -> None:
-        """Begin an errand; it sees to its own errors."""
+        """Begin an errand, which handles its own errors."""
         if self._stopped:
             errand.close()
             return
@@ -362,11 +351,11 @@ class Errands:
 
 
 async def run_apart(function: Callable[..., T], *args: Any) -> T:
-    """Call a function off the event loop that belongs to no session's executor.
+    """Call a function off the event loop, in a thread of its own.
 
-    It has a thread of its own, which has ended when this returns: whoever looks for
-    threads that a client has left behind, as Dask's own tests do, finds none. And a
-    store that hangs holds up nobody else.
+    The thread has ended when this returns: code that looks for threads that a client
+    has left behind, as Dask's own tests do, finds none. A store that hangs holds up no
+    other user of an executor.
     """
     future: Future[T] = Future()
     call = partial(_call, future, function, args)
@@ -376,7 +365,7 @@ async def run_apart(function: Callable[..., T], *args: Any) -> T:
     try:
         return await asyncio.wrap_future(future)
     finally:
-        # it has set the result, so that only its last steps are to come
+        # the thread has set the result: it ends within moments
         if thread is not None and future.done() and not future.cancelled():
             thread.join(_ENDING)
         del future, call  # an error would be in a cycle with this frame

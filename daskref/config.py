@@ -2,15 +2,15 @@
 
 Importing this module hands daskref's defaults to Dask; nothing is read before
 :meth:`Settings.read` or :func:`threshold` is called. Every setting has its default in
-``daskref.yaml`` and its description in ``daskref-schema.yaml``. What is set under
-another name does nothing: :func:`tell_unknown` says so, once per process.
+``daskref.yaml`` and its description in ``daskref-schema.yaml``. A value under any other
+name has no effect; :func:`tell_unknown` warns of it, once per process.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -33,13 +33,13 @@ from daskref.units import (
     parse_size,
 )
 
-#: Where users look.
+#: The logger that users know.
 logger = logging.getLogger("daskref")
 
 
 @cache
 def defaults() -> dict[str, Any]:
-    """Return daskref's defaults, as ``daskref.yaml`` has them; not to be changed."""
+    """Return daskref's defaults, from ``daskref.yaml``; not to be changed."""
     text = files("daskref").joinpath("daskref.yaml").read_text(encoding="utf-8")
     loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded
@@ -48,13 +48,13 @@ def defaults() -> dict[str, Any]:
 def ensure_defaults() -> None:
     """Hand daskref's defaults to :mod:`dask.config`. A second call is silent.
 
-    What the user has set already, in files or in the environment, stays.
+    Values that the user has set already, in files or in the environment, stay.
     """
     ours = defaults()
     if not any(known is ours for known in dask.config.defaults):
         malformed = _malformed_sections()
         dask.config.update_defaults(ours)
-        # Dask puts our section in the place of what is none; reading says so instead
+        # Dask replaces a malformed section by ours; reading shall report it instead
         dask.config.set(malformed)
 
 
@@ -73,7 +73,7 @@ def sections() -> dict[str, list[str]]:
 
 
 def _malformed_sections() -> dict[str, Any]:
-    """Return what somebody has put in the place of a section."""
+    """Return the values that users have set in place of a section."""
     given = {name: dask.config.get(name, None) for name in sections()}
     return {
         name: value
@@ -139,31 +139,9 @@ def _parse_switch(value: object, setting: str) -> str:
     raise ConfigError(setting, value, "'auto', true or false")
 
 
-#: Field of :class:`Settings` -> (setting below ``daskref.``, what reads it).
-_FIELDS: dict[str, tuple[str, Reader]] = {
-    "threshold": ("threshold", parse_size),
-    "connector": ("connector", _parse_connector),
-    "on_failure": ("on-failure", one_of("inband", "raise")),
-    "results": ("results", one_of("on-transfer", "on-completion")),
-    "timeout": ("timeout", parse_seconds),
-    "latency": ("latency", _parse_latency),
-    "lease": ("lease", parse_seconds),
-    "retry_interval": ("retry-interval", parse_seconds),
-    "reconcile_interval": ("reconcile-interval", parse_seconds),
-    "reconcile_grace": ("reconcile-grace", parse_seconds),
-    "spill_directory": ("spill-directory", _parse_path),
-    "shm_root": ("shm.root", _parse_path),
-    "shm_budget": ("shm.budget", parse_share),
-    "shm_recycle": ("shm.recycle", parse_share),
-    "shm_recycle_idle": ("shm.recycle-idle", parse_seconds),
-    "prefetch": ("prefetch", parse_size),
-    "security_transport": ("security.transport", one_of("auto", "tls", "clear")),
-    "security_sign": ("security.sign", _parse_switch),
-    "zmq_interface": ("zmq.interface", _parse_interface),
-    "zmq_port": ("zmq.port", _parse_port),
-    "zmq_advertise": ("zmq.advertise", _parse_advertise),
-    "zmq_fan_out": ("zmq.fan-out", parse_count),
-}
+def _setting(name: str, reader: Reader, **options: Any) -> Any:
+    """Return a field of :class:`Settings`: *name* is its setting below ``daskref.``."""
+    return field(metadata={"name": name, "reader": reader}, **options)
 
 
 @dataclass(frozen=True)
@@ -174,50 +152,54 @@ class Settings:
     """
 
     #: Bytes; values larger than this go by reference.
-    threshold: int
+    threshold: int = _setting("threshold", parse_size)
     #: ``"auto"``, a spec such as ``"shm://"``, or a mapping with ``"class"``.
     #: May name a password, hence not in ``repr``.
-    connector: str | dict[str, Any] = field(repr=False)
+    connector: str | dict[str, Any] = _setting(  # noqa: RUF009
+        "connector", _parse_connector, repr=False
+    )
     #: ``"inband"`` or ``"raise"``.
-    on_failure: str
+    on_failure: str = _setting("on-failure", one_of("inband", "raise"))
     #: ``"on-transfer"`` or ``"on-completion"``.
-    results: str
+    results: str = _setting("results", one_of("on-transfer", "on-completion"))
     #: Seconds.
-    timeout: float
+    timeout: float = _setting("timeout", parse_seconds)
     #: Seconds, or ``"dask"``.
-    latency: float | str
+    latency: float | str = _setting("latency", _parse_latency)
     #: Seconds.
-    lease: float
+    lease: float = _setting("lease", parse_seconds)
     #: Seconds.
-    retry_interval: float
+    retry_interval: float = _setting("retry-interval", parse_seconds)
     #: Seconds.
-    reconcile_interval: float
+    reconcile_interval: float = _setting("reconcile-interval", parse_seconds)
     #: Seconds.
-    reconcile_grace: float
+    reconcile_grace: float = _setting("reconcile-grace", parse_seconds)
     #: Directory; ``None``: the one for temporary files.
-    spill_directory: str | None
+    spill_directory: str | None = _setting("spill-directory", _parse_path)
     #: Directory on a tmpfs; ``None``: ``/dev/shm``.
-    shm_root: str | None
+    shm_root: str | None = _setting("shm.root", _parse_path)
     #: Fraction of the tmpfs (float), or bytes (int).
-    shm_budget: Share
+    shm_budget: Share = _setting("shm.budget", parse_share)  # noqa: RUF009
     #: Fraction of the budget (float), or bytes (int).
-    shm_recycle: Share
+    shm_recycle: Share = _setting("shm.recycle", parse_share)  # noqa: RUF009
     #: Seconds.
-    shm_recycle_idle: float
+    shm_recycle_idle: float = _setting("shm.recycle-idle", parse_seconds)
     #: Bytes; 0: off.
-    prefetch: int
+    prefetch: int = _setting("prefetch", parse_size)
     #: ``"auto"``, ``"tls"`` or ``"clear"``.
-    security_transport: str
+    security_transport: str = _setting(
+        "security.transport", one_of("auto", "tls", "clear")
+    )
     #: ``"auto"``, ``"true"`` or ``"false"``.
-    security_sign: str
+    security_sign: str = _setting("security.sign", _parse_switch)
     #: Name or address, of this process; ``None``: where Dask's server listens.
-    zmq_interface: str | None
+    zmq_interface: str | None = _setting("zmq.interface", _parse_interface)
     #: A port, or ``"first:last"``, of this process; 0: any.
-    zmq_port: int | str
+    zmq_port: int | str = _setting("zmq.port", _parse_port)
     #: ``"address"`` or ``"address:port"``, of this process; ``None``: where it listens.
-    zmq_advertise: str | None
+    zmq_advertise: str | None = _setting("zmq.advertise", _parse_advertise)
     #: Readers that one copy of an object serves at a time.
-    zmq_fan_out: int
+    zmq_fan_out: int = _setting("zmq.fan-out", parse_count)
 
     @classmethod
     def read(cls, **overrides: Any) -> Settings:
@@ -226,8 +208,8 @@ class Settings:
         Parameters
         ----------
         **overrides
-            Values, by the names of the fields, that go before those configured and
-            are checked like them. ``None`` means as configured.
+            Values by the names of the fields, checked like configured ones, which they
+            override. ``None`` means as configured.
 
         Raises
         ------
@@ -255,15 +237,18 @@ class Settings:
         return cls(**values)
 
 
+#: Field of :class:`Settings` -> (setting below ``daskref.``, its reader).
+_FIELDS: dict[str, tuple[str, Reader]] = {
+    each.name: (each.metadata["name"], each.metadata["reader"])
+    for each in fields(Settings)
+}
+
+
 def changed(**overrides: Any) -> dict[str, Any]:
     """Return the fields of :class:`Settings` that this process has set.
 
-    Raises ConfigError if a value is malformed.
-
-    Parameters
-    ----------
-    **overrides
-        See :meth:`Settings.read`. Those given are in it, even as they are by default.
+    *overrides*, as in :meth:`Settings.read`, are among them even if they equal the
+    defaults. Raises ConfigError if a value is malformed.
     """
     plain = {
         name: parse(dask.config.get(setting, config=defaults()["daskref"]), setting)
@@ -288,7 +273,7 @@ def is_size(field: str) -> bool:
 
 
 def _get(setting: str) -> object:
-    # somebody may have cleared the configuration: then our defaults still hold
+    # our defaults hold even if a user has cleared the configuration
     default = dask.config.get(setting, config=defaults()["daskref"])
     return dask.config.get(f"daskref.{setting}", default)
 
@@ -318,21 +303,21 @@ def threshold() -> int:
     return nbytes
 
 
-#: Unknown names that users were told of.
+#: Unknown names that were warned of.
 _told: set[str] = set()
-#: How many names there were under ``daskref`` when they were looked at last.
+#: Number of names under ``daskref`` at the last look.
 _looked_at = 0
 
 
 def look() -> None:
-    """Tell unknown names if some were set since. For every call of a user's."""
+    """Warn of unknown names if some were set since the last look. Cheap."""
     ours = dask.config.config.get("daskref")
     if type(ours) is dict and len(ours) != _looked_at:
         tell_unknown()
 
 
 def tell_unknown() -> None:
-    """Tell each name in Dask's configuration that looks like ours and is none."""
+    """Warn of each name in Dask's configuration that looks like a setting of ours."""
     global _looked_at
     ours = dask.config.config.get("daskref")
     _looked_at = len(ours) if isinstance(ours, Mapping) else 0
@@ -365,7 +350,7 @@ def _unknown() -> Iterator[str]:
 def _nearest(name: str) -> str | None:
     full = [f"{section}.{name}" for section, names in sections().items()
             for name in names if f"{section}.{name}" not in sections()]  # fmt: skip
-    # people leave out the section, or write a hyphen in the place of its dot
+    # users leave out the section, or write a hyphen in place of its dot
     by_ending = {_plain(each.rpartition(".")[2]): each for each in full}
     by_name = {_plain(each).removeprefix("daskref-"): each for each in full}
     candidates = by_ending | by_name
@@ -377,7 +362,7 @@ def _nearest(name: str) -> str | None:
 
 
 def _plain(name: object) -> str:
-    """Return a name as it compares: Dask takes hyphens for underscores."""
+    """Return a name in the form to compare: Dask equates hyphens and underscores."""
     return str(name).replace("_", "-").replace(".", "-")
 
 

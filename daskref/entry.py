@@ -1,12 +1,13 @@
-"""What runs wherever daskref is installed and Dask is imported.
+"""The code that runs wherever daskref is installed and Dask is imported.
 
 Dask loads this (entry point group ``dask.sizeof``) in the middle of its own import,
-when neither ``distributed`` nor what builds on it can be imported yet: hence a module
-that imports nothing of them, in a package that imports its parts on first use. It
-leaves notes; the family itself is loaded by the first value or message that needs it.
+when neither ``distributed`` nor a package on top of it can be imported yet. So this
+module imports nothing of them, and its package imports its parts on first use. The
+functions here register callbacks; the first value or message that needs the family
+loads it.
 
-All who import Dask pay for what is imported here, with or without a use for daskref:
-that is nothing which Dask has not imported before.
+Every process that imports Dask pays for the imports here, with or without a use for
+daskref: Dask has imported all of them before.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def register_sizeof(sizeof: Any) -> None:
         register_sizeof(sizeof)
 
     sizeof.register_lazy(_NAME, load)
-    # Not on `distributed`: where that is what brings Dask in, it is in sys.modules
-    # already, and half-made.
+    # Not `distributed`: if its import imports Dask, it is in sys.modules already, and
+    # half-made.
     if _SERIALIZE in sys.modules:
         _announce(sys.modules[_SERIALIZE])
     else:
@@ -40,10 +41,10 @@ def register_sizeof(sizeof: Any) -> None:
 
 
 class _Announcer:
-    """Finder of modules that finds one, once: to be called when it was imported."""
+    """Finder that finds one module, once, to announce daskref after its import."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Return where a module is, as the other finders say."""
+        """Return the module's spec, as the other finders have it."""
         if name != _SERIALIZE:
             return None
         sys.meta_path.remove(self)
@@ -65,7 +66,7 @@ def _announce(serialize: Any) -> None:
     if _NAME in serialize.families:
         return
     serialize.register_serialization_family(_NAME, _dumps, _loads)
-    # a Proxy cannot exist before the package is loaded, but may be its first use
+    # the first use of the family may be a Proxy, of a package that is loaded
     for dispatch in (serialize.dask_serialize, serialize.dask_deserialize):
         dispatch.register_lazy(_NAME, _load_family)
 

@@ -24,7 +24,7 @@
     ├── SerializationError                  an object, or bytes, cannot be read
     │   ├── NotProxiableError (TypeError)   the object cannot go by reference
     │   └── WireError (ValueError)          foreign bytes, or of a newer daskref
-    │       └── SignatureError              nobody with the store's key wrote them
+    │       └── SignatureError              no holder of the store's key wrote them
     └── StoreExistsError (ValueError)       another store has the name
 
 Every class survives pickling: its fields are its arguments, and the text is built in
@@ -51,9 +51,9 @@ class ConfigError(DaskrefError, ValueError):
 
     #: Name of the setting, as in ``daskref.threshold``.
     setting: str
-    #: What was given.
+    #: The value.
     value: object
-    #: What would be valid, as the end of the sentence "expected …".
+    #: Valid values, as the end of the sentence "expected …".
     expected: str
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class ConnectorUnavailableError(ConnectorError):
 
 @dataclass(eq=False, repr=False)
 class ObjectLostError(ConnectorUnavailableError):
-    """The hosts that had an object are gone, or do not give it."""
+    """The hosts that had an object are gone, or do not serve it."""
 
     #: Whether Dask computes it again: ask for the task's result once more.
     recomputed: bool = False
@@ -106,9 +106,9 @@ class NotDeferrableError(ConnectorError, NotImplementedError):
 class MissingKeyError(DaskrefError, LookupError):
     """The object is not in the store (any more)."""
 
-    #: The key that was asked for.
+    #: The key.
     key: Any
-    #: ``repr`` of the connector that was asked.
+    #: ``repr`` of the connector.
     connector: str
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class LifetimeError(DaskrefError, RuntimeError):
 
     #: Its name.
     lifetime: str
-    #: What it cannot do any more, a sentence.
+    #: The call that it refuses, a sentence.
     reason: str
 
     def __str__(self) -> str:
@@ -133,17 +133,17 @@ class LifetimeError(DaskrefError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class NamespaceError(DaskrefError, RuntimeError):
-    """The machine does not permit what hosts in namespaces need."""
+    """The machine does not permit namespaces for test hosts."""
 
-    #: What the system said.
+    #: The system's message.
     message: str
 
 
 @dataclass(eq=False, repr=False)
 class NotStoredError(DaskrefError, TypeError):
-    """A proxy that no store made, where only one of a store's will do."""
+    """A proxy that no store made, in place of a store's."""
 
-    #: What needs a store's proxy, as the beginning of a sentence.
+    #: The taker of the proxy, as the beginning of a sentence.
     needed: str
     #: Type of the proxy's factory.
     factory: str
@@ -157,11 +157,11 @@ class NotStoredError(DaskrefError, TypeError):
 
 @dataclass(eq=False, repr=False)
 class OwnershipError(DaskrefError, RuntimeError):
-    """A rule of owners and borrowers is broken; nothing has changed."""
+    """A rule of owners and borrowers would be broken; nothing has changed."""
 
     #: ``repr`` of the owner or the borrow.
     proxy: str
-    #: What cannot be done, and what to do, as a sentence.
+    #: What cannot be done, and what to do, a sentence.
     reason: str
     #: The rule that it would break, one of :data:`daskref.ownership.RULES`.
     rule: str
@@ -175,25 +175,25 @@ class MutableBorrowError(OwnershipError):
 
 
 class ReferenceInvalidError(OwnershipError):
-    """A borrow that has ended is used, or would be left without its object."""
+    """A borrow was used after its end, or would be left without its object."""
 
 
 class ReferenceNotOwnedError(OwnershipError):
-    """Something was asked of a borrow, or of a plain proxy, that only an owner does."""
+    """An operation for owners was called with a borrow or a plain proxy."""
 
 
 @dataclass(eq=False, repr=False)
 class ResolveError(DaskrefError, RuntimeError):
     """A proxy or a reference could not be resolved; the cause is chained."""
 
-    #: ``repr`` of what should have been resolved.
+    #: ``repr`` of the proxy or the reference.
     reference: str
     #: Why, as a sentence.
     reason: str
 
     @property
     def cause(self) -> BaseException | None:
-        """What was raised instead of the target: the error's ``__cause__``."""
+        """The error that was raised in place of the target: ``__cause__``."""
         return self.__cause__
 
     def __str__(self) -> str:
@@ -221,13 +221,13 @@ class NotInstalledError(DaskrefError, ImportError):
 
 @dataclass(eq=False, repr=False)
 class IncompatibleError(DaskrefError, ImportError):
-    """Processes of the cluster have versions of daskref that do not work together."""
+    """Processes of the cluster have incompatible versions of daskref."""
 
     #: One side, as in ``"the scheduler tcp://…"``.
     where: str
     #: Its ``protocol`` and ``version``.
     peer: dict[str, Any]
-    #: The same of those that have another protocol, by where they are.
+    #: The same of the processes with another protocol, by their names.
     others: dict[str, dict[str, Any]]
 
     def __str__(self) -> str:
@@ -245,7 +245,7 @@ class IncompatibleError(DaskrefError, ImportError):
 
 
 def describe_peer(peer: dict[str, Any]) -> str:
-    """Return a peer's version and protocol, for people."""
+    """Return a peer's version and protocol as text."""
     return f"daskref {peer['version']} (protocol {peer['protocol']})"
 
 
@@ -289,7 +289,7 @@ class WireError(SerializationError, ValueError):
 
 
 class SignatureError(WireError):
-    """An object that nobody with the store's signing key wrote; it was not unpickled.
+    """An object that no holder of the store's signing key wrote; it was not unpickled.
 
     Parameters
     ----------

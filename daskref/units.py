@@ -1,7 +1,7 @@
 """Numbers, sizes, durations and ports as users write them: settings, options, URLs.
 
 Each reader is ``(value, setting) -> value``. Its :class:`ConfigError` names the
-setting, what was given, and what would be valid.
+setting, the value, and what would be valid.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def read_options(
     given: Mapping[str, Any],
     setting: str = "daskref.connector: option {}",
 ) -> dict[str, Any]:
-    """Return options with the types that they are to have.
+    """Return options with the types that their readers give them.
 
     Raises ConfigError if one is malformed.
 
     Parameters
     ----------
     readers
-        Name -> what reads the option; others are returned as they are.
+        Name -> reader of the option; options without one are returned as they are.
     given
         Name -> what the user wrote.
     setting
-        The name for errors, with ``{}`` in the place of the option's.
+        The name for errors; ``{}`` stands for the option's name.
 
     Examples
     --------
@@ -78,14 +78,9 @@ def read_options(
 def parse_size(
     value: object, setting: str, *, least: int = 0, most: int | None = None
 ) -> int:
-    """Return a size in bytes.
+    """Return a size in bytes, from *least* to *most*, both valid.
 
-    Parameters
-    ----------
-    value
-        ``"64 MiB"``, ``"1e9"``, ``67108864``.
-    least, most
-        What is valid, in bytes; both included.
+    *value*: ``"64 MiB"``, ``"1e9"``, ``67108864``.
 
     Examples
     --------
@@ -97,7 +92,7 @@ def parse_size(
     has_unit = isinstance(value, str) and value.rstrip()[-1:].isalpha()
     if nbytes != number and not has_unit:
         nbytes = None  # 1.5 is not meant to be two bytes
-    if nbytes is None or nbytes < least or (most is not None and nbytes > most):
+    if nbytes is None or not least <= nbytes <= (nbytes if most is None else most):
         expected = 'a size such as "64 MiB", "1e9" or 67108864'
         raise ConfigError(setting, value, expected + _bounds(least, most, _as_size))
     return nbytes
@@ -106,11 +101,8 @@ def parse_size(
 def parse_share(value: object, setting: str) -> Share:
     """Return a fraction (float) or a number of bytes (int).
 
-    Parameters
-    ----------
-    value
-        A fraction (``0.8``, ``"0.8"``, ``"80%"``, ``1``), a size as :func:`parse_size`
-        takes it, or 0 or ``False`` for nothing.
+    *value*: a fraction (``0.8``, ``"0.8"``, ``"80%"``, ``1``), a size as in
+    :func:`parse_size`, or 0 or ``False`` for nothing.
 
     Examples
     --------
@@ -137,14 +129,10 @@ def parse_share(value: object, setting: str) -> Share:
 
 
 def parse_seconds(value: object, setting: str, *, zero: bool = False) -> float:
-    """Return a duration in seconds, of those that Python's functions can wait.
+    """Return a duration in seconds, short enough for Python's functions to wait.
 
-    Parameters
-    ----------
-    value
-        ``2``, ``0.5``, ``"0.5"``, ``"500ms"``, ``"2s"``, ``"1 min"``, ``"10 minutes"``.
-    zero
-        Whether 0 is valid.
+    *value*: ``2``, ``0.5``, ``"0.5"``, ``"500ms"``, ``"2s"``, ``"1 min"``, ``"10
+    minutes"``. *zero*: whether 0 is valid.
 
     Examples
     --------
@@ -161,15 +149,7 @@ def parse_seconds(value: object, setting: str, *, zero: bool = False) -> float:
 def parse_count(
     value: object, setting: str, *, least: int = 1, most: int | None = None
 ) -> int:
-    """Return a whole number.
-
-    Parameters
-    ----------
-    value
-        ``3``, or ``"3"``.
-    least, most
-        What is valid; both included.
-    """
+    """Return a whole number, ``3`` or ``"3"``, from *least* to *most*, both valid."""
     number = _quantity(value, {"": 1})
     count = None if number is None or number % 1 else int(number)
     if count is None or count < least or (most is not None and count > most):
@@ -179,7 +159,7 @@ def parse_count(
 
 
 def parse_flag(value: object, setting: str) -> bool:
-    """Return a truth value: ``True``, ``"true"``, ``"1"``, in whatever case."""
+    """Return a truth value: ``True``, ``"true"``, ``"1"``, in any case."""
     valid = {"true": True, "1": True, "false": False, "0": False}
     if (text := str(value).lower()) in valid:
         return valid[text]
@@ -187,7 +167,7 @@ def parse_flag(value: object, setting: str) -> bool:
 
 
 def one_of(*choices: str) -> Reader:
-    """Return a reader that takes these texts and no others."""
+    """Return a reader that accepts these texts and no others."""
 
     def parse(value: object, setting: str) -> str:
         if isinstance(value, str) and value in choices:
@@ -198,7 +178,7 @@ def one_of(*choices: str) -> Reader:
 
 
 def _quantity(value: Any, units: Mapping[str, float]) -> int | float | None:
-    """Return what a number, or a text of number and unit, comes to; not negative."""
+    """Return the value of a number, or of a text with a unit; ``None`` if negative."""
     if isinstance(value, str):
         match = _QUANTITY.fullmatch(value)
         if match is None or (unit := match[3].lower()) not in units:
@@ -232,7 +212,7 @@ _BRACKETS = re.compile(r"\[([^]]*)\](?::(\d+))?")
 
 
 class Advertised(NamedTuple):
-    """What others are told to connect to."""
+    """The address that other processes connect to."""
 
     #: A name, or an address without brackets.
     address: str
