@@ -1,7 +1,7 @@
-"""A directory that several hosts share: no locks, which network file systems may lack.
+"""Objects in a directory that several hosts share.
 
-Read ``connector`` first, then ``_patience`` (files that another host wrote, and that
-show late). ``files.presence`` tells which participants live.
+Nothing here relies on file locks, which network file systems may lack. Read
+``connector`` first. ``files.presence`` tells which participants are alive.
 """
 
 from daskref.connectors.file.connector import FileConnector as FileConnector

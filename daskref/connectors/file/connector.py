@@ -1,27 +1,28 @@
 """Objects in files of a directory that many hosts may share.
 
-Nothing relies on locks, which network file systems may not have, or lose.
+No method relies on file locks, which network file systems may lack or lose.
 
-Known limits: a network file system may show an object to other hosts late, by the time
-for which it caches directories; :meth:`FileConnector.get` waits for it, for a bounded
-time. Objects of a process that died on another host are not recognized as orphans; the
-last participant's host must outlive it, or the session's directory stays and is removed
-by hand.
+Known limits: a network file system may show a new object to other hosts only after its
+directory cache expires; :meth:`FileConnector.get` waits for that, for a bounded time.
+The objects of a process that died on another host do not count as orphans. If the host
+of the last participant dies, the session's directory stays and must be removed by hand.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import time
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, unquote
 
 from daskref.annotations import override
 from daskref.connectors.base import Key
-from daskref.connectors.file._patience import Patience
 from daskref.connectors.files.connector import DirectoryConnector, Read, checked
 from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.folders import is_hidden, own_directories
@@ -30,7 +31,7 @@ from daskref.connectors.files.parts import sync_directory
 from daskref.connectors.files.presence import ManyHosts
 from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.filesystems import is_local
-from daskref.exceptions import ConfigError, ConnectorUnavailableError
+from daskref.exceptions import ConfigError, ConnectorUnavailableError, WireError
 from daskref.units import Reader, one_of, parse_flag, parse_seconds, read_options
 
 #: What a session's directory is called.
@@ -52,48 +53,50 @@ class FileKey(NamedTuple):
 
 
 class FileConnector(DirectoryConnector):
-    """Store objects in a directory, on a shared file system for instance.
+    """Store objects in a directory, for example on a shared file system.
 
     Parameters
     ----------
     store_dir
-        The directory; made if it does not exist.
+        The directory; created if it does not exist.
     clear
-        Whether the objects go when the last connector of the session is closed.
-        ``False`` keeps them for ever.
+        Whether the objects are deleted when the last connector of the session is
+        closed. ``False`` keeps them for ever.
     fsync
-        What a power cut leaves: ``"never"``, whatever the system had written by then;
-        ``"data"``, of each object that is seen afterwards the whole; ``"full"``, every
+        What survives a power cut. ``"never"``: whatever the system had written by then.
+        ``"data"``: of each object that has its name, all bytes. ``"full"``: every
         object whose :meth:`put` had returned. The latter two wait for the disk.
     patience
-        Seconds for which :meth:`get` looks for an object that it does not find, on a
-        network file system: another host's file may appear late. A local one is asked
-        once.
+        Seconds for which :meth:`get` looks for an object on a network file system,
+        where another host's file may appear late. On a local file system, :meth:`get`
+        looks once.
     session, nonce
-        Of the session to take part in, from :meth:`config`; by default a new one.
+        From the :meth:`config` of another connector, to take part in its session; by
+        default a new session.
 
     Raises
     ------
     ConfigError
         If an option is malformed.
     ConnectorUnavailableError
-        If *store_dir* cannot be used, or does not have that session.
+        If *store_dir* cannot be used, or does not hold that session.
 
     Notes
     -----
-    Objects lie in a directory of the session within *store_dir*. A connector opened
-    without :meth:`config` on the same *store_dir* starts a session of its own, and
-    still finds the objects of the others of this user. What else is in *store_dir*
-    is never touched.
+    Each session has a directory of its own within *store_dir*. A connector that was
+    opened without :meth:`config` on the same *store_dir* starts a new session and still
+    finds the objects of this user's other sessions. Other files in *store_dir* are
+    never touched.
 
-    A file is closed before it gets its name: who opens it on another host, of a network
-    file system that is consistent from close to open (NFS is), reads the whole object.
+    A file is closed before it is renamed to its final name. On a network file system
+    with close-to-open consistency (NFS), a reader on another host therefore sees the
+    whole object.
 
-    :meth:`get` returns a private mapping on a local file system, of objects from 64 KiB
-    on; it reads smaller ones, and on a network file system all, because another host
-    may delete them. :meth:`exists` does not wait as :meth:`get` does. A network file
-    system that repeats a request whose answer was lost may tell the one whose
-    :meth:`take` deleted the object that it was gone; then nobody gets it.
+    On a local file system, :meth:`get` maps objects of 64 KiB and more privately. It
+    reads smaller objects, and all objects on a network file system, where another host
+    may delete a file under its mapping. :meth:`exists` does not wait as :meth:`get`
+    does. If a network file system repeats a request whose answer was lost, :meth:`take`
+    may return ``None`` to the caller that deleted the object; then no caller gets it.
 
     Examples
     --------
@@ -108,13 +111,6 @@ class FileConnector(DirectoryConnector):
     scheme: ClassVar[str] = "file"
     _key_type = FileKey
 
-    _store_dir: str
-    _clear: bool
-    _fsync: str
-    _patience: Patience
-    _local: bool
-    _made: bool
-
     def __init__(
         self,
         store_dir: str | os.PathLike[str],
@@ -128,15 +124,12 @@ class FileConnector(DirectoryConnector):
         self._store_dir = os.path.abspath(os.fspath(store_dir))
         given = {"clear": clear, "fsync": fsync, "patience": patience}
         options = read_options(_READERS, given)
-        self._clear, self._fsync, seconds = options.values()
+        self._clear, self._fsync, self._patience = options.values()
         self._made = False
         self._session = self._enter(session, nonce)
         self._finalizer = weakref.finalize(self, self._session.leave)
         self._local = is_local(self._store_dir)
         self._here = self._objects = self._at(self._session.path)
-        self._patience = Patience(
-            (self._store_dir, self._session.path), seconds, self._local
-        )
         if session is None and fsync == "full":
             with self._edge("the session could not be written"):
                 sync_directory(self._store_dir)
@@ -148,7 +141,9 @@ class FileConnector(DirectoryConnector):
         if session is not None and nonce is not None:
             path = os.path.join(self._store_dir, session)
             return DirectorySession.join(path, nonce, liveness)
-        self._make()
+        with self._edge("the directory cannot be made", unavailable=True):
+            self._made = not os.path.isdir(self._store_dir)
+            os.makedirs(self._store_dir, exist_ok=True)
         DirectorySession.sweep(self._store_dir, liveness)
         try:
             return DirectorySession.create(self._store_dir, liveness)
@@ -156,22 +151,15 @@ class FileConnector(DirectoryConnector):
             self._unmake()
             raise
 
-    def _make(self) -> None:
-        with self._edge("the directory cannot be made", unavailable=True):
-            self._made = not os.path.isdir(self._store_dir)
-            os.makedirs(self._store_dir, exist_ok=True)
-
     def _unmake(self) -> None:
         if self._made:
-            try:
+            with suppress(OSError):  # other sessions use it
                 os.rmdir(self._store_dir)
-            except OSError:
-                return  # others use it
-            self._made = False
+                self._made = False
 
     @classmethod
+    @override
     def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
-        """Return the options in ``file:///directory``."""
         if url.netloc or not url.path:
             raise ConfigError(
                 "daskref.connector", url.geturl(), "file:///an/absolute/path"
@@ -202,12 +190,34 @@ class FileConnector(DirectoryConnector):
     def _elsewhere(
         self, name: str, nbytes: int, read: Read, failed: Exception | None
     ) -> memoryview | None:
-        def look() -> memoryview | None:
-            found = (read(place, name, nbytes) for place in self._places())
-            return next((view for view in found if view is not None), None)
+        # An object whose key was made first may not exist yet: do not wait for it.
+        waits = not self._local and nbytes != UNKNOWN_SIZE
+        deadline = time.monotonic() + (self._patience if waits else 0.0)
+        pause = 0.01
+        while True:
+            if not self._local:
+                self._refresh()
+            late = time.monotonic() >= deadline
+            try:
+                found = (read(place, name, nbytes) for place in self._places())
+                view = next((view for view in found if view is not None), None)
+                if view is not None or late:
+                    return view
+            except WireError:
+                if late:
+                    raise
+            except OSError as exc:
+                # A stale handle: another host deleted the file.
+                if late or exc.errno != errno.ESTALE:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 0.25)
 
-        # Of an object that is to come, nobody knows whether it should be there.
-        return self._patience.look(look, wait=nbytes != UNKNOWN_SIZE)
+    def _refresh(self) -> None:
+        """Have the file system ask its server for the names in the directories."""
+        for path in (self._store_dir, self._session.path):
+            with suppress(OSError), os.scandir(path) as entries:
+                next(entries, None)
 
     @override
     def evict(self, key: Key) -> None:
@@ -215,7 +225,7 @@ class FileConnector(DirectoryConnector):
         with self._edge(f"{key!r} could not be deleted"):
             evicted = any(place.evict(name) for place in self._places())
             if not evicted and not self._local:
-                self._patience.refresh()
+                self._refresh()
                 any(place.evict(name) for place in self._places())
 
     @override
@@ -224,24 +234,24 @@ class FileConnector(DirectoryConnector):
             "store_dir": self._store_dir,
             "clear": self._clear,
             "fsync": self._fsync,
-            "patience": self._patience.seconds,
+            "patience": self._patience,
             "session": os.path.basename(self._session.path),
             "nonce": self._session.nonce,
         }
 
     def close(self, clear: bool | None = None) -> None:
-        """See :meth:`Connector.close`.
+        """Close the connector; the last one of the session deletes the objects.
 
         Parameters
         ----------
         clear
-            Goes before what the session's connectors were made with, as in ProxyStore,
-            when the last of them is closed.
+            Replaces the session's own setting, as in ProxyStore.
 
         Raises
         ------
         ConnectorError
-            If *clear* cannot be written down for the others; this one is closed.
+            If *clear* cannot be written for the other participants; this connector is
+            closed all the same.
         """
         try:
             if clear is not None and not self._closed:

@@ -1,4 +1,4 @@
-"""What the connectors have in common whose objects are files of directories."""
+"""The common part of the connectors whose objects are files of directories."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from daskref.exceptions import (
 
 logger = logging.getLogger(__name__)
 
-#: What reads an object: ``(directory, name, nbytes) -> view``, or ``None``.
+#: Reads an object: ``(directory, name, nbytes) -> view`` or ``None``.
 Read = Callable[[ObjectDirectory, str, int], memoryview | None]
 
 
 class Objects(Protocol):
-    """A directory of objects, or several."""
+    """One or several directories of objects."""
 
     def put(
         self, name: str, views: Sequence[memoryview], *, publish: str | None = None
@@ -38,21 +38,21 @@ class Objects(Protocol):
 
 
 class DirectoryConnector(Connector, DeferrableConnector):
-    """Store objects in the directory of a session, and in others that belong to it.
+    """Store objects in the directory of a session, and read them also elsewhere.
 
-    Each kind says where it writes objects, and where else they may be.
+    Subclasses say where they write objects, and where else objects may be.
     """
 
-    #: The class of the keys: name and size.
+    #: Class of the keys: name and size.
     _key_type: ClassVar[type[Any]]
 
     _session: DirectorySession
     #: Where objects are written.
     _objects: Objects
-    #: Where nearly all are found.
+    #: Where objects are looked for first.
     _here: ObjectDirectory
     _closed: bool = False
-    #: Whether the last sweep failed somewhere, which was said.
+    #: Whether the last sweep failed in part, for which a warning was logged.
     _unswept: bool = False
 
     @abstractmethod
@@ -60,14 +60,14 @@ class DirectoryConnector(Connector, DeferrableConnector):
         """Yield the directories in which an object may be, the likeliest first."""
 
     def _own(self) -> Iterable[ObjectDirectory]:
-        """Return those of the places whose objects are this session's."""
+        """Return those of the directories whose objects are this session's."""
         return self._places()
 
     @abstractmethod
     def _elsewhere(
         self, name: str, nbytes: int, read: Read, failed: Exception | None
     ) -> memoryview | None:
-        """Return an object that is not *here*, or could not be read there."""
+        """Return an object that is not in ``_here``, or could not be read there."""
 
     def _ready(self) -> DirectorySession:
         if self._closed:
@@ -78,7 +78,7 @@ class DirectoryConnector(Connector, DeferrableConnector):
 
     @contextmanager
     def _edge(self, what: str, unavailable: bool = False) -> Iterator[None]:
-        """Let nothing but daskref's errors out."""
+        """Translate errors of the operating system."""
         try:
             yield
         except OSError as exc:
@@ -116,7 +116,7 @@ class DirectoryConnector(Connector, DeferrableConnector):
     def _read(self, key: Key, read: Read) -> memoryview | None:
         name, nbytes = checked(key, self._key_type)
         self._ready()
-        try:  # without _edge: reads are many, and fast
+        try:  # without _edge, which would slow reads down
             try:
                 if (view := read(self._here, name, nbytes)) is not None:
                     return view
@@ -154,10 +154,10 @@ class DirectoryConnector(Connector, DeferrableConnector):
         with self._edge("a lease could not be written"):
             return any(leases.renew(place, name, seconds) for place in self._places())
 
+    @override
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0
     ) -> list[Key]:
-        """Delete what nobody will, in this session; what is in *known* stays."""
         gone = self._ready().gone
         names = None if known is None else {key[0] for key in known if key}
         found: list[Key] = []
@@ -173,8 +173,8 @@ class DirectoryConnector(Connector, DeferrableConnector):
             self._unswept = False
         return found
 
+    @override
     def usage(self) -> Usage:
-        """Return what the objects of this session take up."""
         self._ready()
         usages = [leases.usage(place) for place in self._own()]
         return Usage(sum(u.objects for u in usages), sum(u.nbytes for u in usages))
@@ -183,8 +183,8 @@ class DirectoryConnector(Connector, DeferrableConnector):
 def checked(key: object, kind: type[tuple[str, int]]) -> tuple[str, int]:
     """Return name and size from a key.
 
-    A plain tuple will do: that is what a key is after a message of Dask's. Raises
-    WireError if it is not a key of this kind, or not one that daskref made.
+    Raises WireError if it is neither a key of class *kind* nor the plain tuple that a
+    message makes of one.
     """
     if isinstance(key, tuple) and type(key) in (tuple, kind) and len(key) == 2:
         name, nbytes = key

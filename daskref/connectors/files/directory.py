@@ -23,7 +23,7 @@ from daskref.connectors.files.parts import Parts
 from daskref.connectors.files.recycling import KeptMappings, Pool, discard, unlink
 from daskref.exceptions import WireError
 
-#: Smaller files are read: to map one costs more, unless it may be written again.
+#: Bytes: smaller files are read, which costs less, unless they may be recycled.
 _WORTH_MAPPING = 64 * 2**10
 #: Seconds after which a lock that should be held for microseconds is an error.
 STUCK = 30.0
@@ -31,33 +31,32 @@ STUCK = 30.0
 
 @dataclass(eq=False, repr=False)
 class ObjectDirectory:
-    """Objects in one directory: whole or not there, unchanged once published.
+    """Objects in one directory, each visible as a whole or not at all, and immutable.
 
     Notes
     -----
-    A writer fills a hidden file, with a pool under an exclusive lock, and publishes it
-    by rename. With a pool, a reader opens by name, takes a shared lock, then looks
-    whether the name still means the file it holds: if so, nobody recycles the file
-    before the lock ends.
+    A writer fills a hidden file, under an exclusive lock if there is a pool, and
+    publishes it by rename. With a pool, a reader opens the file by name, takes a shared
+    lock, and then checks that the name still means this file: if so, no writer recycles
+    the file before the lock ends.
     """
 
     #: The directory; it exists.
     path: str
     _: KW_ONLY
-    #: Where evicted files go to be written again; ``None`` to delete them. Then readers
-    #: need no locks.
+    #: Recycles evicted files; without one, they are deleted and readers take no locks.
     pool: Pool | None = None
     kept: KeptMappings | None = None
-    #: Where mappings go to be read again, if anywhere.
+    #: Keeps mappings for the next read.
     parked: ParkedMappings | None = None
     #: Whether :meth:`get` maps files; otherwise it reads them.
     mapped: bool = True
     #: What is on the disk once :meth:`put` has returned: ``"never"``, ``"data"`` or
     #: ``"full"``. Only without a pool.
     fsync: str = "never"
-    #: (name) -> None: called when :meth:`evict` has deleted an object, if given.
+    #: (name) -> None: called after :meth:`evict` has deleted an object.
     deleted: Callable[[str], None] | None = None
-    #: Of objects that are being written.
+    #: The objects that are being written.
     parts: Parts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,9 +75,7 @@ class ObjectDirectory:
         room: Callable[[int], bool] = lambda nbytes: True,
         publish: str | None = None,
     ) -> bool:
-        """Write an object.
-
-        Returns False if there was no room.
+        """Write an object; return False if *room* refuses it.
 
         Parameters
         ----------
@@ -87,13 +84,13 @@ class ObjectDirectory:
         room
             nbytes -> whether a new file of this size may be made.
         publish
-            The name that readers look for, if another process chose it. *name* is the
-            writer's own: whoever sweeps must see who is writing.
+            The name that readers look for, if another process chose it. *name* still
+            contains the writer's digits, which :func:`leases.sweep` looks at.
 
         Raises
         ------
         OSError
-            Nothing remains of the object then.
+            Nothing remains of the object.
         """
         nbytes = sum(view.nbytes for view in views)
         part = self.parts.start(name, nbytes, room)
@@ -120,12 +117,12 @@ class ObjectDirectory:
             try:
                 if self.pool is None or try_lock(fd, SHARED):
                     # 1. We open the file. 2. Another evicts it. 3. Another writes an
-                    # object into its pages. 4. We lock it: the name tells.
+                    # object into its pages. 4. We lock it: the name is another file's.
                     if self.pool is None or names(path, fd):
                         return fd
                     unlock(fd)
                 elif names(path, fd):
-                    # Someone is deleting it at this moment.
+                    # Another process is deleting or moving it.
                     deadline = deadline or time.monotonic() + STUCK
                     if time.monotonic() > deadline:
                         raise OSError(errno.EDEADLK, "a stopped process has it locked")
@@ -136,17 +133,18 @@ class ObjectDirectory:
             os.close(fd)
 
     def lend(self, name: str, nbytes: int) -> memoryview | None:
-        """Return an object, read-only, for a moment: to send it; see :meth:`get`.
+        """Return an object read-only, to be sent; see :meth:`get`.
 
-        If this process has written it, its pages are mapped already.
+        If this process wrote the object, the view uses the mapping through which it
+        did.
         """
         return self._read(name, nbytes, self._lent)
 
     def get(self, name: str, nbytes: int) -> memoryview | None:
-        """Return an object; ``None`` if it is not here.
+        """Return an object; ``None`` if there is none.
 
-        Raises WireError if the file has another size than *nbytes*, where that is
-        known; OSError if it cannot be read.
+        Raises WireError if the file has another size than *nbytes*, unless that is
+        ``UNKNOWN_SIZE``; OSError if it cannot be read.
         """
         return self._read(name, nbytes, self._private)
 
@@ -160,7 +158,7 @@ class ObjectDirectory:
         kept = None if self.kept is None else self.kept.peek(inode, nbytes)
         if kept is None:
             return private_view(fd, nbytes).toreadonly()
-        # nobody has the file written again, or cut, while the holder has its lock
+        # The holder's lock keeps writers from recycling or truncating the file.
         return view_of(kept.address, nbytes, _let_go, kept, map_holder(fd)).toreadonly()
 
     def _read(
@@ -205,7 +203,7 @@ class ObjectDirectory:
     # Deleting, linking.
 
     def evict(self, name: str) -> bool:
-        """Delete an object and its lease; whether this very call deleted it."""
+        """Delete an object and its lease; return whether this call deleted it."""
         evicted = self._evict(self.at(name))
         if evicted:
             unlink(self.at(LEASE + name))
@@ -227,16 +225,16 @@ class ObjectDirectory:
         return discard(path)
 
     def take(self, name: str, nbytes: int) -> memoryview | None:
-        """Return an object and delete it; ``None`` if it is not here, for this caller.
+        """Return an object and delete it; ``None`` if another caller did.
 
-        Raises as :meth:`get` does. The name goes in one atomic step of the file system,
-        which tells whose step it was.
+        Raises as :meth:`get` does. Removing the name is one atomic step, which exactly
+        one caller completes.
         """
         view = self.get(name, nbytes)
         return view if view is not None and self.evict(name) else None
 
     def link(self, name: str, new: str) -> bool:
-        """Give the object another name; False if it is not here."""
+        """Give the object another name; return False if there is no such object."""
         fd = self._open(name)
         if fd is None:
             return False
@@ -256,23 +254,17 @@ class ObjectDirectory:
 
 
 def new_name(writer: str) -> str:
-    """Return a name for a new object of the writer with these 8 digits."""
+    """Return a name for a new object of the participant *writer*."""
     return f"{writer}-{os.urandom(12).hex()}"
 
 
 def _let_go(kept: SharedMapping, holder: int) -> None:
-    """Give up the lock of a view through a mapping, which lasted as long. Anywhere."""
+    """Unlock the file of a view from :meth:`ObjectDirectory.lend`. For finalizers."""
     unmap(holder, mmap.PAGESIZE)
 
 
 def _read_whole(fd: int, nbytes: int) -> memoryview:
-    """Return the first bytes of a file that cannot be mapped, writable.
-
-    Raises
-    ------
-    WireError
-        If it has fewer.
-    """
+    """Read a file that cannot be mapped. Raises WireError if it is too short."""
     # Not bytes: the result is writable, as a mapping is.
     view = memoryview(bytearray(nbytes))
     done = 0

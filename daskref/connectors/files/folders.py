@@ -1,4 +1,4 @@
-"""The directories of one user's sessions: found, told apart, and removed as a whole."""
+"""The session directories of one user: find, identify and remove them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ logger = logging.getLogger(__name__)
 
 #: Held while a session is removed. Reentrant: the collector may end another one there.
 removing = make_rlock()
-#: Directories that could not be swept, which was said once.
+#: Directories that could not be swept, for which a warning was logged.
 _failed: set[str] = set()
 
 
 def is_hidden(path: str) -> bool:
-    """Tell whether a directory is half-made, or half-removed."""
+    """Tell whether a directory is being made or removed."""
     return os.path.basename(path).startswith(".")
 
 
 def hidden_name(path: str) -> str:
-    """Return a name for the directory while it is made, or removed."""
+    """Return a name for the directory while it is made or removed."""
     root, name = os.path.split(path)
     return os.path.join(root, f".{name}-{secrets.token_hex(4)}")
 
 
 def hide(path: str) -> str | None:
-    """Give a directory a hidden name, and return it; ``None`` if it is gone."""
+    """Rename a directory to a hidden name and return that; ``None`` if it is gone."""
     if is_hidden(path):
         return path
     hidden = hidden_name(path)
@@ -49,7 +49,7 @@ def hide(path: str) -> str | None:
 
 
 def is_older(path: str, seconds: float) -> bool:
-    """Tell whether a directory is there that nothing was added to for so long."""
+    """Tell whether a directory exists and had no entry added for *seconds*."""
     try:
         return time.time() - os.lstat(path).st_mtime > seconds
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def is_older(path: str, seconds: float) -> bool:
 
 
 def own_directories(root: str) -> list[str]:
-    """Return the session directories of this user in *root*, half-made ones too."""
+    """Return this user's session directories in *root*, hidden ones included."""
     prefix = f"daskref-{os.geteuid()}-"
     found = []
     try:
@@ -75,9 +75,10 @@ def own_directories(root: str) -> list[str]:
 
 
 def swept(paths: Iterable[str], sweep: Callable[[str], bool]) -> list[str]:
-    """Return what was removed of some directories; one that fails ends nothing.
+    """Call *sweep* on each path; return those for which it returned true.
 
-    *sweep*: ``(path) -> bool``: remove it if nobody needs it; whether it was removed.
+    *sweep*: ``(path) -> bool``, whether it removed the directory. Its errors are logged
+    once per path, and the next path follows.
     """
     removed = []
     for path in paths:
@@ -92,9 +93,9 @@ def swept(paths: Iterable[str], sweep: Callable[[str], bool]) -> list[str]:
 
 
 def check_private(path: str, name: str) -> None:
-    """Refuse a directory that is not this user's alone.
+    """Raise ConnectorUnavailableError unless a directory is this user's alone.
 
-    Raises ConnectorUnavailableError with the reason; *name* is whose directory it is.
+    *name*: whose directory it is, for the error.
     """
     try:
         there = os.lstat(path)
@@ -115,7 +116,7 @@ def check_private(path: str, name: str) -> None:
 
 
 def read_identity(path: str) -> dict[str, str]:
-    """Return what the identity file says; nothing if it is not there."""
+    """Return the content of the identity file; empty if there is none."""
     try:
         identity = json.loads(read_own(os.path.join(path, "identity")))
     except (OSError, ValueError):
@@ -126,15 +127,15 @@ def read_identity(path: str) -> dict[str, str]:
 
 
 def read_own(path: str) -> bytes:
-    """Return what is in a small file; raises as :func:`open_plain` does."""
+    """Return the content of a small file; raises as :func:`open_plain` does."""
     with open(open_plain(path), "rb") as file:
         return file.read()
 
 
 def remove_whole(path: str, last: str) -> None:
-    """Remove a directory, and in it one file last.
+    """Remove a directory, the file *last* as the last of its entries.
 
-    Whoever is killed on the way leaves a directory that still says what it is.
+    If the process is killed meanwhile, the rest of the directory still has that file.
     """
     try:
         with os.scandir(path) as entries:
@@ -151,10 +152,7 @@ def remove_whole(path: str, last: str) -> None:
 
 
 def remove_spill(path: str, nonce: str | None) -> None:
-    """Remove what a session has on disk, half-made or half-removed as well.
-
-    *path*: where the session says that it is.
-    """
+    """Remove a session's directory on disk, hidden or not, by its *nonce*."""
     root, name = os.path.split(path)
     for found in own_directories(root):
         there = os.path.basename(found)
@@ -164,9 +162,9 @@ def remove_spill(path: str, nonce: str | None) -> None:
 
 
 def hidden_spill(name: str) -> str:
-    """Return what the name begins with that a directory has on disk while it is made.
+    """Return the prefix of a spill directory's name while the directory is made.
 
-    Who sees it cannot tell *name* from it, and so cannot be there first.
+    The prefix does not reveal *name*, so no other user can create *name* first.
     """
     digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     return f".daskref-{os.geteuid()}-{digest}.spill-"

@@ -1,6 +1,6 @@
-"""Which objects of a directory nobody will delete: leases, orphans, and what they use.
+"""Leases and orphans of a directory: objects that no process will delete.
 
-A lease is a file beside the object that says when it ends.
+A lease is a file beside the object that contains the time at which it ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
-    """Let the object's lease end in *seconds*; False if it is not here."""
+    """Let the object's lease end in *seconds*; False if there is no such object."""
     if not objects.exists(name):
         return False
     lease = objects.at(LEASE + name)
@@ -37,14 +37,9 @@ def renew(objects: ObjectDirectory, name: str, seconds: float) -> bool:
 def hand_over(
     objects: ObjectDirectory, new: ObjectDirectory, name: str, delete: bool = False
 ) -> None:
-    """Let an object have its lease in another directory, too; the later one counts.
+    """Copy an object's lease to directory *new*; the later one counts.
 
-    Parameters
-    ----------
-    objects, new
-        Where it was, and where it is.
-    delete
-        Whether the lease goes where it was.
+    *delete*: whether to remove the lease from *objects*.
     """
     expiry = _expiry(objects, name)
     if expiry is None:
@@ -61,7 +56,7 @@ def names(objects: ObjectDirectory) -> list[str]:
 
 
 def usage(objects: ObjectDirectory) -> Usage:
-    """Return what the objects take up; links are counted once."""
+    """Return the number and size of the objects; linked objects count once."""
     sizes = {
         there.st_ino: there.st_size
         for name, there in _entries(objects)
@@ -78,14 +73,14 @@ def sweep(
 ) -> list[tuple[str, int]]:
     """Delete expired leases and orphans; see :meth:`Connector.sweep`.
 
-    Returns what was deleted.
+    Returns names and sizes of the deleted objects.
 
     Parameters
     ----------
     known
-        Names with an owner: they stay.
+        Names with an owner.
     gone
-        8 digits of a writer -> whether it is gone.
+        8 digits of a writer -> whether that participant is gone.
     """
     swept = []
     is_gone = cache(gone)
@@ -106,7 +101,7 @@ def _sweep(
     grace: float,
     is_gone: Callable[[str], bool],
 ) -> bool:
-    """Delete one file if nobody will; whether it was an object."""
+    """Delete a file that no process will; return whether it was an object."""
     if name.startswith(PART) and NAME.fullmatch(part := name.removeprefix(PART)):
         if is_gone(part[:8]):
             unlink(objects.at(name))
@@ -136,7 +131,7 @@ def _sweep(
 
 
 def _unlink_dead(path: str) -> None:
-    """Delete a file whose lock its owner holds as long as it lives."""
+    """Delete a file that is locked while its owner is alive."""
     with exclusively(path) as fd:
         if fd is not None:
             unlink(path)

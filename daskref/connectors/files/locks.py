@@ -1,7 +1,7 @@
-"""File locks that the kernel drops when their holder dies.
+"""File locks, which the kernel drops when their holder dies.
 
-A ``flock`` belongs to the open file, not to the process: a forked child shares it.
-Hence a lock that is meant to end is unlocked by name, never by closing alone.
+A ``flock`` belongs to the open file, not to the process: a forked child shares it. So
+code that ends a lock calls `unlock`; closing the file is not enough.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXCLUSIVE = fcntl.LOCK_EX
 
 
 def try_lock(fd: int, operation: int) -> bool:
-    """Take the lock if that is possible at once."""
+    """Take the lock if it is free; return whether it was."""
     try:
         fcntl.flock(fd, operation | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -27,12 +27,12 @@ def try_lock(fd: int, operation: int) -> bool:
 
 
 def unlock(fd: int) -> None:
-    """Drop the lock, for forked children that share it as well."""
+    """Drop the lock, also for forked children that share it."""
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def names(path: str, fd: int) -> bool:
-    """Tell whether *path* (itself, not what it links to) is the file held open."""
+    """Tell whether *path* itself, not the target of a link, is the open file."""
     try:
         there = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -44,15 +44,11 @@ def names(path: str, fd: int) -> bool:
 def open_plain(
     path: str, flags: int = os.O_RDONLY, mode: int = 0o600, dir_fd: int | None = None
 ) -> int:
-    """Open a file of this user's, not inherited by programs that are started.
+    """Open a regular file of this user, close-on-exec.
 
-    Raises PermissionError if it is a link, no file, or another user's: looked at once
-    it is open, when nobody can put another one in its place any more.
-
-    Parameters
-    ----------
-    path, flags, mode, dir_fd
-        As ``os.open`` has them.
+    Raises PermissionError if it is a link, not a regular file, or another user's. The
+    check is made on the open file, which cannot be replaced any more. The parameters
+    are those of ``os.open``.
     """
     # without waiting, should it be a pipe
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -65,10 +61,10 @@ def open_plain(
 
 
 def open_within(directory: str, name: str) -> int:
-    """Open a file for reading in a directory that nobody else may write to.
+    """Open a file for reading in a directory that no other user may write to.
 
-    Raises PermissionError if the directory, or the file, is a link or another user's,
-    or if others may write to the directory.
+    Raises PermissionError if the directory or the file is a link or another user's, or
+    if other users may write to the directory.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
     fd = os.open(directory, flags)
@@ -80,10 +76,10 @@ def open_within(directory: str, name: str) -> int:
 
 
 def check_alone(directory: str) -> None:
-    """Refuse a directory, or a link, that others may write to; see `open_within`.
+    """Raise PermissionError if other users may write to a directory; see `open_within`.
 
-    Before something is written there by its path: nobody who has put a directory of his
-    own in its place is to have that.
+    To be called before a file is written there by path: the directory may be another
+    user's replacement.
     """
     _check_alone(os.lstat(directory), directory)
 
@@ -96,12 +92,12 @@ def _check_alone(there: os.stat_result, directory: str) -> None:
 
 @contextmanager
 def exclusively(path: str) -> Iterator[int | None]:
-    """Hold the exclusive lock of the file that *path* names.
+    """Hold the exclusive lock of the file at *path*.
 
     Yields
     ------
     int or None
-        The descriptor; ``None`` if someone holds the lock, or the name is gone.
+        The descriptor; ``None`` if the file is locked by another process, or gone.
     """
     try:
         fd = open_plain(path, os.O_RDWR)

@@ -1,17 +1,17 @@
-"""What the files in a directory of objects are called."""
+"""Names of the files in a directory of objects."""
 
 from __future__ import annotations
 
 import re
 
-#: What objects are called; the first digits are their writer's.
+#: Name of an object; the first digits are its writer's.
 NAME = re.compile("[0-9a-f]{8}-[0-9a-f]{24}")
-#: What stands before the name: of an object's lease, and while it is written.
+#: Prefixes of an object's name: its lease; its file while it is written.
 LEASE, PART = "l-", ".w-"
-#: While it is fetched from another host, and of the file that says how far it is;
-#: while another host sends it.
+#: Its file while it is fetched from another host; the file with the progress of that;
+#: its file while another host sends it.
 ARRIVING, ARRIVAL, PUSHED = ".f-", "f-", ".u-"
-#: While it is moved from memory to disk: a second name in memory.
+#: Its second name in memory while it is moved to disk.
 MOVING = ".m-"
-#: In keys of objects that were not there yet when the key was made.
+#: Size in the key of an object that did not exist when the key was made.
 UNKNOWN_SIZE = -1

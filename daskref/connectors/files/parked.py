@@ -1,10 +1,10 @@
-"""Mappings of objects that were read, for the next read of the same object.
+"""Mappings of objects that were read, parked for the next read of the same object.
 
-Mapping an object costs next to nothing, but the first use of each page costs a fault.
-So when the last view of a large object goes, its mapping is parked: without a lock, so
-that nobody is kept from deleting the object or from recycling its file, and with nobody
-who looks at the memory. Who reads the object again opens and locks its file as ever,
-and gets the parked mapping if it is of this very file, and nobody has written to it.
+Mapping an object is cheap, but the first access to each page costs a page fault. So
+when the last view of a large object is collected, its mapping is parked, without a
+lock: other processes can delete the object or recycle its file. The next read opens and
+locks the file as usual, and reuses the parked mapping if it is of the same file and no
+page of it was written to.
 
 Measured in alternating rounds of reads of 4 to 64 MiB: reading each byte once takes 40
 to 45 % less processor time on huge pages, 53 to 58 % on others; ten times, 14 to 29 %.
@@ -30,17 +30,17 @@ from daskref.connectors.files._mapping import (
     view_of,
 )
 
-#: Mappings of smaller objects are not worth the look for written pages.
+#: Bytes: for smaller objects, the check for written pages costs too much.
 SMALLEST = 2**20
+#: Most parked mappings within the limit.
 _COUNT = 4
 #: Seconds.
 _IDLE = 5.0
-#: Size of a page's entry in the file, where in it the flags are, and how much to read
-#: at once.
+#: Bytes of a page's entry in the page map, offset of its flags, bytes read at once.
 _ENTRY = 8
 _FLAGS = 7 if sys.byteorder == "little" else 0
 _PIECE = 64 * 2**10
-#: How much memory to look at at once.
+#: Bytes of memory that one call scans.
 _STRETCH = 64 * 2**20
 #: The flags: in memory, swapped out, and not a copy.
 _PRESENT, _SWAPPED, _OF_FILE = 0x80, 0x40, 0x20
@@ -70,19 +70,19 @@ _SCAN_OF_FILE, _SCAN_PRESENT, _SCAN_SWAPPED = 1 << 2, 1 << 3, 1 << 4
 
 @dataclass(eq=False, slots=True)
 class _Mapping:
-    """A private mapping of a file, that holds no lock. Compared by identity."""
+    """A private mapping of a file, without a lock. Compared by identity."""
 
     address: int
     nbytes: int
     path: str
-    #: Device and inode: nobody else's while the mapping is there.
+    #: Device and inode, which no other file gets while the mapping exists.
     file: tuple[int, int]
 
     def unmap(self) -> None:
         unmap(self.address, self.nbytes)
 
     def is_at_path(self) -> bool:
-        """Tell whether the object is still there."""
+        """Tell whether the object is still in this file."""
         try:
             there = os.lstat(self.path)
         except OSError:
@@ -91,41 +91,33 @@ class _Mapping:
 
 
 class ParkedMappings:
-    """Private mappings that wait for the next read of their object.
+    """Private mappings without views, for the next read of their object.
 
     Parameters
     ----------
     limit
         () -> bytes that may be parked in all.
     idle
-        Seconds after which a mapping is given up.
+        Seconds after which a parked mapping is dropped.
 
     Notes
     -----
-    Thread-safe. What finalizers call takes no lock: a mapping is had by whoever takes
-    it out of a dict, in one step.
+    Thread-safe. The code that finalizers call takes no lock: one step on a dict takes a
+    mapping out.
     """
-
-    limit: Callable[[], int]
-    idle: float
-    #: Longest unused first -> since when.
-    _parked: dict[_Mapping, float]
-    _most: int
-    _open: bool
-    _asleep: bool
-    _background: Background
 
     def __init__(self, limit: Callable[[], int], idle: float = _IDLE) -> None:
         self.limit = limit
         self.idle = idle
-        self._parked = {}
+        #: Mapping -> when its last view went; the longest unused first.
+        self._parked: dict[_Mapping, float] = {}
         self._open = True
         self._background = Background(self._drop_idle, "daskref-parked")
         self.forget()
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Drop all, and begin anew, in a forked child."""
+        """Drop all mappings, in a forked child."""
         self._drop()
         self._most = 0
         self._asleep = False
@@ -134,9 +126,9 @@ class ParkedMappings:
         return len(self._parked)
 
     def view(self, fd: int, nbytes: int, path: str) -> memoryview:
-        """Map a file privately, as :func:`private_view` does; that of an object.
+        """Map an object's file privately, as :func:`private_view` does.
 
-        *path*: of the object, which is this file; its lock is held.
+        The caller holds the file's lock; *path* names the file.
         """
         if nbytes < SMALLEST:
             return private_view(fd, nbytes)
@@ -144,7 +136,7 @@ class ParkedMappings:
         if nbytes > self._most or not self._open:
             return private_view(fd, nbytes)
         if self._background.thread is None and not self._background.start():
-            return private_view(fd, nbytes)  # nobody would give it up
+            return private_view(fd, nbytes)  # no thread would drop it
         there = os.fstat(fd)
         file = there.st_dev, there.st_ino
         mapping = self._take(path, file, nbytes)
@@ -177,12 +169,12 @@ class ParkedMappings:
         return None
 
     def _release(self, mapping: _Mapping, holder: int) -> None:
-        """Park a mapping that nobody looks at any more, or undo it. For finalizers."""
+        """Park or undo a mapping that has no views any more. For finalizers."""
         parks = self._open and self._background.running
         parks = parks and is_unwritten(mapping.address, mapping.nbytes)
         unmap(holder, mmap.PAGESIZE)
-        # After the lock: who deletes the file from here on gives its pages back. One
-        # who did before could not, and we would keep them.
+        # After the unlock: a process that deletes the file from here on frees its
+        # pages. One that did before could not, and the parked mapping would keep them.
         if not parks or not mapping.is_at_path():
             mapping.unmap()
             return
@@ -196,7 +188,8 @@ class ParkedMappings:
             self._drop_one(oldest)
         if self._asleep:
             self._background.wake()
-        # 1. We see it open. 2. Another closes it and drops all. 3. We park.
+        # 1. This thread reads `_open`. 2. Another one closes and drops all. 3. This
+        # thread parks.
         if not self._open:
             self._drop()
 
@@ -210,9 +203,9 @@ class ParkedMappings:
                 self._drop_one(mapping)
 
     def _drop_idle(self) -> float:
-        """Drop what is idle; return the seconds until the next one may be."""
+        """Drop idle mappings; return the seconds until the next one may be idle."""
         self._drop(time.monotonic() - self.idle)
-        # Before the look: who parks after it wakes us.
+        # Before the look: a thread that parks after it wakes this one.
         self._asleep = True
         oldest = min(list(self._parked.values()), default=None)
         self._asleep = oldest is None
@@ -221,31 +214,22 @@ class ParkedMappings:
         return max(0.0, oldest + self.idle - time.monotonic())
 
     def close(self) -> None:
-        """Drop all; views stay valid. A second call is silent."""
+        """Drop all mappings; views stay valid. A second call is silent."""
         self._open = False
         self._background.stop()
         self._drop()
 
 
 def is_unwritten(where: int, nbytes: int) -> bool:
-    """Tell whether all pages on which some memory lies are still the file's.
+    """Tell whether all pages of a part of a private mapping are still the file's.
 
-    A write makes a copy of its page that is the file's no more.
-
-    Parameters
-    ----------
-    where, nbytes
-        Of a private mapping, or a part of one.
-
-    Returns
-    -------
-    bool
-        False too where the kernel does not tell.
+    A write replaces its page by a copy. Returns False also where the kernel does not
+    tell.
     """
     before = where % mmap.PAGESIZE
     where, nbytes = where - before, nbytes + before
     try:
-        # Never kept open: in a forked child it would still tell of the parent.
+        # Not kept open: in a forked child it would show the parent's pages.
         fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
@@ -261,7 +245,7 @@ def is_unwritten(where: int, nbytes: int) -> bool:
 
 
 def scan_pages(fd: int, where: int, nbytes: int) -> bool:
-    """Do what :func:`is_unwritten` does; fast where no page was used (Linux 6.7)."""
+    """Implement :func:`is_unwritten`; fast for pages that were not used (Linux 6.7)."""
     found = (ctypes.c_uint64 * 3)()
     end = where + -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
     for start in range(where, end, _STRETCH):
@@ -283,7 +267,7 @@ def scan_pages(fd: int, where: int, nbytes: int) -> bool:
 
 
 def read_pages(fd: int, where: int, nbytes: int) -> bool:
-    """Do what :func:`is_unwritten` does, from the file itself."""
+    """Implement :func:`is_unwritten` by reading the page map."""
     size = -(-nbytes // mmap.PAGESIZE) * _ENTRY
     start = where // mmap.PAGESIZE * _ENTRY
     for done in range(0, size, _PIECE):

@@ -1,4 +1,4 @@
-"""Hidden files in which objects are written, until a rename publishes them."""
+"""Hidden files into which objects are written before a rename publishes them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Part:
 
     @property
     def inode(self) -> int:
-        """Of the file, while it is open."""
+        """Inode of the open file."""
         return os.fstat(self.fd).st_ino
 
     def close(self) -> None:
@@ -55,13 +55,13 @@ class Part:
 
 @dataclass(eq=False, repr=False)
 class Parts:
-    """Objects of one directory that are being written: each one is a :class:`Part`.
+    """The objects of one directory that are being written.
 
     Notes
     -----
-    With a pool, whoever writes a part holds its exclusive lock, so that others can tell
-    whether the writer lives. A small object is not recycled, and is written at once: it
-    needs no lock, unless it comes from another host.
+    With a pool, the writer of a part holds its exclusive lock, so that other processes
+    can tell whether the writer is alive. A small object is written at once and not
+    recycled: it needs no lock, unless it comes from another host.
     """
 
     #: The directory; it exists.
@@ -80,14 +80,9 @@ class Parts:
         room: Callable[[int], bool] = lambda nbytes: True,
         mark: str = PART,
     ) -> Part | None:
-        """Make the hidden file of an object that is to be written.
+        """Make the hidden file of an object; return ``None`` if *room* finds none.
 
-        Returns ``None`` if there was no room.
-
-        Parameters
-        ----------
-        mark
-            What stands before the name meanwhile.
+        *mark* is the prefix of the name until the object is published.
         """
         check_alone(self._path)
         path = self._at(mark + name)
@@ -111,9 +106,9 @@ class Parts:
             raise
 
     def resume(self, name: str, nbytes: int, mark: str) -> Part | None:
-        """Return the hidden file that a process left when it died; see :meth:`start`.
+        """Return the hidden file of a writer that died; see :meth:`start`.
 
-        Returns ``None`` if it is not there, or someone has it.
+        Returns ``None`` if there is none, or another process has it.
         """
         path = self._at(mark + name)
         try:
@@ -132,14 +127,10 @@ class Parts:
         mapping: SharedMapping | None = None,
         publish: str | None = None,
     ) -> None:
-        """Publish a written object. If that fails, the caller abandons it.
+        """Publish a written object. On an error, the caller calls :meth:`abandon`.
 
-        Parameters
-        ----------
-        part
-            From :meth:`start`.
-        mapping
-            Through which it was written, to be kept.
+        *mapping*: kept for the next write to the file, if the object was written
+        through it. *publish*: the name, if not the part's own.
         """
         path = self._at(publish or part.name)
         if self._fsync != "never":
@@ -175,14 +166,14 @@ class Parts:
             part.close()
 
     def map_part(self, part: Part) -> SharedMapping | None:
-        """Map the hidden file for writing, if that is the faster way.
+        """Map the hidden file for writing, if that is faster.
 
         Returns
         -------
         SharedMapping or None
-            The file has its length then. Before pages are touched that are not
-            populated, ``populate`` has to make them: that reports a full file system,
-            where touching them would kill the process.
+            The file has its final length. Pages that are not populated must be made by
+            ``populate`` first, which reports a full file system; touching them would
+            kill the process.
         """
         if self._kept is None or not is_mapped(part.nbytes, part.existing):
             return None
@@ -196,19 +187,9 @@ class Parts:
         return mapping
 
     def write(self, part: Part, views: Sequence[memoryview]) -> SharedMapping | None:
-        """Write all bytes of an object.
+        """Write all bytes of an object; return the mapping for :meth:`finish`, if any.
 
         Raises OSError with ENOSPC when the file system is full.
-
-        Parameters
-        ----------
-        part
-            From :meth:`start`.
-
-        Returns
-        -------
-        SharedMapping or None
-            Through which they were written, for :meth:`finish`.
         """
         mapping = self.map_part(part)
         if mapping is None:
@@ -221,7 +202,7 @@ class Parts:
 
 
 def reveal(hidden: str, path: str) -> None:
-    """Give a written file the name that readers look for, in one step."""
+    """Rename a written file to its published name."""
     try:
         os.rename(hidden, path)
     except FileNotFoundError:
@@ -231,7 +212,7 @@ def reveal(hidden: str, path: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Bring the names in a directory to the disk."""
+    """Flush the names in a directory to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,8 +1,8 @@
-"""How the processes of a session tell who takes part in it.
+"""How the processes of a session tell which participants are alive.
 
-Each has a presence file, locked while the process lives. On one host that is enough
-(:class:`OneHost`). Where hosts share a directory, locks may be missing, or be lost when
-a server restarts (:class:`ManyHosts`).
+Each participant has a presence file, locked while its process lives. On one host the
+lock is sufficient (:class:`OneHost`). Where hosts share a directory, locks may be
+missing, or be lost when a server restarts (:class:`ManyHosts`).
 """
 
 from __future__ import annotations
@@ -39,56 +39,58 @@ _PRESENCE = re.compile("p-([0-9a-f]{8})")
 
 
 class Liveness(Protocol):
-    """Who takes part in the session in a directory, and whether anyone does."""
+    """Tells which participants of a session's directory are alive."""
 
-    #: The file that goes last when a session is removed: it says what the directory is.
+    #: The file that is removed last, because it identifies the directory.
     last: str
-    #: Whether all participants are on this host. Then a process that ends sweeps, for
-    #: those that it has started.
+    #: Whether all participants are on this host. Then a process that ends sweeps for
+    #: its child processes.
     one_host: bool
 
     def identity(self) -> dict[str, str]:
-        """Return what the identity file of a new session says beside the nonce."""
+        """Return what the identity file of a new session contains besides the nonce."""
 
     def hold(self, path: str, new: bool = False) -> int:
-        """Keep others from removing the directory; return the file to close, or -1.
+        """Keep other processes from removing the directory; return a file, or -1.
 
-        Raises FileNotFoundError if someone is removing it.
+        The caller closes the file. Raises FileNotFoundError if the directory is being
+        removed.
         """
 
     def holds(self, path: str, held: int) -> bool:
-        """Tell whether what :meth:`hold` has returned is of this very directory."""
+        """Tell whether the result of :meth:`hold` is of the directory now at *path*."""
 
     def enter(self, path: str, writer: str) -> int:
-        """Make the presence file of a participant, and return it."""
+        """Make the presence file of a participant and return it."""
 
     def gone(self, path: str, writer: str) -> bool:
-        """Tell whether the participant with these 8 digits is known to be gone."""
+        """Tell whether the participant *writer* (8 digits) is known to be gone."""
 
     def claim(self, path: str, held: int = -1) -> AbstractContextManager[str | None]:
-        """Have the directory to remove it, under a hidden name; ``None``: it stays.
+        """Take a directory without participants, to remove it; yield its hidden name.
 
-        Nobody takes part then, and nobody can join. *held* is this process's own.
+        Yields ``None`` if the directory stays. No process can join it meanwhile.
+        *held*: this process's own result of :meth:`hold`.
         """
 
     def clear(self, path: str) -> None:
-        """Remove a hidden directory that is not made, or removed, any more."""
+        """Remove a hidden directory that no process is making or removing any more."""
 
 
 class OneHost(Liveness):
-    """Locks tell: the kernel drops those of a process that dies.
+    """Liveness by locks: the kernel drops those of a process that dies.
 
-    Each participant shares the lock of the file ``lock``. Whoever has it alone may
-    remove the session.
+    Each participant shares the lock of the file ``lock``. A process that gets it
+    exclusively may remove the session.
     """
 
     last = "lock"
     one_host = True
-    #: Seconds after which a directory without a lock file was abandoned half-made.
+    #: Seconds after which a directory without a lock file counts as abandoned.
     half_made = 60.0
 
+    @override
     def identity(self) -> dict[str, str]:
-        """Tell this host's directory from one of that name elsewhere."""
         return {"host": os.urandom(16).hex()}
 
     @override
@@ -116,8 +118,8 @@ class OneHost(Liveness):
         return _is_unlocked(path, writer)
 
     @contextmanager
+    @override
     def claim(self, path: str, held: int = -1) -> Iterator[str | None]:
-        """See :meth:`Liveness.claim`."""
         with self._alone(path, held) as alone:
             if alone:
                 with removing:
@@ -126,13 +128,13 @@ class OneHost(Liveness):
                 yield None
 
     def has_ended(self, path: str) -> bool:
-        """Tell whether nobody takes part in a session, which is then left to sweep."""
+        """Tell whether a session has no participants and is left to be swept."""
         with self._alone(path) as alone:
             return alone
 
     @contextmanager
     def _alone(self, path: str, held: int = -1) -> Iterator[bool]:
-        """Have a session's lock alone, if nobody takes part; else ``False``."""
+        """Hold a session's lock alone if it has no participants; else yield False."""
         fd = held
         try:
             if held < 0:
@@ -161,16 +163,13 @@ class OneHost(Liveness):
 
 
 class ManyHosts(Liveness):
-    """Presence files tell: they name host and process.
+    """Liveness by presence files, which name host and process.
 
-    Only on that host can anyone tell whether the participant lives; on others it counts
-    as alive until its file goes. On a local file system the file is locked as well,
-    which tells across containers. On others locks are not believed.
+    A process can check only participants of its own host; those of other hosts count as
+    alive until their files go. On a local file system the files are locked as well,
+    which works across containers. On other file systems locks are not relied on.
 
-    Parameters
-    ----------
-    keep
-        Whether the objects of a new session stay when its last participant leaves.
+    *keep*: whether the objects of a new session stay when its last participant leaves.
     """
 
     last = "identity"
@@ -182,8 +181,8 @@ class ManyHosts(Liveness):
     def __init__(self, keep: bool = False) -> None:
         self._keep = keep
 
+    @override
     def identity(self) -> dict[str, str]:
-        """Say what becomes of the objects."""
         return {"file-session": "keep" if self._keep else "clear"}
 
     @override
@@ -223,8 +222,8 @@ class ManyHosts(Liveness):
             return False
 
     @contextmanager
+    @override
     def claim(self, path: str, held: int = -1) -> Iterator[str | None]:
-        """See :meth:`Liveness.claim`."""
         clears = read_identity(path).get("file-session") == "clear"
         if is_hidden(path) or not clears or not self._all_gone(path):
             yield None
@@ -262,7 +261,7 @@ def _make_presence(path: str, writer: str, locks: bool) -> int:
             if locks and try_lock(fd, EXCLUSIVE):
                 us["locked"] = "yes"
         os.write(fd, json.dumps(us).encode())
-        # Hidden until it is locked: nobody takes us for dead.
+        # Hidden until it is locked: no process takes the participant for dead.
         os.rename(hidden, os.path.join(path, f"p-{writer}"))
     except BaseException:
         os.close(fd)
@@ -273,7 +272,7 @@ def _make_presence(path: str, writer: str, locks: bool) -> int:
 
 
 def _is_unlocked(path: str, writer: str) -> bool:
-    """Tell whether nobody holds the presence file of a participant."""
+    """Tell whether no process holds the lock of a participant's presence file."""
     try:
         fd = open_plain(os.path.join(path, f"p-{writer}"))
     except FileNotFoundError:

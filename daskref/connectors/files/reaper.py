@@ -1,10 +1,10 @@
-"""What removes a session whose processes were all killed, their maker first.
+"""A shell that removes a session whose processes were all killed.
 
 A process that dies of a signal removes nothing, and Dask's workers die with the process
-that has started them. So a shell waits beside the session, outside of the process's
-group and not its child; it takes no CPU time, and less than a megabyte. If the process
-ends without having dismissed it, the shell becomes a Python that removes the session as
-soon as nobody takes part in it any more.
+that started them. So a shell waits beside the session, outside of the process's group
+and not its child; it takes no CPU time, and less than a megabyte. If the process ends
+without dismissing the shell, the shell becomes a Python process that removes the
+session as soon as its last participant has left.
 """
 
 from __future__ import annotations
@@ -27,18 +27,16 @@ _REMOVE = (
 
 
 class Reaper:
-    """Waits for the end of this process, to remove a session of one host.
+    """Wait for the end of this process, to remove a session of one host.
 
-    Parameters
-    ----------
-    path
-        The session's directory.
+    *path*: the session's directory.
 
     Notes
     -----
-    Where there is no shell, nothing waits: whoever starts next sweeps. Whoever kills
-    all processes of a container, or of a batch job, kills this one as well. So the
-    first process of a container has none: it would be its child.
+    Without ``/bin/sh`` nothing waits, and the next process that starts a session
+    sweeps. A signal to all processes of a container or batch job kills the shell as
+    well. The first process of a container (PID 1) starts none: the shell would be its
+    child.
     """
 
     def __init__(self, path: str) -> None:
@@ -64,13 +62,13 @@ class Reaper:
             os.close(read)
 
     def dismiss(self) -> None:
-        """End it: the session is removed."""
+        """End the shell: the session is removed."""
         with suppress(OSError):  # it has been killed
             os.write(self._fd, b"\n")
         self.forget()
 
     def forget(self) -> None:
-        """Have no part in it, in a forked child."""
+        """Close the pipe, in a forked child."""
         os.close(self._fd)
 
 

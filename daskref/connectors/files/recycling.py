@@ -1,8 +1,8 @@
 """Recycled files: pages that exist take data several times faster than new ones.
 
-An evicted file is renamed into the pool, whether or not it still has readers. Who takes
-it out for a new object needs its exclusive lock, and readers share it for as long as a
-view lives; so no page is written that someone can see.
+An evicted file is renamed into the pool, whether it still has readers or not. A writer
+that takes it from there needs its exclusive lock, and readers hold a shared lock for as
+long as a view exists. So no page is overwritten that a reader can see.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
 
@@ -26,17 +27,18 @@ from daskref.connectors.files.locks import (
 )
 from daskref.connectors.machine import is_low, memory
 
-#: Smaller files are not worth keeping, nor more of them than this.
+#: Bytes: smaller files are deleted at once.
 SMALLEST = 64 * 2**10
+#: Most files in the pool, and most kept mappings.
 _COUNT = 256
-#: Seconds between two looks at the pool, by who has added to it.
+#: Seconds between two looks at the pool, by a process that has added files.
 _LOOK = 1.0
 
 
 def reclaim(path: str) -> bool:
-    """Delete a file and give its pages back, unless somebody reads them.
+    """Delete a file and free its pages, unless it has readers.
 
-    Returns whether this very call deleted it.
+    Returns whether this call deleted it.
     """
     try:
         with exclusively(path) as fd:
@@ -52,15 +54,15 @@ def reclaim(path: str) -> bool:
 
 
 def discard(path: str) -> bool:
-    """Delete a file whoever reads it; give its pages back at once if nobody does.
+    """Delete a file, with readers or without; free its pages at once if it has none.
 
-    Returns whether this very call deleted it.
+    Returns whether this call deleted it.
     """
     return reclaim(path) or unlink(path)
 
 
 def unlink(path: str) -> bool:
-    """Delete a file, if it is there; whether this very call deleted it."""
+    """Delete a file if it exists; return whether this call deleted it."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -85,36 +87,25 @@ class Claim(NamedTuple):
     nbytes: int
 
 
+@dataclass(eq=False, repr=False)
 class Pool:
-    """Evicted files of one session that wait for reuse. Shared by its processes.
+    """Evicted files of one session, kept for reuse by all of its processes."""
 
-    Parameters
-    ----------
-    path
-        The directory; made if it does not exist.
-    limit
-        () -> bytes that the pool may hold.
-    idle
-        Seconds after which a file is given back, by a process that has added some.
-    """
-
+    #: The directory; made if it does not exist.
     path: str
+    #: () -> bytes that the pool may hold.
     limit: Callable[[], int]
+    #: Seconds after which a process that has added files deletes the unused ones.
     idle: float
-    _background: Background
-    _asleep: bool
-    _closed: bool
+    _asleep: bool = False
+    _closed: bool = False
 
-    def __init__(self, path: str, limit: Callable[[], int], idle: float = 5.0) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        self.path = path
-        self.limit = limit
-        self.idle = idle
+    def __post_init__(self) -> None:
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
         self._background = Background(self._look, "daskref-pool")
-        self._asleep = self._closed = False
 
     def segments(self) -> list[Segment]:
-        """Return what is there, longest unused first."""
+        """Return the files in the pool, the longest unused first."""
         found = []
         try:
             with os.scandir(self.path) as entries:
@@ -126,10 +117,10 @@ class Pool:
         return sorted(found)
 
     def add(self, path: str, nbytes: int, time_ns: int) -> bool:
-        """Move a file of *nbytes* into the pool, in the place of older ones.
+        """Move a file of *nbytes* into the pool, deleting older files to make room.
 
-        Returns False if it does not go there: the caller discards it. Raises
-        FileNotFoundError if another process was faster.
+        Returns False if the file does not fit: the caller discards it. Raises
+        FileNotFoundError if another process moved or deleted the file first.
         """
         if nbytes < SMALLEST or nbytes > (limit := self.limit()):
             return False
@@ -154,21 +145,20 @@ class Pool:
         before = time.time_ns()
         if not is_low(*memory()):
             before -= int(self.idle * 1e9)
-        # Before the look: who adds after it wakes us.
+        # Before the look: an `add` after it wakes this thread.
         self._asleep = True
         self._asleep = not self.give_back(before)
         return float("inf") if self._asleep else _LOOK
 
     def close(self) -> None:
-        """Look at it no more; the files stay. A second call is silent."""
+        """Stop the background thread; the files stay. A second call is silent."""
         self._closed = True
         self._background.stop()
 
     def trim(self, nbytes: int) -> int:
-        """Delete files, longest unused first, until *nbytes* are gained.
+        """Delete unread files, longest unused first, until *nbytes* are freed.
 
-        Those that somebody reads stay: deleting them gains nothing. Returns what was
-        gained.
+        Returns the bytes freed.
         """
         gained = 0
         for segment in self.segments():
@@ -179,10 +169,10 @@ class Pool:
         return gained
 
     def give_back(self, before_ns: int) -> int:
-        """Delete files that came until then; return how many stay.
+        """Delete the unread files added until *before_ns*; return how many files stay.
 
-        Those that somebody reads stay, for another look: their pages would stay in any
-        case, and without a name until the writer lets its mapping of them go.
+        Files with readers stay for the next look: their pages would stay in any case,
+        without a name until the writer drops its mapping.
         """
         return sum(
             segment.time_ns > before_ns or not reclaim(segment.path)
@@ -192,14 +182,8 @@ class Pool:
     def claim(self, nbytes: int, path: str, preferred: set[int]) -> Claim | None:
         """Take a file for an object of *nbytes* and rename it to *path*.
 
-        Parameters
-        ----------
-        nbytes
-            The result has at least as many, and not more than twice as many.
-        path
-            The new name.
-        preferred
-            Inodes to look at first.
+        The file has at least *nbytes* and at most twice as many. Files whose inode is
+        in *preferred* come first.
         """
         fitting = [s for s in self.segments() if nbytes <= s.nbytes <= 2 * nbytes]
         # Latest first: its pages may still be in the processor's cache.
@@ -238,20 +222,14 @@ class _Kept(NamedTuple):
 
 
 class KeptMappings:
-    """Mappings of what this process wrote, for the next use of the same pages.
+    """Mappings of files that this process wrote, kept for the next write to the file.
 
-    They hold no lock and keep nobody from recycling a file.
+    They hold no lock, so any process can recycle the files.
 
-    Parameters
-    ----------
-    limit
-        () -> bytes that may be mapped in all.
+    *limit*: () -> bytes that may be mapped in all.
     """
 
-    limit: Callable[[], int]
     _kept: OrderedDict[int, _Kept]
-    _pruned: float
-    _lock: Lock
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self.limit = limit
@@ -259,7 +237,7 @@ class KeptMappings:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Drop all; in a forked child they are not there."""
+        """Drop all mappings: a forked child does not inherit them."""
         self._kept = OrderedDict()
         self._pruned = 0.0
         self._lock = Lock()
@@ -270,7 +248,7 @@ class KeptMappings:
             return set(self._kept)
 
     def pop(self, inode: int, nbytes: int) -> SharedMapping | None:
-        """Take the mapping of a claimed file, if it is there and long enough."""
+        """Take the mapping of a claimed file, if there is one of at least *nbytes*."""
         with self._lock:
             kept = self._kept.pop(inode, None)
         if kept is not None and kept.mapping.nbytes >= nbytes:
@@ -278,7 +256,7 @@ class KeptMappings:
         return None
 
     def peek(self, inode: int, nbytes: int) -> SharedMapping | None:
-        """Return the mapping of a file of that length, if it is there; it stays."""
+        """Return the mapping of a file, as :meth:`pop` does, and keep it."""
         with self._lock:
             kept = self._kept.get(inode)
         if kept is not None and kept.mapping.nbytes >= nbytes:
@@ -286,7 +264,7 @@ class KeptMappings:
         return None
 
     def keep(self, inode: int, mapping: SharedMapping, path: str) -> None:
-        """Keep the mapping of the file that *path* names."""
+        """Keep the mapping of the file at *path*."""
         dropped = []
         with self._lock:
             self._kept[inode] = _Kept(mapping, path)
@@ -299,7 +277,7 @@ class KeptMappings:
     def prune(self, pool: Pool, interval: float = 1.0) -> None:
         """Drop the mappings of files that are neither objects nor in the pool.
 
-        Does nothing if it was done less than *interval* seconds ago.
+        Does nothing if the last call was less than *interval* seconds ago.
         """
         with self._lock:
             if not self._kept or time.monotonic() < self._pruned + interval:

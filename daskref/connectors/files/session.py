@@ -1,4 +1,4 @@
-"""The directory of a session: whatever happens to its processes, it goes with the last.
+"""The directory of a session, which its last process removes.
 
 ::
 
@@ -11,7 +11,7 @@
         f-<name>                 how far an object has come that is being fetched
         spill                    where the session has objects on disk, if it has
         free/                    files to write again
-        moving                   locked by who moves objects to disk
+        moving                   locked by the process that moves objects to disk
         <8 digits>-<24 digits>   objects; the first digits are the participant's
 """
 
@@ -26,6 +26,7 @@ import shutil
 import time
 import weakref
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 
@@ -50,66 +51,47 @@ from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)
 
-#: Those that this process takes part in, and where sessions are that it has seen.
+#: The sessions that this process takes part in, and the directories to sweep at exit.
 _taken_part: weakref.WeakSet[DirectorySession] = weakref.WeakSet()
 _roots: set[str] = set()
 
-#: How often joining and making a session may lose a race before it is an error, and
-#: seconds between two attempts.
+#: Attempts to join or make a session in a race with others; seconds between two.
 _RACES, _RACE = 200, 0.005
 
 
+@dataclass(eq=False, repr=False)
 class DirectorySession:
     """One process's part in a session. Make it with :meth:`create` or :meth:`join`.
 
-    Parameters
-    ----------
-    nonce
-        What its identity file must say.
-    liveness
-        How participants tell which of them live.
-
     Notes
     -----
-    A forked child has no part in the session until it calls :meth:`ensure`; it then
-    joins as a participant of its own.
+    A forked child has no part in the session until it calls :meth:`ensure`; then it
+    joins as a new participant.
     """
 
     #: The directory.
     path: str
-    #: What tells it from another session at the same path.
+    #: What the identity file must say: another session at this path says another one.
     nonce: str
-    #: 8 hexadecimal digits of this participant; new in a forked child.
-    writer: str
+    #: How participants tell which of them live.
     _liveness: Liveness
+    #: 8 hexadecimal digits of this participant; new in a forked child.
+    writer: str = ""
     #: Whether this process takes part; asked before each use.
-    joined: bool
-    _held_fd: int
-    _presence_fd: int
-    _reaper: Reaper | None
-    _made: bool
-    _mutex: Lock
+    joined: bool = False
+    _held_fd: int = -1
+    _presence_fd: int = -1
+    _reaper: Reaper | None = None
 
-    def __init__(self, path: str, nonce: str, liveness: Liveness) -> None:
-        self.path = path
-        self.nonce = nonce
-        self.writer = ""
-        self._liveness = liveness
-        self._held_fd = self._presence_fd = -1
-        self._reaper, self._made = None, False
+    def __post_init__(self) -> None:
         self.forget()
         forget_in_child(self)
 
     @classmethod
     def create(cls, root: str, liveness: Liveness) -> DirectorySession:
-        """Make a new session.
+        """Make a new session in the existing directory *root*.
 
         Raises ConnectorUnavailableError if the directory cannot be made there.
-
-        Parameters
-        ----------
-        root
-            An existing directory.
         """
         name = f"daskref-{os.geteuid()}-{secrets.token_hex(8)}"
         path = os.path.join(os.path.abspath(root), name)
@@ -119,13 +101,13 @@ class DirectorySession:
     def join(cls, path: str, nonce: str, liveness: Liveness) -> DirectorySession:
         """Take part in an existing session.
 
-        Raises ConnectorUnavailableError if this is not that session, or not a safe
-        directory.
+        Raises ConnectorUnavailableError if the directory is not that session's, or not
+        this user's alone.
 
         Parameters
         ----------
         path, nonce, liveness
-            As the session has them in the process that made it.
+            The same as in the process that made the session.
         """
         session = cls(path, nonce, liveness)
         session.ensure()
@@ -135,7 +117,7 @@ class DirectorySession:
     def join_or_create(
         cls, path: str, nonce: str, liveness: Liveness
     ) -> DirectorySession:
-        """Take part in the session at a path; the first one makes it.
+        """Take part in the session at a path; the first process makes it.
 
         Raises ConnectorUnavailableError if the directory cannot be made, or is another
         session's.
@@ -143,7 +125,7 @@ class DirectorySession:
         Parameters
         ----------
         path, nonce, liveness
-            The same for all who mean this session.
+            The same in all processes of the session.
         """
         session = cls(path, nonce, liveness)
         for turn in range(_RACES):
@@ -167,13 +149,13 @@ class DirectorySession:
 
     @property
     def host(self) -> str:
-        """32 hexadecimal digits of this directory, whatever hosts are called."""
+        """32 hexadecimal digits that identify this host's directory."""
         return read_identity(self.path).get("host", "")
 
     # Joining.
 
     def _make(self) -> bool:
-        """Make the directory and take part; False if it was removed half-made."""
+        """Make the directory and take part; False if it was removed meanwhile."""
         hidden = hidden_name(self.path)
         os.mkdir(hidden, 0o700)
         try:
@@ -195,7 +177,7 @@ class DirectorySession:
         return True
 
     def ensure(self) -> None:
-        """Join, unless this process has. Raises as :meth:`join` does."""
+        """Join, unless this process has joined. Raises as :meth:`join` does."""
         if self.joined:
             return
         with self._mutex:
@@ -213,7 +195,7 @@ class DirectorySession:
         try:
             self._held_fd = self._liveness.hold(self.path)
             self._enter(self.path)
-            # After entering: who removes the session looks for our presence.
+            # After entering: a process that removes the session checks presences.
             nonce = read_identity(self.path).get("nonce")
             if nonce is None or not self._liveness.holds(self.path, self._held_fd):
                 raise FileNotFoundError(self.path)
@@ -253,20 +235,20 @@ class DirectorySession:
     # The end.
 
     def gone(self, writer: str) -> bool:
-        """Tell whether the participant with these 8 digits is known to be gone."""
+        """Tell whether the participant *writer* (8 digits) is known to be gone."""
         return self._liveness.gone(self.path, writer)
 
     def outlive(self) -> None:
         """Have the session removed even if all of its processes are killed.
 
-        By a process that waits for the end of this one, if this one made the session.
+        Starts a :class:`Reaper` for this process, if it made the session.
         """
         with self._mutex:
             if self._made and self._reaper is None:
                 self._reaper = Reaper(self.path)
 
     def forget(self) -> None:
-        """Have no part any more, in a forked child; the parent keeps its own."""
+        """Take no part any more, in a forked child; the parent continues."""
         self.joined = self._made = False
         reaper, self._reaper = self._reaper, None
         if reaper is not None:
@@ -278,12 +260,9 @@ class DirectorySession:
         self._mutex = Lock()
 
     def change(self, liveness: Liveness) -> None:
-        """Let the session end as another liveness says. Nothing if this process left.
+        """Let the session end as another liveness says, if this process takes part.
 
-        Raises
-        ------
-        OSError
-            If that cannot be written down.
+        Raises OSError if the identity file cannot be written.
         """
         with self._mutex:
             if self.joined and read_identity(self.path).get("nonce") == self.nonce:
@@ -317,7 +296,7 @@ class DirectorySession:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.path, f"p-{self.writer}"))
         finally:
-            # Not by closing: a child that is being started may have the file open.
+            # Not only closed: a child that is being started may have the file.
             with suppress(OSError):  # a file system without locks
                 unlock(fd)
             os.close(fd)
@@ -329,16 +308,10 @@ class DirectorySession:
 
     @staticmethod
     def sweep(root: str, liveness: Liveness) -> list[str]:
-        """Remove this user's sessions that no process takes part in any more.
+        """Remove this user's sessions in *root* that have no participants any more.
 
-        Returns what was removed.
-
-        Parameters
-        ----------
-        root
-            The directory that holds them; it need not exist.
-        liveness
-            See the class: sessions of other kinds stay.
+        Returns the removed directories. Sessions of another *liveness* stay; *root*
+        need not exist.
         """
         return swept(own_directories(root), partial(_sweep, liveness=liveness))
 
@@ -347,12 +320,12 @@ class DirectorySession:
 
 
 def sweep_at_end(root: str) -> None:
-    """Remove the sessions in *root* that nobody takes part in, when this process ends.
+    """Remove the sessions in *root* without participants when this process ends.
 
-    Those of one host. Whichever process ends last removes a session. One that is killed
-    cannot, as most workers are: then it is the process that has started it. Nor can a
-    thread that is just removing one when its process ends: it is waited for, or another
-    process goes on with what is left.
+    Only sessions of one host. The last process to end removes a session. A killed
+    process cannot; for most workers it is the process that started them. A session that
+    another thread is just removing is waited for; what is left, another process
+    removes.
     """
     _roots.add(root)
     call_at_end(_end)
@@ -366,7 +339,7 @@ def _end() -> None:
             session.leave()
         for root in list(_roots):
             DirectorySession.sweep(root, OneHost())
-    except Exception:  # whoever starts next sweeps
+    except Exception:  # the next session sweeps
         logger.debug("Could not sweep %s", _roots, exc_info=True)
 
 
@@ -377,7 +350,7 @@ def _sweep(path: str, liveness: Liveness) -> bool:
 
 
 def _remove_if_left(path: str, liveness: Liveness, held: int = -1) -> bool:
-    """Remove a session that nobody takes part in, what it has on disk first."""
+    """Remove a session without participants, its directory on disk first."""
     with liveness.claim(path, held) as claimed:
         if claimed is None:
             return False

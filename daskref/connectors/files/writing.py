@@ -1,11 +1,10 @@
 """Write buffers into a file, through a mapping where that is faster.
 
-To new pages of a tmpfs, in GB/s (measured): 10 through a mapping with huge pages, by
-one thread or two. Where there are none, 2.5 with ``pwrite``, which fills pages that
-nobody has cleared and maps none; 1.6 through a mapping, made chunk by chunk with
-`SharedMapping.populate`, 3.0 by two threads; two threads of which one does the one and
-one does the other: 4.0. ``pwrite`` locks the file for its time, so a second thread that
-calls it as well gains nothing.
+Measured for new pages of a tmpfs, in GB/s: 10 through a mapping with huge pages, with
+one thread or two. Without huge pages: 2.5 with ``pwrite``, which neither clears nor
+maps pages; 1.6 through a mapping that `SharedMapping.populate` makes chunk by chunk,
+3.0 with two such threads; 4.0 with one thread of each kind. ``pwrite`` locks the file,
+so a second thread that calls it gains nothing.
 
 To pages that exist and are mapped, a copy runs at the speed of memory, two to three
 times that of ``pwrite``.
@@ -29,9 +28,9 @@ from daskref.connectors.buffers import address
 from daskref.connectors.files._mapping import HUGE, SharedMapping, can_collapse
 from daskref.connectors.files.locks import open_plain
 
-#: From here on objects are written through a mapping.
+#: Bytes from which objects are written through a mapping.
 MAPPED = 2**20
-#: From here on several threads copy. Each holds the GIL between chunks only.
+#: Bytes from which several threads copy. Each holds the GIL between chunks only.
 THREADED = 16 * 2**20
 _CHUNK = HUGE
 #: Buffers per system call, and bytes of each.
@@ -42,9 +41,9 @@ _BUFFER = 4 * 2**20
 
 
 def is_mapped(nbytes: int, existing: int) -> bool:
-    """Tell whether an object is better written through a mapping.
+    """Tell whether to write an object through a mapping.
 
-    *existing*: all pages of these first bytes of the file exist.
+    *existing*: the file has all pages of its first *existing* bytes.
     """
     if existing >= nbytes:
         return nbytes >= MAPPED
@@ -58,14 +57,9 @@ def _threads() -> int:
 
 
 def write_file(fd: int, views: Sequence[memoryview], offset: int = 0) -> None:
-    """Write buffers one after another to a file.
+    """Write buffers, one after another, to a file from *offset* on.
 
     Raises OSError with ENOSPC when the file system is full.
-
-    Parameters
-    ----------
-    offset
-        Of their first byte in the file.
     """
     pending = [view for view in views if view.nbytes]
     while pending:
@@ -86,7 +80,7 @@ def write_file(fd: int, views: Sequence[memoryview], offset: int = 0) -> None:
 
 
 class _Chunk(NamedTuple):
-    """What goes to one huge page, or to the pages in its place."""
+    """The bytes for one huge page, or for the pages in its place."""
 
     start: int
     stop: int
@@ -114,7 +108,7 @@ def _chunks(views: Sequence[memoryview]) -> Iterator[_Chunk]:
 def write_mapped(
     mapping: SharedMapping, fd: int, views: Sequence[memoryview], existing: int
 ) -> None:
-    """Copy buffers one after another into a mapped file.
+    """Copy buffers, one after another, into a mapped file.
 
     Raises OSError with ENOSPC when the file system is full.
 
@@ -123,9 +117,9 @@ def write_mapped(
     mapping
         Of the file, long enough.
     fd
-        The file; it has its length.
+        The file; it has its final length.
     existing
-        All pages of these first bytes exist.
+        The file has all pages of its first *existing* bytes.
     """
     nbytes = sum(view.nbytes for view in views)
     # A deque hands each chunk to one thread.
@@ -149,7 +143,7 @@ def write_mapped(
                 where += view.nbytes
 
     def write() -> None:
-        """Take chunks from the other end: what the first ones map has no gaps."""
+        """Take chunks from the end: the pages that ``copy`` maps have no gaps."""
         nonlocal unmapped
         while todo and not errors:
             try:
@@ -177,7 +171,7 @@ def write_mapped(
             threads.append(start_thread(partial(run, work), "daskref-write"))
         run(copy)
     finally:
-        # Whatever interrupts us: nobody may write to the mapping after we return.
+        # Also after an interrupt, no thread may write to the mapping after the return.
         todo.clear()
         for thread in threads:
             if thread is not None:
@@ -198,19 +192,10 @@ def write_mapped(
 def copy_past_cache(
     source: int, nbytes: int, path: str, stops: Callable[[], bool]
 ) -> bool:
-    """Copy a file to a new one on a disk; no pages stay in the kernel's cache.
+    """Copy a file to a new one on a disk, without keeping its pages in the page cache.
 
-    Returns False if it was stopped. Raises OSError with ENOSPC when the disk is full.
-    As with a stop, the file stays.
-
-    Parameters
-    ----------
-    source, nbytes
-        Open for reading; its size.
-    path
-        Of the new file.
-    stops
-        Whether to stop, asked from time to time.
+    Returns False if *stops* returned true, which is asked between blocks; raises
+    OSError with ENOSPC when the disk is full. In both cases the new file stays.
     """
     fd = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -244,7 +229,7 @@ def copy_past_cache(
 
 
 def _set_direct(fd: int, direct: bool) -> bool:
-    """Let writes go past the kernel's cache, or not; whether they do."""
+    """Make writes bypass the page cache, or not; return whether they do."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
     try:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if direct else 0))

@@ -337,9 +337,10 @@ class Reserve:
 
 
 def part_of(part: int | float, whole: int) -> int:
-    """Return a fraction (float) of *whole*, or *part* as it is; never more than all."""
-    # 1.0 of a large number may be more than that: it is rounded to a float.
-    return min(int(part * whole) if isinstance(part, float) else part, whole)
+    """Return a fraction (float) of *whole*, or *part* bytes; at most *whole*."""
+    if isinstance(part, float):
+        part = int(part * whole) if part < 1 else whole
+    return min(part, whole)  # the product of a float may be rounded up
 
 
 def _space(path: str) -> tuple[int, int]:

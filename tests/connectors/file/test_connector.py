@@ -379,7 +379,7 @@ class TestLate:
             if len(looked) == 3:
                 hidden.rename(path)
 
-        monkeypatch.setattr(connector._patience, "refresh", refresh)
+        monkeypatch.setattr(connector, "_refresh", refresh)
         assert connector.get(key) == b"bytes"
         assert len(looked) == 3
 
@@ -387,9 +387,7 @@ class TestLate:
         key = connector.put(b"bytes")
         (path,) = tmp_path.glob(f"*/{key.name}")
         path.write_bytes(b"by")
-        monkeypatch.setattr(
-            connector._patience, "refresh", lambda: path.write_bytes(b"bytes")
-        )
+        monkeypatch.setattr(connector, "_refresh", lambda: path.write_bytes(b"bytes"))
         assert connector.get(key) == b"bytes"
 
     @pytest.mark.parametrize("at", ["open_within", "_read_whole"])
@@ -444,7 +442,7 @@ class TestLate:
         key = connector.put(b"bytes")
         (path,) = tmp_path.glob(f"*/{key.name}")
         hidden = path.rename(tmp_path / "hidden")
-        monkeypatch.setattr(connector._patience, "refresh", lambda: hidden.rename(path))
+        monkeypatch.setattr(connector, "_refresh", lambda: hidden.rename(path))
         connector.evict(key)
         assert not path.exists()
 
