@@ -1,4 +1,4 @@
-"""What a server answers to the requests of one connection."""
+"""The answers of a server to the requests of one connection."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Answers:
     """Answers the requests of one connection, one after another."""
 
     _local: SharedMemoryConnector
-    #: Those of the whole server.
+    #: Shared by all connections of the server.
     _pushes: Pushes
-    #: Whether a request has failed before: further ones are not worth a warning.
+    #: Whether a warning was logged: later failures are logged at debug level.
     _complained: bool = False
-    #: The object of the last request, while more of it may be asked for.
+    #: The object of the last request, for the next one.
     _kept: tuple[str, memoryview] | None = None
 
     @property
@@ -32,17 +32,11 @@ class Answers:
         return self._kept is not None
 
     def let_go(self) -> None:
-        """Keep no object any more."""
+        """Drop the kept object."""
         self._kept = None
 
     def answer(self, request: Request, data: memoryview) -> tuple[Status, memoryview]:
-        """Do what is asked.
-
-        Returns
-        -------
-        tuple
-            How it went, and bytes to send.
-        """
+        """Carry out a request; return its status and the bytes to send."""
         body = memoryview(b"")
         key = SharedMemoryKey(request.name, request.nbytes)
         try:
@@ -80,7 +74,7 @@ class Answers:
             return Status.REFUSED, empty
         kept, self._kept = self._kept, None
         key = SharedMemoryKey(request.name, request.nbytes)
-        # Once it is evicted, transfers that have begun still get the rest.
+        # After an eviction, transfers that have begun still get the rest.
         begun = request.offset or self._local.exists(key)
         if kept is not None and kept[0] == request.name and begun:
             view = kept[1]
@@ -91,7 +85,7 @@ class Answers:
             if found is None:
                 return Status.MISSING, empty
             view = found
-        # While it is here, its lock keeps the pages from being written again.
+        # The view's lock keeps the file from being recycled.
         self._kept = request.name, view
         return Status.OK, view[request.offset : end]
 

@@ -1,8 +1,9 @@
-"""One transfer of an object to a host, whoever of its processes wants the object.
+"""One transfer of an object to a host, for all of its processes.
 
-Beside the object-to-be lies a file, ``f-<name>``, whose exclusive lock is held by the
-process that fetches. It says which chunks are there: if that process dies, the kernel
-drops the lock, and the next one goes on with the chunks that are missing.
+Beside the hidden file of the object lies a progress file, ``f-<name>``. The process
+that fetches holds its exclusive lock. The file says which chunks have arrived: if the
+process dies, the kernel drops the lock, and the next process fetches the missing
+chunks.
 """
 
 from __future__ import annotations
@@ -24,34 +25,26 @@ from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.recycling import unlink
 from daskref.connectors.shm.connector import SharedMemoryConnector, SharedMemoryKey
 
-#: At the start of the file: size of the chunks, and the inode of the hidden file.
+#: Start of the progress file: size of the chunks, inode of the hidden file.
 _HEAD = struct.Struct("<QQ")
-#: Seconds between two looks at whether another process is done: first, longest.
+#: Seconds between two looks at another process's transfer: first, longest.
 _FIRST_LOOK, _LAST_LOOK = 0.0005, 0.02
 
 
 class Arrival:
-    """An object on its way here, fetched by this process.
+    """An object that this process fetches. End it with `publish` or `give_up`.
 
     Parameters
     ----------
     chunk
-        Size of the chunks, but for the last one, in bytes.
+        Bytes of each chunk but the last.
     fd
-        The file that says what is there; its exclusive lock is held.
-
-    Notes
-    -----
-    End it with :meth:`publish` or :meth:`give_up`.
+        The progress file; its exclusive lock is held.
     """
 
-    key: SharedMemoryKey
-    #: Indices of the chunks that are not there, in order.
+    #: Indices of the missing chunks, in order.
     missing: list[int]
-    _fd: int
-    _path: str
     _pieces: Pieces
-    _chunk: int
 
     def __init__(
         self, local: SharedMemoryConnector, key: SharedMemoryKey, chunk: int, fd: int
@@ -72,7 +65,7 @@ class Arrival:
                 pieces = None
         if pieces is None:
             done = bytes(count)
-            # In this order: what the file says is never of an older hidden file.
+            # In this order: the progress is never of an older hidden file.
             os.ftruncate(fd, 0)
             pieces = local.start(*key, ARRIVING)
             os.pwrite(fd, _HEAD.pack(chunk, pieces.inode), 0)
@@ -81,7 +74,7 @@ class Arrival:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Let the parent have it, in a forked child: the lock ends with the parent."""
+        """Leave the transfer to the parent, in a forked child, with the lock."""
         if self._fd >= 0:
             os.close(self._fd)
             self._pieces.let_be()
@@ -93,38 +86,27 @@ class Arrival:
         return offset, min(self._chunk, self.key.nbytes - offset)
 
     def touch(self) -> None:
-        """Let the neighbours who wait for it know that we live."""
+        """Tell the waiting processes of this host that the transfer is alive."""
         os.utime(self._fd)
 
     def place(self, index: int) -> memoryview | None:
-        """Return where a chunk belongs, to receive it there; ``None``: elsewhere.
+        """Return the memory to receive a chunk into; ``None``: the caller has to.
 
         Raises OSError with ENOSPC when the file system is full.
         """
         return self._pieces.place(*self.span(index))
 
     def write(self, index: int, view: memoryview | None) -> None:
-        """Take note of a chunk, and put it in its place; its length is right.
+        """Record a chunk; copy it to its :meth:`place`, unless *view* is ``None``.
 
         Raises OSError with ENOSPC when the file system is full.
-
-        Parameters
-        ----------
-        view
-            Its bytes; ``None`` if they are in their :meth:`place`.
         """
         if view is not None:
             self._pieces.write(index * self._chunk, view)
         os.pwrite(self._fd, b"\1", _HEAD.size + index)
 
     def publish(self) -> memoryview | None:
-        """Let all processes of the host see the object; every chunk is there.
-
-        Returns
-        -------
-        memoryview or None
-            The object; ``None`` if it has been evicted already.
-        """
+        """Publish the complete object and return it; ``None`` if it was evicted."""
         try:
             try:
                 self._pieces.publish()
@@ -136,7 +118,7 @@ class Arrival:
             self._end()
 
     def give_up(self) -> None:
-        """Delete what has arrived."""
+        """Delete the chunks that have arrived."""
         try:
             self._pieces.discard()
         finally:
@@ -152,7 +134,7 @@ def _path(local: SharedMemoryConnector, name: str) -> str:
 
 
 def release(path: str, fd: int) -> None:
-    """Delete the file at *path* whose lock is held, then drop the lock."""
+    """Delete the locked file at *path*, then drop the lock."""
     try:
         unlink(path)
         unlock(fd)
@@ -163,15 +145,10 @@ def release(path: str, fd: int) -> None:
 def begin(
     local: SharedMemoryConnector, key: SharedMemoryKey, chunk: int, patience: float
 ) -> memoryview | Arrival:
-    """Return an object that is here, wait for who fetches it, or begin to fetch it.
+    """Return an object of this host, waiting for its transfer; or begin to fetch it.
 
-    Raises TimeoutError if that process makes none; ConnectorError if there is no room
-    for the object.
-
-    Parameters
-    ----------
-    patience
-        Seconds to wait while another process fetches and makes no progress.
+    Raises TimeoutError if another process fetches it and makes no progress for
+    *patience* seconds; ConnectorError if there is no room for the object.
     """
     path = _path(local, key.name)
     deadline = time.monotonic() + patience

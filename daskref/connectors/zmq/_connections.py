@@ -27,31 +27,25 @@ from daskref.connectors.zmq._wire import (
 )
 from daskref.exceptions import WireError
 
-#: Idle connections that are kept: of one endpoint, in all, and for how many seconds.
+#: Idle connections kept: of one endpoint, in all, and for how many seconds.
 _IDLE_EACH, _IDLE, _IDLE_SECONDS = 4, 64, 60.0
-#: Seconds within which a server ends the handshake if it will not have us; if it is
-#: only slow, its own limit for handshakes ends it later.
+#: Seconds within which a server that refuses this process ends the handshake. For a
+#: slow server, its own limit on handshakes ends it later.
 _AT_ONCE = 1.0
 #: Bytes that are read at once. With 1 MiB it took as long (measured).
 _READ = 2**18
 
 
 class ClosedError(Exception):
-    """The connections were closed while one was wanted, or used."""
+    """The connections were closed while one was requested or used."""
 
 
 class BrokenError(Exception):
-    """A connection cannot be made, or has ended; the text says why: "it broke off".
+    """A connection cannot be made, or has ended; the text says why.
 
-    Parameters
-    ----------
-    why
-        What the other end did.
-    final
-        Whether to ask it again is of no use: it is not there, or will not have us.
+    *final*: whether asking the endpoint again is useless, because nothing listens there
+    or the server refuses this process.
     """
-
-    final: bool
 
     def __init__(self, why: str, final: bool = False) -> None:
         super().__init__(why)
@@ -59,9 +53,9 @@ class BrokenError(Exception):
 
 
 class TlsClient:
-    """What goes over a connected socket, encrypted; for one thread at a time.
+    """An encrypted channel over a connected socket, for one thread at a time.
 
-    *raw*: the connected socket; whoever made it closes it.
+    *raw*: the socket; the caller closes it.
     """
 
     def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
@@ -71,7 +65,7 @@ class TlsClient:
         self._read = memoryview(bytearray(_READ))
 
     def do_handshake(self) -> None:
-        """Agree on keys, and check who the other end is.
+        """Agree on keys and authenticate the server.
 
         Raises ssl.SSLError if it is not trusted; OSError if the connection breaks.
         """
@@ -82,19 +76,16 @@ class TlsClient:
             except ssl.SSLWantReadError:
                 pass
             finally:
-                self._flush()  # if it is refused, too: it says why
+                self._flush()  # a refusal, too, is sent to the other end
             self._fill()
 
     def sendall(self, data: bytes | memoryview) -> None:
-        """Send everything."""
+        """Send all bytes."""
         self._tls.write(data)
         self._flush()
 
     def recv_into(self, buffer: memoryview) -> int:
-        """Put what comes into a buffer, which is not empty; return how many bytes.
-
-        0 if the other end has ended the connection.
-        """
+        """Receive into a non-empty buffer; return the number of bytes, 0 at the end."""
         while True:
             try:
                 return self._tls.read(buffer.nbytes, buffer)  # type: ignore[return-value]
@@ -117,7 +108,7 @@ class TlsClient:
 
 
 def open_channel(raw: socket.socket, handshake: Handshake) -> Channel:
-    """Return what a client uses to speak over a socket; nothing is sent yet."""
+    """Return a client's channel over a connected socket; sends nothing yet."""
     context = handshake.client_context
     return raw if context is None else TlsClient(raw, context)
 
@@ -125,16 +116,9 @@ def open_channel(raw: socket.socket, handshake: Handshake) -> Channel:
 class Line:
     """One connection to one server, for one thread at a time.
 
-    Raises BrokenError if it cannot be made. So do the methods, if it ends or stalls.
-
-    Parameters
-    ----------
-    stall
-        Seconds without an answer, after which the connection is of no use any more.
+    The constructor and all methods raise BrokenError if the connection cannot be made,
+    ends, or gives no answer for *stall* seconds.
     """
-
-    endpoint: str
-    idle_since: float
 
     def __init__(self, endpoint: str, handshake: Handshake, stall: float) -> None:
         self.endpoint = endpoint
@@ -156,7 +140,7 @@ class Line:
             raise self._broken(exc) from exc
 
     def shake(self) -> None:
-        """Prove that we are of the session, and see that the server is."""
+        """Authenticate this process and the server to each other."""
         began = time.monotonic()
         try:
             self._handshake.connect(self._channel)
@@ -170,12 +154,9 @@ class Line:
         except OSError as exc:
             raise self._broken(exc) from exc
 
-    def _silent(self) -> BrokenError:
-        return BrokenError(f"did not answer for {self._stall:g} s")
-
     def _broken(self, exc: Exception) -> BrokenError:
         if isinstance(exc, TimeoutError):
-            return self._silent()
+            return BrokenError(f"did not answer for {self._stall:g} s")
         if isinstance(exc, WireError):
             return BrokenError(f"answered nonsense ({exc})", True)
         return BrokenError("broke off the connection")
@@ -188,7 +169,7 @@ class Line:
             raise self._broken(exc) from exc
 
     def reply(self, expected: int = 0) -> Reply:
-        """Return the next reply; if it is ``OK``, *expected* bytes of data follow."""
+        """Return the next reply; after ``OK``, *expected* bytes of data follow."""
         try:
             reply = unpack_reply(receive(self._channel, REPLY_NBYTES))
             if reply.length != (expected if reply.status is Status.OK else 0):
@@ -205,25 +186,25 @@ class Line:
             raise self._broken(exc) from exc
 
     def scratch(self, nbytes: int) -> memoryview:
-        """Return so many bytes to put data into; the next call may return the same."""
+        """Return a buffer of *nbytes*; the next call may return the same memory."""
         if len(self._scratch) < nbytes:
             self._scratch = bytearray(nbytes)
         return memoryview(self._scratch)[:nbytes]
 
     def is_usable(self) -> bool:
-        """Tell whether an idle connection still stands."""
-        # Unasked, a server says nothing: what can be read is the end.
+        """Tell whether an idle connection is still open."""
+        # A server sends nothing unasked: readable means that the connection ended.
         poller = select.poll()
         poller.register(self._raw, select.POLLIN)
         return not poller.poll(0)
 
     def rest(self) -> None:
-        """Wait for the next one who uses it, with as little memory as may be."""
+        """Prepare for the next user, with little memory."""
         self.idle_since = time.monotonic()
         self._scratch = bytearray()
 
     def shut(self) -> None:
-        """Wake the thread that uses it, with an error."""
+        """Wake the thread that uses the connection, with an error."""
         shut(self._raw)
 
     def close(self) -> None:
@@ -234,31 +215,27 @@ class Line:
 class Lines:
     """The connections of one process to the servers of a session."""
 
-    closed: bool
-    _idle: list[Line]
-    _used: set[Line]
-
     def __init__(self, keys: Keys, encrypted: bool, limits: Limits) -> None:
         self._handshake = Handshake(keys, encrypted)
         self._limits = limits
         self.closed = False
-        self._idle = []
-        self._used = set()
+        self._idle: list[Line] = []
+        self._used: set[Line] = set()
         self._lock = make_lock()
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Make new connections, in a forked child; the parent's are not its."""
+        """Close the parent's connections, in a forked child."""
         for line in [*self._idle, *self._used]:
             line.close()
         self._idle = []
         self._used = set()
 
     def take(self, endpoint: str) -> Line:
-        """Return a connection for this thread; :meth:`give_back` or :meth:`drop` it.
+        """Return a connection for this thread, to :meth:`give_back` or :meth:`drop`.
 
-        Raises ClosedError if :meth:`close` was called; BrokenError if the server cannot
-        be reached, or is not of the session.
+        Raises ClosedError after :meth:`close`; BrokenError if the server cannot be
+        reached, or is not of the session.
         """
         while (line := self._take_idle(endpoint)) is not None:
             if line.is_usable():
@@ -293,7 +270,7 @@ class Lines:
         return line
 
     def give_back(self, line: Line) -> None:
-        """Keep a connection for the next one; no reply is awaited on it."""
+        """Keep a connection, without outstanding replies, for the next user."""
         with self._lock:
             there = sum(each.endpoint == line.endpoint for each in self._idle)
             keep = not self.closed and there < _IDLE_EACH and len(self._idle) < _IDLE
@@ -305,17 +282,17 @@ class Lines:
             self.drop(line)
 
     def drop(self, line: Line) -> None:
-        """End a connection that :meth:`take` returned."""
+        """End a connection from :meth:`take`."""
         with self._lock:
             self._used.discard(line)
         line.close()
 
     def close(self) -> None:
-        """End all connections; who uses one hears that it has ended."""
+        """End all connections; threads that use one get an error."""
         with self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
-            # Under the lock: a number that was closed may mean another file.
+            # Under the lock: the number of a closed descriptor may be another file's.
             for line in self._used:
                 line.shut()
         for line in idle:

@@ -1,4 +1,4 @@
-"""Fetches an object, chunk by chunk, from whoever has it."""
+"""Fetch an object, chunk by chunk, from the hosts that have it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from daskref.connectors.zmq._connections import BrokenError, ClosedError, Line, 
 from daskref.connectors.zmq._wire import Limits, Op, Request, Status, UnansweredError
 from daskref.connectors.zmq.sources import Candidates, Source
 
-#: Seconds between looks at whether the connector was closed, and between two questions
-#: where the object is.
+#: Seconds between two checks whether the connector was closed, and between two calls
+#: of *locate*.
 _LOOK, _ASK_AGAIN = 0.2, 1.0
 
 
 class Transfer:
-    """The chunks of one object, asked for over several connections at once.
+    """The chunks of one object, requested over several connections at once.
 
     Parameters
     ----------
@@ -30,21 +30,15 @@ class Transfer:
     locate
         () -> the hosts that have the object by now; may block.
     failed
-        Hears of each endpoint that did not answer.
+        Called with each endpoint that did not answer.
 
     Notes
     -----
     Each connection has a thread, the first one that of the caller, and up to *window*
-    requests in flight. If it ends, or stalls, its chunks are asked for elsewhere, or
-    there again after a pause, until *timeout* seconds pass without a chunk.
+    requests in flight. The chunks of a connection that ends or stalls are requested
+    from another endpoint, or from the same one after a pause, until *timeout* seconds
+    pass without a chunk.
     """
-
-    #: The connections in use, the endpoints that were picked for one, and the threads
-    #: that help the caller's.
-    _used: list[Line]
-    _busy: list[str]
-    _helpers: list[Thread]
-    _error: BaseException | None
 
     def __init__(
         self,
@@ -64,33 +58,29 @@ class Transfer:
         self._candidates = Candidates(sources)
         self._located = time.monotonic()
         self._deadline = 0.0
-        self._used = []
-        self._busy = []
-        self._helpers = []
-        self._error = None
+        #: The connections in use, the endpoints picked for them, and the threads beside
+        #: the caller's.
+        self._used: list[Line] = []
+        self._busy: list[str] = []
+        self._helpers: list[Thread] = []
+        self._error: BaseException | None = None
         self._ended = False
-        #: Guards all of the above; says that chunks are to be asked for again, or that
-        #: a helper has ended.
+        #: Guards the above; notified when chunks return to `_todo` or a helper ends.
         self._changed = Condition()
 
     def run(self, patience: float) -> bool:
-        """Fetch what is missing.
+        """Fetch the missing chunks; return False if all hosts lack the object.
 
-        Returns False if all who were asked lack the object. Raises UnansweredError if
-        it could not be had; ClosedError if the connections were closed; OSError if a
+        Raises UnansweredError if *patience* seconds pass before the first chunk, or
+        *timeout* after it; ClosedError if the connections were closed; OSError if a
         chunk could not be written.
-
-        Parameters
-        ----------
-        patience
-            Seconds until the first chunk must be there.
         """
         self._deadline = time.monotonic() + patience
         wanted = min(self._limits.lanes, -(-len(self._todo) // self._limits.window))
         helpers: list[Thread] = []
         try:
             for _ in range(wanted - 1):
-                with self._changed:  # it does not end before it is counted
+                with self._changed:  # the helper cannot end before it is listed
                     helper = start_thread(self._help, "daskref-zmq-lane")
                     if helper is not None:
                         self._helpers.append(helper)
@@ -161,18 +151,18 @@ class Transfer:
         return endpoint
 
     def _can_wait(self, now: float) -> bool:
-        """Without any connection: tell whether somebody may be asked, now or later."""
+        """Without a connection: tell whether an endpoint may be asked now or later."""
         if now > self._located + _ASK_AGAIN or self._candidates.next_time() is None:
             self._candidates.update(self._locate())
             self._located = time.monotonic()
-            # To be told whom to ask may take long: it is not their time.
+            # `locate` may block: its time does not count as the servers'.
             self._deadline += self._located - now
         return self._candidates.next_time() is not None
 
     # One connection.
 
     def _use(self, endpoint: str) -> None:
-        """Ask an endpoint for chunks, until there are no more, or it fails."""
+        """Request chunks from an endpoint until none is left, or the endpoint fails."""
         asked: deque[int] = deque()
         line = None
         try:
@@ -197,7 +187,7 @@ class Transfer:
                 self._lines.drop(line) if asked else self._lines.give_back(line)
 
     def _ask(self, line: Line, asked: deque[int]) -> bool:
-        """Have *window* requests in flight; False if there is nothing to ask for."""
+        """Fill the window with requests; False if there is nothing to request."""
         new = []
         with self._changed:
             if self._ended:
@@ -217,7 +207,7 @@ class Transfer:
         return bool(asked)
 
     def _hear(self, line: Line, index: int) -> bool:
-        """Take a chunk; False if it did not come, and its server is to be left."""
+        """Receive a chunk; return False if the server did not send it."""
         _, length = self._arrival.span(index)
         reply = line.reply(length)
         if reply.status is Status.MISSING:

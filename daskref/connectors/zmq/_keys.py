@@ -1,9 +1,8 @@
-"""The secrets of a session, and what two processes do before they speak.
+"""The secrets of a session, and the handshake that proves them.
 
-Encrypted, both ends show the session's one certificate, and that they have its private
-key: TLS 1.3, in which nothing but that certificate is trusted. In the clear, each end
-proves to the other that it has the session's token, over random numbers of both; the
-token itself is not sent.
+Encrypted: both ends show the session's one certificate and prove its private key, with
+TLS 1.3 and no other trusted certificate. In the clear: each end proves that it has the
+session's token, over random numbers of both; the token itself is not sent.
 """
 
 from __future__ import annotations
@@ -16,29 +15,29 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 from daskref.connectors.zmq._wire import VERSION, Channel, EndedError, receive
 
 #: Bytes of the session's token, and of a random number.
 _TOKEN, _NONCE = 32, 32
-#: What who connects says first, in the clear; and a server, to whom it lets in.
+#: First message of a client in the clear; of a server, to a client that it accepts.
 _HELLO = b"daskref" + bytes([VERSION])
 _WELCOME = b"DR" + bytes([VERSION])
 _DIGEST = "sha256"
 _DIGEST_NBYTES = 32
-#: Days for which a certificate is valid, before and after it is made: hosts' clocks
-#: differ, and the session's end is the end of its key.
+#: Days before and after its creation for which a certificate is valid: the clocks of
+#: hosts differ, and a key ends with its session.
 _BEFORE, _AFTER = 365, 3650
 
 
 class RefusedError(Exception):
-    """The other end has not proved that it is of the session."""
+    """The other end has not proved that it belongs to the session."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The secrets of a session. None of them is in the ``repr``."""
+    """The secrets of a session. The ``repr`` shows none of them."""
 
     token: str = field(repr=False)
     #: PEM; empty if the session's connections are in the clear.
@@ -47,25 +46,25 @@ class Keys:
 
     @classmethod
     def make(cls, encrypted: bool) -> Keys:
-        """Return new ones; with a certificate only if connections are encrypted."""
+        """Return new keys, with a certificate only if connections are encrypted."""
         token = secrets.token_hex(_TOKEN)
         return cls(token, *_make_certificate()) if encrypted else cls(token)
 
     @classmethod
     def load(cls, found: Mapping[str, str]) -> Keys | None:
-        """Return what :meth:`dump` made; ``None`` if it is not that."""
+        """Return the keys that :meth:`dump` returned; ``None`` for anything else."""
         try:
             return cls(**{each.name: found[each.name] for each in fields(cls)})
         except KeyError:
             return None
 
     def dump(self) -> dict[str, str]:
-        """Return them as plain values."""
+        """Return the keys as plain values."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def _make_certificate() -> tuple[str, str]:
-    # Only here: it takes longer to import than all the rest.
+    # Here, because the import takes longer than all others together.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -92,25 +91,17 @@ def _make_certificate() -> tuple[str, str]:
     return public.decode(), private.decode()
 
 
-@runtime_checkable
-class Encrypted(Channel, Protocol):
-    """A channel whose ends agree on keys first."""
-
-    def do_handshake(self) -> None:
-        """Agree, and check who the other end is."""
-
-
 class Handshake:
-    """What both ends of a new connection do first; see the module.
+    """The first messages of a new connection; see the module.
 
     Notes
     -----
     Thread-safe. :meth:`accept` and :meth:`connect` return once *both* ends have proved
-    that they have the keys. In the clear, somebody between them can pass the proofs on,
-    and then read and change what follows.
+    their keys. In the clear, an attacker between them can forward the proofs, and then
+    read and change what follows.
     """
 
-    #: With which a client encrypts; ``None``: in the clear.
+    #: For clients; ``None``: in the clear.
     client_context: ssl.SSLContext | None
 
     def __init__(self, keys: Keys, encrypted: bool) -> None:
@@ -119,7 +110,7 @@ class Handshake:
         self._server_context = _context(keys, True) if encrypted else None
 
     def wrap_server(self, raw: socket.socket) -> socket.socket:
-        """Return the socket to use in a server in place of one; nothing is sent yet."""
+        """Return the socket that a server uses in place of *raw*; sends nothing yet."""
         if self._server_context is None:
             return raw
         return self._server_context.wrap_socket(
@@ -127,17 +118,12 @@ class Handshake:
         )
 
     def accept(self, there: Channel) -> None:
-        """Let a client in that proves to be of the session.
+        """Accept a client that proves that it belongs to the session.
 
         Raises RefusedError if it does not; OSError, EndedError if the connection
-        breaks.
-
-        Parameters
-        ----------
-        there
-            From :meth:`wrap_server`.
+        breaks. *there* is from :meth:`wrap_server`.
         """
-        if isinstance(there, Encrypted):
+        if self._server_context is not None:
             _shake(there)
         else:
             hello = receive(there, len(_HELLO) + _NONCE)
@@ -151,11 +137,11 @@ class Handshake:
         there.sendall(_WELCOME)
 
     def connect(self, there: Channel) -> None:
-        """Be let in by a server that proves to be of the session.
+        """Get accepted by a server that proves that it belongs to the session.
 
         Raises as :meth:`accept` does.
         """
-        if isinstance(there, Encrypted):
+        if self.client_context is not None:
             _shake(there)
         else:
             mine = secrets.token_bytes(_NONCE)
@@ -169,15 +155,15 @@ class Handshake:
         try:
             if receive(there, len(_WELCOME)) != _WELCOME:
                 raise RefusedError
-        except ssl.SSLError as exc:  # only now does it say that it refuses us
+        except ssl.SSLError as exc:  # TLS 1.3 reports a refusal only now
             raise RefusedError from exc
 
     def _proof(self, role: bytes, nonces: bytes) -> bytes:
-        # With the role: what one end says cannot be sent back to it as an answer.
+        # With the role, so that a proof cannot be sent back to its author.
         return hmac.digest(self._token, role + _HELLO + nonces, _DIGEST)
 
 
-def _shake(there: Encrypted) -> None:
+def _shake(there: Any) -> None:
     try:
         there.do_handshake()
     except ssl.SSLEOFError as exc:
@@ -193,7 +179,7 @@ def _context(keys: Keys, server: bool) -> ssl.SSLContext:
     context.check_hostname = False  # who has the key is of the session, wherever it is
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=keys.certificate)
-    # Python reads it of a file only: this one is in memory, and nobody else's.
+    # Python loads a chain only from a file: this one is private and in memory.
     fd = os.memfd_create("daskref")
     try:
         os.write(fd, (keys.certificate + keys.private_key).encode())

@@ -1,4 +1,4 @@
-"""Where a server listens, and what others call that place."""
+"""Where a server listens, and the address that it advertises."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import suppress
 from daskref.exceptions import ConfigError
 
 _SIOCGIFADDR = 0x8915
-#: Connections that the kernel has made and the server has not taken yet.
+#: Connections that the server has not accepted yet.
 _BACKLOG = 128
-#: For documentation only (RFC 5737, RFC 3849): nothing is sent there.
+#: Addresses for documentation (RFC 5737, RFC 3849): nothing is sent there.
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
 def outward() -> str:
-    """Return the address with which this host reaches others; else loopback."""
+    """Return the address through which this host reaches others; else loopback."""
     for family, elsewhere in _ELSEWHERE.items():
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -32,12 +32,9 @@ def outward() -> str:
 
 
 def resolve(interface: str) -> str:
-    """Return the address of an interface, which is a name (``eth0``) or an address.
+    """Return the address of an interface, given its name (``eth0``) or an address.
 
-    Raises
-    ------
-    ConfigError
-        If there is none.
+    Raises ConfigError if there is none.
     """
     interface = interface.strip("[]")
     try:
@@ -90,7 +87,7 @@ def listen(address: str, ports: range) -> socket.socket:
         for port in ports:
             try:
                 listener.bind((address, port))
-                # A peer that is gone by the time it is accepted must not block.
+                # A peer that disconnects before `accept` must not block the server.
                 listener.setblocking(False)
                 listener.listen(_BACKLOG)
                 return listener
@@ -106,8 +103,7 @@ def listen(address: str, ports: range) -> socket.socket:
 def prepare(there: socket.socket, heartbeat: float = 0.0) -> None:
     """Set the options of a connection.
 
-    *heartbeat*: seconds after which to ask a silent peer's system whether it is still
-    there.
+    *heartbeat*: seconds after which the kernel probes a silent peer.
     """
     there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if heartbeat:
@@ -119,7 +115,7 @@ def prepare(there: socket.socket, heartbeat: float = 0.0) -> None:
 
 
 def shut(there: socket.socket) -> None:
-    """End a connection that another thread uses; it wakes. Silent if it has ended."""
+    """End a connection that another thread uses, and wake the thread. Idempotent."""
     with suppress(OSError):
         # Not the method of an encrypted socket, which would go on in the clear.
         socket.socket.shutdown(there, socket.SHUT_RDWR)
@@ -139,7 +135,7 @@ def endpoint(address: str, port: int) -> str:
 def split_endpoint(text: str) -> tuple[str, int]:
     """Return address and port of an endpoint.
 
-    Raises ConfigError if it is none.
+    Raises ConfigError if it is malformed.
     """
     scheme, _, place = text.partition("://")
     address, _, port = place.rpartition(":")

@@ -1,4 +1,4 @@
-"""Objects that processes of other hosts send here, chunk by chunk."""
+"""Objects that processes of other hosts send to this host, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -28,18 +28,16 @@ class Pushes:
     """The pushes in progress of one server; their number and size are bounded."""
 
     _local: SharedMemoryConnector
-    #: Their number, their size, and after how many seconds without a chunk one is
-    #: abandoned.
     _limits: Limits
     _pushes: dict[str, _Push] = field(default_factory=dict)
-    #: One chunk at a time: it is copied faster than it comes.
+    #: Held for one chunk at a time: chunks are copied faster than they arrive.
     _lock: Lock = field(default_factory=make_lock)
 
     def __len__(self) -> int:
         return len(self._pushes)
 
     def take(self, request: Request, data: memoryview) -> Status:
-        """Write one chunk; publish the object when it was the last."""
+        """Write one chunk; publish the object if it was the last one."""
         with self._lock:
             return self._take(request, data)
 
@@ -56,7 +54,7 @@ class Pushes:
                 full = nbytes > self._limits.push_nbytes
                 return Status.FULL if full else Status.BUSY
             try:
-                # Whoever sends may have gone on to a neighbour of ours meanwhile.
+                # The sender may have turned to another process of this host meanwhile.
                 mark = f"{PUSHED}{self._local.session.writer}-"
                 pieces = self._local.start(name, nbytes, mark)
             except ConnectorError:
@@ -89,7 +87,7 @@ class Pushes:
         return count <= self._limits.pushes and total <= self._limits.push_nbytes
 
     def forget_names(self, names: Iterable[str]) -> None:
-        """Delete what has arrived of objects. Silent if nothing has."""
+        """Delete the unfinished pushes of some objects, if there are any."""
         with self._lock:
             for name in names:
                 self._forget_name(name)
@@ -99,18 +97,18 @@ class Pushes:
             push.pieces.discard()
 
     def expire(self) -> None:
-        """Delete the pushes that are abandoned."""
+        """Delete abandoned pushes."""
         old = time.monotonic() - self._limits.push_age
         with self._lock:
             for name in [n for n, push in self._pushes.items() if push.heard < old]:
                 self._forget_name(name)
 
     def close(self) -> None:
-        """Delete all."""
+        """Delete all pushes."""
         self.forget_names(list(self._pushes))
 
     def abandon(self) -> None:
-        """Let the parent have all, in a forked child."""
+        """Leave all pushes to the parent, in a forked child."""
         for push in self._pushes.values():
             push.pieces.let_be()
         self._pushes = {}

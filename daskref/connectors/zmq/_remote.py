@@ -1,4 +1,4 @@
-"""What a process asks of other hosts, and sends to them."""
+"""Requests and transfers between this process and other hosts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from daskref.exceptions import (
 _BUSY = 0.1
 #: Seconds for which a host that did not answer is tried last.
 _SILENT = 60.0
-#: Seconds that a reader tries by itself after it has waited for its neighbour.
+#: Least seconds that a process tries, after it has waited for another one's transfer.
 _LEAST = 1.0
 
 
@@ -48,12 +48,11 @@ class Remote:
     """The other hosts of a session, as one process sees them."""
 
     _owner: str
-    #: This host's store; takes what is fetched.
+    #: This host's store, for fetched objects.
     _local: SharedMemoryConnector
-    #: Says where objects are.
     sources: Sources
     _limits: Limits
-    #: Makes the connections when they are needed.
+    #: Opens the connections when they are needed.
     _session: ZmqSession
     _lines: Lines | None = None
     #: Hosts that did not answer, and when.
@@ -61,7 +60,6 @@ class Remote:
     _lock: Lock = field(default_factory=make_lock)
 
     def __post_init__(self) -> None:
-        #: Of this host, which is never asked.
         self._host = self._local.session.host
 
     def _elsewhere(self, sources: Iterable[Source]) -> list[Source]:
@@ -89,19 +87,13 @@ class Remote:
             return ask(lines, source, request, data)
 
     def fetch(self, key: ZmqKey) -> memoryview | None:
-        """Return an object, once it has been fetched to this host.
+        """Fetch an object to this host and return it.
 
-        Returns ``None`` if all who were asked lack it, or nobody is known to have it.
-        Raises ConnectorError if it could not be had, or not be stored here; WireError
-        if bytes of it came damaged twice.
-
-        Parameters
-        ----------
-        key
-            Name, size and home of the object.
+        Returns ``None`` if all hosts that were asked lack it, or no host is known.
+        Raises ConnectorError if it could not be fetched, or not be stored here;
+        WireError if its bytes arrived damaged twice.
         """
-        # Who is asked hears how it ends, whoever else is asked meanwhile.
-        asked = self.sources
+        asked = self.sources  # another thread may replace it
         if not asked.others:
             return None
         limits = self._limits
@@ -122,18 +114,20 @@ class Remote:
                 whole = self._transfer(asked, arrival, key, max(patience, _LEAST))
             except _HereError:
                 arrival.give_up()
-                view = self._local.get(key.local)
-                return view
+                return (view := self._local.get(key.local))
             except BaseException:
                 arrival.give_up()
                 raise
-            if whole:
-                view = self._publish(arrival)
-            else:
+            if not whole:
                 arrival.give_up()
+                return None
+            try:
+                view = arrival.publish()
+            except OSError as exc:
+                raise self._not_stored(key.name, exc) from exc
+            return view
         finally:
             asked.ended(key, view is not None)
-        return view
 
     def _transfer(
         self, asked: Sources, arrival: Arrival, key: ZmqKey, patience: float
@@ -164,31 +158,19 @@ class Remote:
         except UnansweredError as exc:
             asked.given_up(key)
             raise self._unavailable(f"{key.name} could not be fetched: {exc}") from None
-        except OSError as exc:  # ours to tell: others do give it
+        except OSError as exc:  # of this host's file system
             raise self._not_stored(key.name, exc) from exc
         if not whole:
             asked.given_up(key)
         return whole
 
-    def _publish(self, arrival: Arrival) -> memoryview | None:
-        try:
-            return arrival.publish()
-        except OSError as exc:
-            raise self._not_stored(arrival.key.name, exc) from exc
-
     def _not_stored(self, name: str, exc: OSError) -> ConnectorError:
         return of_system(exc, self._owner, f"{name} could not be stored here")
 
     def push(self, views: Sequence[memoryview], name: str) -> str:
-        """Send an object to a host that takes it.
+        """Send an object to a host that takes it; return the host's identity.
 
-        Raises ConnectorUnavailableError if no host takes it: says who was asked, and
-        what each one answered.
-
-        Returns
-        -------
-        str
-            Identity of the host.
+        Raises ConnectorUnavailableError if no host takes it, with the answer of each.
         """
         nbytes = sum(view.nbytes for view in views)
         deadline = time.monotonic() + self._limits.timeout
@@ -205,7 +187,7 @@ class Remote:
             time.sleep(_BUSY)
 
     def _last_silent(self, source: Source) -> float:
-        """Return when a host last did not answer; 0 if that is long ago, or never."""
+        """Return when a host last did not answer; 0 if long ago, or never."""
         when = self._silent.get(source.host, 0.0)
         return when if time.monotonic() < when + _SILENT else 0.0
 
@@ -232,7 +214,7 @@ class Remote:
         return False
 
     def reaches(self, source: Source) -> bool:
-        """Tell whether a server of a host lets this process in."""
+        """Tell whether a server of a host accepts this process."""
         try:
             self._ask(source, Request(Op.EXISTS))
         except UnansweredError:
@@ -240,14 +222,9 @@ class Remote:
         return True
 
     def any_has(self, key: ZmqKey, op: Op, length: int = 0) -> bool:
-        """Tell whether another host answers yes.
+        """Tell whether another host answers yes to *op*.
 
-        Raises ConnectorUnavailableError if none says yes, and not all have answered.
-
-        Parameters
-        ----------
-        op
-            What to ask of the hosts that may have it.
+        Raises ConnectorUnavailableError if none says yes and not all have answered.
         """
         answers = []
         request = Request(op, key.name, key.nbytes, 0, length)
@@ -263,9 +240,9 @@ class Remote:
         return False
 
     def take(self, key: ZmqKey) -> bool:
-        """Delete an object where it was put; whether this very call deleted it.
+        """Delete an object on its home host; return whether this call deleted it.
 
-        Raises ConnectorUnavailableError if that cannot be told.
+        Raises ConnectorUnavailableError if the host did not say.
         """
         known = self.copies(key)
         places = next((each.endpoints for each in known if each.host == key.host), ())
@@ -279,7 +256,7 @@ class Remote:
                 continue
             if status is Status.OK:
                 return True
-            # Who did not answer may have deleted it, for us.
+            # A server that did not answer may have deleted the object, for this call.
             if status is Status.MISSING and not answers:
                 return False
             answers.append(f"{place} answered {status.name}")
@@ -290,10 +267,10 @@ class Remote:
         )
 
     def evict(self, keys: Iterable[ZmqKey]) -> None:
-        """Delete objects, and their copies, from other hosts.
+        """Delete objects and their copies from other hosts.
 
-        Raises ConnectorUnavailableError if a host did not answer. What could be reached
-        was deleted.
+        Raises ConnectorUnavailableError if a host did not answer; the others have
+        deleted the objects.
         """
         by_host: dict[str, tuple[Source, list[str]]] = {}
         for key in keys:

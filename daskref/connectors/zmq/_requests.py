@@ -1,9 +1,9 @@
-"""Small questions to servers, and objects sent to them."""
+"""Small requests to servers, and objects sent to servers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from daskref.connectors.zmq._connections import BrokenError, ClosedError, Line, Lines
 from daskref.connectors.zmq._wire import (
@@ -18,52 +18,46 @@ from daskref.connectors.zmq.sources import Candidates, Source
 
 
 def ask(lines: Lines, source: Source, request: Request, data: bytes = b"") -> Status:
-    """Ask a host, endpoint after endpoint, until one answers.
+    """Ask the endpoints of a host, one after another, until one answers.
 
-    Raises UnansweredError if none of its endpoints answers; ClosedError if the
-    connections were closed.
+    Raises UnansweredError if none answers; ClosedError if the connections were closed.
     """
     candidates = Candidates([source])
     while (endpoint := candidates.pick(time.monotonic())) is not None:
         try:
-            return _ask_one(lines, endpoint, request, data)
+            return _use(lines, endpoint, lambda line: _ask_one(line, request, data))
         except UnansweredError as exc:
             candidates.drop(endpoint, str(exc))
     raise UnansweredError(str(candidates))
 
 
-def _ask_one(lines: Lines, endpoint: str, request: Request, data: bytes) -> Status:
-    line = _take(lines, endpoint)
-    try:
-        line.send([request], data)
-        status = line.reply().status
-    except BrokenError as exc:
-        raise _unanswered(lines, line, exc) from exc
-    except BaseException:
-        lines.drop(line)
-        raise
-    lines.give_back(line)
-    return status
+def _ask_one(line: Line, request: Request, data: bytes) -> tuple[Status, bool]:
+    line.send([request], data)
+    return line.reply().status, True
 
 
-def _take(lines: Lines, endpoint: str) -> Line:
+def _use(
+    lines: Lines, endpoint: str, work: Callable[[Line], tuple[Status, bool]]
+) -> Status:
+    """Return the status from *work*, which also says whether to keep the connection."""
+    line, keeps = None, False
     try:
-        return lines.take(endpoint)
+        line = lines.take(endpoint)
+        status, keeps = work(line)
+        return status
     except BrokenError as exc:
         if lines.closed:
             raise ClosedError from exc
         raise UnansweredError(str(exc)) from exc
-
-
-def _unanswered(lines: Lines, line: Line, exc: BrokenError) -> Exception:
-    lines.drop(line)
-    return ClosedError() if lines.closed else UnansweredError(str(exc))
+    finally:
+        if line is not None:
+            lines.give_back(line) if keeps else lines.drop(line)
 
 
 def chunks(views: Sequence[memoryview]) -> Iterator[tuple[int, bytes | memoryview]]:
-    """Return offsets and chunks of buffers that lie one after another.
+    """Cut consecutive buffers into chunks; yield offsets and chunks.
 
-    A chunk that is part of one buffer is not copied.
+    A chunk that lies within one buffer is not copied.
     """
     offset = 0
     chunk = bytearray()
@@ -86,31 +80,12 @@ def chunks(views: Sequence[memoryview]) -> Iterator[tuple[int, bytes | memoryvie
 def push(
     lines: Lines, endpoint: str, name: str, views: Sequence[memoryview], limits: Limits
 ) -> Status:
-    """Send an object to a server.
+    """Send an object to a server; the status is ``WHOLE`` once it is published there.
 
     Raises UnansweredError if the server does not answer; ClosedError if the connections
-    were closed.
-
-    Parameters
-    ----------
-    name
-        Of the object; if the server has it already, nothing more is sent.
-
-    Returns
-    -------
-    Status
-        ``WHOLE`` if the object is published there.
+    were closed. A server that has an object called *name* already ends the transfer.
     """
-    line = _take(lines, endpoint)
-    try:
-        status, done = _push(line, name, views, limits.window)
-    except BrokenError as exc:
-        raise _unanswered(lines, line, exc) from exc
-    except BaseException:
-        lines.drop(line)
-        raise
-    lines.give_back(line) if done else lines.drop(line)
-    return status
+    return _use(lines, endpoint, lambda line: _push(line, name, views, limits.window))
 
 
 def _push(
@@ -126,7 +101,7 @@ def _push(
             offset, chunk = each
             line.send([Request(Op.PUT, name, nbytes, offset, len(chunk))], chunk)
             awaited += 1
-        if not awaited:  # it lost there what came before
+        if not awaited:  # the server has dropped the earlier chunks
             return status, True
         status = line.reply().status
         awaited -= 1

@@ -1,8 +1,8 @@
-"""Serves the objects of a host to other hosts: a port, and a thread per connection.
+"""Serve the objects of a host to other hosts: one port, and a thread per connection.
 
-Known limits: whoever has the session's keys may open as many connections as are
-allowed, and keep them; those without lose theirs once they are silent for the handshake
-interval, or have said what cannot be right.
+Known limits: a peer with the session's keys may open as many connections as are
+allowed, and keep them. A peer without keys is disconnected when it is silent for the
+handshake interval, or sends something invalid.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from daskref.connectors.zmq._wire import (
 
 #: Seconds for which the object of a request is kept mapped for the next one.
 _KEPT_SECONDS = 2.0
-#: Seconds between two looks at pushes that may be abandoned, and between two attempts
-#: to take a connection that this process has no descriptor for.
+#: Seconds between two looks for abandoned pushes, and between two attempts to accept
+#: a connection without a free descriptor.
 _LOOK = 1.0
-#: Seconds for the threads to end.
+#: Seconds to wait for the threads to end.
 _STOP = 10.0
 
 logger = logging.getLogger(__name__)
 
 
 class Served(NamedTuple):
-    """What a server has done."""
+    """Counters of a server."""
 
-    #: Requests that were answered.
+    #: Answered requests.
     requests: int = 0
-    #: Bytes of objects that were sent.
+    #: Sent bytes of objects.
     nbytes: int = 0
-    #: Peers that were turned away for want of the right keys.
+    #: Peers without the right keys.
     refused: int = 0
-    #: Requests that were none; their connections were ended.
+    #: Malformed requests, which end their connections.
     malformed: int = 0
-    #: Connections that are open.
+    #: Open connections.
     connections: int = 0
 
 
@@ -69,18 +69,12 @@ class _Connection:
 class Server:
     """Answer requests of :mod:`~daskref.connectors.zmq._wire` until it is stopped.
 
-    *listener*: a listening socket that does not block; the server closes it.
+    *listener*: a listening, non-blocking socket, which the server closes.
 
     Notes
     -----
-    In a forked child there is no server; the parent's goes on.
+    A forked child has no server; the parent's continues.
     """
-
-    port: int
-    _connections: set[_Connection]
-    _lock: threading.Lock
-    _thread: threading.Thread | None
-    _pid: int
 
     def __init__(
         self,
@@ -95,7 +89,7 @@ class Server:
         self._listener = listener
         self._limits = limits
         self._pushes = Pushes(local, limits)
-        self._connections = set()
+        self._connections: set[_Connection] = set()
         self._lock = make_lock()
         self._requests = self._nbytes = self._refused = self._malformed = 0
         self._stopped = False
@@ -114,7 +108,7 @@ class Server:
 
     @property
     def served(self) -> Served:
-        """What it has done so far."""
+        """The counters so far."""
         with self._lock:
             return Served(
                 self._requests,
@@ -126,7 +120,7 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether it answers."""
+        """Whether the server's thread is alive."""
         return self._thread is not None and self._thread.is_alive()
 
     # Taking connections, in a thread.
@@ -148,7 +142,7 @@ class Server:
         except Exception:
             logger.exception("The server of %r ended", self._local)
         finally:
-            # Who connects is refused at once, whatever has ended us.
+            # Clients that connect from here on are refused at once.
             self._listener.close()
             self._end_connections()
             self._pushes.close()
@@ -211,7 +205,7 @@ class Server:
 
     def _forget(self, connection: _Connection) -> None:
         with self._lock:
-            # Under the lock: nobody shuts the number down when it is another's.
+            # Under the lock: `_end_connections` may shut this descriptor down.
             connection.socket.close()
             self._connections.discard(connection)
             if self._full:
@@ -227,10 +221,10 @@ class Server:
                 return
 
     def _answer(self, there: socket.socket, answers: Answers) -> bool:
-        """Answer a request; False if it is none.
+        """Answer a request; return False if it is malformed.
 
-        What was sent goes with the frame: while nobody asks for more, a view of it
-        would keep its pages.
+        The view of the object ends with this frame: it would keep the object's pages
+        while no further request comes.
         """
         request = unpack_request(receive(there, REQUEST_NBYTES))
         if request is None:
@@ -241,7 +235,7 @@ class Server:
         begun = bool(self._pushes)
         status, body = answers.answer(request, memoryview(data))
         if self._pushes and not begun:
-            self._rouse()  # it has something to look after
+            self._rouse()  # to look for abandoned pushes
         with self._lock:
             self._requests += 1
             self._nbytes += body.nbytes
@@ -249,7 +243,7 @@ class Server:
         return True
 
     def _rouse(self) -> None:
-        with suppress(OSError, IndexError):  # there is enough in it; it is closed
+        with suppress(OSError, IndexError):  # the pipe is full, or closed
             os.write(self._wake[1], b"x")
 
     # From outside.
@@ -271,7 +265,8 @@ class Server:
     def forget(self) -> None:
         """Close the parent's connections, in a forked child.
 
-        Otherwise peers of a parent that died would not notice while the child lives.
+        Otherwise the peers of a parent that died would not notice while the child
+        lives.
         """
         for each in self._connections:
             each.socket.close()
@@ -286,10 +281,10 @@ class Server:
 
 
 def _is_readable(there: socket.socket, seconds: float | None) -> bool:
-    """Wait until a peer has said something, or has ended the connection."""
+    """Wait until a peer has sent something, or has ended the connection."""
     pending = getattr(there, "pending", None)
     if pending is not None and pending():
-        return True  # it was read, and not asked for
+        return True  # decrypted, and not read yet
     poller = select.poll()
     poller.register(there, select.POLLIN)
     return bool(poller.poll(None if seconds is None else seconds * 1000))

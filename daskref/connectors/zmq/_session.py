@@ -1,4 +1,4 @@
-"""One process's part in a session: its keys, its connections, and its server."""
+"""One process's part in a session: keys, connections and server."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import re
 import secrets
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from threading import Lock
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from daskref.background import forget_in_child, make_lock
@@ -18,7 +18,6 @@ from daskref.connectors.credentials import recall, remember
 from daskref.connectors.failures import of_system
 from daskref.connectors.files.locks import write_whole
 from daskref.connectors.files.recycling import unlink
-from daskref.connectors.files.session import DirectorySession
 from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.zmq._connections import ClosedError, Lines
 from daskref.connectors.zmq._keys import Keys
@@ -34,22 +33,8 @@ from daskref.units import Advertised, parse_advertised, parse_ports
 
 _SESSION = re.compile("[0-9a-f]{16,64}")
 _EVERYWHERE = {"0.0.0.0", "::"}
-#: In the session directory: one file per process that serves, which says where.
+#: In the session directory: one file per process that serves, with its endpoint.
 _SERVERS = "servers"
-
-
-def session_name(name: str | None) -> str:
-    """Return the name of a session, a new one for ``None``.
-
-    Raises ConfigError if it is not a name that daskref made.
-    """
-    if name is None:
-        return secrets.token_hex(16)
-    if not isinstance(name, str) or not _SESSION.fullmatch(name):
-        raise ConfigError(
-            "zmq: session", name, "what the config of another connector says"
-        )
-    return name
 
 
 class Place(NamedTuple):
@@ -61,7 +46,7 @@ class Place(NamedTuple):
 
 
 def parse_place(interface: str | None, port: int | str, advertise: str | None) -> Place:
-    """Return where to serve, of what the user wrote; nothing is looked up.
+    """Return where to serve, without looking up the interface.
 
     Raises ConfigError if the port or the advertised address is malformed.
     """
@@ -84,146 +69,63 @@ def open_host(session: str, root: str | None, **options: Any) -> SharedMemoryCon
     )
 
 
-def serve(
-    local: SharedMemoryConnector,
-    place: Place,
-    keys: Keys,
-    encrypted: bool,
-    limits: Limits,
-    later: Callable[..., Any],
-) -> tuple[Server, str]:
-    """Serve the host's objects, and tell its other processes where.
-
-    Raises ConnectorUnavailableError if this process cannot listen there.
-
-    Parameters
-    ----------
-    later
-        ``(function, *args)``: call it when the connector is closed.
-
-    Returns
-    -------
-    tuple
-        The server, and what others connect to.
-    """
-    address = resolve(place.interface) if place.interface else outward()
-    try:
-        listener = listen(address, place.ports)
-    except OSError as exc:
-        what = (
-            f"it cannot be served on {address}, port {place.ports[0]} to "
-            f"{place.ports[-1]}, set another interface or port"
-        )
-        raise of_system(exc, repr(local), what, True, "the address") from exc
-    server = Server(local, listener, keys, encrypted, limits)
-    later(server.stop)
-    told = outward() if address in _EVERYWHERE else address
-    session = local.session
-    directory = os.path.join(session.path, _SERVERS)
-    with suppress(FileExistsError):
-        os.mkdir(directory, 0o700)
-    record = os.path.join(directory, session.writer)
-    advertised = _advertised(place, told, server.port)
-    write_whole(record, json.dumps(advertised).encode())
-    later(_unlink_own, record, os.getpid())
-    return server, advertised
-
-
-def serving(session: DirectorySession) -> Iterator[str]:
-    """Yield the endpoints of the host's processes that serve and are alive."""
-    directory = os.path.join(session.path, _SERVERS)
-    try:
-        writers = sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return
-    for writer in writers:
-        if writer.startswith("."):
-            continue  # it is being written
-        record = os.path.join(directory, writer)
-        if session.gone(writer):
-            unlink(record)
-            continue
-        with suppress(FileNotFoundError), open(record, "rb") as file:
-            yield json.loads(file.read())
-
-
-def _advertised(place: Place, address: str, port: int) -> str:
-    if place.advertise is not None:
-        address = place.advertise.address
-        port = place.advertise.port or port
-    return endpoint(address, port)
-
-
-def _unlink_own(path: str, pid: int) -> None:
-    if os.getpid() == pid:  # not in a forked child
-        unlink(path)
-
-
 def enter(session: str | None, encrypted: bool) -> str:
-    """Return the name of a session; for ``None`` of a new one, and make its keys.
+    """Return the name of a session; for ``None`` of a new one, whose keys are made.
 
-    Raises ConfigError if it is not a name that daskref made.
+    Raises ConfigError if daskref did not make the name.
     """
-    name = session_name(session)
     if session is None:
-        remember(_place(name), Keys.make(encrypted).dump())
-    return name
+        session = secrets.token_hex(16)
+        remember(_keys_place(session), Keys.make(encrypted).dump())
+    elif not isinstance(session, str) or not _SESSION.fullmatch(session):
+        raise ConfigError(
+            "zmq: session", session, "what the config of another connector says"
+        )
+    return session
 
 
-def _place(session: str) -> str:
+def _keys_place(session: str) -> str:
     return f"zmq://{session}"
 
 
+@dataclass(eq=False, repr=False)
 class ZmqSession:
-    """What a process has of a session on its host, and what it opens when need be.
-
-    *local*: this host's store; :meth:`close` closes it too.
+    """The keys of a session, and what a process opens with them when needed.
 
     Notes
     -----
-    Thread-safe. The keys are looked up when they are needed: a process may be told of
-    them later, and without them it can use what is on its own host.
+    Thread-safe. The keys are looked up when they are needed: a process may receive them
+    later, and without them it can use the objects of its own host.
     """
 
+    _owner: str
+    _name: str
+    #: This host's store; :meth:`close` closes it.
     _local: SharedMemoryConnector
-    _server: Server | None
-    _endpoint: str
-    #: Whether it was closed here.
-    closed: bool
-    _lock: Lock
-    _resources: ExitStack
+    _encrypted: bool
+    _limits: Limits
+    _server: Server | None = None
+    _endpoint: str = ""
+    #: Whether :meth:`close` was called in this process.
+    closed: bool = False
 
-    def __init__(
-        self,
-        owner: str,
-        name: str,
-        local: SharedMemoryConnector,
-        encrypted: bool,
-        limits: Limits,
-    ) -> None:
-        self._owner = owner
-        self._place = _place(name)
-        self._local = local
-        self._encrypted = encrypted
-        self._limits = limits
-        self._server = None
-        self._endpoint = ""
-        self.closed = False
+    def __post_init__(self) -> None:
         self._lock = make_lock()
         self._resources = ExitStack()
-        self._resources.callback(local.close)
+        self._resources.callback(self._local.close)
         self._finalizer = weakref.finalize(self, self._resources.close)
         forget_in_child(self)
 
     # Keys.
 
     def secrets(self) -> dict[str, dict[str, str]]:
-        """Return the keys of the session by its place, if this process has them."""
-        found = recall(self._place)
-        return {self._place: found} if found else {}
+        """Return the keys of the session by place, if this process has them."""
+        place = _keys_place(self._name)
+        found = recall(place)
+        return {place: found} if found else {}
 
     def _keys(self) -> Keys:
-        keys = Keys.load(recall(self._place))
+        keys = Keys.load(recall(_keys_place(self._name)))
         if keys is None:
             raise ConnectorUnavailableError(
                 self._owner,
@@ -239,10 +141,10 @@ class ZmqSession:
         """Return connections to other hosts; :meth:`close` closes them.
 
         Raises ConnectorUnavailableError if this process has not got the session's keys;
-        ClosedError if the session was closed here.
+        ClosedError after :meth:`close`.
         """
         with self._lock:
-            if self.closed:  # nobody would end them any more
+            if self.closed:
                 raise ClosedError
             lines = Lines(self._keys(), self._encrypted, self._limits)
             self._resources.callback(lines.close)
@@ -257,49 +159,81 @@ class ZmqSession:
 
     @property
     def endpoints(self) -> list[str]:
-        """Where processes of this host serve."""
-        return list(serving(self._local.session))
+        """Endpoints of the processes of this host that serve and are alive."""
+        return list(self._find_endpoints())
 
     def is_served(self) -> bool:
         """Tell whether any process of this host serves."""
         return self._server is not None or bool(self.endpoints)
 
+    def _find_endpoints(self) -> Iterator[str]:
+        session = self._local.session
+        directory = os.path.join(session.path, _SERVERS)
+        try:
+            writers = sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return
+        for writer in writers:
+            if writer.startswith("."):
+                continue  # it is being written
+            record = os.path.join(directory, writer)
+            if session.gone(writer):
+                unlink(record)
+                continue
+            with suppress(FileNotFoundError), open(record, "rb") as file:
+                yield json.loads(file.read())
+
     def serve(self, place: Place) -> str:
-        """Serve this host's objects from now on.
+        """Serve this host's objects, unless this process does; return the endpoint.
 
-        Raises ConnectorUnavailableError if this process cannot listen there, or has not
-        got the session's keys.
-
-        Parameters
-        ----------
-        place
-            Where. Ignored if this process serves already.
-
-        Returns
-        -------
-        str
-            What others connect to.
+        Raises ConnectorUnavailableError if this process cannot listen at *place*, or
+        has not got the session's keys.
         """
         with self._lock:
             if self._server is None:
                 if self.closed:
                     raise ConnectorClosedError(self._owner)
-                self._server, self._endpoint = serve(
-                    self._local,
-                    place,
-                    self._keys(),
-                    self._encrypted,
-                    self._limits,
-                    self._resources.callback,
-                )
+                self._server = self._start_server(place)
             return self._endpoint
 
+    def _start_server(self, place: Place) -> Server:
+        keys = self._keys()
+        address = resolve(place.interface) if place.interface else outward()
+        try:
+            listener = listen(address, place.ports)
+        except OSError as exc:
+            what = (
+                f"it cannot be served on {address}, port {place.ports[0]} to "
+                f"{place.ports[-1]}, set another interface or port"
+            )
+            local = repr(self._local)
+            raise of_system(exc, local, what, True, "the address") from exc
+        server = Server(self._local, listener, keys, self._encrypted, self._limits)
+        self._resources.callback(server.stop)
+        told, port = outward() if address in _EVERYWHERE else address, server.port
+        if place.advertise is not None:
+            told, port = place.advertise.address, place.advertise.port or port
+        self._endpoint = endpoint(told, port)
+        session = self._local.session
+        directory = os.path.join(session.path, _SERVERS)
+        with suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+        record = os.path.join(directory, session.writer)
+        write_whole(record, json.dumps(self._endpoint).encode())
+        self._resources.callback(_unlink_own, record, os.getpid())
+        return server
+
     def forget(self) -> None:
-        """Serve no more, in a forked child; the parent goes on."""
+        """Have no server in a forked child; the parent's continues."""
         self._server = None
 
     def close(self) -> None:
-        """Stop the server, close the connections and the store; silent if they are."""
+        """Stop the server, close the connections and the store. Idempotent."""
         with self._lock:
             self.closed = True
         self._finalizer()
+
+
+def _unlink_own(path: str, pid: int) -> None:
+    if os.getpid() == pid:  # not in a forked child
+        unlink(path)

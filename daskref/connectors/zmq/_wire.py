@@ -1,11 +1,11 @@
-"""What goes over the connections of ``zmq://``: requests and replies of fixed form.
+"""The messages of ``zmq://``: requests and replies of fixed form.
 
 A request is a header and, for some operations, data; so is a reply. Replies come in the
-order of the requests. The server keeps nothing between two requests but pushes that are
-not complete: every chunk can be asked for again, of any server, in any order.
+order of the requests. Between two requests the server keeps only incomplete pushes:
+every chunk can be requested again, from any server, in any order.
 
-There are no checksums beside those of TCP, or TLS: to read an object once more before
-it is sent takes nearly as long as to send it (512 MiB: 0.14 s without, 0.25 with).
+TCP or TLS has the only checksums: reading an object once more before it is sent takes
+nearly as long as sending it (512 MiB: 0.14 s without, 0.25 with).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAGIC = b"DR"
 NAMES = 1000
 #: The largest chunk that a server sends or takes, whatever a peer asks for.
 LARGEST_CHUNK = 16 * 2**20
-#: Of an object that is sent to a server, but for the last chunk.
+#: Bytes of each chunk but the last of an object that is sent to a server.
 PUSH_CHUNK = 2**20
 #: Bytes of a name.
 _NAME = 33
@@ -35,7 +35,7 @@ _NAME = 33
 _REQUEST = struct.Struct(f"<2sBB{_NAME}sQQQ")
 #: magic, version, status, length of the data
 _REPLY = struct.Struct("<2sBBQ")
-#: What TLS sends at once.
+#: Bytes of a TLS record.
 _RECORD = 2**14
 REQUEST_NBYTES, REPLY_NBYTES = _REQUEST.size, _REPLY.size
 
@@ -45,21 +45,21 @@ class EndedError(Exception):
 
 
 class UnansweredError(Exception):
-    """Nobody gave the object; the text says who was asked and what each answered."""
+    """No host gave the object; the text has the answer of each endpoint."""
 
 
 class Channel(Protocol):
-    """What is used of a connected socket, encrypted or not."""
+    """A connected socket, encrypted or not."""
 
     def sendall(self, data: bytes | memoryview, /) -> None:
-        """Send everything."""
+        """Send all bytes."""
 
     def recv_into(self, buffer: memoryview, /) -> int:
-        """Put what comes into a buffer; 0 if the other end has ended."""
+        """Receive into a buffer; return the number of bytes, 0 at the end."""
 
 
 class Op(IntEnum):
-    """What is asked for."""
+    """The operation of a request."""
 
     #: *length* bytes of an object from *offset* on.
     GET = 1
@@ -80,7 +80,7 @@ _LARGEST_DATA = {Op.PUT: PUSH_CHUNK, Op.EVICT: 2 * NAMES * (_NAME + 1)}
 
 
 class Status(IntEnum):
-    """What a server answers."""
+    """The status of a reply."""
 
     OK = 1
     #: The object is not on that host.
@@ -91,7 +91,7 @@ class Status(IntEnum):
     BUSY = 4
     #: No room for the object.
     FULL = 5
-    #: The request makes no sense for this object.
+    #: The request does not fit the object.
     REFUSED = 6
     #: The server failed; its log says why.
     FAILED = 7
@@ -108,7 +108,7 @@ class Request(NamedTuple):
 
     @property
     def data_nbytes(self) -> int:
-        """Bytes of data that come with it."""
+        """Bytes of data that follow the header."""
         return self.length if self.op in _LARGEST_DATA else 0
 
 
@@ -126,7 +126,7 @@ def pack_request(request: Request) -> bytes:
 
 
 def unpack_request(header: bytes) -> Request | None:
-    """Return a request; ``None`` for what is none: nobody knows where it ends."""
+    """Return a request; ``None`` if malformed, so that its end is not known."""
     magic, version, op, name, *rest = _REQUEST.unpack(header)
     if magic != MAGIC or version != VERSION:
         return None
@@ -146,10 +146,7 @@ def pack_reply(reply: Reply) -> bytes:
 
 
 def unpack_reply(header: bytes) -> Reply:
-    """Return a reply.
-
-    Raises WireError if it is none, or of another version.
-    """
+    """Return a reply. Raises WireError if it is malformed, or of another version."""
     if len(header) != _REPLY.size:
         raise WireError(f"a reply has a header of {len(header)} bytes")
     magic, version, status, *rest = _REPLY.unpack(header)
@@ -165,13 +162,13 @@ def unpack_reply(header: bytes) -> Reply:
 
 
 def send(there: Channel, header: bytes, data: bytes | memoryview = b"") -> None:
-    """Send a header and what belongs to it.
+    """Send a header and its data.
 
-    Raises OSError if the connection breaks, or nothing is taken for the socket's
+    Raises OSError if the connection breaks, or accepts nothing for the socket's
     timeout.
     """
-    # With the first data: whoever is woken for a header alone waits for the rest, which
-    # took a third of the time of a transfer.
+    # The header with the first data: a receiver that is woken for the header alone
+    # waits again, which took a third of the time of a transfer.
     start = _RECORD - len(header)
     there.sendall(header + data[:start])
     if start < len(data):
@@ -181,8 +178,8 @@ def send(there: Channel, header: bytes, data: bytes | memoryview = b"") -> None:
 def receive_into(there: Channel, view: memoryview) -> None:
     """Fill a buffer.
 
-    Raises EndedError if the other end ends the connection before; OSError if it breaks,
-    or nothing comes for the socket's timeout.
+    Raises EndedError if the connection ends before; OSError if it breaks, or nothing
+    arrives for the socket's timeout.
     """
     start, nbytes = 0, view.nbytes
     while start < nbytes:
@@ -193,7 +190,7 @@ def receive_into(there: Channel, view: memoryview) -> None:
 
 
 def receive(there: Channel, nbytes: int) -> bytes:
-    """Return so many bytes; raises as :func:`receive_into` does."""
+    """Return the next *nbytes* bytes; raises as :func:`receive_into` does."""
     found = bytearray(nbytes)
     receive_into(there, memoryview(found))
     return bytes(found)
@@ -204,53 +201,47 @@ _READERS: dict[str, Reader] = {"timeout": parse_seconds, "lanes": parse_count}
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes, counts and waits of a process: two that users choose, and constants.
+    """Sizes, counts and times of a process: two options of users, and constants.
 
-    Tests that need other constants put another instance into
-    :attr:`ZmqConnector.limits`.
+    Tests that need other constants replace :attr:`ZmqConnector.limits`.
     """
 
-    #: Seconds that a transfer may make no progress, whoever is asked, until it fails.
+    #: Seconds without progress after which a transfer fails.
     timeout: float = 60.0
-    #: Connections over which a large object is fetched. More than that only take the
-    #: cores from each other (measured).
+    #: Connections over which a large object is fetched. More of them compete for the
+    #: cores (measured).
     lanes: int = field(default_factory=lambda: max(1, min(4, _cores() // 2)))
-    #: Bytes asked for at once. In the clear, half as much a second is moved in chunks
-    #: of 64 KiB, or of 8 MiB (measured on two busy cores).
+    #: Bytes per request. Chunks of 64 KiB or 8 MiB halve the throughput in the clear
+    #: (measured on two busy cores).
     chunk: int = 2**20
     #: Requests in flight on a connection, so that it is never idle for a round trip.
-    #: That many have to fit into what the kernel keeps for the connection: they are
-    #: sent before a reply is read.
+    #: They are sent before a reply is read, so they must fit into the socket's buffer.
     window: int = 8
-    #: Seconds without an answer after which another endpoint is asked: a server that
-    #: lives answers at once, a link that lost packets comes back in a few seconds.
+    #: Seconds without an answer after which another endpoint is asked. A live server
+    #: answers at once; a link that lost packets recovers in a few seconds.
     stall: float = 10.0
-    #: Seconds of silence after which one who connects, and has not proved yet to be of
-    #: the session, loses the connection: the proof takes a few round trips.
+    #: Seconds of silence after which a peer without proof of its keys is disconnected.
+    #: The proof takes a few round trips.
     handshake: float = 5.0
-    #: Seconds of silence after which a server has the kernel ask whether the peer's
-    #: host is there; after three times as many without an answer its thread ends.
+    #: Seconds of silence after which the kernel probes a server's peer; after three
+    #: times as many without an answer, the connection's thread ends.
     heartbeat: float = 10.0
-    #: That a server has open: each has a thread and a descriptor, of which a process
-    #: commonly has 1024 or more. New ones wait.
+    #: Open connections of a server: each has a thread and a descriptor, of which a
+    #: process commonly has 1024 or more. Further ones wait.
     connections: int = 1024
-    #: Objects that other hosts may be sending to a server at once, and their bytes:
-    #: they take room before anybody knows of them. Who sends one more tries again.
+    #: Pushes in progress at a server, and their bytes: they take room before they are
+    #: known to the scheduler. Further senders try again.
     pushes: int = 16
     push_nbytes: int = 64 * 2**30
-    #: Seconds without a chunk after which one that is sent is given up: by then who
-    #: sends it has failed, too.
+    #: Seconds without a chunk after which a push is abandoned. Its sender has failed by
+    #: then as well.
     push_age: float = 60.0
 
     def given(self, **values: Any) -> Limits:
-        """Return limits with what users write of :attr:`timeout` and :attr:`lanes`.
+        """Return limits with the users' values of :attr:`timeout` and :attr:`lanes`.
 
-        Raises ConfigError if one is malformed, or not positive.
-
-        Parameters
-        ----------
-        **values
-            ``None`` changes nothing.
+        ``None`` changes nothing. Raises ConfigError if a value is malformed or not
+        positive.
         """
         given = {name: value for name, value in values.items() if value is not None}
         return replace(self, **read_options(_READERS, given, "zmq: {}"))

@@ -1,8 +1,8 @@
 """Objects in the shared memory of many hosts, fetched once per host.
 
-Known limits: a process outside a session's hosts reads what it fetched for as long as
-it keeps a session directory of its own; without a :class:`Sources` that knows who
-copied what, evicting deletes the object on the hosts that the connector was told of.
+Known limits: a process outside of a session's hosts can read what it fetched for as
+long as its own session directory exists. Without a :class:`Sources` that knows the
+copies, evicting deletes the object on the hosts in *peers* only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from threading import Lock
 from typing import Any, ClassVar
 
 from daskref.annotations import override
@@ -42,31 +41,32 @@ class ZmqConnector(Connector):
     Parameters
     ----------
     session
-        Of another connector's :meth:`config`, to take part; a new one by default.
+        From the :meth:`config` of another connector, to take part in its session; by
+        default a new session.
     serve
         Whether this process serves its host's objects to other hosts.
     peers
-        Hosts that are known: identity -> endpoints, as in ``tcp://10.0.0.1:5000``.
+        Known hosts: identity -> endpoints such as ``tcp://10.0.0.1:5000``.
     sources
-        Says where objects are; by default, *peers* are asked. Not part of
+        Tells where objects are; by default, *peers* are asked. Not part of
         :meth:`config`.
     security
-        ``"tls"``: authenticated and encrypted. ``"clear"``: authenticated; whoever can
-        listen to the network sees the data.
+        ``"tls"``: connections are authenticated and encrypted. ``"clear"``: they are
+        authenticated only, so the network sees the data.
     interface
-        On which to serve: a name (``eth0``) or an address; by default the one with
-        which this host reaches others.
+        To serve on: a name (``eth0``) or an address; by default the one through which
+        this host reaches others.
     port
-        On which to serve: a number, a range (``"5000:5100"``), or 0 for any.
+        To serve on: a number, a range (``"5000:5100"``), or 0 for any.
     advertise
-        What others are told: ``address`` or ``address:port``, if it is not where the
-        server listens (NAT, containers).
+        What other hosts connect to, ``address`` or ``address:port``, if it differs from
+        where the server listens (NAT, containers).
     timeout
-        Seconds that a transfer may make no progress, whoever is asked, until it fails.
+        Seconds without progress after which a transfer fails.
     lanes
-        How many connections a large object is fetched over.
+        Number of connections over which a large object is fetched.
     root, budget, recycle, recycle_idle, spill_directory
-        As :class:`~daskref.connectors.SharedMemoryConnector` has them. *root* holds the
+        As for :class:`~daskref.connectors.SharedMemoryConnector`. *root* holds the
         session directory of this host.
 
     Raises
@@ -74,18 +74,18 @@ class ZmqConnector(Connector):
     ConfigError
         If an option is malformed.
     ConnectorUnavailableError
-        If the session directory cannot be made, or the port is taken, or this process
+        If the session directory cannot be made, the port is taken, or this process
         should serve and has not got the session's keys.
 
     Notes
     -----
-    :meth:`get` maps the object where this host has it. Otherwise it fetches the object
-    into this host's session directory first; whoever else of this host wants it
-    meanwhile waits for that one transfer. A process on a host where nobody serves
-    sends what it puts to a host that does, if it knows one.
+    :meth:`get` maps an object that this host has. Otherwise it fetches the object into
+    this host's session directory first; other processes of this host wait for the same
+    transfer. If no process of this host serves, a put sends the object to a host that
+    does, if one is known.
 
-    :meth:`usage` and :meth:`sweep` are about this host. The keys that open the
-    connections are in :meth:`secrets` only.
+    :meth:`usage` and :meth:`sweep` are about this host. The keys for connections are in
+    :meth:`secrets` only.
 
     Examples
     --------
@@ -100,15 +100,8 @@ class ZmqConnector(Connector):
     #: What *timeout* and *lanes* are by default, and constants.
     limits: ClassVar[Limits] = Limits()
 
-    #: Identity of this host: of its session directory, whatever it is called.
+    #: Identity of this host: that of its session directory.
     host: str
-    _id: str
-    _local: SharedMemoryConnector
-    _session: ZmqSession
-    _remote: Remote
-    _attended: list[Sources]
-    _config: dict[str, Any]
-    _lock: Lock
 
     def __init__(
         self,
@@ -151,12 +144,12 @@ class ZmqConnector(Connector):
             if here := self.endpoints:
                 known[self.host] = here
             asked = sources or KnownPeers(self.host, known)
-            self._attended = [asked]
+            self._attended: list[Sources] = [asked]
             self._remote = Remote(repr(self), self._local, asked, limits, self._session)
         except BaseException:
             self.close()
             raise
-        self._config = {
+        self._config: dict[str, Any] = {
             "session": self._id,
             "peers": known,
             "security": security,
@@ -169,7 +162,7 @@ class ZmqConnector(Connector):
 
     @property
     def endpoints(self) -> list[str]:
-        """Where processes of this host serve."""
+        """Endpoints of the processes of this host that serve."""
         return self._session.endpoints
 
     @property
@@ -193,7 +186,7 @@ class ZmqConnector(Connector):
         Returns
         -------
         str
-            What others connect to: ``tcp://address:port``.
+            The endpoint, ``tcp://address:port``.
 
         Raises
         ------
@@ -222,7 +215,7 @@ class ZmqConnector(Connector):
         return self._local
 
     def _stays_here(self) -> bool:
-        """Tell whether others can read what is put on this host, or nobody could."""
+        """Tell whether a put stays here: this host serves, or no other takes it."""
         return not self._remote.sources.takers or self._session.is_served()
 
     @override
@@ -237,10 +230,10 @@ class ZmqConnector(Connector):
         return ZmqKey(name, sum(view.nbytes for view in views), host)
 
     def supply(self, key: Key, frames: Sequence[Buffer] | None = None) -> str | None:
-        """Have an object that others lack where they can read it; return the host.
+        """Store an object of this host where other hosts can read it; return that host.
 
-        ``None`` if there are no such bytes; by default those that this host has. Raises
-        ConnectorUnavailableError if no host takes it.
+        *frames*: its bytes, by default those that this host has; ``None`` if there are
+        none. Raises ConnectorUnavailableError if no host takes the object.
         """
         key = checked_key(key)
         local = self._here()
@@ -257,22 +250,21 @@ class ZmqConnector(Connector):
 
     @override
     def put_everywhere(self, obj: Buffer) -> list[Key]:
-        # Every host has a place of its own, which nobody has to see.
+        # Every host has its own store, which other processes need not see.
         return []
 
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`; the object is fetched here if it was not.
+        """Return the object, fetched to this host if need be.
 
-        Raises ConnectorUnavailableError if the object is on other hosts, and none of
-        them gave it: says who was asked, and what each one answered. Raises WireError
-        also if bytes of it came damaged twice.
+        Raises ConnectorUnavailableError if no other host gave the object, with the
+        answer of each; WireError also if its bytes arrived damaged twice.
         """
         key = checked_key(key)
         found = self._here().get(key.local)
         return self._remote.fetch(key) if found is None else found
 
+    @override
     def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`; asks other hosts if need be."""
         key = checked_key(key)
         here = self._here().exists(key.local)
         return here or self._remote.any_has(key, Op.EXISTS)
@@ -282,20 +274,20 @@ class ZmqConnector(Connector):
         self.evict_batch([key])
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
-        """See :meth:`Connector.evict_batch`; on all hosts that are known to have them.
+        """Delete objects on all hosts that are known to have them.
 
-        Raises ConnectorUnavailableError if a host did not answer. What could be reached
-        was deleted.
+        Raises ConnectorUnavailableError if a host did not answer; the others have
+        deleted the objects.
         """
         local, found = self._here(), [checked_key(key) for key in keys]
         local.evict_batch(key.local for key in found)
         self._remote.evict(found)
 
     def take(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.take`; who gets it is decided where it was put.
+        """Return the object and delete it; its home host decides which caller gets it.
 
         Copies on hosts that do not answer stay until they are swept. Raises
-        ConnectorUnavailableError also if the host on which it was put did not answer.
+        ConnectorUnavailableError also if the home host did not answer.
         """
         key = checked_key(key)
         local = self._here()
@@ -308,20 +300,20 @@ class ZmqConnector(Connector):
                 local.evict(key.local)
                 view = view if mine else None
         if view is not None:
-            # It is nobody else's by now: an error would lose it.
+            # No other caller gets the object any more: an error would lose it.
             with suppress(ConnectorUnavailableError):
                 self._remote.evict([key])
         return view
 
+    @override
     def link(self, key: Key) -> Key | None:
-        """See :meth:`Connector.link`; only of what is on this host, if it serves."""
         key = checked_key(key)
         local = self._here()
         new = local.link(key.local) if self._stays_here() else None
         return None if new is None else ZmqKey(new[0], new[1], self.host)
 
+    @override
     def renew(self, key: Key, seconds: float) -> bool:
-        """See :meth:`Connector.renew`; also where the object was put."""
         key = checked_key(key)
         here = self._here().renew(key.local, seconds)
         if key.host == self.host:
@@ -329,21 +321,21 @@ class ZmqConnector(Connector):
         return self._remote.any_has(key, Op.RENEW, max(0, int(seconds * 1000))) or here
 
     def evict_here(self, keys: Iterable[Key]) -> None:
-        """Delete objects, or copies of them, from this host only."""
+        """Delete objects, or copies, from this host only."""
         self._here().evict_batch(checked_key(key).local for key in keys)
 
     def here(self) -> list[str]:
-        """Return the names of all objects that this host has."""
+        """Return the names of all objects and copies on this host."""
         return self._here().names()
 
     def reaches(self, source: Source) -> bool:
-        """Tell whether a server of a host lets this process in."""
+        """Tell whether a server of a host accepts this process."""
         return self._remote.reaches(source)
 
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0
     ) -> list[Key]:
-        """See :meth:`Connector.sweep`: on this host, where copies count as objects."""
+        """Sweep this host, where copies count as objects."""
         swept = self._here().sweep(known, grace)
         return [ZmqKey(name, nbytes, self.host) for name, nbytes in swept]
 
@@ -353,7 +345,7 @@ class ZmqConnector(Connector):
 
     @property
     def overflows(self) -> int:  # type: ignore[override]
-        """Objects of this process that went to disk."""
+        """Number of objects of this process that went to disk."""
         return self._local.overflows
 
     @override
@@ -377,7 +369,7 @@ class ZmqConnector(Connector):
         return {**self._config, "peers": dict(self._config["peers"])}
 
     def close(self) -> None:
-        """See :meth:`Connector.close`; transfers that run end with an error."""
+        """Close the connector; transfers in progress end with an error."""
         self._session.close()
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Where an object is: what its key says, which hosts have it, where they serve it."""
+"""Where an object is: its home host, the hosts with a copy, and their endpoints."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class ZmqKey(NamedTuple):
 
 
 def checked_key(key: Key) -> ZmqKey:
-    """Return a key, which may be a plain tuple: it is one after a message of Dask's.
+    """Return a key, also from the plain tuple that a message makes of it.
 
-    Raises WireError if it is not one that daskref made.
+    Raises WireError if daskref did not make it.
     """
     if isinstance(key, tuple) and type(key) in (tuple, ZmqKey) and len(key) == 3:
         name, nbytes = checked(key[:2], SharedMemoryKey)
@@ -54,58 +54,55 @@ class Source(NamedTuple):
 
     #: Identity of the host: 32 hexadecimal digits.
     host: str
-    #: Where its processes serve: ``tcp://address:port``.
+    #: ``tcp://address:port`` of each of its processes that serves.
     endpoints: Sequence[str]
 
 
 class Sources(Protocol):
-    """Tells a :class:`ZmqConnector` where objects are, and hears what became of it.
+    """Tells a :class:`ZmqConnector` where objects are.
 
-    All methods may be called from several threads at once, and may block. The
-    attributes are looked at on each get and put, so whoever knows of hosts that join
-    and leave keeps them up to date.
+    All methods may be called from several threads at once, and may block. The connector
+    reads the attributes on each get and put: an implementation with hosts that join and
+    leave keeps them up to date.
     """
 
-    #: Whether other hosts may have objects; without any, :meth:`sources` is not asked.
+    #: Whether other hosts may have objects. If not, :meth:`sources` is not called.
     others: bool = True
-    #: Whether other hosts take objects; without any, :meth:`targets` is not asked, and
-    #: what is put stays on this host.
+    #: Whether other hosts take objects. If not, :meth:`targets` is not called, and puts
+    #: stay on this host.
     takers: bool = True
 
     def sources(self, key: Key, waiting: Callable[[], None]) -> Sequence[Source]:
-        """Return the hosts to ask for an object, those to ask first at the front.
+        """Return the hosts to ask for an object, in this order.
 
-        Asked again when none of them could give it. While it blocks, for its turn
-        perhaps, it calls *waiting* every few seconds, and lets its error through: the
-        object need not be fetched any more.
+        Called again when none of them gave the object. While it blocks, it calls
+        *waiting* every few seconds and lets its exception through: the object need not
+        be fetched any more.
         """
-        ...
 
     def ended(self, key: Key, copied: bool) -> None:
-        """Take note that a fetch is over, and whether this host has a copy now.
+        """Record the end of a fetch, and whether this host has a copy now.
 
-        It serves that if it serves.
+        The host serves the copy if it serves.
         """
-        ...
+        return
 
     def given_up(self, key: Key) -> None:
-        """Hear that none of the hosts gave the object, before the fetch is over.
+        """Handle that no host gave the object, before the fetch ends.
 
-        May block, and raise an error that says more than what each one answered.
+        May block, and raise an error with a better explanation than the hosts' answers.
         """
-        ...
+        return
 
     def failed(self, key: Key, endpoint: str) -> None:
-        """Take note that an endpoint did not answer, or gave damaged bytes."""
-        ...
+        """Record that an endpoint did not answer, or gave damaged bytes."""
+        return
 
     def copies(self, key: Key) -> Sequence[Source]:
-        """Return all hosts that may have the object, for it to be deleted."""
-        ...
+        """Return all hosts that may have the object, to delete it there."""
 
     def targets(self, nbytes: int) -> Sequence[Source]:
-        """Return the hosts to which to send a new object of this size."""
-        ...
+        """Return the hosts to which a new object of this size may be sent."""
 
 
 def parse_peers(peers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -119,27 +116,25 @@ def parse_peers(peers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 
 class KnownPeers(Sources):
-    """The hosts that somebody names; nobody says which of them has what.
+    """A fixed set of hosts, without knowledge of which host has which object.
 
     Parameters
     ----------
     host
         Identity of this host.
     peers
-        Identity of a host -> its endpoints; this one may be among them.
+        Identity of a host -> its endpoints; may contain this host.
     """
-
-    _peers: dict[str, tuple[str, ...]]
 
     def __init__(self, host: str, peers: Mapping[str, Sequence[str]]) -> None:
         self._host = host
-        self._peers = {}
+        self._peers: dict[str, tuple[str, ...]] = {}
         self.others = self.takers = False
         for name, endpoints in peers.items():
             self.add(name, endpoints)
 
     def add(self, host: str, endpoints: Sequence[str]) -> None:
-        """Take note of where a host serves."""
+        """Add a host, or replace its endpoints."""
         self._peers[host] = tuple(endpoints)
         if host != self._host:
             self.others = self.takers = True
@@ -148,25 +143,13 @@ class KnownPeers(Sources):
     def sources(
         self, key: Key, waiting: Callable[[], None] = lambda: None
     ) -> Sequence[Source]:
-        # The host in the key; all of them, if that one is not known.
+        # The home host; all hosts if that is not known.
         home = self._peers.get(key[2])
         return [Source(key[2], home)] if home is not None else self.targets(key[1])
 
     @override
     def copies(self, key: Key) -> Sequence[Source]:
         return self.targets(key[1])
-
-    @override
-    def ended(self, key: Key, copied: bool) -> None:
-        pass
-
-    @override
-    def given_up(self, key: Key) -> None:
-        pass
-
-    @override
-    def failed(self, key: Key, endpoint: str) -> None:
-        pass
 
     @override
     def targets(self, nbytes: int) -> Sequence[Source]:
@@ -176,11 +159,11 @@ class KnownPeers(Sources):
 
 
 class Candidates:
-    """Whom to ask for one object, the first ones first, and what each one answered."""
+    """The endpoints to ask for one object, and the answer of each."""
 
-    #: What was heard of each endpoint that failed.
+    #: Endpoint -> its answer, for those that failed.
     answers: dict[str, str]
-    #: Endpoints whose host has not got the object.
+    #: Endpoints whose host lacks the object.
     lacking: set[str]
     _out: set[str]
     _pauses: dict[str, tuple[float, float]]
@@ -191,10 +174,10 @@ class Candidates:
         self.update(sources)
 
     def update(self, sources: Iterable[Source]) -> None:
-        """Replace the hosts; what endpoints have answered still counts."""
+        """Replace the hosts; the answers of endpoints still count."""
         self._sources: list[Source] = []
         for host, endpoints in sources:
-            # Neighbours spread their readers: not all ask the first one.
+            # In random order, so that readers spread over the processes of a host.
             shuffled = random.sample(list(endpoints), len(endpoints))
             self._sources.append(Source(host, shuffled))
 
@@ -211,7 +194,7 @@ class Candidates:
         return None
 
     def next_time(self) -> float | None:
-        """Return when an endpoint that broke off may be asked again, if any may."""
+        """Return when an endpoint may be asked (again); ``None``: never."""
         times = [
             self._pauses.get(each, (0.0,))[0]
             for _, endpoints in self._sources
@@ -226,12 +209,9 @@ class Candidates:
         self.answers[endpoint] = answer
 
     def lacks(self, endpoint: str) -> list[str]:
-        """Never ask an endpoint again, nor others of its host: it lacks the object.
+        """Never ask the host of an endpoint again: it lacks the object.
 
-        Returns
-        -------
-        list of str
-            The endpoints of that host.
+        Returns the endpoints of that host.
         """
         found = [endpoint]
         for _, endpoints in self._sources:
