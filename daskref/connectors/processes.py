@@ -1,19 +1,21 @@
-"""Which process this is, and whether one that left its name still runs.
+"""Identify this process, and tell whether another identified process has ended.
 
-Known limit: of a process on another host, or in another container, nobody knows.
+Known limit: the processes of other hosts and containers cannot be checked.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 
 @cache
 def host() -> dict[str, str]:
-    """Return what tells this host, and its present boot, from others."""
+    """Return the identity of this host and of its present boot."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
@@ -23,15 +25,15 @@ def host() -> dict[str, str]:
 
 
 def this_process() -> dict[str, str]:
-    """Return what tells this process from all others. Plain values."""
+    """Return the identity of this process, as plain values."""
     return {**_here(), "pid": str(os.getpid()), "started": _started("self")}
 
 
 def has_ended(process: Mapping[str, object]) -> bool:
     """Tell whether a process is known to have ended.
 
-    *process*: from :func:`this_process`, there. One of another host, boot or container,
-    or one that is not described so, counts as running.
+    *process*: its :func:`this_process`. A process of another host, boot or container,
+    or with a malformed identity, counts as running.
     """
     here = _here()
     pid, started = process.get("pid"), process.get("started")
@@ -47,9 +49,18 @@ def has_ended(process: Mapping[str, object]) -> bool:
         return False
 
 
+def load_record(text: bytes | str) -> dict[str, Any]:
+    """Return the mapping in a JSON text; empty if there is none."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 @cache
 def machine() -> str:
-    """Return what tells this host from others of its name, if anything does."""
+    """Return the identity of this host among others of its name; empty if unknown."""
     try:
         with open("/etc/machine-id", encoding="ascii") as file:
             return file.read().strip()
@@ -62,7 +73,7 @@ def _here() -> dict[str, str]:
 
 
 def _started(pid: str) -> str:
-    """Return when a process started, in ticks since boot: ids are used again."""
+    """Return when a process started, in ticks since boot: ids are reused."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         # Its name may have spaces and parentheses in it; fields are counted after it.
         fields = file.read().rpartition(")")[2].split()

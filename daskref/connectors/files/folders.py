@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import secrets
@@ -15,6 +14,7 @@ from contextlib import suppress
 
 from daskref.background import make_rlock
 from daskref.connectors.files.locks import open_plain
+from daskref.connectors.processes import load_record
 from daskref.exceptions import ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -118,10 +118,8 @@ def check_private(path: str, name: str) -> None:
 def read_identity(path: str) -> dict[str, str]:
     """Return the content of the identity file; empty if there is none."""
     try:
-        identity = json.loads(read_own(os.path.join(path, "identity")))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(identity, dict):
+        identity = load_record(read_own(os.path.join(path, "identity")))
+    except OSError:
         return {}
     return {name: value for name, value in identity.items() if isinstance(value, str)}
 

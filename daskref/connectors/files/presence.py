@@ -33,7 +33,13 @@ from daskref.connectors.files.locks import (
     unlock,
 )
 from daskref.connectors.filesystems import is_local
-from daskref.connectors.processes import has_ended, host, machine, this_process
+from daskref.connectors.processes import (
+    has_ended,
+    host,
+    load_record,
+    machine,
+    this_process,
+)
 
 _PRESENCE = re.compile("p-([0-9a-f]{8})")
 
@@ -200,12 +206,10 @@ class ManyHosts(Liveness):
     @override
     def gone(self, path: str, writer: str) -> bool:
         try:
-            there = json.loads(read_own(os.path.join(path, f"p-{writer}")))
+            there = load_record(read_own(os.path.join(path, f"p-{writer}")))
         except FileNotFoundError:
             return True
-        except (OSError, ValueError):
-            return False
-        if not isinstance(there, dict):
+        except OSError:
             return False
         here = host()
         if there.get("host") != here["host"] or there.get("machine") != machine():

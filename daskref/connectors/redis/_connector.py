@@ -1,8 +1,8 @@
 """Objects in a Redis server.
 
 Known limits: one server, not a Redis Cluster. Under an eviction policy other than
-``noeviction`` the server may delete objects that are in use. A process that can do
-nothing for longer than the objects' time to live, all others being dead, loses them.
+``noeviction`` the server may delete objects in use. If all other processes are dead and
+this one is paused for longer than the objects' time to live, the objects are lost.
 """
 
 from __future__ import annotations
@@ -41,28 +41,29 @@ class RedisConnector(Connector, DeferrableConnector):
     ----------
     url
         ``redis://[user:password@]host[:port][/database]``, ``rediss://`` for TLS, or
-        ``unix:///path``. As in ProxyStore, a host's name, with *port*.
+        ``unix:///path``. As in ProxyStore, a host name together with *port*.
     port
-        With a host's name in place of a URL.
+        With a host name in place of a URL.
     clear
-        Whether the objects go when the last connector of the session is closed.
-        ``False`` keeps them for ever, and is the default with *port*, as in ProxyStore.
+        Whether the objects are deleted when the last connector of the session is
+        closed. ``False`` keeps them for ever, and is the default with *port*, as in
+        ProxyStore.
     hostname
         ProxyStore's name of *url*.
     username, password
-        Go before those in *url*. Where neither says anything, what the session was
-        opened with counts, then the environment (see Notes).
+        Take precedence over those in *url*. Without any, the credentials of the
+        session's opener are used, then the environment (see Notes).
     prefix
-        What all keys begin with.
+        Prefix of all keys.
     chunk
-        Size above which objects lie in several strings of this size, as in "4 MiB".
+        Size above which an object is split into strings of this size, e.g. "4 MiB".
     lease
-        Seconds after which a process that was killed counts as dead.
+        Seconds after which a killed process counts as dead.
     ttl
-        Seconds after which the objects go by themselves when all processes of the
+        Seconds after which the server deletes the objects when all processes of the
         session were killed.
     timeout
-        Seconds without any progress after which an operation fails.
+        Seconds without progress after which an operation fails.
     connect_timeout
         The same for connecting.
     retries
@@ -71,7 +72,8 @@ class RedisConnector(Connector, DeferrableConnector):
         For ``rediss://``: files of certificate authorities, of this client's
         certificate and of its key; ``required`` (default), ``optional`` or ``none``.
     session
-        Of the session to take part in, from :meth:`config`; by default a new one.
+        From the :meth:`config` of another connector, to take part in its session; by
+        default a new session.
 
     Raises
     ------
@@ -85,12 +87,12 @@ class RedisConnector(Connector, DeferrableConnector):
     The environment: ``DASKREF_REDIS_URL`` where *url* has no host, ``…_USERNAME``,
     ``…_PASSWORD``, ``…_DB``, ``…_CA_CERTS``, ``…_CERTFILE``, ``…_KEYFILE``.
 
-    :meth:`get` receives into new, writable memory. A connector opened without
-    :meth:`config` starts a session of its own, and still finds the objects of others
-    in the same database. What else is in the database is never touched.
+    :meth:`get` receives into new, writable memory. A connector that was opened without
+    :meth:`config` starts a new session, and still finds the objects of other sessions
+    in the same database. Other keys of the database are never touched.
 
-    Reading and testing try again, after longer and longer times; writing and deleting
-    fail at once while the server has just been found to be away. After an error in
+    Reading and testing are retried with growing pauses; writing and deleting fail at
+    once if the last operation could not reach the server. After an error in
     :meth:`put_batch` none of the objects is stored.
 
     Examples
@@ -103,12 +105,6 @@ class RedisConnector(Connector, DeferrableConnector):
 
     scheme: ClassVar[str] = "redis"
     aliases: ClassVar[tuple[str, ...]] = ("rediss",)
-
-    _place: Place
-    _session: RedisSession
-    _server: Server
-    _options: dict[str, Any]
-    _closed: bool
 
     def __init__(
         self,
@@ -152,22 +148,10 @@ class RedisConnector(Connector, DeferrableConnector):
         self._place = Place(
             url_of(hostname or url, port), username, password, self._options
         )
-        self._server = Server(
-            self._place,
-            repr(self),
-            self._options["timeout"],
-            self._options["connect_timeout"],
-            self._options["retries"],
-        )
+        self._server = Server(self._place, repr(self), self._options)
         try:
-            self._session = RedisSession(
-                self._server,
-                self._options["prefix"],
-                session_of(session),
-                self._clear,
-                self._options["lease"],
-                self._options["ttl"],
-            )
+            name = session_of(session)
+            self._session = RedisSession(self._server, name, self._clear, self._options)
         except BaseException:
             self._server.close()
             raise
@@ -176,8 +160,8 @@ class RedisConnector(Connector, DeferrableConnector):
         self._finalizer = weakref.finalize(self, self._session.leave)
 
     @classmethod
+    @override
     def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
-        """Return the options in ``redis://user:password@host:port/database``."""
         return {"url": without_query(url)}
 
     def _ready(self) -> RedisSession:
@@ -199,7 +183,7 @@ class RedisConnector(Connector, DeferrableConnector):
         return self._put_all([frames])[0]
 
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
-        """See :meth:`Connector.put_batch`; one round trip."""
+        """Store several buffers with one round trip; after an error none of them."""
         return self._put_all([[obj] for obj in objs])
 
     def _put_all(self, objs: Sequence[Sequence[Buffer]]) -> list[Key]:
@@ -226,7 +210,7 @@ class RedisConnector(Connector, DeferrableConnector):
         return self.get_batch([key])[0]
 
     def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
-        """See :meth:`Connector.get_batch`; one round trip for what is small."""
+        """Return several objects; one round trip for the small ones."""
         wanted = [self._checked(key) for key in keys]
         self._ready()
         return self._server.run(lambda wire: redisobjects.read(wire, wanted))
@@ -242,7 +226,7 @@ class RedisConnector(Connector, DeferrableConnector):
         self.evict_batch([key])
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
-        """See :meth:`Connector.evict_batch`; one round trip per session."""
+        """Delete several objects; one round trip per session."""
         roots: dict[bytes, list[str]] = {}
         for found in map(self._checked, keys):
             roots.setdefault(found.root, []).append(found.name)
@@ -251,7 +235,7 @@ class RedisConnector(Connector, DeferrableConnector):
             session.drop(names, root=root)
 
     def link(self, key: Key) -> Key | None:
-        """See :meth:`Connector.link`; the new key is of the same session."""
+        """Give the object a second key, of the same session."""
         found = self._checked(key)
         session = self._ready()
         name = f"{session.writer}-{os.urandom(12).hex()}"
@@ -261,18 +245,7 @@ class RedisConnector(Connector, DeferrableConnector):
         return RedisKey(found.root.decode() + name, found.nbytes)
 
     def take(self, key: Key) -> memoryview | None:
-        """Return the object and delete it: one of all who ask gets it.
-
-        Parameters
-        ----------
-        key
-            See :meth:`get`.
-
-        Returns
-        -------
-        memoryview or None
-            As :meth:`get` returns it; ``None`` if it is not there, or another took it.
-        """
+        """Return the object and delete it: exactly one caller gets it."""
         found = self._checked(key)
         session = self._ready()
         name = f"{session.writer}-{os.urandom(12).hex()}"
@@ -281,7 +254,7 @@ class RedisConnector(Connector, DeferrableConnector):
         ours = found._replace(key=found.root + name.encode(), name=name)
         try:
             (view,) = self._server.run(lambda wire: redisobjects.read(wire, [ours]))
-        except BaseException:  # for another to take
+        except BaseException:  # another caller may take it
             with suppress(ConnectorError):
                 self._server.ask(script(MOVE, found.root, name, found.name))
             raise
@@ -296,23 +269,23 @@ class RedisConnector(Connector, DeferrableConnector):
         command = script(RENEW, found.root, found.name, milliseconds, session.ttl)
         return bool(self._server.ask(command))
 
+    @override
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0
     ) -> list[Key]:
-        """Delete what nobody will, in this session; what is in *known* stays."""
         session = self._ready()
         owned = None
         if known is not None:
             owned = {str(key[0]).rpartition(":")[2] for key in known if key}
         return [self._own_key(*swept) for swept in session.sweep(owned, grace)]
 
+    @override
     def usage(self) -> Usage:
-        """Return what the objects of this session take up."""
         sizes = {e.base or e.name: e.nbytes for e in self._ready().entries()}
         return Usage(len(sizes), sum(sizes.values()))
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Connector.config`; without user and password."""
+        """Return the arguments of the constructor, without user and password."""
         changed = {n: v for n, v in self._options.items() if v != DEFAULTS[n]}
         return {
             "url": self._place.url,
@@ -326,13 +299,13 @@ class RedisConnector(Connector, DeferrableConnector):
         return self._place.secrets()
 
     def close(self, clear: bool | None = None) -> None:
-        """See :meth:`Connector.close`.
+        """Close the connector; the last one of the session deletes the objects.
 
         Parameters
         ----------
         clear
-            Goes before what the connector was made with, as in ProxyStore, if this is
-            the session's last one. What is left then still has its time to live.
+            Replaces the constructor's value, as in ProxyStore, if this is the session's
+            last connector. Objects that stay still have their time to live.
         """
         if self._closed:
             return
@@ -343,41 +316,17 @@ class RedisConnector(Connector, DeferrableConnector):
 
     # ProxyStore's protocol for objects that are decided on before they are there
 
+    @override
     def new_key(self, obj: Buffer | None = None) -> RedisKey:
-        """Return a key for an object to come; see :meth:`set`.
-
-        Parameters
-        ----------
-        obj
-            The object, if it is known already; not stored.
-
-        Returns
-        -------
-        RedisKey
-            Until :meth:`set`, nothing is there.
-        """
         name = f"{self._ready().writer}-{os.urandom(12).hex()}"
         return self._own_key(name, -1 if obj is None else raw(obj).nbytes)
 
+    @override
     def set(self, key: Key, obj: Buffer) -> None:
-        """Store one buffer under a key from :meth:`new_key`.
-
-        Parameters
-        ----------
-        key
-            Nothing has been stored under it.
-        obj
-            See :meth:`put`.
-
-        Raises
-        ------
-        ConnectorError
-            As in :meth:`put`; if there is an object already, which stays.
-        """
         self.set_frames(key, [obj])
 
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        """Store buffers as one object; see :meth:`set` and :meth:`put_frames`."""
+        """Store an object; raises ConnectorError if the key has an object already."""
         found = self._checked(key)
         session = self._ready()
         if found.root != session.root:

@@ -1,4 +1,4 @@
-"""What the driver and the server say when something fails, in eight categories."""
+"""Errors of the driver and of the server, in eight categories."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _UNREACHED = Finding(
 _REFUSED = Finding(Category.OTHER, subject="a command")
 _INTERNAL = Finding(Category.OTHER, "This is an error of daskref", "the driver")
 
-#: What classes of the driver, and the first words of what a server replies, begin with
-#: -> what that means. The first one counts. A script's error begins with ERR in some
-#: versions, and names the code later.
+#: Start of a class name of the driver or of a server's reply -> its meaning. The first
+#: match counts. In some versions, a script's error begins with ERR and has the code
+#: later.
 _WORDS = [
     (
         "NoPermission|NOPERM|user executing the script can't",
@@ -109,7 +109,7 @@ _WORDS = [
     ("NoScript|ExecAbort", _INTERNAL),
 ]
 _MEANINGS = [(re.compile(rf"\b({words})"), found) for words, found in _WORDS]
-#: Of a reply, what follows may be of the command, and of the user.
+#: Characters of a reply that are searched: later ones may quote the user's command.
 _FIRST = 200
 
 
@@ -121,8 +121,8 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 
 def find(exc: BaseException) -> Finding:
-    """Return what an error of the driver, of a socket or of the server means."""
-    # the driver wraps what the TLS library says in its own class
+    """Return the meaning of an error of the driver, of a socket or of the server."""
+    # the driver wraps errors of the TLS library
     if any(isinstance(each, ssl.SSLError) for each in _causes(exc)):
         return _TLS
     names = [cls.__name__ for cls in type(exc).__mro__]
@@ -138,10 +138,10 @@ def find(exc: BaseException) -> Finding:
 
 
 def is_passing(exc: BaseException) -> bool:
-    """Tell whether to try again: timeouts have cost enough, and no to users stays."""
+    """Tell whether to try again: not after timeouts, which took long, or refusals."""
     return find(exc).category is Category.UNREACHABLE
 
 
 def translated(exc: BaseException, name: str) -> ConnectorError:
-    """Return our error for one of the driver, of a socket or of the server."""
+    """Return daskref's error for one of the driver, of a socket or of the server."""
     return find(exc).error(name, str(exc).strip(".") or type(exc).__name__)

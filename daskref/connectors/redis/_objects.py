@@ -1,9 +1,9 @@
-"""Objects in a Redis server: whole or not there.
+"""Objects in a Redis server, each visible as a whole or not at all.
 
-Small objects are one string each. Larger ones are strings of one chunk each, written
-first, and a hash that says where they are, written last: nobody sees a part. Reading
-asks for pieces of about a megabyte, a few at a time, whatever the chunks are: the
-server copies what it sends, and copies of that size stay in its caches.
+A small object is one string. A larger one consists of strings of one chunk each,
+written first, and a hash that names them, written last. Reading requests pieces of
+about a megabyte, a few at a time, whatever the size of the chunks: the server copies
+each reply, and copies of that size stay in its caches.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from daskref.exceptions import WireError
 
 #: Bytes asked for at once.
 _PIECE = 2**20
-#: How often to look again where an object is, if it changed places meanwhile.
+#: Attempts to find an object that is moved meanwhile.
 _LOOKS = 5
-#: What follows the prefix: session, and name within it.
+#: After the prefix: session, and name within it.
 _OWN = re.compile(r"([0-9a-f]{32}):([0-9a-f]{8}-[0-9a-f]{24})")
 
 
 class RedisKey(NamedTuple):
     """Key of an object in a Redis server."""
 
-    #: What the object is called there: prefix, session, and a name that is never used
-    #: twice, of which the first 8 digits are the writer's.
+    #: Key of the object in the server: prefix, session, and a unique name, whose first
+    #: 8 digits are the writer's.
     redis_key: str
     #: Size of the object in bytes; -1 if it was not known when the key was made.
     nbytes: int = -1
 
 
 class Found(NamedTuple):
-    """A key, taken apart."""
+    """The parts of a key."""
 
     #: In the server.
     key: bytes
-    #: Of the session, with the colon at its end.
+    #: Of the session, with the final colon.
     root: bytes
-    #: In the session.
+    #: Within the session.
     name: str
     #: -1 if it is not known.
     nbytes: int
 
 
 def checked(key: object, prefix: str) -> Found:
-    """Take a key apart.
+    """Return the parts of a key.
 
-    Raises WireError if it is not one that a connector with this *prefix* made.
+    Raises WireError if no connector with this *prefix* made the key.
     """
     if isinstance(key, tuple) and type(key) in (tuple, RedisKey) and len(key) == 2:
         text, nbytes = key
@@ -76,17 +76,7 @@ def checked(key: object, prefix: str) -> Found:
 def write(
     session: RedisSession, name: str, views: Sequence[memoryview], chunk: int
 ) -> list[Command]:
-    """Return the commands that write an object.
-
-    Parameters
-    ----------
-    session
-        To which it will belong.
-    name
-        Its name, new.
-    chunk
-        Bytes that one string may have.
-    """
+    """Return the commands that write an object, in strings of up to *chunk* bytes."""
     root, index, ttl = session.root, session.root + b"index", b"%d" % session.ttl
     nbytes = sum(view.nbytes for view in views)
     key = root + name.encode()
@@ -94,7 +84,7 @@ def write(
     base = name if chunks else ""
     entry = b"%d %d %d %b" % (nbytes, session.now(), chunks, base.encode())
     lives = [b"PX", ttl] if session.ttl else []
-    # The index first: what is written by halves can be found.
+    # The index first, so that a partly written object can be found.
     commands: list[Command] = [[b"HSET", index, name.encode(), entry]]
     if session.ttl:
         commands.append([b"PEXPIRE", index, ttl])
@@ -128,7 +118,7 @@ def _cut(views: Sequence[memoryview], chunk: int) -> Iterator[list[memoryview]]:
 
 
 class _Layout(NamedTuple):
-    """Where an object's bytes are."""
+    """Location of an object's bytes."""
 
     nbytes: int
     #: (key, bytes in it) in order.
@@ -153,8 +143,8 @@ def read(wire: Wire, wanted: Sequence[Found]) -> list[memoryview | None]:
         elif isinstance(reply, memoryview):
             result[n] = reply
     for _ in range(_LOOKS):
-        # 1. We look where an object is. 2. Another links or evicts it. 3. We read it
-        # there, and find less.
+        # 1. This process looks up the strings of an object. 2. Another one links or
+        # evicts the object. 3. This process finds fewer bytes in those strings.
         left = _read_large(wire, wanted, left, result) if left else left
     for each, view in zip(wanted, result, strict=True):
         if view is not None and each.nbytes not in (-1, view.nbytes):
@@ -171,7 +161,7 @@ def _read_large(
     left: list[int],
     result: list[memoryview | None],
 ) -> list[int]:
-    """Read what is there of what is left; return what was not there as a whole."""
+    """Read the objects *left*; return the indices of those that were incomplete."""
     layouts = _layouts(wire, [wanted[n] for n in left])
     there = {n: found for n, found in zip(left, layouts, strict=True) if found}
     views = {n: allocate(layout.nbytes) for n, layout in there.items()}
@@ -198,7 +188,7 @@ def _layouts(wire: Wire, wanted: Sequence[Found]) -> list[_Layout | None]:
     layouts: list[_Layout | None] = []
     for each, manifest, length in zip(wanted, replies[::2], replies[1::2], strict=True):
         if _is_of_another_type(manifest):  # a string
-            # or it has just become a hash, and the next look finds that
+            # Or it has just become a hash, which the next attempt finds.
             nbytes = 1 if _is_of_another_type(length) else length
             layouts.append(_Layout(nbytes, [(each.key, nbytes)]))
         elif manifest[0] is None:
@@ -230,7 +220,7 @@ def _into(view: memoryview) -> Callable[[int], memoryview]:
 
 
 def _is_of_another_type(reply: object) -> bool:
-    """Tell whether what has the name is no such value; raise any other error."""
+    """Tell whether a reply says that the key is of another type; raise other errors."""
     if isinstance(reply, ResponseError):
         if not str(reply).startswith("WRONGTYPE"):
             raise reply

@@ -1,4 +1,4 @@
-"""Where a Redis server is, and what opens it."""
+"""The address of a Redis server, and its credentials."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SETTING = "daskref.connector"
 _PREFIX = re.compile("[A-Za-z0-9][A-Za-z0-9:._-]{0,99}")
 _SESSION = re.compile("[0-9a-f]{32}")
 
-#: Connections: as many as there are threads that need one at a time.
+#: Connections: no limit but the number of threads that need one at a time.
 _MOST = 2**31
 #: Options of the driver's TLS connections, as it names them.
 TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
-#: What is not in a connector's configuration unless it differs.
+#: Options that are in a connector's configuration only if they differ from these.
 DEFAULTS: dict[str, Any] = {
     "prefix": "daskref",
     "chunk": 4 * 2**20,
@@ -43,7 +43,7 @@ def _prefix(value: object, setting: str) -> str:
     raise ConfigError(setting, value, "letters, digits and any of :._-")
 
 
-#: What reads options that are not just text.
+#: Readers of options that are not just text.
 READERS: dict[str, Reader] = {
     "clear": parse_flag,
     "prefix": _prefix,
@@ -55,9 +55,9 @@ READERS: dict[str, Reader] = {
 
 
 def url_of(url: str, port: int | str | None) -> str:
-    """Return a URL, made of ProxyStore's hostname and port if it is none.
+    """Return *url*, or the URL of ProxyStore's host name and port.
 
-    Raises ConfigError if it is both, or brings options.
+    Raises ConfigError if *port* is given beside a URL, or the URL has options.
     """
     if "://" not in url:
         host = f"[{url}]" if ":" in url else url
@@ -72,17 +72,14 @@ def url_of(url: str, port: int | str | None) -> str:
 
 
 def session_of(value: str | None) -> str | None:
-    """Return a session's name.
-
-    Raises ConfigError if it is none.
-    """
+    """Return a session's name. Raises ConfigError if it is malformed."""
     if value is None or (isinstance(value, str) and _SESSION.fullmatch(value)):
         return value
     raise ConfigError(f"{_SETTING}: option session", value, "32 hexadecimal digits")
 
 
 _EXPECTED = "redis://[user:password@]host[:port][/database], rediss:// for TLS"
-#: What is read where the URL, and who opened the session, say nothing.
+#: Environment variable of what neither the URL nor the session's opener gave.
 _VARIABLE = "DASKREF_REDIS_{}"
 
 
@@ -91,26 +88,23 @@ def _from_environment(name: str) -> str | None:
 
 
 class Place:
-    """A database of a server, and how to log in.
+    """A database of a server, and the credentials for it.
 
     Raises ConfigError if the URL is malformed.
 
     Parameters
     ----------
     url
-        ``redis://``, ``rediss://`` or ``unix://``; may name user and password. Without
-        a host: ``DASKREF_REDIS_URL``, else this machine.
+        ``redis://``, ``rediss://`` or ``unix://``, with or without user and password.
+        Without a host: ``DASKREF_REDIS_URL``, else this machine.
     username, password
-        Go before those of the URL.
+        Take precedence over those of the URL.
     tls
         The options of TLS connections; ``None`` is not given.
     """
 
     #: Without credentials; the same for the same database.
     url: str
-    #: What was given here, and what holds.
-    _told: Hidden[dict[str, str]]
-    _login: Hidden[dict[str, str]]
 
     def __init__(
         self,
@@ -148,25 +142,16 @@ class Place:
         self._log_in(username or named[0], password or named[1])
 
     def _log_in(self, username: str, password: str) -> None:
-        told = {"username": username, "password": password}
-        self._told = Hidden({name: value for name, value in told.items() if value})
-        known = self._told.value or recall(self.url)
+        given = {"username": username, "password": password}
+        self._told = Hidden({name: value for name, value in given.items() if value})
+        known: Mapping[str, str | None] = self._told.value or recall(self.url)
         if not known:
-            known = {
-                name: value
-                for name in ("username", "password")
-                if (value := _from_environment(name.upper())) is not None
-            }
-        self._login = Hidden(
-            {
-                name: known[name]
-                for name in ("username", "password")
-                if known.get(name) is not None
-            }
-        )
+            known = {name: _from_environment(name.upper()) for name in given}
+        found = {name: known.get(name) for name in given}
+        self._login = Hidden({n: v for n, v in found.items() if v is not None})
 
     def remember(self) -> None:
-        """Keep user and password, which have proved right, for this process."""
+        """Keep user and password, which the server accepted, for this process."""
         remember(self.url, self._told.value)
 
     def secrets(self) -> dict[str, dict[str, str]]:
@@ -175,13 +160,13 @@ class Place:
         return {self.url: dict(known)} if known else {}
 
     def pool(self, timeout: float, connect_timeout: float) -> redis.ConnectionPool:
-        """Return connections of the driver's; none is made before it is needed.
+        """Return a pool of the driver's connections, which connect when needed.
 
         Parameters
         ----------
         timeout, connect_timeout
-            Seconds without any progress after which an operation, or connecting and
-            logging in, fails.
+            Seconds without progress after which an operation, or connecting and logging
+            in, fails.
         """
         # not as arguments: the driver's repr of a pool shows those
         login = UsernamePasswordCredentialProvider(**self._login.value)
@@ -202,7 +187,7 @@ class Place:
 
 
 def _log_in(timeout: float, connection: Any) -> None:
-    """Log in within the time for connecting; all that follows has the *timeout*."""
+    """Log in within the time for connecting; later operations have *timeout*."""
     connect_timeout = connection.socket_timeout
     connection.socket_timeout = timeout  # what its parser goes back to after a look
     try:

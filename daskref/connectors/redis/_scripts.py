@@ -1,4 +1,4 @@
-"""What must happen in one step: scripts that the server runs.
+"""Scripts that the server runs, each as one atomic step.
 
 Each has one key, the root of a session (``daskref:<session id>:``), and below it:
 
@@ -13,11 +13,12 @@ Each has one key, the root of a session (``daskref:<session id>:``), and below i
 ``members``                sorted set of participants by when they count as dead
 ``processes``              hash, participant -> where it runs
 ``session``                ``clear`` or ``keep``; without it the session has ended
-``keeper``                 there while somebody has just renewed the objects
+``keeper``                 there while a participant has just renewed the objects
 =========================  ==========================================================
 
-Times are the server's, in milliseconds since 1970. A script that may find the server
-full begins with a command that needs no memory: it may then go on with ones that do.
+Times are the server's, in milliseconds since 1970. If the server is full, a script may
+only run commands that need memory after one that needs none; so each script that may
+meet a full server begins with such a command.
 """
 
 from __future__ import annotations

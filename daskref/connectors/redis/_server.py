@@ -1,10 +1,10 @@
-"""One server: connections that threads share, and further attempts when it fails."""
+"""One server: connections that threads share, and retries when it fails."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import ConnectionError, RedisError, ResponseError
@@ -18,9 +18,9 @@ from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 
 T = TypeVar("T")
 
-#: Seconds: the shortest wait before another attempt, and the longest.
+#: Seconds between two attempts: least and most.
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.1, 1.0
-#: Seconds: the longest time for which nothing is tried that can do without the server.
+#: Seconds: the longest time for which impatient operations fail without an attempt.
 _LONGEST_PAUSE = 30.0
 
 
@@ -30,32 +30,26 @@ class Server:
     Parameters
     ----------
     place
-        Where it is, and how to log in.
-    timeout, connect_timeout
-        Seconds without any progress after which an operation, or connecting, fails.
-    retries
-        How often to try again what failed because the connection did.
+        Address and credentials.
+    name
+        For errors.
+    options
+        ``timeout`` and ``connect_timeout``: seconds without progress after which an
+        operation, or connecting, fails. ``retries``: attempts after errors of the
+        connection.
 
     Notes
     -----
-    Thread-safe; a forked child makes connections of its own.
+    Thread-safe; a forked child makes new connections.
     """
 
-    name: str
-
-    def __init__(
-        self,
-        place: Place,
-        name: str,
-        timeout: float,
-        connect_timeout: float,
-        retries: int,
-    ) -> None:
-        self._make_pool = lambda: place.pool(timeout, connect_timeout)
+    def __init__(self, place: Place, name: str, options: Mapping[str, Any]) -> None:
+        timeouts = options["timeout"], options["connect_timeout"]
+        self._make_pool = lambda: place.pool(*timeouts)
         self._pool = self._make_pool()
         self.name = name
         backoff = EqualJitterBackoff(_LONGEST_WAIT, _SHORTEST_WAIT)
-        self._retry = Retry(backoff, retries, (ConnectionError, OSError))
+        self._retry = Retry(backoff, options["retries"], (ConnectionError, OSError))
         self._closed = False
         self._pause_ends = 0.0
         self._last_error = ""
@@ -72,8 +66,8 @@ class Server:
             May run several times, and may have had its effect before it failed. If it
             raises the driver's ``ResponseError``, it has read all replies.
         patient
-            Whether to try at once, and again, even if the server has just been found
-            to be away: for what cannot do without it.
+            Whether to try, and retry, even if the last operation could not reach the
+            server: for operations that cannot be omitted.
         """
         if not patient and time.monotonic() < self._pause_ends:
             raise ConnectorUnavailableError(self.name, self._last_error)
@@ -99,13 +93,13 @@ class Server:
 
     def _attempt(self, work: Callable[[Wire], T]) -> T:
         pool = self._pool
-        connection = pool.get_connection()  # none that the server has ended
+        connection = pool.get_connection()  # checks that the server has not ended it
         try:
             return work(Wire(connection))
         except ResponseError:
             raise
         except BaseException:
-            connection.disconnect()  # there may be replies that nobody has read
+            connection.disconnect()  # it may have unread replies
             raise
         finally:
             if self._closed:
@@ -115,7 +109,7 @@ class Server:
     def _prepare_another(self, exc: Exception) -> None:
         if not is_passing(exc):
             raise exc
-        # what is idle has probably ended as well, also if nobody has said so
+        # idle connections are probably broken as well
         self._pool.disconnect(inuse_connections=False)
 
     def _failed(self, exc: BaseException, seconds: float) -> ConnectorError:
@@ -126,10 +120,10 @@ class Server:
         return error
 
     def forget(self) -> None:
-        """Give up the parent's connections and locks, in a forked child."""
+        """Replace the parent's connections and locks, in a forked child."""
         self._pool = self._make_pool()
 
     def close(self) -> None:
-        """Close what is idle; what is in use closes when it is given back."""
+        """Close the idle connections now, and the others when they are released."""
         self._closed = True
         self._pool.disconnect(inuse_connections=False)

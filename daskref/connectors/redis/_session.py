@@ -1,8 +1,8 @@
 """One process's part in a session that a Redis server keeps.
 
-Each participant counts as alive for as long as its lease, which a thread renews. The
-objects, too, have a time to live, which one of the participants renews for all: when
-every one of them has been killed, the server forgets the objects by itself.
+Each participant counts as alive for the time of its lease, which a thread renews. The
+objects have a time to live as well, which one of the participants renews for all: when
+all participants have been killed, the server deletes the objects.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from daskref.background import Background, forget_in_child, make_lock
-from daskref.connectors.processes import has_ended, this_process
+from daskref.connectors.processes import has_ended, load_record, this_process
 from daskref.connectors.redis._scripts import ALIVE, BEAT, DROP, DUE, LEAVE
 from daskref.connectors.redis._server import Server
 from daskref.connectors.redis._wire import Command, Reply
@@ -28,18 +28,18 @@ _BATCH = 500
 
 
 class Entry(NamedTuple):
-    """What the index says of an object."""
+    """An object's entry in the index."""
 
     name: str
     nbytes: int
     #: Milliseconds since 1970, by the server's clock.
     created: int
-    #: How many, of whose name.
+    #: Number of chunks, and the name that their keys begin with.
     chunks: int
     base: str
 
     def keys(self, root: bytes) -> list[bytes]:
-        """Return the keys that the object's bytes are in, and its own."""
+        """Return the object's own key and those of its chunks."""
         base = root + self.base.encode()
         chunks = [base + b".%d" % number for number in range(self.chunks)]
         return [root + self.name.encode(), *chunks]
@@ -59,20 +59,19 @@ class RedisSession:
     Parameters
     ----------
     server
-        Closed when the session is left.
-    prefix
-        Of all keys.
+        Closed by :meth:`leave`.
     name
         32 hexadecimal digits; ``None`` for a new session.
     clear
-        Whether the objects go when the last participant leaves; otherwise they also
-        live for ever.
-    lease, ttl
-        Seconds: for which a participant, and an object, live without being renewed.
+        Whether the last participant deletes the objects. Otherwise they have no time to
+        live.
+    options
+        ``prefix`` of all keys; ``lease`` and ``ttl``: seconds for which a participant,
+        and an object, live without renewal.
     """
 
     name: str
-    #: What the keys of the session begin with.
+    #: Prefix of the session's keys.
     root: bytes
     #: Whether leaving as the last one deletes the objects.
     clear: bool
@@ -82,21 +81,15 @@ class RedisSession:
     writer: str
 
     def __init__(
-        self,
-        server: Server,
-        prefix: str,
-        name: str | None,
-        clear: bool,
-        lease: float,
-        ttl: float,
+        self, server: Server, name: str | None, clear: bool, options: Mapping[str, Any]
     ) -> None:
         self.server = server
         self.name = name or secrets.token_hex(16)
-        self.root = f"{prefix}:{self.name}:".encode()
+        self.root = f"{options['prefix']}:{self.name}:".encode()
         self.clear = clear
-        self.ttl = max(1, round(ttl * 1000)) if clear else 0
+        self.ttl = max(1, round(options["ttl"] * 1000)) if clear else 0
         self.writer = ""
-        self._lease = max(1, round(lease * 1000))
+        self._lease: int = max(1, round(options["lease"] * 1000))
         self._offset = 0
         self._unfinished: deque[tuple[bytes | None, str]] = deque(maxlen=10_000)
         self._lock = make_lock()
@@ -108,7 +101,7 @@ class RedisSession:
     # Presence
 
     def ensure(self) -> None:
-        """Join, unless this process has; raises as the constructor does."""
+        """Join, unless this process has joined; raises as the constructor does."""
         if not self._joined:
             with self._lock:
                 if not self._joined:
@@ -160,7 +153,7 @@ class RedisSession:
     # Looking
 
     def now(self) -> int:
-        """Return the server's time in milliseconds, as far as it is known here."""
+        """Return the server's time in milliseconds, as far as this process knows it."""
         return self._offset + round(time.monotonic() * 1000)
 
     def alive(self) -> tuple[int, set[str]]:
@@ -169,7 +162,7 @@ class RedisSession:
         return int(time), {writer.decode() for writer in found}
 
     def entries(self) -> Iterable[Entry]:
-        """Return what the index has."""
+        """Return the entries of the index."""
         # a scan may return an entry twice
         return {e.name: e for found in self._scan(b"index") for e in found}.values()
 
@@ -193,10 +186,7 @@ class RedisSession:
         root: bytes | None = None,
         patient: bool = False,
     ) -> list[tuple[str, int]]:
-        """Delete objects, of this session or of that with another *root*.
-
-        Returns those that were there.
-        """
+        """Delete objects, by default of this session; return those that existed."""
         dropped: list[tuple[str, int]] = []
         for start in range(0, len(names), _BATCH):
             part = names[start : start + _BATCH]
@@ -208,21 +198,16 @@ class RedisSession:
         return dropped
 
     def abandon(self, names: list[str], root: bytes | None = None) -> None:
-        """Delete objects, and what is left of half-made ones, now or later."""
+        """Delete objects, complete or not; after an error the thread tries again."""
         try:
             self.drop(names, root=root)
         except ConnectorError:
             self._unfinished.extend((root, name) for name in names)
 
     def sweep(self, owned: set[str] | None, grace: float) -> list[tuple[str, int]]:
-        """Delete expired leases and orphans; see :meth:`Connector.sweep`.
+        """Delete expired leases and orphans; return names and sizes of those deleted.
 
-        Returns what was deleted.
-
-        Parameters
-        ----------
-        owned
-            Names with an owner: they stay.
+        *owned*: see :meth:`Connector.sweep`.
         """
         due = [name.decode() for name in self.server.ask(script(DUE, self.root))]
         due = [name for name in due if not owned or name not in owned]
@@ -239,7 +224,7 @@ class RedisSession:
             for row in rows
             if is_due(row, owned, grace, now / 1000, lambda each: each not in alive)
         ]
-        # those with a lease stay: the server looks as it deletes
+        # The server keeps those that have a lease by now.
         return swept + self.drop(orphans, "unleased", patient=True)
 
     # The end
@@ -247,7 +232,7 @@ class RedisSession:
     def leave(self) -> None:
         """End this process's part; the last one deletes the objects. Idempotent.
 
-        Silent if the server cannot be reached: it forgets the objects by itself.
+        Silent if the server cannot be reached: it deletes the objects by itself.
         """
         with self._lock:
             joined, self._joined = self._joined, False
@@ -279,7 +264,7 @@ class RedisSession:
         self.server.ask([b"UNLINK", *keys], patient=False)
 
     def forget(self) -> None:
-        """Have no part any more, in a forked child; the parent keeps its own."""
+        """Take no part any more, in a forked child; the parent continues."""
         self._joined = False
         self._unfinished = deque(maxlen=10_000)
 
@@ -290,15 +275,7 @@ class RedisSession:
 def _gone(left: list[bytes]) -> list[str]:
     """Return the participants that are known to have been killed."""
     pairs = zip(left[::2], left[1::2], strict=True)
-    return [writer.decode() for writer, where in pairs if has_ended(_process(where))]
-
-
-def _process(where: bytes) -> dict[str, Any]:
-    try:
-        described = json.loads(where)
-    except ValueError:
-        return {}
-    return described if isinstance(described, dict) else {}
+    return [writer.decode() for writer, at in pairs if has_ended(load_record(at))]
 
 
 def _entry(name: str, value: str) -> Entry:

@@ -1,11 +1,10 @@
 """Redis's protocol on the driver's connections, large values without copies.
 
-The driver connects, over TLS if need be, logs in, and keeps connections for the next
-operation. Its own reading and writing copy each value several times, so its socket is
-used directly: values are sent from the caller's buffers, and received into the buffer
-that the reader gets.
+The driver connects, over TLS if need be, logs in, and keeps connections. Its own
+reading and writing copy each value several times, so this module uses the driver's
+socket: values are sent from the caller's buffers, and received into the reader's.
 
-``_sock`` is a private name of the driver; a test looks for it on the installed one.
+``_sock`` is a private name of the driver; a test looks for it in the installed one.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
 #: One argument of a command: bytes, or views of its parts.
 Argument: TypeAlias = bytes | Sequence[memoryview]
 Command: TypeAlias = Sequence[Argument]
-#: What a server replies; an error is returned, so that all replies are read.
+#: A server's reply. Errors are returned, not raised, so that all replies are read.
 Reply: TypeAlias = Any
 
-#: Bytes read at once where it is not known how many will come.
+#: Bytes read at once where the length of a reply is not known.
 _READ = 32 * 2**10
 #: Buffers up to this size are joined before they are sent.
 _JOINED = 32 * 2**10
-#: Bytes given to a socket at once: each piece has the timeout for itself.
+#: Bytes sent at once: the timeout applies to each piece.
 _SENT = 2**20
-#: Bytes from which huge pages pay: new memory is the slowest part of receiving.
+#: Bytes from which huge pages are worthwhile: new memory dominates the receive time.
 _HUGE = 2 * 2**20
-#: Bytes, and replies, asked for but not read yet. The server copies each reply; those
-#: that are small and few stay in its caches.
+#: Bytes and number of outstanding replies. The server copies each reply; a few small
+#: ones stay in its caches.
 _WINDOW, _PIPELINE = 3 * 2**20, 256
 
 
@@ -60,8 +59,8 @@ def writable(nbytes: int) -> memoryview:
 class Wire:
     """A connection of the driver's. Not thread-safe.
 
-    *connection*: it is connected, and all replies have been read, as they have been
-    after each method of the wire that does not raise.
+    *connection*: connected and without unread replies, as it is again after each method
+    that does not raise.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -73,7 +72,7 @@ class Wire:
     # Out
 
     def send(self, commands: Iterable[Command]) -> None:
-        """Send commands; as many replies come."""
+        """Send commands; each has one reply."""
         pending = bytearray()
         for command in commands:
             pending += b"*%d\r\n" % len(command)
@@ -138,7 +137,8 @@ class Wire:
         Parameters
         ----------
         allocate
-            Bytes are received into what it returns; otherwise they are ``bytes``.
+            Returns the memory to receive bytes into; by default, the reply is
+            ``bytes``.
 
         Returns
         -------
@@ -172,10 +172,8 @@ class Wire:
     def ask_all(self, commands: Sequence[Command]) -> list[Reply]:
         """Send commands together and return their replies.
 
-        Raises
-        ------
-        redis.exceptions.ResponseError
-            The first error among them. All commands are carried out.
+        Raises the first ``redis.exceptions.ResponseError`` among the replies; the
+        server has carried out all commands.
         """
         replies = self.try_all(commands)
         for reply in replies:
@@ -184,14 +182,14 @@ class Wire:
         return replies
 
     def try_all(self, commands: Sequence[Command]) -> list[Reply]:
-        """Send commands together and return their replies, errors among them."""
+        """Send commands together and return their replies, errors included."""
         self.send(commands)
         return [self.reply() for _ in commands]
 
     def fetch(
         self, requests: Iterable[Request]
     ) -> list[memoryview | ResponseError | None]:
-        """Return the replies to many requests for bytes, a few under way at a time."""
+        """Return the replies to requests for bytes, a few outstanding at a time."""
         waiting: deque[Request] = deque()
         found: list[memoryview | ResponseError | None] = []
         flying = 0
