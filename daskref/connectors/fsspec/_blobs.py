@@ -1,4 +1,4 @@
-"""Whole objects at paths: what the connector wants of a store of fsspec's."""
+"""Whole objects at paths: the interface of a store behind the connector."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
-#: What stands before the name of an object while it is written, where a store shows
-#: it too early.
+#: Prefix of an object's name while it is written, in stores that show unfinished ones.
 PART = re.compile(r"^\.w-[0-9a-f]{8}-")
 
 
 def part_name(name: str) -> str:
-    """Return a hidden name; each who writes the object has one of its own."""
+    """Return a hidden name, unique to one write of the object."""
     return f".w-{secrets.token_hex(4)}-{name}"
 
 
@@ -23,88 +22,80 @@ class Blobs(ABC):
     Every method may be called from several threads at once, never on an event loop.
     """
 
-    #: Whether :meth:`put` can tell in one step that the path was free.
+    #: Whether :meth:`put` can create an object only if there is none.
     exclusive: bool = False
 
     @abstractmethod
     def path(self, *names: str) -> str:
-        """Return the path of something below the place."""
+        """Return a path below the URL."""
 
     @abstractmethod
     def put(
         self, path: str, views: Sequence[memoryview], exclusive: bool = False
     ) -> None:
-        """Write an object; whole, or not at all.
+        """Write an object as a whole or not at all.
 
-        Raises FileExistsError if it is there already, and *exclusive*.
+        Raises FileExistsError if *exclusive* and there is an object already.
         """
 
-    @abstractmethod
     def put_many(self, objects: Sequence[tuple[str, Sequence[memoryview]]]) -> None:
         """Write several objects."""
+        for path, views in objects:
+            self.put(path, views)
 
     @abstractmethod
     def get(self, path: str, nbytes: int | None) -> memoryview | None:
-        """Read an object into memory of its own.
+        """Read an object into new, writable memory; ``None`` if there is none.
 
-        Raises WireError if it has another size.
-
-        Parameters
-        ----------
-        nbytes
-            Its size; ``None``: look first.
-
-        Returns
-        -------
-        memoryview or None
-            Writable; ``None`` if it is not there.
+        *nbytes*: its size; ``None`` to look it up. Raises WireError if it has another
+        size.
         """
 
-    @abstractmethod
     def get_many(
         self, objects: Sequence[tuple[str, int | None]]
     ) -> list[memoryview | None]:
         """Read several objects; see :meth:`get`."""
+        return [self.get(path, nbytes) for path, nbytes in objects]
 
     @abstractmethod
     def size(self, path: str) -> int | None:
-        """Return the size of an object; ``None`` if it is not there."""
+        """Return the size of an object; ``None`` if there is none."""
 
     @abstractmethod
     def delete(self, paths: Sequence[str]) -> None:
-        """Delete objects. Silent about those that are not there."""
+        """Delete objects. Silent about missing ones."""
 
     @abstractmethod
     def copy(self, source: str, target: str, nbytes: int) -> bool:
-        """Copy an object within the store; False if it is not there, or it cannot."""
+        """Copy an object within the store; False if that is not possible."""
 
     @abstractmethod
     def sizes(self, directory: str) -> dict[str, int]:
-        """Return the objects right below a path, by name, with their sizes."""
+        """Return the sizes of the objects right below a path, by name."""
 
     @abstractmethod
     def directories(self) -> list[str]:
-        """Return the names of what has objects below it, below the place."""
+        """Return the names of the directories right below the URL."""
 
-    @abstractmethod
     def make_directory(self, directory: str) -> None:
         """Make a directory, where the store has any."""
+        return
 
-    @abstractmethod
     def remove_directory(self, directory: str) -> None:
-        """Remove what is left of an empty directory: unfinished uploads as well."""
+        """Remove an empty directory, and the unfinished uploads below it."""
+        return
 
     @abstractmethod
     def close(self) -> None:
-        """Give up connections."""
+        """Close the connections."""
 
     @abstractmethod
     def forget(self) -> None:
-        """Start anew in a forked child: connections are the parent's."""
+        """Drop the parent's connections, in a forked child."""
 
 
 def pieces(views: Sequence[memoryview], nbytes: int) -> Iterator[list[memoryview]]:
-    """Cut buffers, one after another, into pieces of *nbytes*; nothing is copied."""
+    """Cut consecutive buffers into pieces of *nbytes*, without copying."""
     piece: list[memoryview] = []
     room = nbytes
     for view in views:

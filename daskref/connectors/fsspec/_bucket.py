@@ -35,25 +35,21 @@ class Bucket(Blobs):
     open_filesystem
         ``() -> file system``, a new one.
     place
-        URL of the place.
+        URL below which the objects are.
     part_nbytes
         Larger objects are written and read in pieces of this size.
     concurrency
         Requests at the same time, of all threads together.
     timeout
-        Seconds for one request, repeated ones included.
+        Seconds for one request, retries included.
 
     Notes
     -----
-    Requests run on fsspec's own event loop, in its thread. Memory beside the objects
-    is *part_nbytes* times *concurrency*, however many threads put and get.
+    Requests run on fsspec's own event loop, in its thread. Besides the objects, they
+    take *part_nbytes* times *concurrency* of memory, for any number of threads.
     """
 
     exclusive = True
-
-    _fs: Any
-    _slots: asyncio.Semaphore
-    _finished: int
 
     def __init__(
         self,
@@ -70,7 +66,7 @@ class Bucket(Blobs):
         self._timeout = timeout
         self._finished = 0
         self._mutex = Lock()
-        self._fs = None
+        self._fs: Any = None
         self._root = self._ready()._strip_protocol(place)
 
     def _ready(self) -> Any:
@@ -90,7 +86,7 @@ class Bucket(Blobs):
     def _run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine on fsspec's loop and wait for it.
 
-        Each of its requests has its own bound. If no request of this process ends for
+        Each of its requests has its own timeout. If no request of this process ends for
         longer than that, the loop itself is stuck.
         """
         loop = self._ready().loop
@@ -109,7 +105,7 @@ class Bucket(Blobs):
     async def _request(
         self, make: Callable[[], Awaitable[T]], timeout: float | None = None
     ) -> T:
-        """Make one request, within the bounds of time and number."""
+        """Make one request, within the limits of time and number."""
         async with self._slots:
             try:
                 return await asyncio.wait_for(make(), timeout or self._timeout)
@@ -142,7 +138,7 @@ class Bucket(Blobs):
             else:
                 await self._put_parts(path, views, exclusive)
         except (TimeoutError, asyncio.CancelledError):
-            # Without an answer nobody knows whether it was written.
+            # Without an answer, it may have been written or not.
             if not exclusive:
                 with suppress(Exception):
                     await self._request(lambda: self._delete([path]), _CLEANING)
@@ -250,7 +246,7 @@ class Bucket(Blobs):
         self._run(delete_all)
 
     def _bunches(self, paths: Sequence[str]) -> Iterable[Sequence[str]]:
-        """Return the paths by what one request deletes."""
+        """Group the paths by request."""
         return ([path] for path in paths)
 
     async def _delete(self, paths: Sequence[str]) -> None:
@@ -297,23 +293,17 @@ class Bucket(Blobs):
 
         return [path.rstrip("/").rpartition("/")[2] for path in self._run(ls)]
 
-    def make_directory(self, directory: str) -> None:
-        """Do nothing: a bucket has no directories."""
-
-    def remove_directory(self, directory: str) -> None:
-        """Do nothing."""
-
     # Its own life.
 
     def close(self) -> None:
-        """See :meth:`Blobs.close`. A later call of another method opens it again."""
+        """Close the connections. A later call of another method opens them again."""
         with self._mutex:
             fs, self._fs = self._fs, None
         if fs is not None:
             self._disconnect(fs)
 
     def _disconnect(self, fs: Any) -> None:
-        """Close connections; by default the driver does when it is collected."""
+        """Close connections; by default the driver does so when it is collected."""
 
     @override
     def forget(self) -> None:
@@ -324,7 +314,7 @@ class Bucket(Blobs):
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await all; at the first error, end the others and wait for their end."""
+    """Await all coroutines; at the first error, cancel the others and await them."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:
         return await asyncio.gather(*tasks)
@@ -336,10 +326,7 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def check_size(path: str, there: int, nbytes: int) -> None:
-    """Refuse an object of another size than its key says.
-
-    Raises WireError if it has.
-    """
+    """Raise WireError if an object has another size than its key says."""
     if there != nbytes:
         raise WireError(
             f"{path} has {'more' if there > nbytes else 'less'} than the {nbytes} "
@@ -349,7 +336,7 @@ def check_size(path: str, there: int, nbytes: int) -> None:
 
 
 def by_name(directory: str, found: dict[str, Any]) -> dict[str, int]:
-    """Return the sizes in a listing, by the names right below a directory."""
+    """Return the sizes of the objects right below a directory, by name."""
     names = {path.removeprefix(f"{directory}/"): info for path, info in found.items()}
     return {
         name: info["size"]

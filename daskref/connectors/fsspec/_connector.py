@@ -1,8 +1,9 @@
-"""Objects in an object store, or whatever else fsspec reaches.
+"""Objects in an object store, or in any other store that fsspec supports.
 
 Known limits: the clocks of the participants may differ by one lease. A server-side copy
-(:meth:`FsspecConnector.link`) takes up room of its own. How long synchronous file
-systems of fsspec's (SFTP, SMB and others) wait for their server is up to their drivers.
+(:meth:`FsspecConnector.link`) takes up room of its own. The drivers of fsspec's
+synchronous file systems (SFTP, SMB and others) decide how long to wait for their
+server.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from daskref.connectors.credentials import Hidden, recall, remember
 from daskref.connectors.fsspec import _leases as bloblease
 from daskref.connectors.fsspec import _opening as opening
 from daskref.connectors.fsspec import _options as storageoptions
-from daskref.connectors.fsspec._blobs import Blobs
 from daskref.connectors.fsspec._errors import translate
 from daskref.connectors.fsspec._session import (
     CLAIM,
@@ -39,7 +39,7 @@ from daskref.exceptions import (
     WireError,
 )
 
-#: Size in the key of an object that is yet to come.
+#: Size in a key that was made before its object.
 _UNKNOWN = -1
 
 
@@ -69,14 +69,15 @@ class FsspecConnector(Connector, DeferrableConnector):
     connect_timeout
         Seconds to wait for a connection (S3).
     timeout
-        Seconds for one request, repeated ones included.
+        Seconds for one request, retries included.
     retries
         How often a failed request is repeated (S3).
     lease
-        Seconds for which a participant counts as alive without a word from it. Each
-        writes a small object three times in that time.
+        Seconds for which a participant counts as alive without a renewal. Each
+        participant writes a small object three times in that time.
     session, nonce
-        Of the session to take part in, from :meth:`config`; by default a new one.
+        From the :meth:`config` of another connector, to take part in its session; by
+        default a new session.
     **storage_options
         Of fsspec's class, plain values: ``key``, ``secret``, ``endpoint_url``, …
 
@@ -85,19 +86,18 @@ class FsspecConnector(Connector, DeferrableConnector):
     ConfigError
         If the URL or an option is malformed, or the driver not installed.
     ConnectorUnavailableError
-        If the place cannot be written to, or does not have that session.
+        If the store cannot be written to, or does not have that session.
 
     Notes
     -----
-    Objects lie below ``<url>/daskref-<id>/``; nothing else is ever touched. The last
-    participant to close removes them. Those of sessions whose participants all died are
-    removed by whoever next starts a session at the same URL.
+    Objects lie below ``<url>/daskref-<id>/``; other objects are never touched. The last
+    participant to close removes the session's objects. A new session removes those of
+    sessions at the same URL whose participants all died.
 
-    Options that are not known to be harmless are kept out of :meth:`config`; see
-    :meth:`secrets`.
+    :meth:`config` contains only options that are known to be harmless; the others are
+    in :meth:`secrets`.
 
-    :meth:`get` returns memory of its own, writable. :meth:`link` copies within the
-    store; :meth:`usage` counts such copies once, as the contract has it.
+    :meth:`get` returns new, writable memory; :meth:`link` copies within the store.
 
     Examples
     --------
@@ -109,14 +109,6 @@ class FsspecConnector(Connector, DeferrableConnector):
 
     scheme: ClassVar[str] = "fsspec"
     aliases: ClassVar[tuple[str, ...]] = ("abfs", "az", "gcs", "gs", "memory", "s3")
-
-    _url: str
-    _public: dict[str, Any]
-    _secret: Hidden[dict[str, Any]]
-    _limits: dict[str, Any]
-    _blobs: Blobs
-    _session: ObjectStoreSession
-    _closed: bool
 
     def __init__(
         self,
@@ -136,6 +128,8 @@ class FsspecConnector(Connector, DeferrableConnector):
         self._protocol, self._url = location.protocol, location.url
         options = storageoptions.checked({**location.options, **storage_options})
         self._public, secret = storageoptions.split(options)
+        endpoint = self._public.get("endpoint_url", "")
+        self._place = f"{self._url}?endpoint_url={endpoint}" if endpoint else self._url
         given = {
             "part_size": part_size,
             "concurrency": concurrency,
@@ -173,15 +167,8 @@ class FsspecConnector(Connector, DeferrableConnector):
             self._session.sweep()
 
     @classmethod
+    @override
     def from_config(cls, config: dict[str, Any]) -> FsspecConnector:
-        """Open the store that another process's :meth:`config` describes.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If this process cannot reach that very session, for lack of the driver as
-            well.
-        """
         options = {**config, **json.loads(config.get("options", "{}"))}
         options.pop("options", None)
         try:
@@ -192,10 +179,9 @@ class FsspecConnector(Connector, DeferrableConnector):
             ) from exc
 
     @classmethod
+    @override
     def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
-        """Return the options in ``s3://bucket/prefix``, those after ``?`` excepted."""
-        bare = url._replace(query="")
-        text = bare.geturl()
+        text = url._replace(query="").geturl()
         if "://" not in text:  # nothing but a scheme
             text = f"{url.scheme}://{url.path}"
         storageoptions.read_url(text)
@@ -203,7 +189,7 @@ class FsspecConnector(Connector, DeferrableConnector):
 
     @contextmanager
     def _edge(self, what: str, unavailable: bool = False) -> Iterator[None]:
-        """Let nothing but daskref's errors out."""
+        """Translate the driver's errors."""
         try:
             yield
         except MemoryError:
@@ -222,8 +208,6 @@ class FsspecConnector(Connector, DeferrableConnector):
         self._session.ensure()
         return self._session
 
-    # The contract.
-
     @override
     def put_frames(self, frames: Sequence[Buffer]) -> Key:
         views = [raw(frame) for frame in frames]
@@ -235,7 +219,7 @@ class FsspecConnector(Connector, DeferrableConnector):
         return FsspecKey(name, nbytes)
 
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
-        """Store several buffers, in parallel; after an error none of them."""
+        """Store several buffers in parallel; after an error none of them."""
         views = [raw(obj) for obj in objs]
         with self._edge(f"a batch of {len(views)} objects could not be written"):
             session = self._ready()
@@ -275,7 +259,7 @@ class FsspecConnector(Connector, DeferrableConnector):
         self.evict_batch([key])
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
-        """Delete several objects: with S3, up to 500 with one request."""
+        """Delete several objects; S3 deletes up to 500 with one request."""
         names = [_checked(key)[0] for key in keys]
         with self._edge(f"{len(names)} objects could not be deleted"):
             self._delete(self._ready(), names)
@@ -285,7 +269,7 @@ class FsspecConnector(Connector, DeferrableConnector):
         self._blobs.delete(list(dict.fromkeys(paths)))
 
     def link(self, key: Key) -> Key | None:
-        """Copy the object within the store; see :meth:`Connector.link`."""
+        """Copy the object within the store."""
         name, nbytes = _checked(key)
         with self._edge(f"{name} could not be copied"):
             session = self._ready()
@@ -301,19 +285,14 @@ class FsspecConnector(Connector, DeferrableConnector):
     def take(self, key: Key) -> memoryview | None:
         """Return the object and delete it, for one caller only.
 
-        Of several takers, in whatever threads and processes, exactly one gets it, and
-        the others ``None``: by an object that only one can create. Where the store
-        cannot create an object on condition that there is none, as was tried out when
-        the session began, two takers at the same moment may both get it.
+        If the store cannot create an object only where there is none, which a new
+        session tests, two simultaneous takers may both get the object.
         """
         name, nbytes = _checked(key)
         with self._edge(f"{name} could not be taken"):
             session = self._ready()
             if not session.exclusive:
-                found = self._blobs.get(session.at(name), nbytes)
-                if found is not None:
-                    self._delete(session, [name])
-                return found
+                return super().take(key)
             claim = session.at(CLAIM + name)
             try:
                 self._blobs.put(claim, [memoryview(b"claim")], exclusive=True)
@@ -321,7 +300,7 @@ class FsspecConnector(Connector, DeferrableConnector):
                 return None
             try:
                 found = self._blobs.get(session.at(name), nbytes)
-                # The claim goes last: whoever claims then finds nothing.
+                # The claim is deleted last: a later claimant finds no object.
                 if found is not None:
                     self._delete(session, [name])
             finally:
@@ -338,7 +317,7 @@ class FsspecConnector(Connector, DeferrableConnector):
         self.set_frames(key, [obj])
 
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        """See :meth:`Connector.set_frames`; an object that is there is an error."""
+        """Store an object; raises ConnectorError if the key has an object already."""
         name, nbytes = _checked(key)
         if nbytes is not None:
             raise WireError(f"{key!r} has its object already: it is not from new_key")
@@ -361,19 +340,17 @@ class FsspecConnector(Connector, DeferrableConnector):
         with self._edge(f"the lease of {name} could not be renewed"):
             return bloblease.renew(self._blobs, self._ready(), name, seconds)
 
+    @override
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0
     ) -> list[Key]:
-        """Delete what nobody will, in this session; what is in *known* stays."""
-        names = None
-        if known is not None:
-            names = {key[0] for key in known if key}
+        names = None if known is None else {key[0] for key in known if key}
         with self._edge("the session could not be swept"):
             swept = bloblease.sweep(self._blobs, self._ready(), names, grace)
         return [FsspecKey(*each) for each in swept]
 
+    @override
     def usage(self) -> Usage:
-        """Return what the objects of this session take up; copies count once."""
         with self._edge("the objects could not be counted"):
             return bloblease.usage(self._blobs, self._ready())
 
@@ -394,13 +371,8 @@ class FsspecConnector(Connector, DeferrableConnector):
             return {}
         return {self._place: {"options": json.dumps(self._secret.value)}}
 
-    @property
-    def _place(self) -> str:
-        endpoint = self._public.get("endpoint_url", "")
-        return f"{self._url}?endpoint_url={endpoint}" if endpoint else self._url
-
     def close(self) -> None:
-        """See :meth:`Connector.close`. Waits no longer than a few requests may take."""
+        """Close the connector; waits for a few requests at most."""
         self._closed = True
         self._finalizer.detach()
         self._session.leave()
@@ -410,8 +382,8 @@ class FsspecConnector(Connector, DeferrableConnector):
 
 
 def _abandon(session: ObjectStoreSession) -> None:
-    """Leave the session of a connector that nobody closed."""
-    # The garbage collector runs anywhere, on the loop that we wait for as well.
+    """Leave the session of a connector that was collected without being closed."""
+    # The garbage collector may run on the event loop that `leave` waits for.
     if is_on_event_loop():
         start_thread(session.leave, "daskref-leave")
     else:
@@ -419,7 +391,7 @@ def _abandon(session: ObjectStoreSession) -> None:
 
 
 def _checked(key: Key) -> tuple[str, int | None]:
-    """Return name and size; a plain tuple will do, as a message makes it."""
+    """Return name and size, also from the plain tuple that a message makes of a key."""
     if type(key) in (tuple, FsspecKey) and len(key) == 2:
         name, nbytes = key
         right = isinstance(name, str) and NAME.fullmatch(name)

@@ -1,4 +1,4 @@
-"""What fsspec and its drivers say when something fails, in eight categories."""
+"""Errors of fsspec and its drivers, in eight categories."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Callable
 from daskref.connectors.failures import FULL, Category, Finding
 from daskref.exceptions import DaskrefError
 
-#: Errors that mean that the server did not answer: of botocore, aiohttp, requests,
-#: urllib3 and Azure. By name, since no driver is imported for the sake of its errors.
+#: Errors of a server that did not answer: of botocore, aiohttp, requests, urllib3 and
+#: Azure. By name, so that no driver is imported for its errors.
 UNREACHABLE = frozenset([
     "ClientConnectionError", "ClientPayloadError", "HTTPClientError",
     "ConnectionError", "EndpointResolutionError", "ServiceRequestError",
     "ServiceResponseError", "TransportError", "UnknownEndpointError", "Timeout",
     "ProtocolError",
 ])  # fmt: skip
-#: Errors that mean that the driver found nothing to identify itself with.
+#: Errors of a driver that found no credentials.
 UNIDENTIFIED = frozenset([
     "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError",
     "TokenRetrievalError", "UnauthorizedSSOTokenError", "SSOTokenLoadError",
     "NoAuthTokenError", "LoginError", "InvalidConfigError", "ProfileNotFound",
     "RefreshError", "DefaultCredentialsError", "ClientAuthenticationError",
 ])  # fmt: skip
-#: Codes of S3 that stand behind errors of other kinds.
+#: Codes of S3 behind errors of other classes.
 NO_BUCKET, _FULL = "NoSuchBucket", "XMinioStorageFull"
 _REFUSED = frozenset({"InvalidToken", "TokenRefreshRequired", "MissingSecurityHeader"})
 
 
 def code(exc: BaseException) -> str:
-    """Return the code in the server's answer that led to an error, or ``""``."""
+    """Return the code in the server's answer that caused an error, or ``""``."""
     for each in (exc, exc.__cause__):
         response = getattr(each, "response", None)
         if isinstance(response, dict):
@@ -45,26 +45,24 @@ def translate(
     timeout: float,
     unavailable: bool = False,
 ) -> Exception:
-    """Return daskref's error for one of a driver.
+    """Return daskref's error for one of a driver; errors of daskref as they are.
 
     Parameters
     ----------
-    exc
-        Whatever was raised. Those of daskref come back as they are.
     what
-        What failed, as the begin of a sentence.
+        What failed, as the beginning of a sentence.
     hidden
-        Takes secrets out of a text.
+        Removes secrets from a text.
     timeout
         Of one request, in seconds.
     unavailable
-        Whether without that the store cannot be used.
+        Whether the store cannot be used without the operation that failed.
 
     Returns
     -------
     Exception
-        :class:`ConnectorUnavailableError` if the store cannot be used at all from this
-        process, else :class:`ConnectorError`.
+        :class:`ConnectorUnavailableError` if this process cannot use the store at all,
+        else :class:`ConnectorError`.
     """
     if isinstance(exc, DaskrefError):
         return exc

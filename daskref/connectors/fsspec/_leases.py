@@ -1,6 +1,6 @@
-"""Which objects of a session nobody will delete: leases, orphans, and their sizes.
+"""Leases, orphans and sizes of a session's objects.
 
-A lease is an object beside the object that says when it ends.
+A lease is an object beside the object that contains the time at which it ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from daskref.connectors.sweeping import Row, is_due
 
 
 def renew(blobs: Blobs, session: ObjectStoreSession, name: str, seconds: float) -> bool:
-    """Let the object's lease end in *seconds*; False if it is not here."""
+    """Let the object's lease end in *seconds*; False if there is no such object."""
     lease = session.at(LEASE + name)
     text = timestamp(time.time() + seconds)
     blobs.put(lease, [memoryview(text.encode())])
@@ -32,7 +32,7 @@ def renew(blobs: Blobs, session: ObjectStoreSession, name: str, seconds: float) 
 
 
 def usage(blobs: Blobs, session: ObjectStoreSession) -> Usage:
-    """Return what the objects take up; copies of one count once."""
+    """Return the number and size of the objects; copies of one object count once."""
     sizes = {
         name.split("-")[2]: nbytes
         for name, nbytes in blobs.sizes(session.directory).items()
@@ -46,7 +46,7 @@ def sweep(
 ) -> list[tuple[str, int]]:
     """Delete expired leases and orphans; see :meth:`Connector.sweep`.
 
-    Returns what was deleted.
+    Returns names and sizes of the deleted objects.
     """
     sizes = blobs.sizes(session.directory)
     names = [name for name in sizes if NAME.fullmatch(name)]

@@ -1,4 +1,4 @@
-"""File systems of fsspec, opened within bounds."""
+"""Open file systems of fsspec, with limits on time and number of requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from daskref.exceptions import ConfigError
 from daskref.units import Reader, parse_count, parse_seconds, parse_size, read_options
 
 _SETTING = "daskref.connector"
-#: What brings the driver of a protocol.
+#: Protocol -> the package with its driver.
 _PACKAGES = {
     **dict.fromkeys(S3, "'daskref[s3]'"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),
@@ -26,17 +26,10 @@ _PACKAGES = {
 
 
 def read_limits(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sizes, numbers and seconds, from what users write.
+    """Return sizes, numbers and seconds from the options that users write.
 
-    Raises ConfigError if one is malformed or too small.
-
-    Parameters
-    ----------
-    protocol
-        Of fsspec.
-    given
-        ``part_size``, ``concurrency``, ``connect_timeout``, ``timeout``, ``retries``
-        and ``lease``.
+    *given*: ``part_size``, ``concurrency``, ``connect_timeout``, ``timeout``,
+    ``retries`` and ``lease``. Raises ConfigError if one is malformed or too small.
     """
     least = LEAST_PART if protocol in S3 else 1
     readers: dict[str, Reader] = {
@@ -51,10 +44,10 @@ def read_limits(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def open_blobs(
     protocol: str, url: str, options: Mapping[str, Any], limits: Mapping[str, Any]
 ) -> Blobs:
-    """Open a store; nothing is asked of it yet.
+    """Open a store, without a request to it.
 
     Raises ConfigError if fsspec does not know the protocol, its driver is not
-    installed, or an option is a typing error.
+    installed, or an option looks misspelt.
 
     Parameters
     ----------
@@ -67,13 +60,8 @@ def open_blobs(
     """
     cls = _driver(protocol, url)
     check_names(options, signature(cls.__init__).parameters)
-    arguments = for_driver(
-        protocol,
-        {**cls._get_kwargs_from_urls(url), **options},
-        connect_timeout=limits["connect_timeout"],
-        timeout=limits["timeout"],
-        concurrency=limits["concurrency"],
-    )
+    options = {**cls._get_kwargs_from_urls(url), **options}
+    arguments = for_driver(protocol, options, limits)
 
     def open_filesystem() -> Any:
         filesystem = cls(**arguments)
@@ -94,7 +82,7 @@ def open_blobs(
 
 
 def _driver(protocol: str, url: str) -> Any:
-    """Return fsspec's class of a protocol."""
+    """Return fsspec's class for a protocol."""
     from fsspec import available_protocols, get_filesystem_class
 
     try:

@@ -1,7 +1,7 @@
-"""URLs and storage options of fsspec, with what is secret in them kept apart.
+"""URLs and storage options of fsspec, split into public and secret ones.
 
-What is known to be harmless may travel in references. Everything else, whatever its
-name, is treated as a secret: a list of names that look secret always has holes.
+Options that are known to be harmless may travel in references. All others are treated
+as secrets, whatever their name: a list of names that look secret always has gaps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from daskref.units import parse_flag
 
 _SETTING = "daskref.connector"
 
-#: Options that may be read by whoever reads a reference, on top or in a mapping.
+#: Options that references may carry, on top or in a mapping.
 PUBLIC = frozenset([
     "access", "account_host", "account_name", "anon", "api_version",
     "auto_mkdir", "blocksize", "cache_regions", "connect_timeout",
@@ -33,13 +33,13 @@ PUBLIC = frozenset([
     "ACL", "BucketKeyEnabled", "ServerSideEncryption", "SSEKMSKeyId",
     "StorageClass",
 ])  # fmt: skip
-#: Options that are mappings: what is in them is looked at one by one.
+#: Options that are mappings, whose entries are checked one by one.
 MAPPINGS = frozenset({"client_kwargs", "config_kwargs", "s3_additional_kwargs"})
 _FLAGS = frozenset([
     "anon", "auto_mkdir", "cache_regions", "fixed_upload_size",
     "local_expiry_check", "requester_pays", "use_ssl", "version_aware",
 ])  # fmt: skip
-#: Of these, what stands before the ``@`` is not a user but a container.
+#: Protocols with a container, not a user, before the ``@``.
 _CONTAINERS = frozenset({"abfs", "abfss", "az"})
 #: Protocols of s3fs.
 S3 = frozenset({"s3", "s3a"})
@@ -48,7 +48,7 @@ BUCKETS = frozenset({*S3, "gs", "gcs", *_CONTAINERS})
 
 
 class Location(NamedTuple):
-    """What a URL says."""
+    """The parts of a URL."""
 
     #: Of fsspec, as in ``"s3"``.
     protocol: str
@@ -59,9 +59,9 @@ class Location(NamedTuple):
 
 
 def read_url(url: str) -> Location:
-    """Take a URL apart.
+    """Return the parts of a URL.
 
-    Raises ConfigError if it is no URL of a place, with what is secret masked.
+    Raises ConfigError, with secrets masked, if it is malformed.
 
     Parameters
     ----------
@@ -101,10 +101,9 @@ def read_url(url: str) -> Location:
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with the types that drivers want.
+    """Return options with the types that drivers expect.
 
-    Raises ConfigError if one cannot be handed to another process. The value is not in
-    the text.
+    Raises ConfigError, without the value, if one cannot be sent to another process.
     """
     result = {}
     for name, value in options.items():
@@ -135,7 +134,7 @@ def _malformed(name: str, expected: str) -> ConfigError:
 
 
 def check_names(options: Mapping[str, Any], valid: Iterable[str]) -> None:
-    """Refuse an option that is a typing error of one that the driver has.
+    """Refuse an option that looks like a misspelt option of the driver.
 
     Raises ConfigError with the name that is probably meant.
     """
@@ -147,13 +146,13 @@ def check_names(options: Mapping[str, Any], valid: Iterable[str]) -> None:
 
 
 def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what is public of some options, and what is not.
+    """Return the public and the secret part of options.
 
     Examples
     --------
     >>> split({"anon": False, "client_kwargs": {"region_name": "x", "api_key": "y"}})
     ({'anon': False, 'client_kwargs': {'region_name': 'x'}}, \
-{'client_kwargs': {'api_key': 'y'}})
+    {'client_kwargs': {'api_key': 'y'}})
     """
     public: dict[str, Any] = {}
     secret: dict[str, Any] = {}
@@ -180,7 +179,7 @@ def merge(public: Mapping[str, Any], secret: Mapping[str, Any]) -> dict[str, Any
 
 
 def hide(secret: Mapping[str, Any]) -> Callable[[str], str]:
-    """Return a function that takes the values of *secret* out of texts."""
+    """Return a function that replaces the values of *secret* in texts."""
     values = sorted(set(_texts(secret)), key=len, reverse=True)
 
     def hidden(text: str) -> str:
@@ -197,37 +196,22 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, list | tuple):
         for each in value:
             yield from _texts(each)
-    # what is shorter would take words apart, and protects nothing
+    # Shorter texts are no secrets, and replacing them would garble words.
     elif isinstance(value, str) and len(value) > 3:
         yield value
 
 
 def for_driver(
-    protocol: str,
-    options: Mapping[str, Any],
-    *,
-    connect_timeout: float,
-    timeout: float,
-    concurrency: int,
+    protocol: str, options: Mapping[str, Any], limits: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the options with which the driver's class is called.
-
-    Parameters
-    ----------
-    protocol
-        Of fsspec.
-    options
-        The user's; they go before ours.
-    concurrency
-        Requests at the same time.
-    """
+    """Return options for the driver's class, the user's ``config_kwargs`` first."""
     ours: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if protocol in S3:
         ours["config_kwargs"] = {
-            "connect_timeout": connect_timeout,
-            "read_timeout": timeout,
-            "max_pool_connections": max(10, concurrency),
-            # s3fs tries again by itself
+            "connect_timeout": limits["connect_timeout"],
+            "read_timeout": limits["timeout"],
+            "max_pool_connections": max(10, limits["concurrency"]),
+            # s3fs retries by itself
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             **options.get("config_kwargs", {}),
         }

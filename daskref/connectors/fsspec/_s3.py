@@ -1,8 +1,8 @@
 """S3 through s3fs: parts in parallel, one request for many deletions.
 
-s3fs writes parts one after another, wants each object joined, and hides what could not
-be deleted, hence the requests here. All go through ``S3FileSystem._call_s3``, which is
-what its own ``call_s3`` is made of.
+s3fs writes parts one after another, joins each object, and hides failed deletions, so
+this module makes the requests itself. All go through ``S3FileSystem._call_s3``, on
+which its public ``call_s3`` is based.
 """
 
 from __future__ import annotations
@@ -28,11 +28,18 @@ _ABORTING = 10.0
 
 
 class S3Bucket(Bucket):
-    """Objects in a bucket of S3, or of a store that speaks its protocol."""
+    """Objects in a bucket of S3, or of a store with its protocol."""
 
     async def _call(self, method: str, path: str, **arguments: Any) -> Any:
         bucket, key, _ = self._fs.split_path(path)
         return await self._fs._call_s3(method, Bucket=bucket, Key=key, **arguments)
+
+    async def _ask(
+        self, method: str, path: str, timeout: float | None = None, **arguments: Any
+    ) -> Any:
+        return await self._request(
+            lambda: self._call(method, path, **arguments), timeout
+        )
 
     async def _put_whole(self, path: str, data: bytes, exclusive: bool) -> None:
         await self._call("put_object", path, Body=data, **_if_new(exclusive))
@@ -44,7 +51,7 @@ class S3Bucket(Bucket):
         size = max(self._part_nbytes, math.ceil(nbytes / MOST_PARTS))
 
         async def upload(number: int, upload_id: str, piece: list[memoryview]) -> Any:
-            # joined only when it is its turn
+            # The lambda joins a piece only when its request begins.
             answer = await self._request(
                 lambda: self._call(
                     "upload_part",
@@ -68,36 +75,30 @@ class S3Bucket(Bucket):
     async def _assemble(
         self, path: str, parts: Callable[[str], Iterable[Any]], exclusive: bool = False
     ) -> None:
-        """Make an object of parts.
+        """Make an object from parts.
 
         *parts*: ``upload id -> coroutines``, one per part; each returns the part's
         ETag.
         """
-        made = await self._request(lambda: self._call("create_multipart_upload", path))
-        upload_id = made["UploadId"]
+        upload_id = (await self._ask("create_multipart_upload", path))["UploadId"]
         try:
             etags = await gather(parts(upload_id))
             listed = [{"PartNumber": n, "ETag": e} for n, e in enumerate(etags, 1)]
-            await self._request(
-                lambda: self._call(
-                    "complete_multipart_upload",
-                    path,
-                    UploadId=upload_id,
-                    MultipartUpload={"Parts": listed},
-                    **_if_new(exclusive),
-                )
+            await self._ask(
+                "complete_multipart_upload",
+                path,
+                UploadId=upload_id,
+                MultipartUpload={"Parts": listed},
+                **_if_new(exclusive),
             )
         except BaseException:
-            # Parts without an upload's end are paid for, and seen by nobody.
+            # The parts of an unfinished upload are invisible, and are paid for.
             with suppress(Exception, asyncio.CancelledError):
                 await asyncio.shield(self._abort(path, upload_id))
             raise
 
     async def _abort(self, path: str, upload_id: str) -> None:
-        await self._request(
-            lambda: self._call("abort_multipart_upload", path, UploadId=upload_id),
-            _ABORTING,
-        )
+        await self._ask("abort_multipart_upload", path, _ABORTING, UploadId=upload_id)
 
     async def _stat(self, path: str) -> int | None:
         size: int = (await self._call("head_object", path))["ContentLength"]
@@ -120,22 +121,18 @@ class S3Bucket(Bucket):
         bucket, key, _ = self._fs.split_path(source)
         origin = {"Bucket": bucket, "Key": key}
         if nbytes <= _COPIED_AT_ONCE:
-            await self._request(
-                lambda: self._call("copy_object", target, CopySource=origin)
-            )
+            await self._ask("copy_object", target, CopySource=origin)
             return
 
         async def copy(number: int, upload_id: str, start: int) -> Any:
             end = min(start + _COPIED_AT_ONCE, nbytes) - 1
-            answer = await self._request(
-                lambda: self._call(
-                    "upload_part_copy",
-                    target,
-                    PartNumber=number,
-                    UploadId=upload_id,
-                    CopySource=origin,
-                    CopySourceRange=f"bytes={start}-{end}",
-                )
+            answer = await self._ask(
+                "upload_part_copy",
+                target,
+                PartNumber=number,
+                UploadId=upload_id,
+                CopySource=origin,
+                CopySourceRange=f"bytes={start}-{end}",
             )
             return answer["CopyPartResult"]["ETag"]
 
@@ -148,7 +145,7 @@ class S3Bucket(Bucket):
         )
 
     def remove_directory(self, directory: str) -> None:
-        """Give up uploads below it whose writers are gone."""
+        """Abort the unfinished uploads below the directory, whose writers are gone."""
         self._run(lambda: self._abort_all(directory))
 
     async def _abort_all(self, directory: str) -> None:
@@ -168,5 +165,5 @@ class S3Bucket(Bucket):
             fs.close_session(fs.loop, fs._s3creator)
 
 
-def _if_new(exclusive: bool) -> dict[str, str]:
+def _if_new(exclusive: bool) -> dict[str, Any]:
     return {"IfNoneMatch": "*"} if exclusive else {}

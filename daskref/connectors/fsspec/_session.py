@@ -1,9 +1,10 @@
-"""A session in a store of fsspec's: who takes part, and who is gone.
+"""A session in a store of fsspec's, and its participants.
 
-There are no locks in a bucket. A participant has an object that says until when it
-counts as alive, and a thread that writes it again in time. Who was killed, or paused
-for longer, is gone one lease after that: clocks may differ by as much. On the same host
-it is gone at once. Whoever starts a session removes those where all are gone.
+A bucket has no locks. Each participant has an object that says until when it counts as
+alive, and a thread that renews the object. A participant that was killed, or paused for
+longer, is gone one lease after that, because clocks may differ by as much; on the same
+host it is gone at once. A process that starts a session removes those whose
+participants are all gone.
 """
 
 from __future__ import annotations
@@ -19,37 +20,38 @@ from typing import Any
 from daskref.background import Background, forget_in_child, make_lock
 from daskref.connectors.credentials import mask
 from daskref.connectors.fsspec._blobs import PART, Blobs
-from daskref.connectors.processes import has_ended, this_process
+from daskref.connectors.processes import has_ended, load_record, this_process
 from daskref.exceptions import ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)
 
 SESSION = re.compile("daskref-[0-9a-f]{16}")
-#: What a session's objects are called: 8 digits of the writer, the time at which it
-#: was put, 16 digits of its own, 8 of this copy of it.
+#: Name of an object: 8 digits of the writer, the time of the put, 16 digits of the
+#: object, 8 of this copy.
 NAME = re.compile("[0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{8}")
 PRESENCE = re.compile("p-([0-9a-f]{8})")
-#: What stands before an object's name: of its lease, and its claim.
+#: Prefixes of an object's name: its lease, its claim.
 LEASE, CLAIM = "l-", "c-"
 IDENTITY, PROBE = "identity", "probe"
-#: How often within a lease a participant writes that it lives.
+#: Renewals of a participant's presence within a lease.
 _RENEWALS = 3
 #: Seconds to wait for a renewal that is under way.
 _PATIENCE = 60.0
-#: How many participants are asked at once whether they live.
+#: Presences read at once.
 _ASKED = 16
 
 
 def new_name(writer: str, id: str = "") -> str:
-    """Return a name for a new object, or for a copy of the object with these digits."""
+    """Return a name for a new object, or for a copy of the object with digits *id*."""
     now = int(time.time()) & 0xFFFFFFFF
     return f"{writer}-{now:08x}-{id or secrets.token_hex(8)}-{secrets.token_hex(4)}"
 
 
 def timestamp(seconds: float) -> str:
-    """Return a time as text that always has the same length.
+    """Return a time as text of constant length.
 
-    Who reads an object while it is written again sees another time, not another size.
+    A process that reads an object while it is replaced sees another time, not another
+    size.
     """
     return f"{seconds:020.6f}"
 
@@ -71,7 +73,7 @@ class ObjectStoreSession:
     name, nonce
         Of the session; ``None`` for a new one.
     lease
-        Seconds for which a participant counts as alive without a word from it.
+        Seconds for which a participant counts as alive without a renewal.
     shared
         Whether other processes can see the store.
     """
@@ -80,12 +82,8 @@ class ObjectStoreSession:
     nonce: str
     #: 8 hexadecimal digits of this participant; new in a forked child.
     writer: str
-    #: Whether the store tells in one step that a name was free.
+    #: Whether the store can create an object only if there is none.
     exclusive: bool
-
-    _background: Background
-    _joined: bool
-    _ended: bool
 
     def __init__(
         self,
@@ -118,18 +116,18 @@ class ObjectStoreSession:
 
     @property
     def directory(self) -> str:
-        """Where the objects of the session are."""
+        """Path of the session's objects."""
         return self._blobs.path(self.name)
 
     def _make(self) -> None:
         self._blobs.make_directory(self.directory)
         try:
-            # Before anything else: who sweeps takes a session without anyone for dead.
+            # First of all: a sweep removes sessions without participants.
             self._enter()
             self.exclusive = self._probe()
             self._write_identity()
         except BaseException:
-            if self.writer:  # else the store is out of reach, or not ours to write to
+            if self.writer:  # else the store cannot be reached, or not be written to
                 try:
                     self._remove()
                 except Exception as exc:
@@ -148,7 +146,7 @@ class ObjectStoreSession:
         )
 
     def _probe(self) -> bool:
-        """Return whether of two who make one object, one is told."""
+        """Tell whether the second of two writers of an object gets an error."""
         if not self._blobs.exclusive:
             return False
         path, data = self.at(PROBE), [memoryview(b"probe")]
@@ -164,7 +162,7 @@ class ObjectStoreSession:
         return False
 
     def ensure(self) -> None:
-        """Join, unless this process has; raises as the constructor does."""
+        """Join, unless this process has joined; raises as the constructor does."""
         if self._ended:
             raise self._has_ended()
         if self._joined:
@@ -186,7 +184,7 @@ class ObjectStoreSession:
             )
         self.exclusive = bool(identity.get("exclusive"))
         self._enter()
-        # After entering: who removes the session looks for our presence.
+        # After entering: a process that removes the session checks presences.
         if self._read(IDENTITY).get("nonce") != self.nonce:
             self._blobs.delete([self.at(f"p-{self.writer}")])
             self.writer = ""
@@ -227,7 +225,7 @@ class ObjectStoreSession:
         writer = self.writer
         try:
             if self._read(IDENTITY).get("nonce") != self.nonce:
-                # We were paused for so long that somebody took us for dead.
+                # This process was paused for so long that it counted as dead.
                 self._ended = True
                 return None
             self._put_presence(writer)
@@ -236,17 +234,17 @@ class ObjectStoreSession:
         return self._lease / _RENEWALS
 
     def gone(self, writer: str) -> bool:
-        """Tell whether the participant with these 8 digits is known to be gone."""
+        """Tell whether the participant *writer* (8 digits) is known to be gone."""
         return writer != self.writer and self._gone(self.name, [writer])
 
     def _gone(self, session: str, writers: Iterable[str]) -> bool:
-        """Tell whether all of them are gone."""
+        """Tell whether all participants are gone."""
         left = sorted(writers)
         while left:
             asked, left = left[:_ASKED], left[_ASKED:]
             paths = [self._blobs.path(session, f"p-{writer}") for writer in asked]
             for found in self._blobs.get_many([(path, None) for path in paths]):
-                if found is not None and not _is_gone(_loads(found)):
+                if found is not None and not _is_gone(load_record(bytes(found))):
                     return False
         return True
 
@@ -273,14 +271,10 @@ class ObjectStoreSession:
                 self._blobs.close()
 
     def sweep(self) -> list[str]:
-        """Remove the sessions at this place whose participants are all gone.
+        """Remove the sessions at this URL whose participants are all gone.
 
-        Errors are only logged: others' sessions may not be ours to delete.
-
-        Returns
-        -------
-        list of str
-            Their names.
+        Returns their names. Errors are only logged: other sessions may not be this
+        user's.
         """
         removed: list[str] = []
         try:
@@ -324,7 +318,7 @@ class ObjectStoreSession:
         self._blobs.remove_directory(directory)
 
     def forget(self) -> None:
-        """Have no part any more, in a forked child; the parent keeps its own."""
+        """Take no part any more, in a forked child; the parent continues."""
         self.writer = ""
         self._joined = self._ended = False
 
@@ -335,18 +329,10 @@ class ObjectStoreSession:
 
     def _read(self, name: str) -> dict[str, Any]:
         found = self._blobs.get(self.at(name), None)
-        return {} if found is None else _loads(found)
+        return load_record(bytes(found or b""))
 
     def __repr__(self) -> str:
         return f"<ObjectStoreSession {self.directory}>"
-
-
-def _loads(found: memoryview) -> dict[str, Any]:
-    try:
-        value = json.loads(bytes(found))
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _is_gone(presence: dict[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """Objects behind fsspec's synchronous file systems: memory, local, SFTP and others.
 
-Known limit: how long they wait for a server is up to their drivers.
+Known limit: the drivers decide how long to wait for a server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from daskref.background import forget_in_child, make_lock
 from daskref.connectors.fsspec._blobs import Blobs, part_name, pieces
 from daskref.connectors.fsspec._bucket import by_name, check_size
 
-#: fsspec looks whether a name in memory is free, then takes it.
+#: fsspec does not check and take a name in memory in one step.
 _in_memory = make_lock()
 
 
@@ -27,12 +27,10 @@ class Tree(Blobs):
     open_filesystem
         ``() -> file system``, a new one.
     place
-        URL of the place.
+        URL below which the objects are.
     part_nbytes
         Objects are written and read in pieces of this size.
     """
-
-    _fs: Any
 
     def __init__(
         self, open_filesystem: Callable[[], Any], place: str, *, part_nbytes: int
@@ -41,9 +39,8 @@ class Tree(Blobs):
         self._part_nbytes = part_nbytes
         self._fs = open_filesystem()
         self._root = self._fs._strip_protocol(place)
-        protocol = self._fs.protocol
-        self._memory = protocol == "memory"
-        # Others look first and write then.
+        self._memory = self._fs.protocol == "memory"
+        # Other file systems have no atomic creation.
         self.exclusive = self._memory or bool(getattr(self._fs, "local_file", False))
         forget_in_child(self)
 
@@ -86,11 +83,6 @@ class Tree(Blobs):
             raise
 
     @override
-    def put_many(self, objects: Sequence[tuple[str, Sequence[memoryview]]]) -> None:
-        for path, views in objects:
-            self.put(path, views)
-
-    @override
     def get(self, path: str, nbytes: int | None) -> memoryview | None:
         fs = self._ready()
         there = self.size(path)
@@ -98,7 +90,7 @@ class Tree(Blobs):
             return None
         check_size(path, there, there if nbytes is None else nbytes)
         try:
-            if self._memory:  # its file objects are shared by all who open them
+            if self._memory:  # its file objects are shared by all readers
                 return memoryview(bytearray(fs.cat_file(path)))
             view = memoryview(bytearray(there))
             done = 0
@@ -111,12 +103,6 @@ class Tree(Blobs):
         except FileNotFoundError:
             return None
         return view
-
-    @override
-    def get_many(
-        self, objects: Sequence[tuple[str, int | None]]
-    ) -> list[memoryview | None]:
-        return [self.get(path, nbytes) for path, nbytes in objects]
 
     @override
     def size(self, path: str) -> int | None:
@@ -168,7 +154,7 @@ class Tree(Blobs):
                 self._ready().rmdir(directory)
 
     def close(self) -> None:
-        """See :meth:`Blobs.close`. A later call of another method opens it again."""
+        """Close the connections. A later call of another method opens them again."""
         self._fs = None
 
     @override

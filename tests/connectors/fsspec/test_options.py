@@ -164,11 +164,11 @@ def test_typing_errors_in_names_are_found():
 
 def test_timeouts_are_handed_to_botocore_and_users_go_first():
     limits = {"connect_timeout": 1.5, "timeout": 9.0, "concurrency": 32}
-    config = for_driver("s3", {}, **limits)["config_kwargs"]
+    config = for_driver("s3", {}, limits)["config_kwargs"]
     assert config["connect_timeout"] == 1.5
     assert config["read_timeout"] == 9.0
     assert config["max_pool_connections"] == 32
     assert config["retries"]["total_max_attempts"] == 1
     mine = {"config_kwargs": {"read_timeout": 1}}
-    assert for_driver("s3", mine, **limits)["config_kwargs"]["read_timeout"] == 1
-    assert "config_kwargs" not in for_driver("memory", {}, **limits)
+    assert for_driver("s3", mine, limits)["config_kwargs"]["read_timeout"] == 1
+    assert "config_kwargs" not in for_driver("memory", {}, limits)
