@@ -1,11 +1,12 @@
 """Connectors: bytes in, bytes out. They know nothing of objects or Dask.
 
-Read ``base`` (the contract), then ``local`` (the smallest one) and ``registry`` (by URL
-or class). ``adapter`` takes classes of other libraries, ProxyStore's included. Each
-other kind has a folder: ``shm``, ``file``, ``zmq``, ``redis``, ``fsspec``, ``multi``;
-``files`` is the engine of the first three. ``sweeping`` says which objects nobody will
-delete, ``failures`` tells errors of drivers in eight categories; ``credentials``,
-``buffers``, ``space``, ``machine``, ``filesystems`` and ``processes`` serve all kinds.
+Read ``base`` (the contract), then ``local`` (the smallest implementation) and
+``registry`` (connectors by URL or class). ``adapter`` wraps classes of other libraries,
+ProxyStore's included. Each other kind has a folder: ``shm``, ``file``, ``zmq``,
+``redis``, ``fsspec``, ``multi``; ``files`` is the common part of the first three.
+``sweeping`` decides which objects no process will delete, ``failures`` sorts the
+drivers' errors into eight categories; ``credentials``, ``buffers``, ``space``,
+``machine``, ``filesystems`` and ``processes`` serve all kinds.
 """
 
 from pkgutil import extend_path

@@ -1,11 +1,11 @@
-"""Connectors whose drivers are extras, imported when they are first asked for."""
+"""Connectors whose drivers are optional, imported on first access."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-#: Name -> its module, and the extra that brings the driver.
+#: Name -> its module, and the extra with its driver.
 _HOMES = {
     "RedisConnector": ("daskref.connectors.redis", "redis"),
     "RedisKey": ("daskref.connectors.redis", "redis"),
@@ -13,7 +13,7 @@ _HOMES = {
 
 
 def load(name: str) -> Any:
-    """Return a name of :mod:`daskref.connectors`; what its ``__getattr__`` does."""
+    """Return a name of :mod:`daskref.connectors`, as its ``__getattr__``."""
     if name not in _HOMES:
         raise AttributeError(f"module 'daskref.connectors' has no attribute {name!r}")
     module, extra = _HOMES[name]

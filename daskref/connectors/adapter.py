@@ -1,12 +1,11 @@
-"""Connectors of other makes, with all that ours have.
+"""Connectors of other libraries, with all methods of daskref's.
 
-A class with ProxyStore's connector methods works as it is. What adapts it here joins
-frames, translates errors, gives keys their class back after a message of Dask's, and
-lets a process that only takes part close without deleting what others use.
+A class with ProxyStore's connector methods works as it is. Its adapter joins frames,
+translates errors, restores the class of keys after a message of Dask's, and lets a
+member process close without deleting objects that others use.
 
-Known limits: such a connector knows no leases, so nothing sweeps what its putter's
-death left behind. Two processes that take one object at the same moment may both get
-it.
+Known limits: such a connector has no leases, so the objects of a process that died are
+not swept. Two processes that take one object at the same moment may both get it.
 """
 
 from __future__ import annotations
@@ -27,23 +26,19 @@ from daskref.exceptions import (
     WireError,
 )
 
-#: What a connector may raise about an object that went while it had to do with it, and
-#: how often it is asked; two files of ProxyStore's make up an object.
+#: Errors of a connector about an object that was deleted during the call, and attempts:
+#: an object of ProxyStore's may consist of two files.
 _GONE = (FileNotFoundError, LookupError)
 _ATTEMPTS = 3
-#: Class of another make -> the one that adapts it.
+#: Class of another library -> its adapter class.
 _adapted: dict[type[Any], type[AdaptedConnector]] = {}
 
 
 def adapt(connector: Any, *, member: bool = False) -> Connector:
-    """Return a connector that has daskref's methods.
+    """Return a connector with daskref's methods; a :class:`Connector` as it is.
 
-    Parameters
-    ----------
-    connector
-        Any; a :class:`Connector` is returned as it is.
-    member
-        Whether others use the store as well: then closing deletes nothing.
+    *member*: whether other processes use the store as well; then closing deletes
+    nothing.
     """
     if isinstance(connector, Connector):
         return connector
@@ -51,7 +46,7 @@ def adapt(connector: Any, *, member: bool = False) -> Connector:
 
 
 def adapted_class(cls: type[Any]) -> type[AdaptedConnector]:
-    """Return the class that adapts instances of another."""
+    """Return the adapter class for instances of *cls*."""
     found = _adapted.get(cls)
     return _adapted.setdefault(cls, _make_class(cls)) if found is None else found
 
@@ -68,26 +63,20 @@ def _make_class(cls: type[Any]) -> type[AdaptedConnector]:
 
 
 def class_of(connector: object) -> type[Any]:
-    """Return the class of a connector, or of what it adapts."""
+    """Return the class of a connector, or of the one that it adapts."""
     cls = connector if isinstance(connector, type) else type(connector)
     adapts: type[Any] | None = getattr(cls, "adapts", None)
     return cls if adapts is None else adapts
 
 
 class AdaptedConnector(Connector):
-    """A connector of another make; see :func:`adapt`.
+    """A connector of another library; see :func:`adapt`.
 
-    *connector*: the one that does the work. Its other attributes are found here, too.
+    Other attributes are those of the adapted *connector*.
     """
 
-    #: The class of other make.
+    #: The class of the other library.
     adapts: ClassVar[type]
-
-    _inner: Any
-    _member: bool
-    _closed: bool
-    _kind: type[Any] | None
-    _taking: Any
 
     def __init__(self, connector: Any, *, member: bool = False) -> None:
         self._inner = connector
@@ -118,7 +107,7 @@ class AdaptedConnector(Connector):
     def _restored(self, key: Any) -> Any:
         """Return a key in the class that the connector expects.
 
-        Raises WireError if it is no key of this connector.
+        Raises WireError if it is not a key of this connector.
         """
         kind = self._kind
         if kind is None or isinstance(key, kind):
@@ -154,7 +143,7 @@ class AdaptedConnector(Connector):
             ) from exc
 
     def _known(self, hints: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what a store says on its own account, unless the class takes it."""
+        """Return the hints that the connector's ``put`` takes."""
         if "type_name" in _parameters(self._inner.put):
             return hints
         return {name: value for name, value in hints.items() if name != "type_name"}
@@ -166,8 +155,8 @@ class AdaptedConnector(Connector):
                 result = self._call(method, restored)
                 break
             except ConnectorError as exc:
-                # 1. Theirs looks whether the object is there. 2. Another deletes it.
-                # 3. Theirs deletes or reads it.
+                # 1. The adapted connector finds the object. 2. Another process deletes
+                # the object. 3. The adapted connector deletes or reads it.
                 if not left or not isinstance(exc.__cause__, _GONE):
                     raise
         if result is not None and result is not False:
@@ -177,7 +166,7 @@ class AdaptedConnector(Connector):
     # Objects
 
     def put_frames(self, frames: Sequence[Buffer], **hints: Any) -> Key:
-        """See :meth:`Connector.put_frames`. Joins the frames: one copy more.
+        """Join the frames, which copies them once more, and store them.
 
         *hints*: for the connector's ``put``.
         """
@@ -194,8 +183,8 @@ class AdaptedConnector(Connector):
     def put(self, obj: Buffer, **hints: Any) -> Key:
         return self.put_frames([obj], **hints)
 
+    @override
     def put_batch(self, objs: Iterable[Buffer], **hints: Any) -> list[Key]:
-        """See :meth:`Connector.put_batch` and :meth:`put_frames`."""
         data = [b"".join([raw(obj)]) for obj in objs]
         keys: list[Key] = (
             list(self._call("put_batch", data, **self._known(hints))) if data else []
@@ -204,8 +193,8 @@ class AdaptedConnector(Connector):
             self._learn(key)
         return keys
 
+    @override
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`; read-only."""
         return _view(self._about("get", key))
 
     @override
@@ -224,7 +213,7 @@ class AdaptedConnector(Connector):
         self._about("evict", key)
 
     def take(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.take`: exactly one of this process's threads gets it."""
+        """Return the object and delete it; one of this process's threads gets it."""
         with self._taking:
             return super().take(key)
 
@@ -243,10 +232,8 @@ class AdaptedConnector(Connector):
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Close the connector as its class does.
 
-        Parameters
-        ----------
-        *args, **kwargs
-            For its ``close``. A member's is told ``clear=False``, if it takes that.
+        The arguments are those of its ``close``. A member passes ``clear=False``, if
+        the connector takes that.
         """
         if self._closed:
             return
@@ -260,7 +247,7 @@ class AdaptedConnector(Connector):
 
 
 class DeferrableAdaptedConnector(AdaptedConnector, DeferrableConnector):
-    """One whose objects can come after their keys."""
+    """An adapted connector whose objects can come after their keys."""
 
     @override
     def new_key(self, obj: Buffer | None = None) -> Key:

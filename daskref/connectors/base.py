@@ -1,4 +1,4 @@
-"""What a connector is: bytes in, bytes out."""
+"""The contract of connectors: bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ from daskref.exceptions import ConfigError, NotDeferrableError
 #: Anything that supports the buffer protocol.
 Buffer: TypeAlias = Any
 
-#: A connector's key: a NamedTuple of plain values, hashable and picklable. Connectors
-#: take a plain tuple of the same values as well: that is what a message makes of it.
+#: A connector's key: a NamedTuple of plain values, hashable and picklable. A message
+#: makes a plain tuple of it, which connectors take as well.
 Key: TypeAlias = tuple[Any, ...]
 
 
 class Usage(NamedTuple):
-    """What a connector's objects take up."""
+    """Number and size of a connector's objects."""
 
-    #: Objects alive.
     objects: int
-    #: Their size in bytes.
     nbytes: int
 
 
@@ -32,20 +30,25 @@ class Connector(ABC):
     """Store byte strings under keys that the connector makes.
 
     The contract is documented here once; backends document only differences. An object
-    of another class that has ProxyStore's connector methods (``put get exists evict
+    of another class with ProxyStore's connector methods (``put get exists evict
     put_batch get_batch config from_config close``) is wrapped once, where a
-    :class:`daskref.Store` or :func:`open_connector` receives it, and has every method
-    from then on.
+    :class:`daskref.Store` or :func:`open_connector` receives it, and then has every
+    method.
 
     Notes
     -----
-    Every method may be called from several threads at once. All of them may be slow
-    and must not be called on an event loop. A connector pickles as its
-    :meth:`config`; locks, descriptors and mappings stay behind.
+    Every method may be called from several threads at once. Any method may block, and
+    must not be called on an event loop. A connector pickles as its :meth:`config`,
+    without locks, descriptors and mappings.
 
     Once :meth:`put` has returned, every process that opened a connector with the same
-    configuration sees the whole object; none ever sees a part of it. An object does
-    not change after it was put.
+    configuration sees the whole object; none ever sees a part of it. An object does not
+    change after the put.
+
+    Methods that take a key accept what :meth:`put` returned, in any process, and a
+    plain tuple of the same values. They raise :class:`~daskref.exceptions.WireError` if
+    it is not a key of this kind of connector (wrong type, a name with path separators,
+    …).
 
     After :meth:`close` every method but :meth:`close`, :meth:`config` and ``repr``
     raises :class:`~daskref.exceptions.ConnectorClosedError`.
@@ -57,17 +60,17 @@ class Connector(ABC):
     #: Further schemes of the class.
     aliases: ClassVar[tuple[str, ...]] = ()
 
-    #: Whether :meth:`put_frames` takes what is known of the object as keywords:
-    #: ``type_name`` (``"numpy.ndarray"``), and what the user gave to ``Store.put``.
-    #: For a batch, ``type_name`` is a list with one name per object.
+    #: Whether :meth:`put_frames` takes keyword arguments about the object:
+    #: ``type_name`` (``"numpy.ndarray"``), and those that the user gave to
+    #: ``Store.put``. For a batch, ``type_name`` is a list with one name per object.
     takes_hints: ClassVar[bool] = False
 
-    #: Whether nobody but this user's own processes can write the objects, and what they
-    #: hold need not be signed: they lie in memory or in directories of this user alone,
-    #: checked when they are opened, and move over connections as safe as Dask's.
+    #: Whether only this user's processes can write the objects, so that they need no
+    #: signature: they are in memory or in directories of this user alone, checked when
+    #: they are opened, and travel over connections as safe as Dask's.
     private: bool = False
 
-    #: How many of this process's objects went to a slower place for lack of room.
+    #: Number of this process's objects that went to a slower store for lack of room.
     overflows: int = 0
 
     @abstractmethod
@@ -78,7 +81,7 @@ class Connector(ABC):
         ----------
         frames
             C-contiguous buffers, read-only or writable, of any item size, empty ones
-            included. They are read, not kept: the caller may change them afterwards.
+            included. They are read and not kept: the caller may change them afterwards.
 
         Returns
         -------
@@ -88,58 +91,29 @@ class Connector(ABC):
         Raises
         ------
         ConnectorError
-            When the store failed or is full. Nothing remains of the object then.
+            When the store failed or is full. Nothing remains of the object.
         """
 
     @abstractmethod
     def get(self, key: Key) -> memoryview | None:
-        """Return the object as one writable-or-not contiguous buffer.
-
-        Parameters
-        ----------
-        key
-            What :meth:`put` returned, in any process; a plain tuple of the same values
-            will do.
+        """Return the object as one contiguous buffer, read-only or writable.
 
         Returns
         -------
         memoryview or None
-            One-dimensional, format ``"B"``. A mapping where the connector can: then it
-            is private (writes stay with the caller) and keeps the object's bytes
-            readable for as long as any view of it lives, evicted or not. ``None`` if
-            there is no such object.
-
-        Raises
-        ------
-        WireError
-            If *key* is not a key of this kind of connector (wrong type, a name with
-            path separators, …).
+            One-dimensional, format ``"B"``. A mapping where the connector can map:
+            private (writes stay with the caller), and valid for as long as any view of
+            it exists, even if the object is evicted. ``None`` if there is no such
+            object.
         """
 
     @abstractmethod
     def exists(self, key: Key) -> bool:
-        """Tell whether the object is there; raises as :meth:`get` does.
-
-        Parameters
-        ----------
-        key
-            See :meth:`get`.
-
-        Returns
-        -------
-        bool
-            By the time that the caller looks at it, another process may have evicted.
-        """
+        """Tell whether the object exists; another process may evict it at any time."""
 
     @abstractmethod
     def evict(self, key: Key) -> None:
-        """Delete the object. Silent if it is not there; raises as :meth:`get` does.
-
-        Parameters
-        ----------
-        key
-            See :meth:`get`. What was read of the object stays readable.
-        """
+        """Delete the object. Silent if it does not exist; existing views stay valid."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -150,9 +124,9 @@ class Connector(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what this process holds. A second call is silent.
+        """Release the resources of this process. A second call is silent.
 
-        Objects live on for others; the last process to leave removes what the
+        Objects stay for other processes. The last process to close removes what the
         connector made, and never anything else.
         """
 
@@ -160,15 +134,7 @@ class Connector(ABC):
     def from_config(cls, config: dict[str, Any]) -> Connector:
         """Open the store that another process's :meth:`config` describes.
 
-        Parameters
-        ----------
-        config
-            As it was returned there; not changed.
-
-        Returns
-        -------
-        Connector
-            A new one; the caller closes it.
+        The caller closes the new connector. *config* is not changed.
 
         Raises
         ------
@@ -177,21 +143,13 @@ class Connector(ABC):
         """
         return cls(**config)
 
-    # Optional from here on: a default does without, or says that it cannot.
+    # Optional from here on.
 
     @classmethod
     def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
-        """Return the arguments that a URL stands for, those after ``?`` excepted.
+        """Return the arguments in a URL of :attr:`scheme`, without those after ``?``.
 
-        Parameters
-        ----------
-        url
-            A spec of :attr:`scheme`.
-
-        Returns
-        -------
-        dict
-            Arguments of the class. None by default: the scheme is all there is.
+        By default there are none: the URL consists of the scheme.
 
         Raises
         ------
@@ -207,76 +165,32 @@ class Connector(ABC):
         return {}
 
     def put(self, obj: Buffer) -> Key:
-        """Store one buffer; raises as :meth:`put_frames` does.
-
-        Parameters
-        ----------
-        obj
-            One buffer, as :meth:`put_frames` takes several.
-
-        Returns
-        -------
-        Key
-            A key that no other object has or had.
-        """
+        """Store one buffer; see :meth:`put_frames`."""
         return self.put_frames([obj])
 
     def put_everywhere(self, obj: Buffer) -> list[Key]:
-        """Store one buffer in each place that this connector puts objects to.
+        """Store one buffer in each store of the connector, and return the keys.
 
-        For a session, to find out who sees all of them.
-
-        Parameters
-        ----------
-        obj
-            One buffer.
-
-        Returns
-        -------
-        list of Key
-            One per place; a single one unless the connector has several stores.
+        A session calls it to find out which processes see all stores.
         """
         return [self.put(obj)]
 
     def put_batch(self, objs: Iterable[Buffer]) -> list[Key]:
-        """Store several buffers as several objects.
+        """Store several buffers as several objects; return the keys in the same order.
 
-        Parameters
-        ----------
-        objs
-            One buffer per object. After an error those before it are stored.
-
-        Returns
-        -------
-        list of Key
-            In the same order.
+        After an error, the objects before it are stored.
         """
         return [self.put(obj) for obj in objs]
 
     def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
-        """Return several objects.
-
-        Parameters
-        ----------
-        keys
-            See :meth:`get`.
-
-        Returns
-        -------
-        list of memoryview or None
-            In the same order; ``None`` in the place of each that is missing.
-        """
+        """Return several objects in the same order, ``None`` for each missing one."""
         return [self.get(key) for key in keys]
 
     def set_frames(self, key: Key, frames: Sequence[Buffer]) -> None:
-        """Store buffers, one after another, as the object of a key.
+        """Store buffers, one after another, as the object of a key from ``new_key``.
 
-        Parameters
-        ----------
-        key
-            See :meth:`DeferrableConnector.set`.
-        frames
-            See :meth:`put_frames`. The default joins them: one copy more.
+        See :meth:`DeferrableConnector.set`. This default joins the buffers, which
+        copies them once more.
 
         Raises
         ------
@@ -288,36 +202,20 @@ class Connector(ABC):
         self.set(key, b"".join(map(raw, frames)))
 
     def evict_batch(self, keys: Iterable[Key]) -> None:
-        """Delete several objects; see :meth:`evict`.
-
-        Parameters
-        ----------
-        keys
-            See :meth:`get`.
-        """
+        """Delete several objects; see :meth:`evict`."""
         for key in keys:
             self.evict(key)
 
     def take(self, key: Key) -> memoryview | None:
         """Return the object and delete it, for one caller only.
 
-        Of several takers of one object, in whatever threads and processes, exactly one
-        gets it and the others ``None``. A :meth:`get` or :meth:`evict` at the same time
-        is no taker: the object may be got, or be gone, as well.
+        Of several takers of one object, in any threads and processes, exactly one gets
+        it and the others ``None``. A simultaneous :meth:`get` or :meth:`evict` does not
+        count as a taker: it may find the object or not.
 
-        This default is a :meth:`get` and an :meth:`evict`, for stores that have nothing
-        better: two takers at the same moment may both get the object. A backend that
-        can tell who deleted it overrides this.
-
-        Parameters
-        ----------
-        key
-            See :meth:`get`.
-
-        Returns
-        -------
-        memoryview or None
-            As :meth:`get`; ``None`` if there is no such object any more.
+        This default is a :meth:`get` and an :meth:`evict`: two simultaneous takers may
+        both get the object. A backend that can tell which caller deleted an object
+        overrides it.
         """
         data = self.get(key)
         if data is not None:
@@ -327,65 +225,42 @@ class Connector(ABC):
     def link(self, key: Key) -> Key | None:
         """Give the object a second key without copying it.
 
-        The bytes live until both keys are evicted.
-
-        Parameters
-        ----------
-        key
-            See :meth:`get`.
-
-        Returns
-        -------
-        Key or None
-            The new key; ``None`` if the object is gone, or the store cannot do this.
+        The bytes exist until both keys are evicted. Returns ``None`` if there is no
+        such object, or the store cannot do this, as by default.
         """
         return None
 
     def renew(self, key: Key, seconds: float) -> bool:
-        """Set the object's lease: it may be swept once *seconds* have passed.
+        """Set the object's lease: it may be swept once *seconds* have passed from now.
 
-        Parameters
-        ----------
-        key
-            See :meth:`get`.
-        seconds
-            From now on; shorter or longer than what is left of the lease.
-
-        Returns
-        -------
-        bool
-            False if the object is gone, or the store knows no leases.
+        The new lease may be shorter or longer than the rest of the old one. Returns
+        False if there is no such object, or the store has no leases, as by default.
         """
         return False
 
     def sweep(
         self, known: Iterable[Key] | None = None, grace: float = 30.0
     ) -> list[Key]:
-        """Delete what nobody will: expired leases, and orphans.
+        """Delete objects that no process will: expired leases, and orphans.
 
         Parameters
         ----------
         known
             Keys with an owner. An object is an orphan if it is not among them, has no
             lease, is older than *grace* seconds, and the process that put it is gone.
-            ``None``: look at leases only.
+            ``None``: only leases are checked.
         grace
             Seconds.
 
         Returns
         -------
         list of Key
-            What was deleted.
+            The deleted objects, of this connector's session.
         """
         return []
 
     def usage(self) -> Usage:
-        """Return what all objects of the store take up, linked ones counted once.
-
-        Returns
-        -------
-        Usage
-            Of all processes that share the store.
+        """Return number and size of the session's objects, linked ones counted once.
 
         Raises
         ------
@@ -397,44 +272,30 @@ class Connector(ABC):
     def outlive(self) -> None:
         """Have the objects deleted even if all processes of the store are killed.
 
-        Where that is in anybody's power.
+        Does nothing by default: not every store can do this.
         """
         return
 
     def space(self) -> Space:
         """Return what the store takes of this host's memory and disk.
 
-        Returns
-        -------
-        Space
-            Of all processes that share the store; all zero if it is elsewhere.
+        Objects of all processes count. All zero if the store is elsewhere.
         """
         return Space()
 
     def footprints(self, keys: Iterable[Key]) -> list[Footprint | None]:
-        """Return what objects take up of this host's memory and disk.
+        """Return what objects take of this host's memory and disk, in the same order.
 
-        Parameters
-        ----------
-        keys
-            See :meth:`get`.
-
-        Returns
-        -------
-        list of Footprint or None
-            In the same order; ``None`` for each if the store cannot tell.
+        ``None`` for each object of which the store cannot tell, as by default.
         """
         return [None for _ in keys]
 
     def secrets(self) -> dict[str, dict[str, str]]:
-        """Return what other processes need besides :meth:`config`, by place.
+        """Return the credentials that other processes need, by place.
 
-        Returns
-        -------
-        dict
-            As :func:`daskref.connectors.credentials.remember` takes it. A session
-            hands it to its processes over Dask's own connections; it is in no
-            reference, no log and no ``repr``.
+        :func:`daskref.connectors.credentials.remember` takes them. A session sends them
+        to its processes over Dask's own connections; they are in no reference, log or
+        ``repr``.
         """
         return {}
 
@@ -450,41 +311,43 @@ class Connector(ABC):
 
 @runtime_checkable
 class DeferrableConnector(Protocol):
-    """What a connector has as well, if an object can come after its key.
+    """The further methods of a connector whose objects can come after their keys.
 
     Names and signatures are those of ProxyStore's protocol, so its deferrable
-    connectors are ours.
+    connectors can be used.
     """
 
     def new_key(self, obj: Buffer | None = None) -> Key:
-        """Return a key for an object that is not there yet.
+        """Return a key for an object that does not exist yet.
+
+        Until :meth:`set`, ``get`` returns ``None`` and ``exists`` False. The key is
+        valid in every process that opened the connector with the same configuration.
 
         Parameters
         ----------
         obj
-            The object, where a backend's keys depend on it; those here need nothing.
+            The object, where a backend's keys depend on it; daskref's keys do not.
 
         Returns
         -------
         Key
-            One that no other object has or had. Until :meth:`set` there is no object:
-            ``get`` returns ``None``, ``exists`` False. It means the same in every
-            process that opened the connector with the same configuration.
+            A key that no other object has or had.
 
         Raises
         ------
         NotImplementedError
-            If this one cannot, although its class can.
+            If this connector has no such keys, although its class does.
         """
 
     def set(self, key: Key, obj: Buffer) -> None:
-        """Store the object of a key; once.
+        """Store the object of a key, once.
+
+        After a second call readers may see either object, each as a whole.
 
         Parameters
         ----------
         key
-            From :meth:`new_key`, in any process. After a second call readers may see
-            either object, each whole.
+            From :meth:`new_key`, in any process.
         obj
             One buffer, as ``put`` takes it.
 
@@ -493,5 +356,5 @@ class DeferrableConnector(Protocol):
         WireError
             If *key* is not a key of this kind of connector.
         ConnectorError
-            When the store failed or is full. Nothing remains of the object then.
+            When the store failed or is full. Nothing remains of the object.
         """

@@ -1,4 +1,4 @@
-"""Buffers as bytes, and where they lie."""
+"""Buffers as bytes, and their addresses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _get_buffer() -> tuple[Any, Any]:
 
 
 def raw(buffer: Any) -> memoryview:
-    """Return the bytes of any contiguous buffer, not copied, whatever its format."""
+    """Return the bytes of any contiguous buffer, without copying."""
     view = memoryview(buffer)
     if view.c_contiguous and view.nbytes:
         # Not a PickleBuffer of a memoryview: Python before 3.12.7 crashes when it
@@ -44,7 +44,7 @@ def raw(buffer: Any) -> memoryview:
 
 
 def address(view: memoryview) -> int:
-    """Return where the bytes lie; *view* must outlive the use of the address."""
+    """Return the address of the bytes; *view* must outlive its use."""
     get, release = _get_buffer()
     info = _PyBuffer()
     get(view, ctypes.byref(info), 0)

@@ -1,8 +1,8 @@
-"""Credentials of stores, kept apart from what references carry.
+"""Credentials of stores, which references do not carry.
 
-A connector's ``config()`` travels in every reference, so it holds no secrets. What a
-process was told of a store, by its user or over Dask's own connections when it joined
-a session, is kept here, by the store's place: a URL without user and password.
+A connector's ``config()`` travels in every reference, so it contains no secrets. The
+credentials that a process got from its user, or over Dask's own connections when it
+joined a session, are kept here by place: the store's URL without user and password.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from daskref.background import make_lock
 
-#: What can stand between ``//`` and the host of a URL, and options that are secret.
+#: User and password in a URL, and secret options.
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _SECRET_OPTION = re.compile(
     r"([?&;](?:password|passwd|secret|token|key|access_key|secret_key)=)[^&#\s]*",
@@ -27,12 +27,12 @@ _lock = make_lock()
 
 
 def remember(place: str, secrets: Mapping[str, str]) -> None:
-    """Keep what opens the store at a place, for later connectors of this process.
+    """Keep the credentials of a place for later connectors of this process.
 
     Parameters
     ----------
     place
-        A URL without credentials; the connector class says how it writes one.
+        A URL without credentials, as the connector class writes it.
     secrets
         Replace those kept before. Empty: nothing changes.
     """
@@ -42,21 +42,13 @@ def remember(place: str, secrets: Mapping[str, str]) -> None:
 
 
 def recall(place: str) -> dict[str, str]:
-    """Return a copy of what is kept for a place; empty if nothing is."""
+    """Return a copy of the credentials of a place; empty if there are none."""
     with _lock:
         return dict(_known.get(place, {}))
 
 
 class Hidden(Generic[T]):
-    """What is or names a credential: not seen where an attribute is printed.
-
-    Parameters
-    ----------
-    value
-        What is hidden.
-    shown
-        What its ``repr`` is.
-    """
+    """A value that is or names a credential, with *shown* as its ``repr``."""
 
     __slots__ = ("_shown", "value")
 
@@ -69,7 +61,7 @@ class Hidden(Generic[T]):
 
 
 def mask_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a connector's options with the values of those that are secret masked.
+    """Return a connector's options with the values of secret ones masked.
 
     Examples
     --------
@@ -95,7 +87,7 @@ def _masked(value: Any) -> Any:
 
 
 def forget(place: str) -> None:
-    """Keep nothing for a place any more. Silent if nothing is."""
+    """Drop the credentials of a place, if there are any."""
     with _lock:
         _known.pop(place, None)
 

@@ -1,7 +1,7 @@
-"""What goes wrong in stores, in eight categories, and how it is told.
+"""Errors of stores in eight categories, and their texts.
 
-Each driver has one function that finds the category of an error, that of the operating
-system is here; so is the sentence that is made of it.
+Each driver has a function that returns the category of an error; the one for the
+operating system is here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from daskref.exceptions import ConnectorError, ConnectorUnavailableError
 
 
 class Category(Enum):
-    """Whether this process cannot use the store at all, and what the error means."""
+    """The meaning of an error, and whether the store cannot be used at all."""
 
     #: Another attempt may succeed.
     UNREACHABLE = True, "{} cannot be reached"
@@ -24,34 +24,33 @@ class Category(Enum):
     FORBIDDEN = True, "{} refused it"
     FULL = False, "{} is full"
     MISSING = True, "{} does not exist"
-    #: It answers, and is of another kind, or damaged.
+    #: It is of another kind, or damaged.
     UNSUITABLE = True, "{} cannot be used"
     #: Also errors of daskref.
     OTHER = False, "{} failed"
 
 
 class Finding(NamedTuple):
-    """What an error of a driver means."""
+    """The meaning of a driver's error."""
 
     category: Category
-    #: What to do, sentences without a full stop at their end.
+    #: What to do: sentences, without the last full stop.
     advice: str = ""
-    #: What has failed.
     subject: str = "the server"
 
     def error(
         self, connector: str, said: str, what: str = "", unavailable: bool = False
     ) -> ConnectorError:
-        """Return our error.
+        """Return daskref's error.
 
         Parameters
         ----------
         said
-            What the driver said; the credentials of URLs in it are masked.
+            The driver's text; credentials in its URLs are masked.
         what
-            What could not be done.
+            The operation that failed.
         unavailable
-            Whether without that the store cannot be used, whatever the category.
+            Whether the store cannot be used without that operation.
         """
         always, text = self.category.value
         kind = ConnectorUnavailableError if always or unavailable else ConnectorError
@@ -60,7 +59,7 @@ class Finding(NamedTuple):
         return kind(connector, f"{what}: {told}" if what else told)
 
 
-#: What a full disk says, or a process that may not have more memory.
+#: Errors of a full disk, and of a process that gets no more memory.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 _SETTINGS = "in daskref.connector, or daskref.shm.root"
 _OF_SYSTEM = {
@@ -91,9 +90,9 @@ def of_system(
     unavailable: bool = False,
     subject: str = "the directory",
 ) -> ConnectorError:
-    """Return our error for one of the operating system."""
+    """Return daskref's error for one of the operating system."""
     found = _OF_SYSTEM.get(exc.errno or 0, Finding(Category.OTHER))
     said = exc.strerror or str(exc)
     if subject != "the directory":
-        found = found._replace(advice="")  # it is about directories
+        found = found._replace(advice="")  # which is about directories
     return found._replace(subject=subject).error(connector, said, what, unavailable)

@@ -1,11 +1,11 @@
-"""Which file system a directory is on."""
+"""The file system of a directory."""
 
 from __future__ import annotations
 
 import os
 import re
 
-#: File systems on which nobody but this host deletes a file.
+#: File systems on which only this host deletes files.
 _LOCAL = frozenset(
     {
         *("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs"),
@@ -17,19 +17,19 @@ _LOCAL = frozenset(
 def is_local(path: str) -> bool:
     """Tell whether a directory is on a file system that no other host can change.
 
-    On a network file system a file may be deleted under a mapping, by another host,
-    and who then touches the mapping is killed by SIGBUS.
+    On a network file system, another host may delete a mapped file; a process that
+    accesses the mapping is then killed by SIGBUS.
     """
     return kind_of(path) in _LOCAL
 
 
 def is_memory(path: str) -> bool:
-    """Tell whether what a directory has takes memory."""
+    """Tell whether the files of a directory take memory."""
     return kind_of(path) in ("ramfs", "tmpfs")
 
 
 def kind_of(path: str) -> str:
-    """Return the kind of file system that a directory is on; empty: not known."""
+    """Return the type of a directory's file system; empty if unknown."""
     target = os.path.realpath(path)
     best, kind = "", ""
     try:

@@ -24,7 +24,7 @@ from daskref.exceptions import (
 class LocalKey(NamedTuple):
     """Key of an object in one process's memory."""
 
-    #: Random; never used twice.
+    #: Random, and unique.
     name: str
 
 
@@ -46,8 +46,8 @@ class LocalConnector(Connector, DeferrableConnector):
     Parameters
     ----------
     store_dict
-        Where to keep the objects, by key; by default a new dictionary. Connectors that
-        are given the same one find each other's objects.
+        The objects, by key; by default a new dictionary. Connectors with the same
+        dictionary share their objects.
     id
         Of another connector in this process, to share its objects; by default a new
         one.
@@ -55,20 +55,16 @@ class LocalConnector(Connector, DeferrableConnector):
     Raises
     ------
     ConnectorUnavailableError
-        If there is none with this *id* in this process.
+        If no connector of this process has this *id*.
 
     Notes
     -----
-    :meth:`get` returns a copy, writable. The objects go with the last connector that
-    has this *id*, unless they are in a dictionary of the user's.
+    :meth:`get` returns a writable copy. The objects are dropped when the last connector
+    with this *id* is closed, unless they are in a user's dictionary.
     """
 
     scheme: ClassVar[str] = "local"
     private = True
-
-    _id: str
-    _shelf: _Shelf
-    _closed: bool
 
     def __init__(
         self,

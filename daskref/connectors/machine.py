@@ -1,4 +1,4 @@
-"""How much memory there is: of the machine, and of the container within it."""
+"""The memory of this machine, and of the container in which this process runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: Of the fields that are used: each is on a line of its own.
+#: The fields in use, each on its own line.
 _FIELD = re.compile(
     rb"^(MemTotal:|MemFree:|MemAvailable:|inactive_file|total_inactive_file) +(\d+)",
     re.MULTILINE,
@@ -24,7 +24,7 @@ AHEAD, AHEAD_EACH = 0.15, 128 * 2**20
 
 
 class _Names(NamedTuple):
-    """What a version of control groups calls its files, and a field of its counts."""
+    """File names and fields of a version of control groups."""
 
     #: Above ``memory.high`` the kernel slows processes down and takes memory away.
     limits: tuple[str, ...]
@@ -39,18 +39,12 @@ _V1 = _Names(
 
 
 def memory(root: str = "/") -> tuple[int, int]:
-    """Return how many bytes this process's container or machine has, and has left.
+    """Return the total and available bytes of this process's container or machine.
 
-    Parameters
-    ----------
-    root
-        Where ``proc`` and ``sys`` are.
+    The smallest of the machine and the control groups on the way up from this process
+    counts. File pages that the kernel can drop count as available.
 
-    Returns
-    -------
-    tuple of int
-        Of what has the least: the machine, or a control group on the way up from this
-        process's. Files that the kernel can drop count as left.
+    *root*: the directory that contains ``proc`` and ``sys``.
     """
     meminfo = _fields(os.path.join(root, "proc/meminfo"))
     total = meminfo.get(b"MemTotal:", 0) * 1024
@@ -66,18 +60,18 @@ def memory(root: str = "/") -> tuple[int, int]:
 
 
 def is_low(total: int, left: int) -> bool:
-    """Tell whether memory should be given back."""
+    """Tell whether memory should be freed."""
     return left < RESERVE * total
 
 
 def least(total: int) -> int:
-    """Return how much memory objects should leave available."""
+    """Return the bytes of memory that objects should leave available."""
     ahead = AHEAD_EACH * len(os.sched_getaffinity(0))
     return int(RESERVE * total) + min(int(AHEAD * total), ahead)
 
 
 def _groups(root: str, total: int) -> Iterator[tuple[int, int]]:
-    """Yield limit and rest of each control group whose limit is below *total*."""
+    """Yield limit and rest of each control group with a limit below *total*."""
     try:
         text = os.fsdecode(_read(os.path.join(root, "proc/self/cgroup")))
     except OSError:

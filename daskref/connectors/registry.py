@@ -1,4 +1,4 @@
-"""Connectors by name."""
+"""Connectors by URL scheme, class or configuration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMES = {
     "zmq": "daskref.connectors.zmq:ZmqConnector",
 }
 
-#: Scheme -> the extra that brings its driver.
+#: Scheme -> the extra with its driver.
 EXTRAS: dict[str, str] = {"redis": "redis", "rediss": "redis"}
 
 
@@ -47,11 +47,11 @@ def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
     Parameters
     ----------
     spec
-        A URL, as in ``"shm://"``, ``"shm://?budget=0.5"``, ``"file:///shared/dir"``, or
-        a mapping with ``class`` (``"module:Class"`` or ``"module.Class"``) and
-        arguments for it, or what :func:`describe_connector` returned.
+        A URL such as ``"shm://"``, ``"shm://?budget=0.5"`` or ``"file:///shared/dir"``;
+        a mapping with ``class`` (``"module:Class"`` or ``"module.Class"``) and its
+        arguments; or the result of :func:`describe_connector`.
     **options
-        Further arguments; they win over those in *spec*.
+        Further arguments; they take precedence over those in *spec*.
 
     Returns
     -------
@@ -97,15 +97,10 @@ def open_connector(spec: str | Mapping[str, Any], **options: Any) -> Connector:
 
 
 def as_connector(connector: Any) -> Connector:
-    """Return a connector, opened if it is a spec.
+    """Return a connector, opened if *connector* is a spec for :func:`open_connector`.
 
-    Raises ConfigError if it is neither; ConnectorUnavailableError if the store that a
-    spec names cannot be reached.
-
-    Parameters
-    ----------
-    connector
-        A connector, of ours or of another make, or what :func:`open_connector` takes.
+    Raises ConfigError if it is neither; ConnectorUnavailableError if the store of a
+    spec cannot be reached.
     """
     if isinstance(connector, str | Mapping):
         return open_connector(connector)
@@ -129,19 +124,11 @@ def _is_path(value: Any) -> bool:
 
 
 def describe_connector(connector: Any) -> dict[str, Any]:
-    """Return a spec with which another process opens the store of a connector.
+    """Return a spec with which another process opens a connector's store.
 
-    Raises ConfigError if it is none.
-
-    Parameters
-    ----------
-    connector
-        Any; the caller closes it, when no process uses the store any more.
-
-    Returns
-    -------
-    dict
-        For :func:`open_connector`, and for nothing else: it holds the store's secrets.
+    The spec is for :func:`open_connector` only, because it contains the store's
+    secrets. The caller closes the connector after the last use of the store. Raises
+    ConfigError if *connector* is none.
     """
     _check_connector(connector, _SETTING)
     ours = adapt(connector)
@@ -209,8 +196,7 @@ def connector_path(obj: object) -> str:
 def load_scheme(scheme: str) -> type[Any]:
     """Import the class of a scheme.
 
-    Raises ConfigError if its driver is not installed; it names the command that
-    installs it.
+    Raises ConfigError, with the command to install it, if its driver is missing.
     """
     try:
         return load_class(SCHEMES[scheme])
@@ -226,14 +212,9 @@ def load_scheme(scheme: str) -> type[Any]:
 
 
 def load_class(path: str) -> type[Any]:
-    """Import a class.
+    """Import the class at ``"module:Class"`` or ``"module.Class"``.
 
     Raises ConfigError if there is no such class.
-
-    Parameters
-    ----------
-    path
-        ``"module:Class"`` or ``"module.Class"``.
     """
     expected = "the importable path of a class, as in package.module:Class"
     module, colon, name = path.partition(":")
@@ -253,17 +234,10 @@ def load_class(path: str) -> type[Any]:
 
 
 def load_connector(path: str, options: Mapping[str, Any]) -> Connector:
-    """Open the connector that another process described.
+    """Open a connector with the path and configuration from another process.
 
     Raises ConfigError if there is no such class; ConnectorUnavailableError if this
-    process cannot reach that store.
-
-    Parameters
-    ----------
-    path
-        From :func:`connector_path`.
-    options
-        Its ``config()``.
+    process cannot reach the store.
     """
     cls = load_class(path)
     if not issubclass(cls, Connector):

@@ -1,12 +1,13 @@
-"""What a store takes of its host's memory and disk, as the file systems say.
+"""What a store takes of its host's memory and disk, as the file systems tell.
 
-Sizes are those of the blocks that files have, in whole pages. An object that was
-deleted while somebody reads it is in the pool, or is a file without a name: the kernel
-tells who has locked the one, and the maps of the session's processes show the other.
+Sizes are those of the files' blocks, in whole pages. A deleted object that a process
+still reads is a locked file in the pool, which ``/proc/locks`` tells, or a file without
+a name, which the maps of the session's processes tell.
 
 Known limits: processes of another PID namespace (containers that share ``/dev/shm``)
-are not seen. What only they read counts as ``pool``, or not at all if it has no name;
-nor does a nameless file that only a forked child maps, or a process that takes no part.
+are not seen. Objects that only they read count as ``pool``, or not at all if they have
+no name; nor does a nameless file count that only a forked child maps, or a process
+outside the session.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ _RESIDENT = re.compile(rb"^Rss: +(\d+)", re.MULTILINE)
 class Space(NamedTuple):
     """Sizes in bytes, of one host. No page counts twice."""
 
-    #: Of the objects in memory, and of those that are being written there.
+    #: Objects in memory, complete or being written.
     memory: int = 0
-    #: Of the objects on disk, likewise.
+    #: Objects on disk, likewise.
     disk: int = 0
-    #: Deleted from memory, to be written again or given back: nobody reads it.
+    #: Deleted from memory and without readers, to be reused or freed.
     pool: int = 0
-    #: Deleted from memory, but a process still has a view of it, or a mapping that
-    #: keeps its pages.
+    #: Deleted from memory, but a process still has a view, or a mapping that keeps the
+    #: pages.
     pinned: int = 0
-    #: What puts may fill of the memory.
+    #: The budget for objects in memory.
     budget: int = 0
-    #: What the file system of the memory has left, whoever takes it.
+    #: Free bytes of the file system in memory, for all processes of the host.
     free: int = 0
-    #: What that of the disk has left.
+    #: Free bytes of the disk's file system.
     disk_free: int = 0
 
 
@@ -66,13 +67,10 @@ class Footprint(NamedTuple):
 def of_names(
     names: Iterable[str], memory: str, disk: str | None
 ) -> list[Footprint | None]:
-    """Return what objects take up.
+    """Return what objects take in memory or on disk, in the same order.
 
-    Parameters
-    ----------
-    memory, disk
-        The directories in which they are. What moves from the one to the other has its
-        name in both for a moment.
+    *memory*, *disk*: their directories. An object that is being moved has its name in
+    both.
     """
     readers = _readers(memory)
     found: list[Footprint | None] = []
@@ -102,17 +100,9 @@ def of_objects(path: str) -> dict[int, int]:
 
 
 def of_deleted(path: str) -> tuple[dict[int, int], dict[int, int]]:
-    """Return the sizes of deleted objects, by inode.
+    """Return the sizes of deleted objects by inode: without readers, and pinned.
 
-    Parameters
-    ----------
-    path
-        The session's directory.
-
-    Returns
-    -------
-    tuple of dict
-        Of those that nobody reads, and of those that are pinned.
+    *path*: the session's directory.
     """
     pool = _sizes(os.path.join(path, "free"), _POOLED)
     read, processes = _locks(path)
@@ -122,7 +112,7 @@ def of_deleted(path: str) -> tuple[dict[int, int], dict[int, int]]:
 
 
 def left(path: str) -> int:
-    """Return what the file system has left, in bytes; 0 if there is none."""
+    """Return the free bytes of a file system; 0 if there is none."""
     try:
         there = os.statvfs(path)
     except OSError:
@@ -142,7 +132,7 @@ def _sizes(path: str, pattern: re.Pattern[str]) -> dict[int, int]:
 
 
 def _locks(path: str) -> tuple[set[int], set[int]]:
-    """Return the inodes of which somebody holds a shared lock, and who is there."""
+    """Return the inodes with a shared lock, and the processes of the session."""
     readers = _readers(path)
     if not readers or (lock := _stat(path, "lock")) is None:
         return set(), set()

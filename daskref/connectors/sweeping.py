@@ -1,8 +1,8 @@
-"""Which objects of a store nobody will delete: expired leases, and orphans.
+"""Which objects of a store no process will delete: expired leases, and orphans.
 
-One policy for all stores, over a :class:`Row` for each object. What a store can tell of
-an object, and how it deletes one, is its own affair. Redis looks at leases in its own
-scripts, in one step with the deletion; a test compares what it does with this function.
+One policy for all stores, over a :class:`Row` for each object. Each store collects the
+rows and deletes the objects itself. Redis checks leases in its own scripts, in one step
+with the deletion; a test compares the scripts with this function.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def is_due(
     Parameters
     ----------
     known
-        Names with an owner: they stay. ``None``: leases alone decide.
+        Names with an owner, which stay. ``None``: only leases are checked.
     grace
-        Seconds that an object without a lease stays in any case.
+        Seconds for which an object without a lease stays in any case.
     now
-        In seconds since 1970.
+        Seconds since 1970.
     gone
-        ``(writer) -> bool``: whether that participant is gone. Asked last: it may take
-        a system call, or a message.
+        ``(writer) -> bool``: whether that participant is gone. Called last, because it
+        may need a system call or a message.
     """
     if known is not None and row.name in known:
         return False

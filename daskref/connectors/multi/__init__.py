@@ -1,7 +1,7 @@
-"""Several connectors as one: a policy chooses by size, type, tags or host.
+"""Several connectors as one: a policy selects by size, type, tags or host.
 
-Read ``_connector`` first, then ``_policy`` (what a connector takes) and ``_children``
-(the connectors behind it, opened when they are first needed).
+Read ``_connector`` first, then ``_policy`` (the objects that a connector takes) and
+``_children`` (the connectors, opened when needed).
 """
 
 from daskref.connectors.multi._connector import MultiConnector as MultiConnector

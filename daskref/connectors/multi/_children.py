@@ -1,4 +1,4 @@
-"""The connectors behind a ``MultiConnector``: opened when needed, chosen by policy."""
+"""The connectors behind a ``MultiConnector``, opened when they are needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Child:
     lock: Lock = field(default_factory=Lock)
 
     def open(self) -> Connector:
-        """Return the connector."""
+        """Return the connector, opened if need be."""
         with self.lock:
             if self.connector is None:
                 self.connector = load_connector(self.path, self.options)
@@ -47,9 +47,7 @@ class Child:
 
 
 class Children:
-    """The connectors of one ``MultiConnector``.
-
-    *children*: no two of one name.
+    """The connectors of one ``MultiConnector``, by name.
 
     Notes
     -----
@@ -72,8 +70,8 @@ class Children:
     def read(cls, connectors: Mapping[str, Any]) -> Children:
         """Open the connectors that a user wrote.
 
-        *connectors*: see :class:`~daskref.connectors.MultiConnector`, also for what is
-        raised; then those that were opened here are closed again.
+        Parameters and errors are those of :class:`~daskref.connectors.MultiConnector`.
+        On an error, the connectors that this call opened are closed again.
         """
         if not isinstance(connectors, Mapping) or not connectors:
             raise ConfigError(_SETTING, connectors, "a mapping of names to connectors")
@@ -105,7 +103,7 @@ class Children:
         )
 
     def config(self) -> dict[str, Any]:
-        """Return name -> class, its configuration and policy, as plain values."""
+        """Return name -> class, configuration and policy, as plain values."""
         return {
             name: {
                 "class": child.path,
@@ -117,18 +115,18 @@ class Children:
 
     @property
     def where(self) -> str:
-        """What errors call the connector that these are behind."""
+        """Name of the ``MultiConnector`` in errors."""
         return f"<MultiConnector {', '.join(map(repr, self.by_name.values()))}>"
 
     def check_open(self) -> None:
-        """Raise ``ConnectorClosedError`` once they are closed."""
+        """Raise ``ConnectorClosedError`` after :meth:`close`."""
         if self._closed:
             raise ConnectorClosedError(self.where)
 
     def open(self, child: Child) -> Connector:
         """Return a child's connector.
 
-        Raises ConnectorUnavailableError if it is out of this process's reach.
+        Raises ConnectorUnavailableError if this process cannot reach it.
         """
         try:
             return child.open()
@@ -139,7 +137,7 @@ class Children:
             ) from exc
 
     def reached(self) -> Iterator[tuple[str, Connector]]:
-        """Return names and connectors of the children that this process reaches."""
+        """Yield names and connectors of the children that this process reaches."""
         for name, child in self.by_name.items():
             with suppress(ConnectorUnavailableError):
                 yield name, child.open()
@@ -152,17 +150,17 @@ class Children:
         type_name: str,
         fits: Callable[[Connector], bool] = lambda connector: True,
     ) -> tuple[str, Connector]:
-        """Return where an object goes: the name and the connector.
+        """Return name and connector of the child that takes an object.
 
-        Raises ConnectorError if no policy takes it; ConnectorUnavailableError if one
-        does, but its connector is out of this process's reach.
+        Raises ConnectorError if no policy takes it; ConnectorUnavailableError if this
+        process cannot reach the connector of the one that does.
 
         Parameters
         ----------
         nbytes
-            Size of the stored object; ``None``: that is not looked at.
+            Size of the stored object; ``None`` if it is not known.
         fits
-            connector -> whether it can do what is to be done.
+            connector -> whether it supports the operation.
         """
         self.check_open()
         subset, superset = _tags(subset_tags), _tags(superset_tags)
@@ -196,7 +194,7 @@ class Children:
         )
 
     def close(self) -> None:
-        """Close the connectors, each one even if another fails. Idempotent."""
+        """Close all connectors, even if some fail. Idempotent."""
         if self._closed:
             return
         self._closed = True

@@ -1,8 +1,8 @@
-"""Several connectors behind one: each object goes where a policy sends it.
+"""Several connectors behind one: a policy selects one for each object.
 
 Known limits: a session's scheduler opens every child. A process of the cluster that
-cannot reach one of them takes part as one that cannot reach the store: its values
-travel in-band, also those of the children that it could reach.
+cannot reach one of them counts as one that cannot reach the store: its values travel
+in-band, also those of children that it could reach.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ class MultiConnector(Connector, DeferrableConnector):
     ----------
     connectors
         Name -> connector and policy: a pair of them, or a mapping with ``connector``
-        and ``policy``. The connector may be ProxyStore's, or a spec as
-        :func:`open_connector` takes it, the policy a mapping of
-        :class:`Policy`'s fields, or ``None`` to take everything.
+        and ``policy``. The connector may be ProxyStore's, or a spec for
+        :func:`open_connector`; the policy may be a mapping of :class:`Policy`'s fields,
+        or ``None`` to take everything.
 
     Raises
     ------
     ConfigError
         If it is malformed.
     ConnectorUnavailableError
-        If a connector that is named by a spec cannot be opened.
+        If the connector of a spec cannot be opened.
 
     Notes
     -----
     Among the policies that take an object, the highest priority decides; the size is
-    that of the stored bytes. The key names the connector, so whoever has it finds the
-    object, on whatever host and by whatever policy.
+    that of the stored bytes. The key names the connector, so that any process finds the
+    object by its key, on any host and with any policies.
 
-    Other processes, which open this from its :meth:`config`, open a child when they
-    first need it. One that cannot be reached from there is passed over when objects
-    are put; asking for what it holds is a
-    :class:`~daskref.exceptions.ConnectorUnavailableError` that names it.
+    A process that opens this connector from its :meth:`config` opens a child when it
+    first needs it. Puts skip a child that the process cannot reach; operations on its
+    objects raise a :class:`~daskref.exceptions.ConnectorUnavailableError` that names
+    it.
 
-    What a child cannot do does as little as on any connector that cannot
+    Operations that a child lacks behave as on any connector that lacks them
     (:meth:`link` returns ``None``, :meth:`renew` false). A batch is one batch per
     child. Closing closes the children.
 
@@ -84,8 +84,8 @@ class MultiConnector(Connector, DeferrableConnector):
         self._children = Children.read(connectors)
 
     @classmethod
+    @override
     def from_config(cls, config: dict[str, Any]) -> MultiConnector:
-        """Take part in the stores that another process's :meth:`config` describes."""
         self = cls.__new__(cls)
         self._children = Children.from_config(config["connectors"])
         return self
@@ -112,7 +112,7 @@ class MultiConnector(Connector, DeferrableConnector):
     # Keys
 
     def _find(self, key: Any) -> tuple[Connector, Any]:
-        """Return a key's connector, and its key there."""
+        """Return a key's connector, and the key for it."""
         child, inner = self._child(key)
         return self._children.open(child), inner
 
@@ -133,7 +133,7 @@ class MultiConnector(Connector, DeferrableConnector):
     def _by_child(
         self, keys: Iterable[Key]
     ) -> dict[str, tuple[Connector, list[int], list[Any]]]:
-        """Return name -> connector, positions and keys there."""
+        """Return name -> connector, positions, and keys for it."""
         found: dict[str, tuple[Connector, list[int], list[Any]]] = {}
         for number, key in enumerate(keys):
             child, inner = self._child(key)
@@ -153,19 +153,19 @@ class MultiConnector(Connector, DeferrableConnector):
         superset_tags: Iterable[str] = (),
         type_name: str = "",
     ) -> Key:
-        """See :meth:`Connector.put_frames`.
+        """Store an object in the connector whose policy takes it.
 
         Parameters
         ----------
         frames
-            See there.
+            See :meth:`Connector.put_frames`.
         subset_tags
-            Must all be among those of the policy.
+            The policy must have all of these tags.
         superset_tags
-            Must have all those of the policy among them.
+            These must contain all tags of the policy.
         type_name
-            Of the object, as in ``"numpy.ndarray"``; an object whose type is not told
-            goes to no policy that has ``type_names``.
+            Type of the object, as in ``"numpy.ndarray"``. Without it, no policy with
+            ``type_names`` takes the object.
 
         Raises
         ------
@@ -204,12 +204,8 @@ class MultiConnector(Connector, DeferrableConnector):
     ) -> list[Key]:
         """Store several buffers, one batch per connector; see :meth:`put_frames`.
 
-        Parameters
-        ----------
-        objs, subset_tags, superset_tags
-            See there. If no policy takes one of them, none is stored.
-        type_name
-            Of all objects, or one name per object.
+        If no policy takes one of them, none is stored. *type_name* is the type of all
+        objects, or a list with one name per object.
         """
         objs = list(objs)
         types = [type_name] * len(objs) if isinstance(type_name, str) else type_name
@@ -228,58 +224,52 @@ class MultiConnector(Connector, DeferrableConnector):
             keys |= zip(numbers, (MultiKey(name, key) for key in made), strict=True)
         return [keys[number] for number in range(len(objs))]
 
+    @override
     def get(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.get`.
-
-        Raises
-        ------
-        ConnectorUnavailableError
-            If this process cannot reach the key's connector.
-        """
         connector, inner = self._find(key)
         return connector.get(inner)
 
+    @override
     def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
-        """Return several objects, one batch per connector; see :meth:`get`."""
         keys = list(keys)
         found: dict[int, memoryview | None] = {}
         for connector, numbers, inner in self._by_child(keys).values():
             found |= zip(numbers, connector.get_batch(inner), strict=True)
         return [found[number] for number in range(len(keys))]
 
+    @override
     def exists(self, key: Key) -> bool:
-        """See :meth:`Connector.exists`; raises as :meth:`get` does."""
         connector, inner = self._find(key)
         return connector.exists(inner)
 
+    @override
     def evict(self, key: Key) -> None:
-        """See :meth:`Connector.evict`; raises as :meth:`get` does."""
         connector, inner = self._find(key)
         connector.evict(inner)
 
+    @override
     def evict_batch(self, keys: Iterable[Key]) -> None:
-        """Delete several objects, one batch per connector; see :meth:`get`."""
         for connector, _, inner in self._by_child(keys).values():
             connector.evict_batch(inner)
 
+    @override
     def take(self, key: Key) -> memoryview | None:
-        """See :meth:`Connector.take`; raises as :meth:`get` does."""
         connector, inner = self._find(key)
         return connector.take(inner)
 
     def new_key(self, obj: Buffer | None = None) -> Key:
-        """See :meth:`DeferrableConnector.new_key`.
+        """Return a key for an object that does not exist yet.
 
         Parameters
         ----------
         obj
-            Its size decides where it will go. Without it, the first connector does
-            that can, and whose policy asks for no tags and types.
+            Its size selects the connector. Without it, that is the first one that can
+            make such keys and whose policy requires neither tags nor types.
 
         Raises
         ------
         NotImplementedError
-            If no connector can whose policy fits.
+            If there is no such connector.
         """
         self._children.check_open()
         nbytes = None if obj is None else memoryview(obj).nbytes
@@ -340,8 +330,8 @@ class MultiConnector(Connector, DeferrableConnector):
             logger.warning("%r could not be swept as a whole: %s", self, failure)
         return swept
 
+    @override
     def usage(self) -> Usage:
-        """Return what the objects of all connectors take up."""
         self._children.check_open()
         children = self._children.by_name.values()
         usages = [self._children.open(child).usage() for child in children]
@@ -353,7 +343,7 @@ class MultiConnector(Connector, DeferrableConnector):
             connector.outlive()
 
     def space(self) -> Space:
-        """Return what all connectors within reach take of this host, added up."""
+        """Return the sum of all connectors that this process reaches."""
         self._children.check_open()
         spaces = [connector.space() for _, connector in self._children.reached()]
         return Space(*map(sum, zip(*spaces, strict=True)))
@@ -362,13 +352,13 @@ class MultiConnector(Connector, DeferrableConnector):
 
     @property
     def private(self) -> bool:  # type: ignore[override]
-        """Whether all connectors are; one that is not open here is not."""
+        """Whether all connectors are private; one that is not open here is not."""
         opened = [child.connector for child in self._children.by_name.values()]
         return all(each is not None and each.private for each in opened)
 
     @property
     def overflows(self) -> int:  # type: ignore[override]
-        """How many of this process's objects went to a slower place."""
+        """Number of this process's objects that went to a slower store."""
         opened = [child.connector for child in self._children.by_name.values()]
         return sum(each.overflows for each in opened if each is not None)
 
@@ -385,7 +375,7 @@ class MultiConnector(Connector, DeferrableConnector):
         return merged
 
     def close(self) -> None:
-        """Close the connectors, each one even if another fails."""
+        """Close all connectors, even if some fail."""
         self._children.close()
 
 

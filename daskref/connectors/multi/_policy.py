@@ -1,4 +1,4 @@
-"""Which connector an object goes to."""
+"""The policies that select a connector for an object."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ _SETTING = "daskref.connector: policy"
 
 @dataclass
 class Policy:
-    """What a connector of a :class:`~daskref.connectors.MultiConnector` takes.
+    """The rule by which a ``MultiConnector`` selects a connector for an object.
 
     Parameters
     ----------
     priority
-        Of several policies that match, that with the highest is followed; of equal
-        ones, the first.
+        Of several policies that take an object, the one with the highest priority is
+        used; of equal ones, the first.
     host_pattern
-        A regular expression, or several, one of which must match this host's whole
-        name. Elsewhere nothing is put; what is there can be read from any host that
-        reaches the store.
+        One or several regular expressions, one of which must match this host's whole
+        name to put objects. Reading works on every host that reaches the store.
     min_size_bytes, max_size_bytes
-        Smallest and largest object in bytes, both included; text such as ``"1 MiB"``
-        will do.
+        Smallest and largest object in bytes, both included; text such as "1 MiB" also.
     subset_tags
         An object's ``subset_tags`` must all be among these.
     superset_tags
         These must all be among an object's ``superset_tags``.
     type_names
-        Patterns such as ``"pandas.*"`` (as file names have them), one of which must
-        match the name of the object's type. None: any type.
+        Patterns such as ``"pandas.*"`` (as for file names), one of which must match the
+        name of the object's type. Empty: any type.
 
     Raises
     ------
@@ -89,13 +87,13 @@ class Policy:
 
     @classmethod
     def read(cls, value: object) -> Policy:
-        """Return the policy that a user wrote: itself, its fields, or nothing.
+        """Return the policy that a user wrote.
 
         Parameters
         ----------
         value
             A policy, ProxyStore's included; a mapping of fields, with hyphens or
-            underscores; ``None`` for one that takes everything.
+            underscores; ``None`` for a policy that takes everything.
         """
         if isinstance(value, Policy):
             return value
@@ -130,12 +128,7 @@ class Policy:
         Parameters
         ----------
         size_bytes, subset_tags, superset_tags, type_name
-            What is known of the object; ``None``: that is not looked at.
-
-        Returns
-        -------
-        bool
-            Whether all that is given fits.
+            Properties of the object; ``None``: not checked.
         """
         if size_bytes is not None and not (
             self.min_size_bytes <= size_bytes <= self.max_size_bytes

@@ -1,8 +1,8 @@
 """Shared memory of one host: files on a tmpfs, mapped by each reader.
 
-Read ``connector`` first, then ``files.session``: a directory that goes with its last
-process. ``_room`` has its objects: in memory, within a budget, and on disk past it
-(``_spill``); ``_moving`` moves objects there when memory runs low.
+Read ``connector`` first, then ``files.session``: a directory that its last process
+removes. ``_room`` has its objects: in memory within a budget, and on disk beyond it
+(``_spill``). ``_moving`` moves objects to disk when memory runs low.
 """
 
 from daskref.connectors.shm.connector import (

@@ -1,25 +1,25 @@
-"""Objects in memory that go to disk, oldest first, when the memory runs low.
+"""Move objects from memory to disk, oldest first, when memory runs low.
 
-A put that would leave too little memory goes to disk. What is in memory already stays
-there while the workers' own memory grows, and the kernel cannot take it away, so that
-it ends a process instead. So each process that has put something looks at the memory
-now and then; one of them at a time moves what it can.
+A put that would leave too little memory goes to disk. Objects in memory stay there
+while the workers' own memory grows; the kernel cannot reclaim them and kills a process
+instead. So each process that has put an object checks the memory regularly, and one
+process at a time moves objects.
 
-An object keeps its names, and is found at all times by who looks in memory first, then
-on disk:
+An object keeps its names, and a reader that looks in memory first and then on disk
+always finds it:
 
-1. It is copied to a hidden file on disk, under a shared lock, as readers have it: so
-   nobody recycles its pages. No memory is taken for that, but for a small buffer.
-2. From here on its exclusive lock is held: it has no readers, and gets none.
-3. A second, hidden name in memory says that it is being moved.
+1. The mover copies it to a hidden file on disk, under a shared lock like a reader's, so
+that its file is not recycled. That takes only a small buffer of memory.
+2. The mover takes the exclusive lock: from here on the object has no readers.
+3. A second, hidden name in memory marks the object as being moved.
 4. The copy gets the object's name.
-5. The name in memory goes. If another process was faster, the object was deleted: then
-   the copy goes, too.
-6. Its pages are given back, and the hidden name goes.
+5. The name in memory is removed. If another process removed it first, the object was
+deleted, and the copy is deleted as well.
+6. The pages are freed, and the hidden name is removed.
 
-Whoever deletes the object meanwhile waits for the hidden name to go, see
-:meth:`Mover.settle`: then no copy is left. Whoever dies on the way leaves the hidden
-name; it is undone by the next who deletes the object or moves any.
+A process that deletes the object meanwhile waits until the hidden name is gone, see
+:meth:`Mover.settle`: then no copy is left. If the mover dies, the hidden name stays;
+the next process that deletes the object, or moves any, removes it.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ from daskref.exceptions import ConnectorUnavailableError
 
 logger = logging.getLogger(__name__)
 
-#: Of the memory, what is available beyond the least once something was moved.
+#: Part of the memory that moving makes available beyond the least.
 _MARGIN = 0.03
-#: Seconds between two looks, at least and at most; bytes per second that the memory is
-#: thought to be filled with meanwhile.
+#: Seconds between two looks, least and most; the assumed bytes per second that fill
+#: the memory meanwhile.
 _SHORTEST, _LONGEST, _FASTEST = 0.02, 1.0, 4e9
-#: Seconds between two attempts of which the first has gained nothing.
+#: Seconds until the next attempt after one that gained nothing.
 _AGAIN = 0.2
-#: Looks take at most this part of one processor's time, where they gain nothing.
+#: Most of one processor's time that looks without gain take.
 _PART = 0.05
-#: Seconds without an attempt after the disk was full, or there was none.
+#: Seconds until the next attempt after the disk was full, or missing.
 _PAUSE = 10.0
 
 
@@ -70,28 +70,20 @@ class Mover:
     Parameters
     ----------
     objects
-        Those in memory.
+        The directory in memory.
     pool
-        Recycled files: they are given back first.
+        Recycled files, which are freed first.
     spill
-        Where objects go.
+        The directory on disk.
 
     Notes
     -----
-    Thread-safe. What is read, by this process or another, stays: its pages would stay
-    as well.
+    Thread-safe. Objects with readers, in any process, stay: their pages would stay as
+    well.
     """
 
-    _objects: ObjectDirectory
-    _pool: Pool
-    _spill: Spill
-    _background: Background
-    #: Whether nothing looks at the memory: who puts an object calls :meth:`watch`.
+    #: Whether no thread looks at the memory: a put then calls :meth:`watch`.
     asleep: bool
-    _closed: bool
-    #: When the directory was changed in which there were objects, in nanoseconds.
-    _looked: int
-    _said: bool
 
     def __init__(self, objects: ObjectDirectory, pool: Pool, spill: Spill) -> None:
         self._objects = objects
@@ -99,6 +91,7 @@ class Mover:
         self._spill = spill
         self._background = Background(self._look, "daskref-mover")
         self._closed = self._said = False
+        #: Modification time of the directory when it had objects, in nanoseconds.
         self._looked = -1
         self.forget()
         forget_in_child(self)
@@ -119,12 +112,12 @@ class Mover:
                 self.asleep = True
 
     def hurry(self) -> None:
-        """Look at the memory at once: a put has found too little."""
+        """Look at the memory at once: a put found too little."""
         if not self._closed:
             self._background.call()
 
     def close(self) -> None:
-        """Look no more; what is being moved stays. A second call is silent."""
+        """Stop looking and moving. A second call is silent."""
         self._closed = True
         self._background.stop(timeout=1.0)
 
@@ -140,7 +133,7 @@ class Mover:
                 logger.debug("Nothing can be moved to %s: %s", self._spill.root, exc)
                 gained, pause = 0, _PAUSE
             total, left = memory()
-        # Before the look: who puts something after it wakes us.
+        # Before the look: a put after it wakes this thread.
         self.asleep = True
         self.asleep = not self._has_objects()
         if self.asleep:
@@ -157,12 +150,12 @@ class Mover:
             return False  # the session was removed
         if self._looked != changed:
             if not any(True for _ in self._large()):
-                return False  # one may come within the same tick of the clock
+                return False  # `_looked` stays: a put may follow in the same clock tick
             self._looked = changed
         return True
 
     def _large(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield the names of what is worth moving."""
+        """Yield the names of the objects worth moving."""
         with suppress(FileNotFoundError), os.scandir(self._objects.path) as entries:
             for entry in entries:
                 if NAME.fullmatch(entry.name):
@@ -172,7 +165,7 @@ class Mover:
                             yield entry.name, there
 
     def _oldest(self) -> list[list[str]]:
-        """Return the names of each object, those longest unused first."""
+        """Return the names of each object, the longest unused object first."""
         found: dict[int, tuple[int, list[str]]] = {}
         for name, there in self._large():
             used = max(there.st_atime_ns, there.st_mtime_ns)
@@ -182,15 +175,11 @@ class Mover:
     # Moving.
 
     def make_room(self, nbytes: int) -> int:
-        """Give memory back: recycled files, then objects, longest unused first.
+        """Free memory: recycled files, then objects, longest unused first.
 
-        Raises OSError, ConnectorUnavailableError if the disk is full, or cannot be
-        used.
-
-        Returns
-        -------
-        int
-            The bytes that were gained, by this process: none if another one is at it.
+        Returns the bytes that this process freed: none from objects if another process
+        moves some. Raises OSError, ConnectorUnavailableError if the disk is full or
+        cannot be used.
         """
         gained = self._pool.trim(nbytes)
         if gained >= nbytes or self._spill.is_memory:
@@ -207,7 +196,7 @@ class Mover:
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
-        """Be the only process that moves objects; False if another one is."""
+        """Be the only process that moves objects; yield False if another one is."""
         path = self._objects.at("moving")
         if not os.path.exists(self._objects.path):
             yield False
@@ -220,23 +209,18 @@ class Mover:
             os.close(fd)
 
     def move(self, *known: str) -> int:
-        """Move an object to disk.
+        """Move the object with the names *known* to disk; return the bytes freed.
 
-        Raises OSError, ConnectorUnavailableError as :meth:`make_room` does; the object
-        is in memory as before.
-
-        Returns
-        -------
-        int
-            The bytes that were gained: none if it is not there, or has to stay.
+        Returns 0 if the object is missing or has to stay. Raises as :meth:`make_room`
+        does; then the object is in memory as before.
         """
         try:
             fd = open_plain(self._objects.at(known[0]), os.O_RDWR)
         except FileNotFoundError:
             return 0
         try:
-            # Whoever reads it keeps its pages. Between the two locks another may have
-            # deleted it, and its pages may be another object's.
+            # A reader keeps the pages. Between the two locks another process may have
+            # deleted the object and recycled the file.
             if not (try_lock(fd, EXCLUSIVE) and try_lock(fd, SHARED)):
                 return 0
             if not names(self._objects.at(known[0]), fd):
@@ -264,7 +248,7 @@ class Mover:
     def _publish(
         self, known: Iterable[str], fd: int, disk: ObjectDirectory, part: str
     ) -> bool:
-        """Have an object on disk in place of memory; its exclusive lock is held."""
+        """Replace an object in memory by its copy; the exclusive lock is held."""
         marks: list[str] = []
         try:
             for name in known:
@@ -274,7 +258,7 @@ class Mover:
                         os.link(path, mark, follow_symlinks=False)
                         marks.append(mark)
             if os.fstat(fd).st_nlink != 2 * len(marks):
-                return False  # it has got another name, or is about to lose one
+                return False  # another process is linking or deleting the object
             moved = [
                 self._publish_name(mark.rpartition(MOVING)[2], disk, part)
                 for mark in marks
@@ -297,7 +281,7 @@ class Mover:
         if not moved:
             disk.evict(name)
             return False
-        # What was renewed meanwhile; nobody renews it there any more.
+        # A lease renewed meanwhile; from here on renewals find the object on disk.
         with suppress(OSError):
             hand_over(self._objects, disk, name, delete=True)
         return True
@@ -305,7 +289,7 @@ class Mover:
     # What others leave.
 
     def settle(self, name: str) -> None:
-        """See to it that no copy is left of an object that was deleted in memory."""
+        """Delete the copy, if any, of an object that was deleted in memory."""
         mark = self._objects.at(MOVING + name)
         if not os.path.lexists(mark):
             return
@@ -313,13 +297,13 @@ class Mover:
         # A process that is stopped deletes its copy once it goes on.
         while os.path.lexists(mark) and time.monotonic() < deadline:
             with self._turn() as ours:
-                if ours:  # the one who was moving it died
+                if ours:  # the process that moved it died
                     unlink(mark)
             time.sleep(0.0005)
         self._delete_copy(name)
 
     def _undo(self) -> None:
-        """Undo what another one has left who died while it moved an object."""
+        """Undo the unfinished move of a process that died."""
         for mark in os.listdir(self._objects.path):
             name = mark.removeprefix(MOVING)
             if name != mark and NAME.fullmatch(name):
@@ -333,7 +317,7 @@ class Mover:
 
 
 def _link(path: str, new: str) -> None:
-    """Give a file another name, in the place of what has that name."""
+    """Give a file another name, replacing the file that has it."""
     try:
         os.link(path, new)
     except FileExistsError:  # it was put a second time, and the first one was moved

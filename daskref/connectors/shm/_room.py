@@ -1,4 +1,4 @@
-"""The room of a session: a budget in memory, and the disk for what goes past it."""
+"""The room of a session: a budget in memory, and the disk beyond it."""
 
 from __future__ import annotations
 
@@ -31,35 +31,30 @@ from daskref.exceptions import ConnectorError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a count of the session's files is believed.
+#: Seconds for which a count of the session's files is used.
 _BELIEVED = 0.5
-#: Seconds for which a look at the memory is believed, if it has found enough.
+#: Seconds for which a look at the memory is used, if there was enough.
 _SEEN = 0.05
-#: Of the memory that may be taken, what is taken without a look: it costs some 100 us.
+#: Part of the spare memory that is taken without a look, which costs some 100 us.
 _UNSEEN = 1 / 256
 
 
 class Tiers:
-    """The directory in memory, and one on disk for what has no room there.
+    """The directory in memory, and one on disk for objects that memory has no room for.
 
     Parameters
     ----------
+    where
+        The connector, for errors.
     session
-        The session: its directory is the one in memory.
+        Its directory is the one in memory.
     limit, recycled, idle, spill_root
         ``budget``, ``recycle``, ``recycle_idle`` and ``spill_directory`` of
-        :class:`~daskref.connectors.SharedMemoryConnector`, read.
+        :class:`~daskref.connectors.SharedMemoryConnector`, parsed.
     """
 
-    #: Objects that went to disk, of this process's.
+    #: Number of this process's objects that went to disk.
     overflows: int
-    memory: ObjectDirectory
-    spill: Spill
-    mover: Mover
-    budget: Budget
-    pool: Pool
-    _where: str
-    _parked: ParkedMappings
 
     def __init__(
         self,
@@ -87,7 +82,7 @@ class Tiers:
 
     def __iter__(self) -> Iterator[ObjectDirectory]:
         yield self.memory
-        # Looked for only by who did not find it in memory.
+        # Looked up only if the caller did not stop at memory.
         if (disk := self.spill.find()) is not None:
             yield disk
 
@@ -135,7 +130,7 @@ class Tiers:
         return False
 
     def room(self, nbytes: int) -> bool:
-        """Tell whether a new file of that size may be made in memory."""
+        """Tell whether a new file of *nbytes* may be made in memory."""
         lacking = self.budget.lacking(nbytes)
         if lacking and self.pool.trim(lacking):
             lacking = self.budget.lacking(nbytes)
@@ -158,12 +153,12 @@ class Tiers:
         return found.error(self._where, said, f"no room for an object of {nbytes} B")
 
     def start(self, name: str, nbytes: int, mark: str) -> Pieces:
-        """Begin an object that is written in pieces, under a name from elsewhere.
+        """Begin an object that is written in pieces, with a name from another process.
 
         Raises ConnectorError as :meth:`put` does.
         """
         for tier in self:
-            discard(tier.at(mark + name))  # what one who died has left
+            discard(tier.at(mark + name))  # of a writer that died
         tier = self.memory
         try:
             part = tier.parts.start(name, nbytes, self.room, mark)
@@ -176,26 +171,26 @@ class Tiers:
             raise self._no_room(exc, nbytes) from exc
 
     def resume(self, name: str, nbytes: int, mark: str) -> Pieces | None:
-        """Go on with an object that a process left unfinished when it died."""
+        """Continue an unfinished object of a process that died."""
         for tier in self:
             if (part := tier.parts.resume(name, nbytes, mark)) is not None:
                 return Pieces(tier.parts, part, self._watch)
         return None
 
     def _watch(self) -> None:
-        """Have somebody look whether objects must move, now that there is another."""
+        """Wake the mover after a put."""
         if self.mover.asleep:
             self.mover.watch()
 
     def space(self) -> Space:
-        """Return what takes up memory and disk; see :meth:`Connector.space`."""
+        """Return the memory and disk in use; see :meth:`Connector.space`."""
         memory, *disk = (of_objects(tier.path) for tier in self)
         path = self.memory.path
         pool, pinned = of_deleted(path)
         return Space(
             memory=sum(memory.values()),
             disk=sum(sum(sizes.values()) for sizes in disk),
-            # What was deleted between two looks has been counted.
+            # Objects deleted since `of_objects` have been counted.
             pool=sum(pool[inode] for inode in pool.keys() - memory.keys()),
             pinned=sum(pinned[inode] for inode in pinned.keys() - memory.keys()),
             budget=self.budget.share(1.0),
@@ -209,7 +204,7 @@ class Tiers:
         return of_names(names, self.memory.path, None if disk is None else disk.path)
 
     def close(self) -> None:
-        """End the threads and drop what waits; views stay valid. Idempotent."""
+        """End the threads and drop parked mappings; views stay valid. Idempotent."""
         self.mover.close()
         self.pool.close()
         self._parked.close()
@@ -218,22 +213,14 @@ class Tiers:
 class Budget:
     """The room for new files in one directory.
 
-    *limit*: a fraction (float): of the file system, whoever fills it, and of half of
-    the memory of container or machine. Bytes (int): of what the directory's files take
-    up.
+    *limit*: a fraction (float) of the file system, including files of others, and of
+    half of the memory of container or machine; or bytes (int) for the directory's own
+    files.
 
     Notes
     -----
     Whatever the limit, a part of the memory stays available, see :class:`Reserve`.
     """
-
-    path: str
-    limit: int | float
-    _memory: int
-    _reserve: Reserve
-    _lock: Lock
-    _counted: int
-    _counted_at: float
 
     def __init__(self, path: str, limit: int | float) -> None:
         self.path = path
@@ -250,14 +237,14 @@ class Budget:
         self._lock = Lock()
 
     def lacking(self, nbytes: int) -> int:
-        """Return how many bytes must be freed before a file of *nbytes* may be made."""
+        """Return the bytes to free before a file of *nbytes* may be made."""
         total, free = _space(self.path)
         lacking = max(0, nbytes - free)
         most, counts = self._most(total), True
         if isinstance(self.limit, float):
             fraction = part_of(self.limit, total)
             lacking = max(lacking, total - free + nbytes - fraction)
-            counts = most < fraction  # else that says it all
+            counts = most < fraction
         if counts:
             lacking = max(lacking, self._used(nbytes, most) + nbytes - most)
         return max(lacking, self._reserve.lacking(nbytes))
@@ -267,13 +254,13 @@ class Budget:
         return part_of(part, self._most(_space(self.path)[0]))
 
     def _most(self, total: int) -> int:
-        """Return the budget in bytes, where the file system has *total*."""
+        """Return the budget in bytes, for a file system of *total* bytes."""
         if isinstance(self.limit, float):
             total = min(total, self._memory)
         return part_of(self.limit, total)
 
     def _used(self, nbytes: int, limit: int) -> int:
-        """Count the files, or estimate from the last count when the limit is far."""
+        """Count the files, or estimate from the last count if far below the limit."""
         with self._lock:
             now = time.monotonic()
             recent = now - self._counted_at < _BELIEVED
@@ -288,37 +275,29 @@ class Budget:
 
 
 class Reserve:
-    """What new files may take of the memory, so that :func:`least` stays available.
+    """Limits new files so that :func:`least` bytes of memory stay available.
 
     Notes
     -----
     Memory that other processes take within some tens of milliseconds is not seen: the
-    reserve is there for that, too.
+    reserve covers that, too.
     """
-
-    _spare: int
-    _seen: float
-    _taken: int
-    _lock: Lock
 
     def __init__(self) -> None:
         self.forget()
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Look anew, in a forked child."""
-        self._spare = self._taken = 0  # the first one looks
+        """Start without a look, in a forked child."""
+        self._spare = self._taken = 0  # so that the first call looks
         self._seen = 0.0
         self._lock = Lock()
 
     def lacking(self, nbytes: int) -> int:
-        """Return how many bytes must be freed before *nbytes* may be taken.
-
-        If none must, they count as taken.
-        """
+        """Return the bytes to free before *nbytes* may be taken; if none, take them."""
         with self._lock:
             taken = self._taken + nbytes
-            # What has been freed meanwhile is not in what is believed.
+            # Memory freed since the last look is not in `_spare`.
             if taken > self._spare or (
                 taken > self._spare * _UNSEEN and time.monotonic() > self._seen + _SEEN
             ):

@@ -1,9 +1,9 @@
-"""Where a session puts objects on disk: a directory that lives as long as the session.
+"""The directory on disk for a session's objects, which is removed with the session.
 
-The directory has no lock of its own. The session says where it is, and whoever removes
-the session removes it first. What a reboot leaves behind is told by its identity file.
-Nobody can guess its name, and so be there first: it is random, and is written only into
-the session's directory, which others cannot read.
+The directory has no lock of its own: the session records its path, and a process that
+removes the session removes the directory first. After a reboot, the identity file tells
+that the session has ended. The name is random and recorded only within the session's
+private directory, so that no other user can create the directory first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HALF_MADE = 60.0
 
 @dataclass(eq=False, repr=False)
 class Spill:
-    """The objects that a session has on disk, once it has some."""
+    """The objects that a session has on disk, if it has any."""
 
     session: DirectorySession
     #: Where it would put them; another process may have chosen another place first.
@@ -53,7 +53,7 @@ class Spill:
 
     @property
     def is_memory(self) -> bool:
-        """Whether it would take memory, too: then nothing is gained by moving."""
+        """Whether the root is in memory, too: then moving gains nothing."""
         if self._is_memory is None:
             self._is_memory = is_memory(self.root)
         return self._is_memory
@@ -61,7 +61,7 @@ class Spill:
     def find(self) -> ObjectDirectory | None:
         """Return the session's directory on disk, if it has one.
 
-        Raises ConnectorUnavailableError if what is there is not the session's.
+        Raises ConnectorUnavailableError if the directory is not the session's.
         """
         if self._objects is None:
             path = self._recorded()
@@ -111,7 +111,7 @@ class Spill:
             return None
 
     def _choose(self) -> str:
-        """Say in the session where the directory will be, once for all processes."""
+        """Record in the session where the directory will be, once for all processes."""
         name = f"daskref-{os.geteuid()}-{secrets.token_hex(16)}.spill"
         path = os.path.join(os.path.abspath(self.root), name)
         part = os.path.join(self.session.path, f".spill-{secrets.token_hex(4)}")
@@ -125,17 +125,12 @@ class Spill:
         return path
 
 
-def sweep_spills(root: str) -> list[str]:
+def sweep_spills(root: str, remove: bool = True) -> list[str]:
     """Remove this user's directories in *root* whose session has ended.
 
-    Returns what was removed.
+    Returns them. *remove*: False only lists them.
     """
-    return swept(own_directories(root), _sweep)
-
-
-def ended_spills(root: str) -> list[str]:
-    """Return what :func:`sweep_spills` would remove."""
-    return swept(own_directories(root), _is_left)
+    return swept(own_directories(root), _sweep if remove else _is_left)
 
 
 def _sweep(path: str) -> bool:

@@ -1,10 +1,10 @@
-"""Objects in shared memory: plain files on a tmpfs, mapped by whoever reads them.
+"""Objects in shared memory: plain files on a tmpfs, mapped by each reader.
 
-Known limits: pages that a process maps count into its resident size, as ``RssShmem``
-in ``/proc/<pid>/status``. An object is seen by processes that share the tmpfs: one
-host, and one container unless containers share ``/dev/shm``. A session whose last
-process was killed stays until the next one of the same user starts on that host, unless
-:meth:`SharedMemoryConnector.outlive` was called.
+Known limits: mapped pages count towards a process's resident size, as ``RssShmem`` in
+``/proc/<pid>/status``. Only processes that share the tmpfs see an object: those of one
+host, and of one container unless containers share ``/dev/shm``. If the last process of
+a session is killed, the session stays until the same user starts another one on that
+host, unless :meth:`SharedMemoryConnector.outlive` was called.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.presence import OneHost
 from daskref.connectors.files.session import DirectorySession, sweep_at_end
 from daskref.connectors.shm._room import Tiers
-from daskref.connectors.shm._spill import ended_spills, sweep_spills
+from daskref.connectors.shm._spill import sweep_spills
 from daskref.connectors.space import Footprint, Space
 from daskref.units import parse_seconds, parse_share
 
 _ROOT = "/dev/shm"
-#: How often the removal of a session that all have left is tried, and seconds between.
+#: Attempts to remove a session without participants; seconds between two.
 _REMOVALS, _REMOVAL = 50, 0.2
 
 
@@ -54,42 +54,43 @@ class SharedMemoryConnector(DirectoryConnector):
     Parameters
     ----------
     directory
-        A session's directory, to take part in that session; or a directory in which to
+        A session's directory, to take part in that session, or a directory in which to
         make a new session; by default a new session in *root*.
     nonce
-        Of the session at *directory*, from :meth:`config`: refuses another one.
+        Of the session at *directory*, from :meth:`config`: another session is refused.
     root
-        Where a new session is made, if no *directory* says so: ``/dev/shm`` by default.
+        Where to make a new session without *directory*: ``/dev/shm`` by default.
     budget
-        What may be filled: a fraction (0.8, "80%") of the tmpfs, whoever fills it, and
-        of half of the memory of the container or machine; or the bytes ("4 GiB") that
-        this session may take. Objects past that go to disk, and so do those that
-        would leave little more than a fifth of the memory available; once there is
-        less, those that are in memory go there, too, longest unused first.
+        The room for objects: a fraction (0.8, "80%") of the tmpfs, including files of
+        others, and of half of the memory of container or machine; or bytes ("4 GiB")
+        for this session. Objects beyond the budget go to disk, and so do those that
+        would leave little more than a fifth of the memory available. When less is
+        available, objects in memory are moved to disk, longest unused first.
     recycle
-        How much of evicted objects is kept to be written again, at several times the
-        speed of new memory: a fraction of the budget or a size; 0 for nothing. Given up
-        first when the budget runs short, and when the machine has little memory left.
+        Evicted objects whose memory is kept for new objects, which is several times as
+        fast as new memory: a fraction of the budget, or a size; 0 for none. It is freed
+        first when the budget or the machine's memory runs short.
     recycle_idle
-        Seconds after which what was kept, and not written again, is given back.
+        Seconds after which unused memory of evicted objects is freed.
     spill_directory
-        Where objects past the budget go; the directory for temporary files by default.
+        Where objects beyond the budget go; by default the directory for temporary
+        files.
     create
-        Make the session at *directory*, with this *nonce*, if it is not there: the
-        first of all who do so makes it.
+        Make the session at *directory* with this *nonce* if it does not exist; the
+        first of several processes makes it.
 
     Raises
     ------
     ConfigError
         If an option is malformed.
     ConnectorUnavailableError
-        If there is no such session, or no place for a new one.
+        If there is no such session, or no directory for a new one.
 
     Notes
     -----
-    :meth:`get` returns a private mapping, whatever the size in less than a millisecond:
-    writable, and writes stay with the caller. Making a new session removes those of
-    this user that no process takes part in any more.
+    :meth:`get` returns a private mapping, for any size in less than a millisecond:
+    writable, and writes stay with the caller. Making a new session removes this user's
+    sessions without participants.
 
     Examples
     --------
@@ -102,10 +103,6 @@ class SharedMemoryConnector(DirectoryConnector):
     scheme: ClassVar[str] = "shm"
     private = True
     _key_type = SharedMemoryKey
-
-    _tiers: Tiers
-    _spill_root: str
-    _options: dict[str, Any]
 
     def __init__(
         self,
@@ -164,14 +161,14 @@ class SharedMemoryConnector(DirectoryConnector):
         *,
         remove: bool = True,
     ) -> list[str]:
-        """Remove this user's sessions that no process takes part in.
+        """Remove this user's sessions without participants.
 
         Parameters
         ----------
         root, spill_directory
-            As a connector has them.
+            As for a connector.
         remove
-            False: only tell which ones these are.
+            False: only list the directories.
 
         Returns
         -------
@@ -180,22 +177,23 @@ class SharedMemoryConnector(DirectoryConnector):
         """
         root = os.fspath(root or _ROOT)
         spills = os.fspath(spill_directory or tempfile.gettempdir())
-        if not remove:
+        if remove:
+            ended = DirectorySession.sweep(root, OneHost())
+        else:
             ended = swept(own_directories(root), OneHost().has_ended)
-            return ended + ended_spills(spills)
-        return DirectorySession.sweep(root, OneHost()) + sweep_spills(spills)
+        return ended + sweep_spills(spills, remove)
 
     @staticmethod
     def sweep_at_end(root: str | os.PathLike[str] | None = None) -> None:
-        """Do the same for a root when this process ends, after its children.
+        """Remove sessions without participants when this process and its children end.
 
-        Who takes part in a session need not ask for it.
+        Every process that takes part in a session does so anyway.
         """
         sweep_at_end(os.fspath(root or _ROOT))
 
     @classmethod
+    @override
     def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
-        """Return the options in ``shm:///directory``."""
         return {"directory": unquote(url.path)} if url.path.strip("/") else {}
 
     @property
@@ -205,12 +203,12 @@ class SharedMemoryConnector(DirectoryConnector):
 
     @property
     def session(self) -> DirectorySession:
-        """What this process has of the session."""
+        """The part of this process in the session."""
         return self._ready()
 
     @property
     def overflows(self) -> int:  # type: ignore[override]
-        """How many objects of this process's went to disk."""
+        """Number of this process's objects that went to disk."""
         return self._tiers.overflows
 
     @override
@@ -224,12 +222,12 @@ class SharedMemoryConnector(DirectoryConnector):
         return self._tiers.start(name, nbytes, mark)
 
     def resume(self, name: str, nbytes: int, mark: str) -> Pieces | None:
-        """Go on with an object that a process left unfinished when it died."""
+        """Continue an unfinished object of a process that died."""
         self._ready()
         return self._tiers.resume(name, nbytes, mark)
 
     def lend(self, key: Key) -> memoryview | None:
-        """Return an object to be sent: as :meth:`get` does, read-only, for a moment."""
+        """Return an object read-only, to be sent; see :meth:`get`."""
         return self._read(key, ObjectDirectory.lend)
 
     @override
@@ -245,7 +243,7 @@ class SharedMemoryConnector(DirectoryConnector):
     def evict(self, key: Key) -> None:
         name, _ = checked(key, SharedMemoryKey)
         with self._edge(f"{name} could not be deleted"):
-            for tier in self._places():  # it may have been moved once, and put again
+            for tier in self._places():  # it may have been moved, and set again
                 tier.evict(name)
 
     def names(self) -> list[str]:
@@ -289,13 +287,7 @@ def _leave(session: DirectorySession, tiers: Tiers) -> None:
 
 
 def remove_when_left(path: str) -> None:
-    """Remove a session once no process takes part in it. Blocks until then.
-
-    Parameters
-    ----------
-    path
-        Its directory.
-    """
+    """Wait until no process takes part in the session at *path*, then remove it."""
     for _ in range(_REMOVALS):
         with suppress(OSError):
             lock = open_plain(os.path.join(path, OneHost.last), os.O_RDWR)
@@ -306,4 +298,4 @@ def remove_when_left(path: str) -> None:
         SharedMemoryConnector.sweep_sessions(os.path.dirname(path))
         if not os.path.lexists(path):
             return
-        time.sleep(_REMOVAL)  # somebody has just joined
+        time.sleep(_REMOVAL)  # a process has just joined
