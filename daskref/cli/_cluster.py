@@ -229,7 +229,7 @@ async def _connected(target: Target, shown: Progress) -> AsyncIterator[Cluster]:
         address = f"{'tls' if encrypted else 'tcp'}://{address}"
     try:
         arguments = security.get_connection_args("client")
-    except OSError as exc:  # what is in a file is no certificate
+    except OSError as exc:  # a file holds no certificate
         raise CommandError(f"TLS cannot be used: {exc}") from None
     patience = _CONNECTING * target.timeout
     scheduler = rpc(address, timeout=patience, connection_args=arguments)

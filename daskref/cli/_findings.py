@@ -35,9 +35,8 @@ class Finding(NamedTuple):
     status: str
     #: Which process or host; of several checks that are fine, how many.
     where: str
-    #: What was found.
     told: str
-    #: What to do about it, if it failed.
+    #: Advice, if it failed.
     mend: str = ""
 
 

@@ -36,7 +36,7 @@ from daskref.config import Settings, setting_name, tell_unknown
 from daskref.store.metrics import COUNTERS, INBAND
 from daskref.units import parse_seconds, parse_size
 
-#: What is in bytes, of all that is counted.
+#: Counters in bytes.
 _SIZES = {*STORED, "bytes_kept"} - {"objects"}
 #: Objects that are looked at for those that are wanted.
 _MOST = 10_000

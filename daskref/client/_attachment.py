@@ -30,7 +30,6 @@ from daskref import config
 from daskref.background import run_apart
 from daskref.client._holdings import Holdings
 from daskref.client._hosts import Visit
-from daskref.client._loans import Lending
 from daskref.client._placing import Placing
 from daskref.client._watches import Watches
 from daskref.cluster import by_value, notices
@@ -62,7 +61,6 @@ class Attachment:
         self.session = session
         self.holdings = Holdings(session, self.send, self._call_soon)
         self.watches = Watches(self.send)
-        self.lending = Lending(self.watches)
         settings = session.info.settings
         self.bound = BoundObjects(settings.lease, settings.retry_interval)
         self._told_keys: set[str] = set()
@@ -147,7 +145,7 @@ class Attachment:
             with suppress(TimeoutError):
                 await asyncio.wait_for(run_apart(self.bound.work), _PATIENCE)
 
-    # What the scheduler says
+    # Messages of the scheduler
 
     def _handle_restart(self) -> None:
         self._before["restart"]()

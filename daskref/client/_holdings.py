@@ -41,11 +41,11 @@ class Submission:
     """The objects that one call to the client uses, until its futures hold them."""
 
     held: set[_Held] = field(default_factory=set)
-    #: key of a future -> what its computation needs of that
+    #: key of a future -> references that its computation needs
     keys: dict[Any, set[Reference]] = field(default_factory=dict)
     #: content that the store did not take: not tried again in the same call
     failed: set[str] = field(default_factory=set)
-    #: what the call has found out of objects, by ``id``
+    #: results of the call's looks at objects, by ``id``
     looked: dict[int, Any] = field(default_factory=dict)
 
     @property
@@ -82,7 +82,8 @@ class Holdings:
     ) -> Reference | None:
         """Return a reference to an object's content, put at most once. Blocks.
 
-        Raises as :meth:`ClusterStore.put` does.
+        Returns ``None`` if the value is to go in-band; raises as
+        :meth:`ClusterStore.put`.
 
         Parameters
         ----------
@@ -90,11 +91,6 @@ class Holdings:
             The object's serialized form; default: serialized here.
         submission
             Holds the object until futures do; default: this thread's.
-
-        Returns
-        -------
-        Reference or None
-            ``None``: the value goes in-band.
         """
         if encoded is None:
             encoded = encode(obj)
@@ -224,7 +220,7 @@ class Holdings:
                     }
                 )
                 return held
-        # Another thread put the same content meanwhile. Nobody knows of ours.
+        # Another thread put the same content meanwhile. No process knows ours.
         assert self._session.store is not None
         self._session.store.evict(reference.key)
         return held

@@ -21,7 +21,7 @@ from daskref.objects.codec import encode
 
 logger = logging.getLogger(__name__)
 
-#: Hosts that are tried before a client takes it that it reaches none.
+#: Hosts that a client tries before it reports that it reaches none.
 _TRIED = 3
 
 
@@ -30,14 +30,12 @@ class Visit:
     """Put the client's values on workers' hosts, and get results from there."""
 
     _client: Any
-    #: Of a store in reach.
     _session: ClusterStore
     _connector: ZmqConnector
-    #: What the client holds.
     _holdings: Holdings
-    #: ``(message) -> None``: to the scheduler. Thread-safe.
+    #: ``(message)``: to the scheduler. Thread-safe.
     _send: Callable[[dict[str, Any]], None]
-    #: () -> None: called, in any thread, if no host lets this client in.
+    #: ``() -> None``, in any thread: called if no host accepts this client.
     _retreat: Callable[[], None]
     _checked: bool = False
     _home: str = ""
@@ -136,7 +134,7 @@ class Visit:
         except DaskrefError:
             return False
 
-    # What the scheduler says
+    # Messages of the scheduler
 
     def _handle_hosts(self, host: str, endpoints: list[str], workers: bool) -> None:
         self._locator.update(host, endpoints)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,60 +15,44 @@ from daskref.ownership.rules import ENDS, OWNER_LENDS, SHARED_OR_MUTABLE, violat
 from daskref.proxy.proxy import get_factory, is_proxy
 
 
-@dataclass(eq=False, repr=False)
-class Lending:
-    """The borrows in the tasks of one client. Thread-safe."""
+def lend(
+    watches: Watches,
+    found: Iterable[BorrowFactory],
+    graph: Callable[[], Mapping[Any, Any]],
+    keys: Iterable[Any],
+) -> list[int]:
+    """Lend the borrows of a graph that is about to be sent; return their watches.
 
-    _watches: Watches
+    Raises OwnershipError, and lends none, if one of them may not be lent.
 
-    def lend(
-        self,
-        found: Iterable[BorrowFactory],
-        graph: Callable[[], Mapping[Any, Any]],
-        keys: Iterable[Any],
-    ) -> list[int]:
-        """Lend the borrows of a graph that is about to be sent.
-
-        Raises OwnershipError, and lends none, if one of them may not be lent.
-
-        Parameters
-        ----------
-        found
-            The borrows that were pickled with the graph.
-        graph
-            Returns the user's graph, with materialized tasks.
-        keys
-            The requested keys of the graph.
-
-        Returns
-        -------
-        list of int
-            For :meth:`withdraw`.
-        """
-        borrows = {}
-        for factory in found:
-            if factory.borrow is None:
-                raise violation(
-                    repr(factory), "a task cannot send on what it borrowed", OWNER_LENDS
-                )
-            borrows[factory.id] = factory.borrow
-        needed = _needed_by(graph(), list(keys), borrows)
-        sent: list[int] = []
-        try:
-            for id, wanted in needed.items():
-                borrow = borrows[id]
-                borrow.send()
-                ended = partial(_come_back, borrow)
-                sent.append(self._watches.add(wanted, "done", ended))
-        except OwnershipError:
-            self.withdraw(sent)
-            raise
-        return sent
-
-    def withdraw(self, lent: Iterable[int]) -> None:
-        """Take back the borrows of a graph that was not sent."""
-        for id in lent:
-            self._watches.withdraw(id)
+    Parameters
+    ----------
+    watches
+        The client's; a borrow comes back when its watch ends.
+    found
+        The borrows that were pickled with the graph.
+    graph
+        Returns the user's graph, with materialized tasks.
+    keys
+        The requested keys of the graph.
+    """
+    borrows = {}
+    for factory in found:
+        if factory.borrow is None:
+            raise violation(
+                repr(factory), "a task cannot send on what it borrowed", OWNER_LENDS
+            )
+        borrows[factory.id] = factory.borrow
+    sent: list[int] = []
+    try:
+        for id, wanted in _needed_by(graph(), list(keys), borrows).items():
+            borrows[id].send()
+            ended = partial(_come_back, borrows[id])
+            sent.append(watches.add(wanted, "done", ended))
+    except OwnershipError:
+        watches.withdraw(*sent)
+        raise
+    return sent
 
 
 def _come_back(borrow: Borrow, heard: bool) -> None:

@@ -34,7 +34,7 @@ from daskref.objects.reference import Reference
 from daskref.proxy.proxy import is_proxy
 
 #: Values of a list that is scattered, each below the threshold but together above it,
-#: go by reference from this size on, in bytes: a scheduler shall not pile them up.
+#: go by reference from this size on, in bytes, so that no scheduler collects them.
 SHARE_OF_MANY = 16 * 1024
 
 #: States of a future whose key the scheduler knows, or is just told of.
@@ -47,13 +47,13 @@ _COLLECTIONS = (list, tuple, set, frozenset)
 class Scattered:
     """Scattered values by key, in the user's form."""
 
-    #: What the user gave.
+    #: As the user gave it.
     data: Any
     #: A key for each value, in order; equal values share one.
     keys: list[Any]
     #: Key -> value.
     values: dict[Any, Any]
-    #: Key -> what each serializes to; those that do not serialize have none.
+    #: Key -> serialized form, of values that serialize.
     encoded: dict[Any, Encoded]
 
     def rebuild(self, futures: dict[Any, Any]) -> Any:
@@ -126,18 +126,15 @@ def divide(
 ) -> tuple[Scattered, dict[Any, StoredNode], dict[Any, Any]]:
     """Split values into those submitted as tasks and those for one worker. Blocks.
 
+    Returns the values with their final keys; key -> node; key -> value, of values that
+    the store did not take, or that do not serialize.
+
     Parameters
     ----------
     references
         Of the large values, from :func:`put_scattered`.
     as_they_are
         Whether Dask scatters small values.
-
-    Returns
-    -------
-    tuple
-        The values with their final keys; key -> node; key -> value, of values that the
-        store did not take, or that do not serialize.
     """
     nodes: dict[Any, StoredNode] = {}
     others = {}
@@ -214,7 +211,7 @@ async def submit_nodes(
         annotations["workers"] = {key: list(workers) for key in new}
         annotations["allow_other_workers"] = dict.fromkeys(new, True)
     for key in new:
-        # What is known of it is of a task that the scheduler has forgotten.
+        # The known state is that of a task that the scheduler has forgotten.
         if (before := client.futures.get(key)) and before.status == "finished":
             before.retry()
     if new:
@@ -224,7 +221,7 @@ async def submit_nodes(
             SpanMetadata(collections=[{"type": "Future"}]),
             internal_priority=dict.fromkeys(new, 0),
         )
-    # Dask waits for the first worker; here a user does who gives a timeout
+    # Dask waits for the first worker; daskref does if the user gives a timeout
     patient = timeout is not no_default and timeout is not client._timeout
     placed = await state.placing.wait(
         {key: client.futures[key] for key in futures},

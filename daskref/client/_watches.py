@@ -88,14 +88,14 @@ class Watches:
                     watch.keys.discard(key)
                     self._drop_key(key, id)
                 if not watch.keys:
-                    self._tell(id, [], None)
-                    self.end(id)
+                    self.withdraw(id)
 
-    def withdraw(self, id: int) -> None:
-        """End a watch on keys whose graph was not sent."""
-        if id in self._by_id:
-            self._tell(id, [], None)
-            self.end(id)
+    def withdraw(self, *ids: int) -> None:
+        """End watches on keys whose graph was not sent."""
+        for id in ids:
+            if id in self._by_id:
+                self._tell(id, [], None)
+                self.end(id)
 
     def end_all(self) -> None:
         """End all watches: there are no keys any more."""

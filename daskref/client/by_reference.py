@@ -1,4 +1,4 @@
-"""What Dask's client does otherwise where large values go by reference.
+"""Methods of Dask's client that differ where large values go by reference.
 
 Private Dask names used here, checked by ``tests/package/test_private_names.py``:
 
@@ -35,7 +35,7 @@ from dask.utils import format_bytes, funcname
 from distributed import versions
 
 from daskref.client._attachment import Attachment, attach, detach
-from daskref.client._loans import refuse_scattered
+from daskref.client._loans import lend, refuse_scattered
 from daskref.client._scatter import divide, put_scattered, submit_nodes, take_apart
 from daskref.exceptions import ResolveError
 from daskref.graph.expressions import (
@@ -175,7 +175,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             try:
                 futures = self._send_packed(packed, keys, *args, **kwargs)
             except BaseException:
-                state.lending.withdraw(lent)
+                state.watches.withdraw(*lent)
                 raise
             if held := submission.references:
                 # one object, or one future, leaves no choice
@@ -192,8 +192,8 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         assert state is not None
         with collecting() if BorrowFactory.known else nullcontext(()) as found:
             packed = pack_expr(expr, packer)
-        if found:  # the graph as the user made it: in what is packed, nothing is seen
-            lent = state.lending.lend(found, partial(graph_of, expr, expr), keys)
+        if found:  # in the user's graph: a packed one hides its borrows
+            lent = lend(state.watches, found, partial(graph_of, expr, expr), keys)
         return packed, lent
 
     @_hidden
@@ -202,7 +202,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
         assert state is not None
         state.tell_keys()
         if isinstance(packed, GraphExpr) and kwargs.get("internal_priority"):
-            # what several tasks of a `map` share comes first
+            # arguments that several tasks of a `map` share come first
             more = dict.fromkeys(packed.operand("dsk"), 0)
             kwargs["internal_priority"] = {**more, **kwargs["internal_priority"]}
         return super()._graph_to_futures(packed, keys, *args, **kwargs)
@@ -252,7 +252,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]
             )
             futures: dict[Any, Any] = {}
             if others:
-                # As plain Dask does, and as safe: what no task can make again.
+                # As plain Dask does, and as safe: no task can make them again.
                 futures |= await super()._scatter(others, **options)
             if nodes:
                 named = type(data) is dict  # the keys are the user's

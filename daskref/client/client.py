@@ -107,7 +107,7 @@ class Client(ByReference):
         try:
             self._daskref_options = options_of(threshold, connector)
             super().__init__(*args, **kwargs)
-        except DaskrefError as exc:  # what to do is in its text, not on the way here
+        except DaskrefError as exc:  # its text says what to do; the traceback is noise
             raise exc.with_traceback(None) from None
 
     __init__.__signature__ = _with_dasks_parameters(__init__)  # type: ignore[attr-defined]

@@ -54,15 +54,15 @@ class Explained(NamedTuple):
     where: str
     #: As in ``"numpy.ndarray"``.
     type: str
-    #: Serialized size in bytes; an estimate for what does not serialize.
+    #: Serialized size in bytes; an estimate if the value does not serialize.
     nbytes: int
     #: ``"reference"`` or ``"in-band"``.
     route: str
-    #: What decides that.
+    #: The reason for the route.
     why: str
     #: Whether this client has put it already.
     stored: bool
-    #: The store that takes it; empty for what goes in-band.
+    #: The store that takes the value; empty if it goes in-band.
     to: str
 
 
@@ -182,17 +182,6 @@ def _current(client: Any) -> Any:
     return client
 
 
-class _Notes:
-    """A store that only records what would be put."""
-
-    def __init__(self) -> None:
-        self.found: list[tuple[Any, Encoded]] = []
-
-    def put(self, obj: Any, encoded: Encoded) -> Reference:
-        self.found.append((obj, encoded))
-        return Reference(("", 0), _NOWHERE, unknown(encoded.nbytes))
-
-
 class _Explainer:
     """Explain the nodes of one graph, for one client or none."""
 
@@ -230,9 +219,15 @@ class _Explainer:
                 yield from self._left(prefix + where, obj, node)
 
     def _noted(self, node: Any, threshold: int) -> list[tuple[Any, Encoded]]:
-        notes = _Notes()
-        Packer(threshold, notes.put, self._looked).node(node)
-        return notes.found
+        """Return the values that a store would get."""
+        found = []
+
+        def put(obj: Any, encoded: Encoded) -> Reference:
+            found.append((obj, encoded))
+            return Reference(("", 0), _NOWHERE, unknown(encoded.nbytes))
+
+        Packer(threshold, put, self._looked).node(node)
+        return found
 
     def _where(self, obj: Any, labels: dict[int, tuple[str, Any]]) -> str:
         if id(obj) in labels:

@@ -74,7 +74,7 @@ def nanny_plugin(session):
     return NannyPlugin() if isinstance(plugin, str) else plugin
 '''
 
-#: An expression, as ``eval`` is what compiles text and returns what came of it.
+#: An expression: ``eval`` compiles text and returns a result.
 _EVALUATED = (
     'exec(compile(source, "<daskref>", "exec"), space) or '
     "(space[name] if args is None else space[name](*args))"

@@ -58,7 +58,7 @@ class _RPC(PooledRPCCall):  # type: ignore[misc]
         return await self._send("update_data", kwargs)
 
     async def _send(self, op: str, kwargs: dict[str, Any]) -> Any:
-        # What is a value is meant to be one: the family would put it again.
+        # Values stay values: the family would put them again.
         kwargs.setdefault("serializers", without_family(self.serializers))
         # PooledRPCCall makes its calls in __getattr__
         return await super().__getattr__(op)(**kwargs)

@@ -103,7 +103,7 @@ def loads(header: dict[str, Any], frames: list[Any]) -> Any:
         )
     except Exception as exc:
         raise WireError(f"the header's reference is damaged ({exc!r})") from exc
-    # What a user made with Store.proxy lives as the user said.
+    # An object of Store.proxy has the lifetime that the user chose.
     if isinstance(factory, StoreFactory) and factory.is_leased:
         keep_alive(proxy, factory.reference)
     return proxy

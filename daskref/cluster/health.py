@@ -28,14 +28,16 @@ from daskref.connectors.machine import memory
 from daskref.connectors.multi import MultiKey
 from daskref.exceptions import DaskrefError
 
-#: What is put.
+#: The object of a round trip.
 _VALUE = bytes(range(256)) * 4096
-#: Seconds for which it stays if nobody takes it.
+#: Seconds for which it stays if no process takes it.
 _LEASE = 60.0
 
 
 async def check(server: Any, step: str, *args: Any) -> dict[str, Any]:
     """Run one step of a diagnosis on a scheduler or worker.
+
+    Returns the step's result; ``"error"``: why it failed, as a text.
 
     Parameters
     ----------
@@ -46,11 +48,6 @@ async def check(server: Any, step: str, *args: Any) -> dict[str, Any]:
         ``"put"``, ``"take"`` or ``"evict"``.
     *args
         Of :func:`take` and :func:`evict`.
-
-    Returns
-    -------
-    dict
-        The step's result; ``"error"``: why it failed, as a text.
     """
     plugin: Any = server.plugins.get("daskref")
     session: ClusterStore | None = getattr(plugin, "session", None)
@@ -206,7 +203,7 @@ def _nested(config: Any) -> Iterator[Mapping[str, Any]]:
 def _folder(use: str, path: str) -> dict[str, Any]:
     path = os.path.abspath(path)
     told = {"use": use, "path": path, "kind": kind_of(path), "nbytes": 0, "left": 0}
-    try:  # permissions do not tell: whoever is root has them all
+    try:  # permissions do not tell: root has them all
         os.rmdir(tempfile.mkdtemp(prefix=".daskref-check-", dir=path))
         there = os.statvfs(path)
     except OSError as exc:

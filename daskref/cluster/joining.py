@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
     from distributed.scheduler import Scheduler
 
-#: What runs in each process, above this package: loaded by name, as an entry point is.
+#: Code of the roles, above this package: loaded by name, as an entry point is.
 START = "daskref.scheduler.install:start"
 WORKER_PLUGIN = "daskref.worker.plugin:ReferenceWorkerPlugin"
 NANNY_PLUGIN = "daskref.worker.nanny:ReferenceNannyPlugin"
@@ -85,7 +85,7 @@ def _pickled(exc: Exception) -> bytes:
         data = pickle.dumps(exc)
         pickle.loads(data)
         return data
-    except Exception:  # a connector's own, whatever it is made of
+    except Exception:  # a connector's own error, which does not pickle
         return pickle.dumps(DaskrefError(f"the session could not start: {exc!r}"))
 
 

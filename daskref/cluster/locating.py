@@ -88,7 +88,7 @@ class Locator(Sources):
                 case {"status": "lost"}:
                     raise self._lost(answer)
                 case {"status": "none"}:
-                    # What broke off may come back.
+                    # An interrupted host may come back.
                     return self._given.get(key, [])
                 case _:  # it knows nothing of this process, or of the session, any more
                     return self._given.get(key) or self._home(key)

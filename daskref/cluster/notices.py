@@ -13,7 +13,7 @@ from daskref.connectors.credentials import mask, mask_options
 
 logger = logging.getLogger("daskref")
 
-#: Read by each process for itself, so that none is another one's to override.
+#: Each process reads these for itself; a session overrides none of them.
 _OF_EACH_PROCESS = frozenset({"zmq_interface", "zmq_port", "zmq_advertise"})
 
 _told: set[str] = set()

@@ -22,7 +22,7 @@ from daskref.store.metrics import Counters
 from daskref.store.registry import register_store
 from daskref.store.store import Store
 
-#: What every session has in its store, for processes that join to look for.
+#: The probe: an object that a process which joins looks for.
 PROBE = b"daskref"
 #: The longest time between two attempts to open a store, in times of the first one.
 _LONGEST = 30
@@ -38,10 +38,10 @@ class SessionInfo:
     store: StoreConfig
     #: The settings of the cluster.
     settings: Settings
-    #: Keys of small objects, one in each place that objects go to: who sees them all
+    #: Keys of the probes, one in each place of objects: a process that finds them all
     #: shares the store.
     probes: tuple[Key, ...]
-    #: What opens the store, by place: not in references, nor in this object's ``repr``.
+    #: Place -> credentials; in no reference, nor in this object's ``repr``.
     secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def public(self) -> SessionInfo:

@@ -162,19 +162,14 @@ class ClusterStore:
     ) -> Reference | None:
         """Put an object, unless the store is unreachable or fails. Blocks.
 
+        Returns ``None`` if the value is to go in-band.
+
         Parameters
         ----------
-        obj
-            The object.
         encoded
-            Its serialized form; default: serialized here.
+            The object's serialized form; default: serialized here.
         token
-            Its content hash, kept in the reference.
-
-        Returns
-        -------
-        Reference or None
-            ``None``: the value goes in-band.
+            The object's content hash, kept in the reference.
 
         Raises
         ------
@@ -202,17 +197,10 @@ class ClusterStore:
     ) -> tuple[Reference | Encoded | None, bool]:
         """Put a result whose serialized size exceeds *threshold* bytes. Blocks.
 
-        Returns
-        -------
-        Reference or Encoded or None
-            The serialized form if that is small; ``None``: the value goes in-band.
-        bool
-            Whether the object was put; false for an object that came from the store.
-
-        Raises
-        ------
-        ConnectorError
-            If the store failed and ``daskref.on-failure`` is ``raise``.
+        Returns the reference, the serialized form of a small result, or ``None`` for a
+        value to send in-band; and whether the object was put, instead of found in the
+        store. Raises ConnectorError if the store failed and ``daskref.on-failure`` is
+        ``raise``.
         """
         if on_gpu(obj):
             if getattr(obj, "nbytes", 0) > threshold:
@@ -238,10 +226,12 @@ class ClusterStore:
         try:
             return store.provenance.relink(obj, token) if self.reachable else None
         except (ConnectorError, SignatureError):
-            return None  # the put that comes instead says what is wrong
+            return None  # the put that follows raises the reason
 
     def lend(self, obj: Any, mapped: Sequence[Mapped]) -> Proxy[Any] | None:
         """Return a proxy for a result that lies in stored memory, or ``None``. Blocks.
+
+        The proxy's objects have new keys, known to the caller alone.
 
         Parameters
         ----------
@@ -250,11 +240,6 @@ class ClusterStore:
         mapped
             The memory mapped for its task. Mappings that were freed meanwhile cannot be
             part of the result: for most results, this check is the whole cost.
-
-        Returns
-        -------
-        Proxy or None
-            Its objects have new keys, known to the caller alone.
         """
         threshold, name = self.info.settings.threshold, self.info.store.name
         mapped = [
@@ -278,12 +263,8 @@ class ClusterStore:
     def keep(self, obj: Any, call_soon: Callable[..., Any]) -> None:
         """Keep the stored origin of an object as long as the object lives. Blocks.
 
-        Parameters
-        ----------
-        obj
-            Any object; see :meth:`Provenance.keep`.
-        call_soon
-            ``(callable, *args)``: run it on an event loop. Thread-safe, takes no locks.
+        *call_soon*: ``(callable, *args)``: run it on an event loop; thread-safe, takes
+        no locks. See :meth:`Provenance.keep`.
         """
         if self.store is not None:
             release = functools.partial(call_soon, self._evict_soon)
@@ -292,7 +273,7 @@ class ClusterStore:
 
     def _evict_soon(self, key: Key) -> None:
         if self.store is not None:
-            # What is kept is on this host; nobody has to be asked for copies.
+            # Kept objects are on this host; no other host has copies.
             if (connector := self.across_hosts) is not None:
                 job = functools.partial(connector.evict_here, [key])
             else:
@@ -350,14 +331,8 @@ class ClusterStore:
     def stored(self) -> dict[str, Any]:
         """Return what the store has on this host, for :func:`summarize`. Blocks.
 
-        ``"seconds"`` is the CPU time of the look.
-
-        Raises
-        ------
-        NotImplementedError
-            If the connector cannot count its objects.
-        ConnectorError
-            If it does not answer.
+        ``"seconds"`` is the CPU time of the look. Raises NotImplementedError if the
+        connector cannot count its objects, ConnectorError if it does not answer.
         """
         assert self.store is not None
         connector = self.store.connector

@@ -1,9 +1,9 @@
-"""What the hosts and processes of a cluster report: added up, and for Prometheus.
+"""Reports of hosts and processes: added up, and exported to Prometheus.
 
 Dask's scheduler and workers serve a page ``/metrics`` where ``prometheus_client`` is
 installed, from the registry of the process; :func:`export` adds a collector to that.
-Sizes are looked up in a thread, since that reads file systems: a scrape shows those of
-the scrape before.
+A thread looks up sizes, since that reads file systems: a scrape shows the sizes of the
+previous scrape.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ class Stats(HostStats):
 def summarize(
     puts: int, stores: Iterable[dict[str, Any]], processes: Iterable[dict[str, Any]]
 ) -> Stats:
-    """Add up what the hosts and processes of a cluster report.
+    """Add up the reports of the hosts and processes of a cluster.
 
     Parameters
     ----------
     puts
         Since the start, as the scheduler knows.
     stores
-        Reports, each with ``"place"``, ``"host"`` and :data:`STORED`; those of one
-        place, which may come several times, count once.
+        Reports, each with ``"place"``, ``"host"`` and :data:`STORED`; several reports
+        of one place count once.
     processes
         Reports, each with ``"process"``, ``"host"``, :data:`COUNTERS` and ``"inband"``;
-        likewise.
+        several reports of one process count once.
     """
     processes = list(processes)
     hosts: dict[str, dict[str, int]] = {}
@@ -95,15 +95,7 @@ def summarize(
 
 
 def footprints(session: Any, keys: Iterable[Key]) -> list[Footprint | None]:
-    """Return what objects take up on this host, as far as a session can tell. Blocks.
-
-    Parameters
-    ----------
-    session
-        A :class:`daskref.cluster.session.ClusterStore`.
-    keys
-        Of objects; lists will do, as they are after a message of Dask's.
-    """
+    """Return the sizes of objects in a ClusterStore on this host, if known. Blocks."""
     found = [tuple(key) for key in keys]
     if session.store is None:
         return [None for _ in found]
@@ -112,15 +104,7 @@ def footprints(session: Any, keys: Iterable[Key]) -> list[Footprint | None]:
 
 
 def reads(session: Any, names: Iterable[str] | None) -> dict[str, Any]:
-    """Return how often this process has read objects, and what tells it apart.
-
-    Parameters
-    ----------
-    session
-        See :func:`footprints`.
-    names
-        Of the objects; ``None`` for all.
-    """
+    """Return how often this process has read objects, by default all."""
     process = session.report()["process"]
     return {"process": process, "reads": session.counters.reads(names)}
 
@@ -133,14 +117,7 @@ _exported = False
 
 
 class Collector:
-    """Yields the metrics of the sessions that this process is in.
-
-    Parameters
-    ----------
-    sessions
-        () -> the sessions; each has ``report``, ``stored`` and an ``executor``, as
-        :class:`daskref.cluster.session.ClusterStore` has them.
-    """
+    """Yield the metrics of this process's sessions; *sessions* returns them."""
 
     _stored: dict[str, dict[str, Any]]
 
@@ -149,11 +126,11 @@ class Collector:
         self._stored = {}
 
     def describe(self) -> list[Any]:
-        """Return nothing: the names are known once there is a session."""
+        """Return nothing: a process without a session has no metrics."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        """Yield the metrics of now, and look up sizes for the next time."""
+        """Yield the metrics, and look up sizes for the next scrape."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         found = list(self._sessions())
@@ -205,7 +182,7 @@ class Collector:
 
 
 def export(sessions: Callable[[], Iterable[Any]]) -> None:
-    """Add the collector to this process's registry; once, and only if Dask uses one."""
+    """Add the collector to this process's registry, once, if Dask uses one."""
     global _exported
     client: Any = sys.modules.get("prometheus_client")
     if client is None:

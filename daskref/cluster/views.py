@@ -1,17 +1,16 @@
 """Results that lie in stored memory: a task's argument itself, or views of it.
 
-A task gets its arguments as private mappings of what is stored. What it returns of them
-need not be counted as the worker's own, nor copied: a reference to the stored object
-says it, with a *recipe* where it is not the object itself. A recipe is a pickle whose
-large buffers are ranges of stored objects, and memory of the task's own where it has
-some.
+A task gets private mappings of stored objects as arguments. A result in such memory
+need not be copied, nor counted as the worker's own: a reference to the stored object
+stands for it, with a *recipe* where it is not the whole object. A recipe is a pickle
+whose large buffers are ranges of stored objects, or the task's own memory.
 
-Only memory that the task has not written to is the stored object's; the kernel tells
-(:mod:`daskref.connectors.files.parked`). And a task may keep an object of a user's
-class for its identity: of what is not the whole stored object, only Python's own
-containers and the arrays and frames of known packages go by recipe. Nor do arrays that
-are not contiguous: Dask sends contiguous copies of those, and one that all readers map
-serves them better than one that each makes of its own.
+Only memory that the task has not written to belongs to the stored object; the kernel
+tells (:mod:`daskref.connectors.files.parked`). Objects with an identity, such as those
+of a user's class, go by recipe only as a whole stored object; otherwise a recipe holds
+Python's own containers, and the arrays and frames of known packages. Arrays that are
+not contiguous do not go by recipe: Dask sends contiguous copies, and one stored copy
+that all readers map is better than a copy in each reader.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Stored(NamedTuple):
 
 
 class Own(NamedTuple):
-    """Memory of the result's own."""
+    """Memory that belongs to the result."""
 
     buffer: Any
     readonly: bool
@@ -66,7 +65,7 @@ class _TooMuchError(Exception):
 
 
 class Recipe(NamedTuple):
-    """How to make a result of stored objects again."""
+    """Instructions to build a result from stored objects."""
 
     #: A pickle.
     data: bytes
@@ -75,13 +74,13 @@ class Recipe(NamedTuple):
 
     @property
     def private_nbytes(self) -> int:
-        """How many bytes are not the stored objects'."""
+        """Bytes outside the stored objects."""
         own = (raw(part.buffer).nbytes for part in self.parts if isinstance(part, Own))
         return len(self.data) + sum(own)
 
     @property
     def stored_nbytes(self) -> int:
-        """How many bytes are the stored objects'."""
+        """Bytes inside the stored objects."""
         return sum(part.nbytes for part in self.parts if isinstance(part, Stored))
 
     def make(self, stored: Sequence[memoryview]) -> Any:
@@ -98,7 +97,7 @@ class Recipe(NamedTuple):
         return pickle.loads(self.data, buffers=buffers)
 
     def pickled_with(self, protocol: int) -> Recipe:
-        """Return what to pickle: with buffers that can be, out of band if possible."""
+        """Return a copy whose buffers can be pickled, out of band if possible."""
         wrap = pickle.PickleBuffer if protocol >= 5 else bytes
         parts = (
             Own(wrap(part.buffer), part.readonly) if isinstance(part, Own) else part
@@ -108,17 +107,7 @@ class Recipe(NamedTuple):
 
 
 class ViewFactory(StoreFactory):
-    """What the proxy of a result resolves with that is made of stored objects.
-
-    Parameters
-    ----------
-    references
-        Of the stored objects.
-    recipe
-        What to make of them.
-    metadata
-        What is known of the result.
-    """
+    """Resolves the proxy of a result that is made of stored objects."""
 
     __slots__ = ("described", "recipe", "references")
 
@@ -132,12 +121,12 @@ class ViewFactory(StoreFactory):
 
     @property
     def metadata(self) -> Metadata | None:
-        """What is known of the result."""
+        """Metadata of the result, if known."""
         return self.described if self.described.known else None
 
     @property
     def private_nbytes(self) -> int:
-        """How many bytes the result has of its own."""
+        """Bytes of the result outside the stored objects."""
         return self.recipe.private_nbytes
 
     def __call__(self) -> Any:
@@ -164,21 +153,18 @@ def lend(
 ) -> Proxy[Any] | None:
     """Return a proxy of a result that lies in stored memory, or ``None``. Blocks.
 
+    Raises ConnectorError if the store failed.
+
     Parameters
     ----------
     obj
         The result.
     mapped
-        What it may be made of.
+        The stored memory in which it may lie.
     store
-        Where that is stored.
+        The store of that memory.
     least
-        Bytes of stored memory that are worth it.
-
-    Raises
-    ------
-    ConnectorError
-        If the store failed.
+        A result with less stored memory, in bytes, gets no proxy.
     """
     for each in mapped:
         if each.is_of(obj) and is_whole(obj, each):
@@ -211,7 +197,7 @@ def lend(
 
 
 def references_of(proxy: Proxy[Any]) -> tuple[Reference, ...]:
-    """Return the references to all that a proxy of :func:`lend` is made of."""
+    """Return the references to the stored objects in a proxy of :func:`lend`."""
     factory = get_factory(proxy)
     if isinstance(factory, ViewFactory):
         return factory.references
@@ -220,9 +206,9 @@ def references_of(proxy: Proxy[Any]) -> tuple[Reference, ...]:
 
 
 def is_whole(obj: Any, mapped: Mapped) -> bool:
-    """Tell whether an object is what is stored: the same pickle, its memory unwritten.
+    """Tell whether an object equals the stored object that it was loaded from.
 
-    Asked of an object that came out of the store, by what it came from.
+    Its pickle is the same, and its memory unwritten.
     """
     owner = mapped.owner
     if owner is None:
@@ -254,10 +240,10 @@ def is_whole(obj: Any, mapped: Mapped) -> bool:
 
 
 def recipe_of(obj: Any, mapped: Sequence[Mapped], least: int) -> Recipe | None:
-    """Return how to make an object of what is mapped; see :func:`lend`.
+    """Return how to build an object from mapped memory, or ``None``.
 
-    ``None`` if there is less than *least* of that in it, or it holds something else
-    than arrays, frames and Python's own containers. Nothing large is copied.
+    ``None`` if less than *least* bytes are in it, or if it holds objects other than
+    arrays, frames and Python's own containers. Copies nothing large.
     """
     if cloudpickle.list_registry_pickle_by_value():
         return None
@@ -279,7 +265,7 @@ def _overlap(a: Stored, b: Stored) -> bool:
 
 
 class _Look:
-    """One look at a result: what it pickles to, where its buffers lie."""
+    """A look at a result: its pickle, and the place of each of its buffers."""
 
     def __init__(self, mapped: Sequence[Mapped]) -> None:
         self._mapped = mapped
@@ -288,7 +274,7 @@ class _Look:
         self._found: list[tuple[Stored | None, pickle.PickleBuffer]] = []
 
     def pickled(self, obj: Any) -> bytes:
-        """Return the pickle. Raises whatever pickling raises."""
+        """Return the pickle. Raises any error of pickling."""
         pickler = pickle.Pickler(self, 5, buffer_callback=self._take)
         pickler.dispatch_table = {**copyreg.dispatch_table, **self._reducers()}
         pickler.dump(obj)
@@ -302,7 +288,7 @@ class _Look:
         return data
 
     def parts(self) -> tuple[Stored | Own, ...]:
-        """Return the buffers: ranges as far as nobody has written to them."""
+        """Return the buffers: unwritten ones as ranges of stored objects."""
         written = [part for part, _ in self._found if part and self._is_written(part)]
         # What shares memory with those goes with them, or it would share it no more.
         rest = [part for part, _ in self._found if part and part not in written]

@@ -67,7 +67,7 @@ class Dispatcher:
         for instruction in self.state.handle(event, time.monotonic()):
             try:
                 self._carry_out(instruction)
-            except Exception:  # others may wait for what comes next
+            except Exception:  # processes may wait for the next instruction
                 logger.exception("Could not carry out %s", instruction)
 
     async def close(self) -> None:
@@ -78,7 +78,7 @@ class Dispatcher:
             self._answer(asker, {"status": "left"})
         await self.evictions.close()
 
-    # What processes of a session whose hosts are apart tell, and ask
+    # Messages and requests in a session with several hosts
 
     @property
     def stream_handlers(self) -> dict[str, Callable[..., None]]:

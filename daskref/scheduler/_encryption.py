@@ -38,7 +38,7 @@ def choose_transport(transport: str, scheduler: Scheduler) -> str:
     encrypted = any(
         address.partition("://")[0] in _ENCRYPTED for address in addresses
     ) or is_encryption_required(scheduler.security)
-    # Before it listens, nobody knows: as safe as may be.
+    # A scheduler that does not listen yet gets the safe choice.
     return "tls" if encrypted or not addresses else "clear"
 
 

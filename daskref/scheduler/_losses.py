@@ -85,7 +85,7 @@ class Losses:
         """Tell whether an object is a result to compute again, and of which tasks."""
         holders = self._table.touch(key).holders
         found = [holder for holder, computable in holders.items() if computable]
-        # What is only "lost" is being computed again, or has been.
+        # A result with a "lost" holder only is computed again already.
         return bool(found), [each.name for each in found if each.kind == "result"]
 
     def seek(self, key: Key) -> list[Instruction]:

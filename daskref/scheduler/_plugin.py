@@ -71,7 +71,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     scheduler: Scheduler
     session: ClusterStore
-    #: What is stored: empty until the session is there.
+    #: Empty until the session is there.
     state: State
     watches: Watches
     _dispatcher: Dispatcher | None
@@ -285,7 +285,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._reports.puts += put
         ts = self.scheduler.tasks.get(task)
         holder = Holder("result", task)
-        # What was scattered by Dask nobody can make.
+        # No task can make Dask's own scattered values again.
         computable = ts is not None and ts.run_spec is not None
         self._feed(events.Put(holder, key, nbytes, computable))
         if ts is None or ts.state != "memory":  # released while the worker wrote
@@ -380,7 +380,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def values(self, nodes: bytes) -> list[Any]:
         """Replace the values of keys; return the keys that workers have in memory."""
         found = pickle.loads(nodes)
-        # A worker that was just told of a key would answer with what it was told.
+        # A worker that just got a key would answer with the value of that message.
         await self._values.answered(found)
         changed, places = self._values.replace(found)
         held = self.state.held

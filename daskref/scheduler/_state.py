@@ -73,7 +73,7 @@ class State:
         if home:
             self.hosts.join(SCHEDULER, Process(home, "scheduler"), "the scheduler's")
 
-    # What there is
+    # Contents
 
     @property
     def known(self) -> list[Key]:
@@ -91,7 +91,7 @@ class State:
         hosts = dict.fromkeys([key[2], *(() if obj is None else obj.copies)])
         return [(host, self.hosts.endpoints(host)) for host in hosts]
 
-    # What happens
+    # Events
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Apply an event that happens at *now*, in seconds of a monotonic clock.
@@ -201,7 +201,7 @@ class State:
         answers: list[Instruction] = []
         for key in keys:
             obj = self._table.touch(key)
-            # Of one that nobody has told of, the key says where it was put.
+            # An object without a report was put on the host in its key.
             for host in (obj.copies or [key[2]]) if self.home else [self.home]:
                 if host == self.home:
                     here.append(key)
@@ -229,7 +229,7 @@ class State:
         self.starting.discard(process)
         if host in self.hosts.hosts:
             keys = self.hosts.keys(host)
-        else:  # others may have told of what it has
+        else:  # other processes may have reported copies on it
             come = {"action": "add-host", "host": event.hostname}
             instructions.append(events.Log(come))
             objects = self.objects.items()

@@ -84,13 +84,9 @@ class Values:
         """Replace the values of keys that are scattered again.
 
         Keys that a worker is about to answer for, and keys of others, stay. Running
-        tasks continue with the values that they have.
-
-        Returns
-        -------
-        tuple
-            Changed key -> whether a task may still read the earlier value; worker
-            address -> nodes for :meth:`tell_workers`.
+        tasks continue with the values that they have. Returns changed key -> whether a
+        task may still read the earlier value; and worker address -> nodes for
+        :meth:`tell_workers`.
         """
         changed = {}
         places: dict[str, dict[Any, StoredNode]] = {}

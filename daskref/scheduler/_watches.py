@@ -21,7 +21,7 @@ class _Watch:
     client: str
     id: int
     until: str
-    #: key -> whether what happens to it counts
+    #: Key -> whether its transitions count
     keys: dict[Any, bool] = field(default_factory=dict)
 
 

@@ -107,7 +107,7 @@ class Boundary(GraphNode):
     async def _call_coroutine(self, run: Run, values: Any) -> Any:
         inner, revealed, mapped = await run(_reveal_all, self.inner, values)
         result = await inner(revealed)
-        del inner, revealed  # or they keep what is mapped
+        del inner, revealed  # or they keep memory mapped
         if self.keep is not None:
             await run(self.keep, self.key, result, mapped)
         return result

@@ -37,7 +37,7 @@ class ServedComm:
                 )
                 served = zip(keys, map(_to_serialize, values), strict=True)
                 msg = {**msg, "data": {**data, **dict(served)}}
-            # What is a value now is meant to be one: the family would put it again.
+            # Values stay values: the family would put them again.
             if names := kwargs.get("serializers"):
                 kwargs["serializers"] = without_family(names)
         return await self._comm.write(msg, **kwargs)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Of the time, what counting may take.
+#: Share of the time that counting may take.
 _SHARE = 0.02
 #: A mapping of an object's file, whole or in the making, or of one that is recycled.
 _OURS = re.compile(

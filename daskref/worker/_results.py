@@ -68,7 +68,7 @@ class Results:
     def _threshold(self) -> int:
         return self.session.info.settings.threshold
 
-    # What is in the worker's data
+    # The worker's data
 
     def arrived(self, key: Any) -> None:
         """Handle a proxy that arrived in the place of another worker's value."""

@@ -90,7 +90,7 @@ class Serving:
     async def start(self) -> None:
         """Begin, and tell the scheduler; raises ConnectorUnavailableError."""
         worker, connector, session = self._worker, self._connector, self._session
-        # While all are on one host, nobody opens a port for nothing.
+        # While all processes are on one host, no worker opens a port.
         lazily = session.info.settings.connector == "auto"
         endpoint = None if lazily else await self._serve()
         names = await session.run(connector.here)
@@ -121,7 +121,7 @@ class Serving:
             endpoint = await self._serve()
         except DaskrefError as exc:
             self._session.inband.lose_sight(exc)
-        finally:  # there are readers who wait for it
+        finally:  # readers wait for the answer
             self._announce(endpoint, [])
 
     def _announce(self, endpoint: str | None, names: list[str]) -> None:

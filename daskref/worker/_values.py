@@ -29,7 +29,7 @@ Exchange = Callable[[Any, Any], Any]
 
 #: Packages that pass references on; all others want the value.
 _PASS_ON = frozenset({"distributed", "daskref"})
-#: Packages whose code only asks for somebody else.
+#: Packages whose code asks on behalf of its caller.
 _BETWEEN = frozenset({"collections", "_collections_abc", "zict"})
 
 
@@ -112,7 +112,7 @@ def showing(cls: Any) -> Any:
 def _sent_as(cls: type) -> type:
     """Return a metaclass whose classes pickle as another class."""
     meta = type("_SentAs", (type(cls),), {})
-    # nothing of ours, which a plain client might lack: `cast` returns its argument
+    # a plain client may lack daskref: `cast` returns its argument
     copyreg.pickle(meta, lambda ours: (cast, (None, cls)))
     return meta
 

@@ -89,7 +89,7 @@ class ReferenceNannyPlugin(NannyPlugin):  # type: ignore[misc]
             resident = psutil.Process(process.pid).memory_info().rss
         except psutil.Error:
             return False
-        if resident <= limit:  # whatever is its own
+        if resident <= limit:  # then its own memory is as well
             return False
         if self._memory is None or self._memory[0] != process.pid:
             self._memory = process.pid, OwnMemory(process.pid)

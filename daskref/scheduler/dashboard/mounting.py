@@ -78,6 +78,6 @@ def _mount(scheduler: Scheduler, sampler: Sampler) -> Callable[[], None] | None:
     def unmount() -> None:
         pages.remove(NAME)
         http.applications.remove(application)
-        application.stop(wait=False)  # for nobody: the event loop runs here
+        application.stop(wait=False)  # the event loop runs in this thread
 
     return unmount

@@ -70,7 +70,7 @@ class Sampler:
         """Record an opened page."""
         self._looking += 1
         if self._looking == 1 and not self.ended:
-            # there are no rates of the time for which nobody looked
+            # there are no rates for the time without an open page
             self.rates.clear()
             self._before = None
             self._tasks = [
@@ -100,7 +100,7 @@ class Sampler:
             seconds = 0.0
             try:
                 seconds = await ask()
-            except Exception:  # a host does not answer: what it told before stays
+            except Exception:  # a host does not answer: its last answer stays
                 logger.debug("The dashboard's page was not updated", exc_info=True)
             self.turn += 1
             await asyncio.sleep(max(pause, seconds / SHARE))
