@@ -38,6 +38,9 @@ from daskref.units import parse_seconds, parse_size
 
 #: Counters in bytes.
 _SIZES = {*STORED, "bytes_kept"} - {"objects"}
+#: Of a core, that a host may spend on what `top` asks of its file systems: 100,000
+#: objects take a second.
+_SHARE = 0.02
 #: Objects that are looked at for those that are wanted.
 _MOST = 10_000
 
@@ -295,7 +298,7 @@ def top(
 
     async def look(cluster: Cluster) -> tuple[Stats, Table[ObjectRecord]]:
         await cluster.opened()  # it may have been switched off meanwhile
-        ask = ask_stats(cluster.scheduler)
+        ask = ask_stats(cluster.scheduler, share=_SHARE)
         told = await cluster.wait("asking all workers", ask)
         listing = ask_objects(cluster.scheduler, limit)
         return told, await cluster.wait("asking the scheduler", listing)

@@ -204,12 +204,20 @@ def stats(client: Any) -> Stats:
     return answer
 
 
-async def ask_stats(scheduler: Any, session: ClusterStore | None = None) -> Stats:
+async def ask_stats(
+    scheduler: Any, session: ClusterStore | None = None, share: float | None = None
+) -> Stats:
     """Return the result of :func:`stats`, by an ``rpc`` to the scheduler.
 
-    *session*: this process's, if any: then its counts are included.
+    Parameters
+    ----------
+    session
+        This process's, if any: then its counts are included.
+    share
+        For repeated calls: part of a core that a host may spend on reading its file
+        systems. Until then, the last sizes are returned. Default: each call reads them.
     """
-    told = await scheduler.daskref_stats()
+    told = await scheduler.daskref_stats(share=share)
     processes, stores = told["processes"], told["stores"]
     if session is not None:
         processes = [*processes, session.report()]

@@ -18,6 +18,7 @@ Around it:
 - ``_values``: keys that stand for a stored value, such as scattered ones
 - ``_watches``: keys whose end a client waits for
 - ``_encryption``, ``_reports``: a session's transport; counts of all processes
+- ``asking``: requests to other processes for ``_reports``, and the answers kept
 - ``dashboard``: a page of Dask's dashboard that shows ``_reports``
 - ``install``: adds the plugin when the first client joins
 """

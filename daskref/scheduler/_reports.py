@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import islice
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dask.utils import key_split
 
 from daskref.cluster.session import ClusterStore
-from daskref.cluster.stats import STORED, footprints, reads
+from daskref.cluster.stats import STORED
 from daskref.connectors.base import Key
 from daskref.graph.nodes import references_in
 from daskref.objects.reference import Metadata
@@ -24,23 +22,15 @@ from daskref.scheduler._events import Holder
 from daskref.scheduler._state import State
 from daskref.scheduler._table import StoredObject
 from daskref.scheduler._workers import ask_workers
+from daskref.scheduler.asking.counts import Counts
+from daskref.scheduler.asking.survey import Survey
 from daskref.store.metrics import object_name
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
 
-logger = logging.getLogger(__name__)
-
 #: Objects that are described between two turns of the event loop.
 _TURN = 500
-#: Objects in one request to a host.
-_PART = 5000
-#: Objects that a request for reads names; without names, it is for all objects.
-_FEW = 1000
-#: Concurrent requests for reads.
-_AT_ONCE = 64
-#: Seconds for one process's answer, and for all answers of one listing.
-_ANSWER, _PATIENCE = 1.0, 3.0
 #: Events that may need a user's action.
 _WARNINGS = ("fallback", "unreachable", "remove-host")
 
@@ -56,15 +46,29 @@ class Reports:
     _clients: Collection[str]
     #: Since the start, of processes that have ended, too.
     puts: int = 0
-    _reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _counts: Counts = field(init=False)
+    _survey: Survey = field(init=False)
+    #: When hosts were last asked for their store's state, and the answers.
+    _sizes: tuple[float, list[dict[str, Any]]] = field(
+        default_factory=lambda: (float("-inf"), [])
+    )
 
-    def add(self, report: dict[str, Any], client: str | None = None) -> None:
-        """Store a process's report; the last one stays after the process has ended."""
-        self._reports[report["process"]] = report
+    def __post_init__(self) -> None:
+        state, workers, clients = self._state, self._scheduler.workers, self._clients
+        self._counts = Counts(lambda name: name in workers or name in clients)
+        on = state.hosts.on
+        self._survey = Survey(self._scheduler, self._session, state.home, on)
 
-    async def stats(self) -> dict[str, Any]:
-        """Ask the workers, and return the arguments of :func:`summarize`."""
-        processes, stores = await asyncio.gather(self.processes(), self.stores())
+    def add(self, report: dict[str, Any], client: str) -> None:
+        """Store a client's report; the last one stays after the client has ended."""
+        self._counts.add(client, report)
+
+    async def stats(self, share: float | None = None) -> dict[str, Any]:
+        """Ask the workers, and return the arguments of :func:`summarize`.
+
+        *share*: see :meth:`stores`.
+        """
+        processes, stores = await asyncio.gather(self.processes(), self.stores(share))
         return {"puts": self.puts, "processes": processes, "stores": stores}
 
     async def processes(self) -> list[dict[str, Any]]:
@@ -74,17 +78,29 @@ class Reports:
         """
         for client in self._clients:
             self._scheduler.report({"op": "daskref-count"}, client=client)
-        for report in (await self._ask("daskref_counters", None)).values():
+        for worker, report in (await self._ask("daskref_counters", None)).items():
             if "process" in report:  # not of a worker that is just leaving
-                self.add(report)
-        return [*self._reports.values(), self._session.report()]
+                self._counts.add(worker, report)
+        return [*self._counts.reports(), self._session.report()]
 
-    async def stores(self) -> list[dict[str, Any]]:
-        """Ask one worker of each host for its store's state; see :func:`summarize`."""
+    async def stores(self, share: float | None = None) -> list[dict[str, Any]]:
+        """Ask one worker of each host for its store's state; see :func:`summarize`.
+
+        *share*: for repeated calls: part of a core that a host may spend on its answer.
+        Until then, the last answers are returned. Default: each call asks.
+        """
+        now = time.monotonic()
+        if share is not None:
+            then, known = self._sizes
+            cost = max((float(each["seconds"]) for each in known), default=0.0)
+            if now - then < cost / share:
+                return known
         hosts = self._state.hosts
         others = [hosts.on(h, "worker") for h in hosts.hosts if h != self._state.home]
         stores = await asyncio.gather(self._stored(), *map(self._ask_first, others))
-        return [report for report in stores if report is not None]
+        found = [report for report in stores if report is not None]
+        self._sizes = now, found
+        return found
 
     async def objects(self, most: int) -> dict[str, Any]:
         """Return the *most* largest objects, for :func:`daskref.list_objects`.
@@ -97,77 +113,8 @@ class Reports:
             reads ``hits`` counts.
         """
         found = [(key, record) for key, record, _ in await self._largest(most, None)]
-        by_host: dict[str, list[tuple[Key, dict[str, Any]]]] = {}
-        for key, record in found:
-            record.update(object=key, hits=0)
-            for host in record["places"]:
-                by_host.setdefault(host, []).append((key, record["places"]))
-        processes: set[str] = set()
-        records = {record["key"]: record for _, record in found}
-        looks = [self._look(host, rows) for host, rows in by_host.items()]
-        jobs = [
-            asyncio.create_task(job)
-            for job in (*looks, *([self._count(records, processes)] if found else []))
-        ]
-        if jobs:
-            try:
-                done, _ = await asyncio.wait(jobs, timeout=_PATIENCE)
-            finally:
-                for job in jobs:
-                    job.cancel()
-            for job in done:
-                if exc := job.exception():
-                    logger.debug("A host did not tell of its objects", exc_info=exc)
-        return {"objects": [record for _, record in found], "processes": [*processes]}
-
-    async def _look(self, host: str, rows: list[tuple[Key, dict[str, Any]]]) -> None:
-        """Enter the footprints of objects on a host, some at a time."""
-        for first in range(0, len(rows), _PART):
-            part = rows[first : first + _PART]
-            told = await self._footprints(host, [key for key, _ in part])
-            for (_, places), each in zip(part, told, strict=True):
-                places[host] = each
-
-    async def _footprints(self, host: str, keys: list[Key]) -> Any:
-        if host == self._state.home:
-            return await self._session.run(footprints, self._session, keys)
-        for worker in self._state.hosts.on(host, "worker"):
-            told = await self._ask_one(worker, "daskref_footprints", keys=keys)
-            if told is not None:
-                return told
-        return [None for _ in keys]
-
-    async def _count(
-        self, records: dict[str, dict[str, Any]], processes: set[str]
-    ) -> None:
-        """Enter how often processes have read objects, by name."""
-        names = list(records) if len(records) <= _FEW else None
-        room = asyncio.Semaphore(_AT_ONCE)
-
-        def add(told: dict[str, Any]) -> None:
-            if told["process"] not in processes:  # or it was asked as another worker
-                processes.add(told["process"])
-                for name in told["reads"].keys() & records.keys():
-                    records[name]["hits"] += told["reads"][name]
-
-        async def ask(worker: str) -> None:
-            async with room:
-                told = await self._ask_one(worker, "daskref_reads", names=names)
-            if told is not None:
-                add(told)
-
-        add(reads(self._session, names))
-        await asyncio.gather(*map(ask, list(self._scheduler.workers)))
-
-    async def _ask_one(self, worker: str, op: str, **message: Any) -> Any:
-        """Return a worker's answer; ``None`` without an answer in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_ANSWER):
-                answers = await self._scheduler.broadcast(
-                    msg={"op": op, **message}, workers=[worker], on_error="ignore"
-                )
-                return answers.get(worker)
-        return None
+        processes = await self._survey.fill(found)
+        return {"objects": [record for _, record in found], "processes": processes}
 
     async def largest(
         self, most: int, holders: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from daskref.connectors.space import Footprint
 from daskref.scheduler import _reports
 from daskref.scheduler._reports import Reports
 from daskref.scheduler._state import State
+from daskref.scheduler.asking import survey
 from daskref.scheduler.dashboard.sampling import HOLDERS, ROWS
 from daskref.store.metrics import Counters
 from tests.support.sites import A, B, C, Site
@@ -109,8 +111,8 @@ def test_all_holders_are_told_to_who_lists_objects(scheduler: Scheduler) -> None
 def test_one_worker_of_each_host_tells_what_objects_take_up(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_reports, "_ANSWER", 0.01)
-    monkeypatch.setattr(_reports, "_PART", 2)
+    monkeypatch.setattr(survey, "ANSWER", 0.01)
+    monkeypatch.setattr(survey, "PART", 2)
     site = Site()
     for name, host in (("a", A), ("b1", B), ("b2", B), ("c", C)):
         site.worker(name, host)
@@ -138,7 +140,7 @@ def test_one_worker_of_each_host_tells_what_objects_take_up(
 def test_reads_of_all_processes_add_up(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_reports, "_ANSWER", 0.01)
+    monkeypatch.setattr(survey, "ANSWER", 0.01)
     site = Site(home="")
     site.put(key(1))
     name = key(1)[0]
@@ -237,3 +239,33 @@ def test_clients_are_asked_what_they_have_counted(scheduler: Scheduler) -> None:
     assert [each for each in counted if each["process"] == "p"] == [
         {"process": "p", "puts": 2}
     ]
+
+
+def test_who_asks_again_and_again_gets_sizes_that_cost_a_share_of_a_core(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(_reports, "time", SimpleNamespace(monotonic=lambda: now))
+    reports = make(scheduler, State())
+    looks: list[float] = []
+
+    async def stored() -> dict[str, Any]:
+        looks.append(now)
+        return {"place": "", "seconds": 0.5}
+
+    reports._stored = stored  # type: ignore[method-assign]
+
+    def look(share: float | None = None) -> None:
+        asyncio.run(reports.stores(share))
+
+    look(0.02)  # the next one in 25 s
+    now = 124.0
+    look(0.02)
+    assert looks == [100]
+    look()
+    assert looks == [100, 124]
+    now = 148.0
+    look(0.02)
+    now = 150.0
+    look(0.02)
+    assert looks == [100, 124, 150]
