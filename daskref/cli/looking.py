@@ -296,9 +296,9 @@ def top(
         raise click.UsageError("--once is --count 1: give one of them")
     looks = 1 if once else count
 
-    async def look(cluster: Cluster) -> tuple[Stats, Table[ObjectRecord]]:
+    async def look(cluster: Cluster, again: bool) -> tuple[Stats, Table[ObjectRecord]]:
         await cluster.opened()  # it may have been switched off meanwhile
-        ask = ask_stats(cluster.scheduler, share=_SHARE)
+        ask = ask_stats(cluster.scheduler, share=_SHARE if again else None)
         told = await cluster.wait("asking all workers", ask)
         listing = ask_objects(cluster.scheduler, limit)
         return told, await cluster.wait("asking the scheduler", listing)
@@ -309,7 +309,7 @@ def top(
         while True:
             number += 1
             now = time.monotonic()
-            told, largest = await look(cluster)
+            told, largest = await look(cluster, number > 1)
             if as_json:
                 listed = [each._asdict() for each in largest]
                 say_json({"time": time.time(), "stats": told, "objects": listed})

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 
 #: Share of the time that counting may take.
 _SHARE = 0.02
+#: Seconds for which no object is mapped if none was, and no shared page has come or
+#: gone: Dask asks a dozen times a second, and an idle worker has a thousand mappings.
+_BELIEVED = 1.0
 #: A mapping of an object's file, whole or in the making, or of one that is recycled.
 _OURS = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) [^\n/]*/[^\n]*"
@@ -49,6 +52,8 @@ class OwnMemory:
     #: The process; ``"self"`` for this one.
     _pid: int | str = "self"
     _last: _Count | None = None
+    #: Shared pages when no object was mapped, and until when that is believed.
+    _unmapped: tuple[int, float] = (0, float("-inf"))
 
     def of(self, resident: int) -> int:
         """Return how many of the *resident* bytes are the process's own.
@@ -60,13 +65,16 @@ class OwnMemory:
 
     def _ours(self) -> int:
         try:
-            mapped = sum(_length(found) for found in _OURS.finditer(self._read("maps")))
-            if not mapped:
-                return 0
             pages = _SHARED.findall(self._read("status"))
+            shared = sum(map(int, pages)) * 1024
+            if shared == self._unmapped[0] and time.monotonic() < self._unmapped[1]:
+                return 0
+            mapped = sum(_length(found) for found in _OURS.finditer(self._read("maps")))
         except OSError:  # it has ended
             return 0
-        shared = sum(map(int, pages)) * 1024
+        if not mapped:
+            self._unmapped = shared, time.monotonic() + _BELIEVED
+            return 0
         last = self._last
         if last is not None:
             if (last.shared, last.mapped) == (shared, mapped):

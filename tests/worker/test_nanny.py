@@ -113,6 +113,31 @@ def test_counts_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reads.count("smaps") == 2
 
 
+def test_a_process_without_objects_looks_at_its_mappings_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: list[str] = []
+    shared, now = 1024, 0.0
+    maps = b"7f0000000000-7f0000200000 rw-p 0 0:1 1 /lib/libc.so\n"
+
+    def read(self: OwnMemory, name: str) -> bytes:
+        reads.append(name)
+        return b"RssShmem:\t %d kB\n" % shared if name == "status" else maps
+
+    monkeypatch.setattr(OwnMemory, "_read", read)
+    monkeypatch.setattr("daskref.worker._memory.time.monotonic", lambda: now)
+    memory = OwnMemory()
+    for _ in range(100):
+        assert memory.of(4096) == 4096
+    assert reads.count("maps") == 1
+    shared = 1028
+    memory.of(4096)
+    assert reads.count("maps") == 2  # a page has come, which may be an object's
+    now = 1.5
+    memory.of(4096)
+    assert reads.count("maps") == 3
+
+
 def test_a_process_that_is_gone_has_none() -> None:
     assert OwnMemory(2**22 + 1).of(10) == 10
 

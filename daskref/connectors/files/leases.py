@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import cache
 
 from daskref.connectors.base import Usage
@@ -84,7 +84,8 @@ def sweep(
     """
     swept = []
     is_gone = cache(gone)
-    for name, there in list(_entries(objects)):
+    # Of very many objects, nearly all have an owner: these are not looked at.
+    for name, there in list(_entries(objects, known or ())):
         try:
             if _sweep(objects, name, there, known, grace, is_gone):
                 swept.append((name, there.st_size))
@@ -122,8 +123,7 @@ def _sweep(
         unlink(objects.at(name))
     if not NAME.fullmatch(name):
         return False
-    owned = known is not None and name in known
-    expiry = None if owned else _expiry(objects, name)  # not read in vain
+    expiry = _expiry(objects, name)
     now = time.time()
     # The time of change is that of publishing, or of the last link.
     row = Row(name, now - there.st_ctime, expiry, name[:8])
@@ -144,12 +144,16 @@ def _expiry(objects: ObjectDirectory, name: str) -> float | None:
         return None
 
 
-def _entries(objects: ObjectDirectory) -> Iterator[tuple[str, os.stat_result]]:
+def _entries(
+    objects: ObjectDirectory, skipped: Container[str] = ()
+) -> Iterator[tuple[str, os.stat_result]]:
     try:
         listed = os.listdir(objects.path)
     except FileNotFoundError:
         return
     for name in listed:
+        if name in skipped:
+            continue
         try:
             yield name, os.lstat(objects.at(name))
         except OSError:
