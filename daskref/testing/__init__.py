@@ -2,8 +2,8 @@
 
 :func:`check_connector` checks a connector against the contract: folder ``contract``.
 Hosts are made of Linux namespaces: read ``hosts`` (a network of them), then ``host``
-(one, with its link) and ``namespaces``. ``clusters`` runs Dask on them; ``processes``,
-``agents`` and ``certificates`` are what that takes.
+(one, with its link) and ``namespaces``. ``clusters`` runs Dask on them, with
+``processes``, ``agents`` and ``certificates``.
 """
 
 from daskref.testing.contract.check import RULES as RULES

@@ -1,4 +1,4 @@
-"""A program on a host that calls functions, one after another, and keeps state."""
+"""A process on a host that calls functions, one after another, and keeps state."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _PATIENCE = 60.0
 
 
 class AgentError(AssertionError):
-    """A function failed in an agent, or the agent died; with what is known of it."""
+    """A function failed in an agent, or the agent died; the message says why."""
 
 
 class Agent:
-    """A process on a host that calls functions, and keeps what they leave in a dict.
+    """A process on a host that calls functions, which share a dict as their state.
 
     Parameters
     ----------
     host
-        Where to run; ``None`` for this process's own namespaces.
+        The host to run on; ``None`` for this process's own namespaces.
     env
         On top of this process's environment.
 
     Notes
     -----
-    What the functions write goes to the standard error of this process. The agent ends
+    The functions' output goes to the standard error of this process. The agent ends
     when it is closed, when its host is, or when this process ends.
 
     Examples
@@ -82,12 +82,12 @@ class Agent:
         return f"<Agent on {self.name}>"
 
     def call(self, func: Callable[..., Any], *args: Any, timeout: float = 600.0) -> Any:
-        """Call ``func(state, *args)`` there and return what it returns.
+        """Return the result of ``func(state, *args)`` in the agent.
 
         Parameters
         ----------
         func
-            At the top of a module that can be imported there.
+            At the top of a module that the agent can import.
         *args
             Any that pickle.
         timeout
@@ -102,14 +102,14 @@ class Agent:
         return self.end(timeout)
 
     def begin(self, func: Callable[..., Any], *args: Any) -> None:
-        """Begin a call; :meth:`end` is due before the next one."""
+        """Begin a call; call :meth:`end` before the next one."""
         try:
             self._tasks.send((func, args))
         except OSError as exc:
             raise AgentError(f"{self!r} is gone: {exc.strerror}") from exc
 
     def end(self, timeout: float = 600.0) -> Any:
-        """Return what the call returned that was begun; see :meth:`call`."""
+        """Return the result of the call that was begun; see :meth:`call`."""
         return self._receive(timeout)
 
     def _receive(self, timeout: float) -> Any:
@@ -137,7 +137,7 @@ class Agent:
 
 
 def first_to_end(agents: Sequence[Agent], timeout: float = 600.0) -> list[Agent]:
-    """Wait for any of the calls that were begun; return who has an answer, or is gone.
+    """Wait for any of the calls that were begun; return agents that answered, or died.
 
     Raises AgentError if none has in time.
     """
@@ -154,12 +154,12 @@ def _pipe() -> tuple[Connection, Connection]:
 
 
 def set_name(state: dict[str, Any], name: str) -> None:
-    """Keep a name: an example of what an agent calls."""
+    """Set a name: an example of a function that an agent calls."""
     state["name"] = name
 
 
 def get_name(state: dict[str, Any]) -> Any:
-    """Return what :func:`set_name` kept."""
+    """Return the name."""
     return state.get("name")
 
 

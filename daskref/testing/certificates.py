@@ -7,12 +7,9 @@ from pathlib import Path
 
 
 def make_certificate(directory: Path) -> dict[str, str]:
-    """Make a key and a certificate that vouches for itself, with OpenSSL.
+    """Make a key and a self-signed certificate, with OpenSSL.
 
-    Returns
-    -------
-    dict of str
-        Environment in which Dask's processes use both, and nothing but TLS.
+    Returns the environment in which Dask's processes use both, and nothing but TLS.
     """
     key, certificate = str(directory / "key.pem"), str(directory / "certificate.pem")
     subprocess.run(

@@ -10,12 +10,12 @@ from daskref.testing.certificates import make_certificate
 from daskref.testing.host import Host, HostProcess
 from daskref.testing.processes import environment, start_scheduler, start_worker
 
-#: Peers that are silently gone are noticed as soon as Dask can.
+#: The shortest timeout with which Dask notices peers that vanish.
 _ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s"}
 
 
 class HostCluster:
-    """A scheduler on one host, and workers on any.
+    """A scheduler on one host, and workers on any. Each process ends with its host.
 
     Parameters
     ----------
@@ -26,11 +26,7 @@ class HostCluster:
     ipv6
         Whether processes listen on their host's address of IPv6.
     env
-        Of all processes.
-
-    Notes
-    -----
-    Whatever runs ends with its host.
+        Environment of all processes, on top of this one's.
     """
 
     env: dict[str, str]
@@ -67,16 +63,9 @@ class HostCluster:
         return self.scheduler.address
 
     def add_worker(self, host: Host, *args: str, name: str = "") -> HostProcess:
-        """Start a worker, without a nanny unless *args* say otherwise.
+        """Start a worker, named like the host by default.
 
-        Parameters
-        ----------
-        host
-            To run on.
-        *args
-            Of ``dask worker``.
-        name
-            By default the host's.
+        *args*: of ``dask worker``; by default, the worker has no nanny.
         """
         name = name or host.name
         worker = host.adopt(
@@ -92,7 +81,7 @@ class HostCluster:
     def call(
         self, host: Host, func: Callable[..., Any], *args: Any, timeout: float = 60
     ) -> Any:
-        """Call ``func(address, *args)`` in a new process; return what it returns."""
+        """Return the result of ``func(address, *args)`` in a new process on a host."""
         return host.call(func, self.address, *args, env=self.env, timeout=timeout)
 
     def start(

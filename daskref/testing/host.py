@@ -16,12 +16,12 @@ from daskref.exceptions import NamespaceError
 from daskref.testing.namespaces import PATIENCE, Keeper, execute
 from daskref.testing.processes import Process, children, environment, start, wait_until
 
-#: A hardware address that nobody has.
+#: A hardware address that no host has.
 _NOBODY = "02:00:00:00:00:00"
 
 
 class HostProcess(Process):
-    """A process on a host; its id is the one that this process sees."""
+    """A process on a host."""
 
     _pid: int = 0
 
@@ -29,7 +29,7 @@ class HostProcess(Process):
     def pid(self) -> int:
         """Its id, as this process sees it."""
         if not self._pid:
-            # its parent entered the namespaces, and has this one child
+            # popen is `nsenter`, whose only child it is
             found = children(self.popen.pid)
             if not found:
                 return self.popen.pid
@@ -38,11 +38,11 @@ class HostProcess(Process):
 
     @property
     def output(self) -> str:
-        """What it has written until now."""
+        """Its output until now."""
         return "".join(self.lines)
 
     def expect(self, text: str, timeout: float = 60) -> None:
-        """Wait until it has written a text."""
+        """Wait until its output contains a text."""
         wait_until(
             lambda: text in self.output or self.popen.poll() is not None,
             f"{text!r} in the output",
@@ -73,7 +73,7 @@ class Traffic(NamedTuple):
 
 
 class End(NamedTuple):
-    """One end of a link: how to enter the namespace, and the device there."""
+    """One end of a link: the prefix that enters its namespace, and the device."""
 
     enter: tuple[str, ...]
     device: str
@@ -91,11 +91,11 @@ class Host:
     name
         Unique in its network.
     hostname
-        What its processes are told.
+        The host name that its processes see.
     address, address6
         Of IPv4 and IPv6; the latter is empty where the machine has no IPv6.
     prefix
-        What to put before a command to run it on the host.
+        The beginning of a command that runs on the host.
     """
 
     name: str
@@ -127,7 +127,7 @@ class Host:
 
     @property
     def namespace(self) -> int:
-        """What tells the network of its processes apart, as ``/proc`` numbers it."""
+        """Number of its network namespace, as ``/proc`` has it."""
         return os.stat(f"/proc/{self.keeper.pid}/ns/net").st_ino
 
     @property
@@ -144,7 +144,7 @@ class Host:
         env: dict[str, str] | None = None,
         timeout: float = 60,
     ) -> str:
-        """Run a command to its end; return its output, fail if it does."""
+        """Run a command to its end; return its output. AssertionError if it fails."""
         popen = subprocess.Popen(
             [*self.prefix, *command],
             stdin=subprocess.PIPE,
@@ -164,19 +164,13 @@ class Host:
         return output
 
     def call(self, func: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call a function of a module in a new process; return what it returns.
+        """Return the result of ``func(*args)`` in a new process on the host.
 
-        Parameters
-        ----------
-        func
-            At the top of a module that can be imported.
-        *args
-            Any that pickle.
-        **options
-            Of :meth:`run`.
+        *func* is at the top of a module that can be imported; *args* pickle; *options*
+        are those of :meth:`run`.
         """
         output = self.run(*_python(func, args), **options)
-        # what ends with the process may write some more
+        # threads may write more output while the process ends
         returned = output.rpartition("returned ")[2].partition("\n")[0]
         return pickle.loads(base64.b64decode(returned))
 
@@ -211,7 +205,7 @@ class Host:
 
     @property
     def traffic(self) -> Traffic:
-        """What has crossed the host's link."""
+        """The bytes that have crossed the host's link."""
         with open(f"/proc/{self.keeper.pid}/net/dev") as file:
             for line in file:
                 device, _, counts = line.partition(":")
@@ -221,7 +215,7 @@ class Host:
         raise NamespaceError(f"{self} has no link")
 
     def shape(self, mbit: float | None = None, delay_ms: float = 0) -> None:
-        """Bound the bandwidth of the link and delay what crosses it, each way.
+        """Bound the bandwidth of the link and delay packets, each way.
 
         Parameters
         ----------
@@ -250,7 +244,7 @@ class Host:
                 )  # fmt: skip
 
     def cut(self) -> None:
-        """Cut the link: packets vanish, nobody is told."""
+        """Cut the link: packets vanish silently."""
         self._port.ip("link", "set", self._port.device, "down")
 
     def mend(self) -> None:
@@ -258,14 +252,10 @@ class Host:
         self._port.ip("link", "set", self._port.device, "up")
 
     def block(self, *others: Host, silently: bool = True) -> None:
-        """Let no packet from here reach other hosts, and no connection come about.
+        """Stop packets from here to other hosts, and so all connections between them.
 
-        Parameters
-        ----------
-        *others
-            Which.
-        silently
-            Whether packets vanish; else who sends them is told at once.
+        *silently*: whether packets vanish; otherwise their sender gets an error at
+        once.
         """
         for address in _addresses(others):
             if silently:
@@ -277,7 +267,7 @@ class Host:
                 self._own.ip("route", "replace", "unreachable", address)
 
     def unblock(self, *others: Host) -> None:
-        """Take :meth:`block` back."""
+        """Undo :meth:`block`."""
         for address in _addresses(others):
             for command in (
                 ("neigh", "del", address, "dev", "eth0"),
@@ -311,7 +301,7 @@ def _python(func: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, ...]:
         "import base64, pickle, sys;"
         "func, args = pickle.loads(base64.b64decode(sys.argv[1]));"
         "returned = base64.b64encode(pickle.dumps(func(*args))).decode();"
-        # in one piece, or what other threads write could come between
+        # in one piece, so that no other thread writes in between
         "sys.stdout.write('returned ' + returned + chr(10)); sys.stdout.flush()"
     )
     return (sys.executable, "-X", "faulthandler", "-uc", code, call)

@@ -4,11 +4,11 @@
 ...     alpha, beta = network.add("alpha"), network.add("beta")
 ...     print(alpha.address, beta.run("ip", "route"))
 
-All hosts hang on one switch, each by a link of its own; switch and links are in a
-network namespace too, so nothing of the machine changes and runs never collide.
-Every host has its own addresses, processes, host name, boot and machine id,
-``/dev/shm`` and directory of temporary files; the rest of the file system is the
-machine's. However the process ends that made the hosts, the kernel ends them with it.
+All hosts are on one switch, each by a link of its own. Switch and links are in a
+network namespace, too, so nothing of the machine changes and runs never collide. Every
+host has its own addresses, processes, host name, boot and machine id, ``/dev/shm`` and
+directory of temporary files; it shares the rest of the machine's file system. However
+the process that made the hosts ends, the kernel ends them with it.
 
 Needs root, or user namespaces for others; see :func:`capabilities`.
 """
@@ -48,12 +48,12 @@ class Network:
     Parameters
     ----------
     user
-        Whether to make a user namespace; by default whoever is not root does.
+        Whether to make a user namespace; default: unless this process is root.
 
     Raises
     ------
     NamespaceError
-        With what the machine does not permit.
+        If the machine does not permit it; says what.
     """
 
     _hosts: dict[str, Host]
@@ -103,14 +103,14 @@ class Network:
         shm_size
             Of its ``/dev/shm``, as ``mount`` takes it.
         beside
-            The host whose boot, ``/dev/shm`` and temporary files it shares, as
+            A host whose boot, ``/dev/shm`` and temporary files the new one shares, as
             containers on one machine can.
         nat
             Whether the host is behind a router that translates addresses: it can
-            open connections, nobody can open one to it. Needs nftables.
+            open connections, others can open none to it. Needs nftables.
         shared
-            Directories that this host sees although they are among the machine's
-            temporary files; what lies elsewhere is seen anyway.
+            Directories among the machine's temporary files that this host sees; it sees
+            directories elsewhere anyway.
         """
         boot = beside.boot if beside else str(uuid.uuid4())
         hostname = hostname or name
@@ -126,7 +126,10 @@ class Network:
         keeper.user = self._switch.user
         host = Host(name, hostname, keeper, address, address6, boot)
         try:
-            port = self._plug_gateway(host) if nat else self._plug(host)
+            if nat:
+                port = self._plug_gateway(host)
+            else:
+                port = self._link(keeper, address, address6)
         except BaseException:
             keeper.close()
             raise
@@ -140,9 +143,6 @@ class Network:
         if self._count > 250:
             raise ValueError("a network takes 250 hosts")
         return self._count
-
-    def _plug(self, host: Host) -> End:
-        return self._link(host.keeper, host.address, host.address6)
 
     def _link(self, keeper: Keeper, address: str, address6: str = "") -> End:
         """Connect to the switch; return the switch's end."""
@@ -196,13 +196,13 @@ def _configure(
         # else the address goes when the link does
         _set_sysctl(keeper, "net/ipv6/conf/all/keep_addr_on_down", "1")
     own.ip("link", "set", "eth0", "up")
-    # Dask asks by which address the internet would be reached
+    # Dask looks for the address that reaches the internet
     via = ("via", gateway) if gateway else ()
     own.ip("route", "add", "default", *via, "dev", "eth0")
 
 
 def _set_sysctl(keeper: Keeper, name: str, value: str) -> None:
-    """Set what belongs to the keeper's network namespace."""
+    """Set a parameter of the keeper's network namespace."""
     enter = keeper.entering("mount", "net", "pid")
     execute(enter, "sh", "-ec", 'echo "$1" >"/proc/sys/$0"', name, value)
 
@@ -216,9 +216,9 @@ def _seen(shared: tuple[str | os.PathLike[str], ...]) -> list[str]:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What the machine permits."""
+    """The namespaces and network features that the machine permits."""
 
-    #: Why there can be no hosts; empty if there can.
+    #: The reason why there can be no hosts; empty if there can.
     reason: str = ""
     ipv6: bool = False
     #: Bounds on bandwidth (tc's tbf).
@@ -231,7 +231,7 @@ class Capabilities:
 
 @cache
 def capabilities() -> Capabilities:
-    """Try out, once, what the machine permits."""
+    """Find out, once, what the machine permits."""
 
     def permitted(func: Callable[..., Any], *args: Any, **options: Any) -> bool:
         try:

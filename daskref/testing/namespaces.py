@@ -17,23 +17,22 @@ from daskref.testing.processes import children, wait_or_kill
 #: Seconds for a keeper to be ready, a command to be done, or processes to be gone.
 PATIENCE = 20.0
 
-#: What the first process of the namespaces does in the end: wait to be left alone.
-#: With SIGCHLD ignored, the kernel reaps what is orphaned there.
+#: The end of the first process's script: wait until standard input ends. With SIGCHLD
+#: ignored, the kernel reaps orphans.
 _KEEP = "trap '' CHLD; echo ready; exec cat >/dev/null"
 
 
 class Keeper:
     """Namespaces of the network, mounts, processes and the host name, held open.
 
-    Raises NamespaceError with what the system said.
+    Raises NamespaceError with the system's message.
 
     Parameters
     ----------
     script
-        Of the shell, run inside as the first process. A failure of any command
-        in it ends everything.
+        Shell script for the first process inside. A failing command ends everything.
     prefix
-        Put before the command, to start from within other namespaces.
+        Beginning of the command, to start from within other namespaces.
     user
         Whether to make a user namespace too, in which the caller is root.
 
@@ -41,7 +40,7 @@ class Keeper:
     -----
     The first process ends when its standard input does: when this process closes it, or
     dies in whatever way. The kernel then kills every process within, also in process
-    namespaces nested in this one, and takes their mounts and links away.
+    namespaces nested in this one, and removes their mounts and links.
     """
 
     #: Of the first process, as this process sees it.
@@ -90,7 +89,7 @@ class Keeper:
             output += read
 
     def entering(self, *kinds: str) -> tuple[str, ...]:
-        """Return what to put before a command, to run it in some of the namespaces.
+        """Return the beginning of a command that runs in some of the namespaces.
 
         *kinds*: of ``mount``, ``net``, ``uts``, ``pid``.
         """
@@ -123,7 +122,7 @@ class Keeper:
 def execute(prefix: Sequence[str], *command: str, stdin: str | None = None) -> str:
     """Run a command to its end and return its output.
 
-    Raises NamespaceError if it fails, or is not there.
+    Raises NamespaceError if it fails, or is not installed.
     """
     try:
         done = subprocess.run(
@@ -143,7 +142,7 @@ def execute(prefix: Sequence[str], *command: str, stdin: str | None = None) -> s
 
 
 def temporary() -> str:
-    """Return the directory of temporary files, which every host has of its own."""
+    """Return the directory of temporary files; each host has its own."""
     return os.path.realpath(tempfile.gettempdir())
 
 
@@ -168,7 +167,7 @@ fi
 own() {
   file=$(mktemp)
   cat >"$file"
-  # what a neighbour put there is unlinked: nothing can be mounted on top of that
+  # nothing can be mounted on top of a neighbour's file, which is unlinked
   umount "$1" 2>/dev/null || true
   mount --bind "$file" "$1"
   rm "$file"

@@ -1,4 +1,4 @@
-"""Processes of a cluster, started apart from this one, and gone when it is."""
+"""Processes of a cluster, started apart from this process, which they end with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def import_paths() -> list[str]:
-    """Return the directories that this process imports from, but Python's own."""
+    """Return the directories that this process imports from, except Python's own."""
     own = {Path(sys.prefix), Path(sys.base_prefix)}
     found = [str(ROOT), *sys.path]
     return [
@@ -32,23 +32,17 @@ def import_paths() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return what lets a program import the modules that this process can."""
+    """Return variables with which a program imports the modules of this process."""
     return {"PYTHONPATH": os.pathsep.join(import_paths())}
 
 
 def wait_until(
     condition: Callable[[], Any], what: str = "the condition", timeout: float = 20
 ) -> Any:
-    """Wait until a condition is true and return its value.
+    """Wait until ``condition()`` is true and return its value.
 
-    Raises AssertionError at the deadline.
-
-    Parameters
-    ----------
-    condition
-        () -> a value; called every few milliseconds.
-    what
-        Names it in the error.
+    Raises AssertionError, which names *what*, at the deadline. Calls the condition
+    every few milliseconds.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -61,14 +55,14 @@ def wait_until(
 
 
 class Process:
-    """A process of a cluster, started apart from this one.
+    """A process of a cluster.
 
     Parameters
     ----------
     address
-        What it said of itself.
+        The address that it printed.
     lines
-        What it has written, as it comes.
+        Its output, which grows.
     """
 
     def __init__(
@@ -158,12 +152,13 @@ def start(
 ) -> Process:
     """Start a process and wait until its output matches a pattern with one group.
 
-    Raises AssertionError if it ends, or does not say so in time; with what it wrote.
+    Raises AssertionError, with the output, if the process ends, or does not match in
+    time.
 
     Parameters
     ----------
     pattern
-        What its first group matches is the process's address.
+        Its first group matches the process's address.
     env
         On top of this process's environment.
     stdin
@@ -204,7 +199,7 @@ def start_scheduler(
     host: str = "127.0.0.1",
     python: str = sys.executable,
 ) -> Process:
-    """Start ``dask scheduler``, on loopback unless told otherwise."""
+    """Start ``dask scheduler``, on loopback by default."""
     return start(
         *prefix, python, "-m", "dask", "scheduler", "--host", host, "--port", "0",
         "--no-dashboard", *args, pattern=r"Scheduler at:\s+(\w+://\S+)", env=env,
@@ -219,7 +214,7 @@ def start_worker(
     host: str = "127.0.0.1",
     python: str = sys.executable,
 ) -> Process:
-    """Start ``dask worker``, without a nanny, otherwise like the scheduler."""
+    """Start ``dask worker``, without a nanny by default, on loopback by default."""
     return start(
         *prefix, python, "-m", "dask", "worker", scheduler, "--host", host,
         "--nthreads", "1", "--no-dashboard", *(args or ("--no-nanny",)),

@@ -1,4 +1,4 @@
-"""Rules about bytes and views: what was put is what readers see, and keep."""
+"""Rules about bytes and views: readers see the bytes that were put, and keep them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daskref.testing.contract.expectations import LARGE, expect, expect_bytes, p
 
 
 def round_trips(connector: Connector) -> None:
-    """Expect what was put, whatever its size and kind."""
+    """Expect the bytes that were put, for all sizes and kinds."""
     for nbytes in (0, 1, 7, 4095, 4096, 4097, 1_000_003, LARGE, LARGE + 13):
         value = pattern(nbytes, nbytes % 251)
         kinds = {"bytes": value, "bytearray": bytearray(value)}
@@ -27,19 +27,12 @@ def round_trips(connector: Connector) -> None:
 
 
 def frames(connector: Connector) -> None:
-    """Expect the frames of an object joined, whatever their formats."""
+    """Expect the frames of an object joined, for all formats."""
     doubles: Any = array.array("d", range(1000))
     matrix = memoryview(bytes(range(24))).cast("B", (4, 6))
     empty = memoryview(array.array("I"))
-    frames = [
-        b"head",
-        doubles,
-        b"",
-        bytearray(3),
-        matrix,
-        empty,
-        memoryview(b"tail")[1:],
-    ]
+    frames = [b"head", doubles, b"", bytearray(3), matrix, empty]
+    frames.append(memoryview(b"tail")[1:])
     value = b"".join(bytes(memoryview(frame)) for frame in frames)
     key = connector.put_frames(frames)
     expect_bytes(connector, key, value, "frames of several formats")
@@ -52,7 +45,7 @@ def frames(connector: Connector) -> None:
 
 
 def keeps_no_frame(connector: Connector) -> None:
-    """Expect that the bytes are the connector's own once put returns."""
+    """Expect that put copies: later changes of the source have no effect."""
     for nbytes in (100, LARGE):
         source = bytearray(pattern(nbytes))
         key = connector.put(source)
@@ -62,7 +55,7 @@ def keeps_no_frame(connector: Connector) -> None:
 
 
 def views_outlive(connector: Connector) -> None:
-    """Expect that a view stays what it was, though its object is evicted."""
+    """Expect that evicting an object does not change a reader's view."""
     for nbytes in (5000, LARGE):
         value = pattern(nbytes, 1)
         key = connector.put(value)
@@ -80,7 +73,7 @@ def views_outlive(connector: Connector) -> None:
 
 
 def private(connector: Connector) -> None:
-    """Expect that nobody sees what a reader writes to its view."""
+    """Expect that no other reader sees writes to a reader's view."""
     for nbytes in (100, LARGE):
         value = pattern(nbytes)
         key = connector.put(value)

@@ -1,7 +1,7 @@
 """Check that a connector keeps the contract. Needs no test framework.
 
-Known limits: what is checked in threads is checked by trying, so a race may go
-unnoticed; that another host sees the objects is not checked at all.
+Known limits: threads are checked by trying, so a race may go unnoticed; that another
+host sees the objects is not checked at all.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def check_connector(
     ----------
     make
         () -> a new connector, with a store that no other test uses. It is called once
-        per rule; what it returns is closed afterwards. One that is no ``Connector`` is
-        checked as a :class:`daskref.Store` uses it.
+        per rule; the check closes the connector. One that is no ``Connector`` is
+        checked as :class:`daskref.Store` uses it.
     relax
         Names of rules, from :data:`RULES`, not to check.
 
@@ -57,7 +57,7 @@ def check_connector(
             connector.close()
 
 
-#: The rules by name: what :func:`check_connector` checks, in this order.
+#: The rules by name, in the order in which :func:`check_connector` checks them.
 RULES: dict[str, Callable[[Connector], None]] = {
     "round-trips": rules_bytes.round_trips,
     "frames": rules_bytes.frames,

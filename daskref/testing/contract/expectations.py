@@ -1,4 +1,4 @@
-"""What the rules of the conformance suite expect, in the words of failures."""
+"""Expectations of the rules, in the words of failures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from daskref.connectors.base import Connector, Key
 
-#: Size in bytes of objects that connectors store in their way for large ones.
+#: Size in bytes of objects that connectors treat as large.
 LARGE = 32 * 2**20
 
 
@@ -33,7 +33,7 @@ def expect_raises(
 
 
 def pattern(nbytes: int, seed: int = 0) -> bytes:
-    """Return bytes by which places and seeds are told apart."""
+    """Return bytes that differ by position and by seed."""
     block = bytes((seed * 37 + i * 7 + i // 251) % 256 for i in range(4099))
     return (block * (nbytes // len(block) + 1))[:nbytes]
 

@@ -27,7 +27,7 @@ def keys(connector: Connector) -> None:
 
 
 def missing(connector: Connector) -> None:
-    """Expect ``None`` for what was evicted, once or twice."""
+    """Expect ``None`` for an object that was evicted, once or twice."""
     key = connector.put(b"gone")
     for _ in range(2):
         connector.evict(key)
@@ -36,7 +36,7 @@ def missing(connector: Connector) -> None:
 
 
 def plain_keys(connector: Connector) -> None:
-    """Expect that a key without its type is as good."""
+    """Expect that a key works as a plain tuple."""
     key = connector.put(b"bytes")
     plain = tuple(key)
     expect(connector.exists(plain), "exists of the key as a plain tuple is False")
@@ -46,7 +46,7 @@ def plain_keys(connector: Connector) -> None:
 
 
 def foreign_keys(connector: Connector) -> None:
-    """Expect that what is no key of this connector is refused."""
+    """Expect that the connector refuses keys of other kinds."""
     key = connector.put(b"ours")
     strange: list[Any] = [_Stranger("0" * 32, 4), ("a", 1), "text", None, 5, ()]
     if key and isinstance(key[0], str):
@@ -60,7 +60,7 @@ def foreign_keys(connector: Connector) -> None:
 
 
 def batches(connector: Connector) -> None:
-    """Expect of batches what their objects one by one would give."""
+    """Expect that batches do what single calls do."""
     values = [pattern(n, n) for n in (0, 10, 70_000)]
     keys = connector.put_batch(values)
     expect(len(set(keys)) == 3, "put_batch does not return one key per object")
@@ -77,7 +77,7 @@ def batches(connector: Connector) -> None:
 
 
 def new_key(connector: Connector) -> Key | None:
-    """Return the key of an object to come; ``None`` if the store cannot defer."""
+    """Return the key of a later object; ``None`` if the store cannot defer."""
     try:
         return (
             connector.new_key() if isinstance(connector, DeferrableConnector) else None

@@ -1,4 +1,4 @@
-"""Rules about ends: of connectors, links, leases, and what is counted."""
+"""Rules about ends: of connectors, links and leases; and about usage."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def links(connector: Connector) -> None:
 
 
 def leases(connector: Connector) -> None:
-    """Expect that sweeping deletes what has expired, and nothing else."""
+    """Expect that sweeping deletes objects whose lease has expired, and no others."""
     ended, running, without = (connector.put(b"leased") for _ in range(3))
     if not connector.renew(ended, 0.0):
         return
@@ -70,7 +70,7 @@ def leases(connector: Connector) -> None:
 
 
 def counts(connector: Connector) -> None:
-    """Expect that usage is what is stored, each object once."""
+    """Expect that usage counts each stored object once."""
     try:
         before = connector.usage()
     except NotImplementedError:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import pickle
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from daskref.connectors.base import Connector
+from daskref.connectors.base import Connector, Key
 from daskref.connectors.registry import connector_path, load_connector
-from daskref.testing.contract._commands import TIMEOUT, command
+from daskref.testing.contract._commands import TIMEOUT, start
 from daskref.testing.contract.expectations import LARGE, expect, expect_bytes, pattern
 from daskref.testing.contract.keys import new_key
 from daskref.testing.contract.takes import takers
 
 
 def configuration(connector: Connector) -> None:
-    """Expect the same store of a connector made of a configuration, or pickle."""
+    """Expect a connector of the same store from a configuration, or a pickle."""
     key = connector.put(b"shared")
     for other in (
         type(connector).from_config(connector.config()),
@@ -42,17 +41,14 @@ def processes(connector: Connector) -> None:
     values = [b"", b"small", pattern(LARGE, 3)]
     keys = [connector.put(value) for value in values]
     evicted = connector.put(b"evicted by the other process")
-    task = (connector_path(connector), connector.config(), keys, evicted)
-    child = subprocess.run(
-        command(_second_process),
-        input=pickle.dumps(sys.path) + pickle.dumps(task),
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    error = child.stderr.decode(errors="replace")
-    expect(not child.returncode, f"a second process fails: {error}")
-    seen, theirs = pickle.loads(child.stdout)
+    child = start(_second_process, connector, keys, evicted, stderr=subprocess.PIPE)
+    try:
+        out, error = child.communicate(timeout=TIMEOUT)
+    finally:
+        child.kill()
+    text = error.decode(errors="replace")
+    expect(not child.returncode, f"a second process fails: {text}")
+    seen, theirs = pickle.loads(out)
     expect(seen == [_digest(value) for value in values], "it reads other bytes")
     expect_bytes(connector, theirs, pattern(LARGE, 4), "what an ended process put")
     expect(not connector.exists(evicted), "what it evicted exists")
@@ -65,21 +61,17 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
-def _second_process() -> None:
-    stream = sys.stdin.buffer
-    sys.path[:] = pickle.load(stream)
-    path, config, keys, evicted = pickle.load(stream)
-    connector = load_connector(path, config)
+def _second_process(
+    connector: Connector, keys: list[Key], evicted: Key
+) -> tuple[list[str], Key]:
     seen = []
     for key in keys:
         view = memoryview(connector.get(key) or b"")
         seen.append(_digest(view))
         if view.nbytes and not view.readonly:
             view[0] ^= 1
-    theirs = connector.put(pattern(LARGE, 4))
     connector.evict(evicted)
-    connector.close()
-    sys.stdout.buffer.write(pickle.dumps((seen, theirs)))
+    return seen, connector.put(pattern(LARGE, 4))
 
 
 def threads(connector: Connector) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Timer
 
-from daskref.connectors.base import Connector
-from daskref.connectors.registry import connector_path, load_connector
-from daskref.testing.contract._commands import TIMEOUT, command
+from daskref.connectors.base import Connector, Key
+from daskref.testing.contract._commands import TIMEOUT, start
 from daskref.testing.contract.expectations import expect, pattern
 
 
 def takes(connector: Connector) -> None:
-    """Expect that of all takers one gets the object, and nobody gets it later."""
+    """Expect that one of several takers gets the object, and later ones nothing."""
     for value in (b"", b"small", pattern(2_000_003, 5)):
         key = connector.put(value)
         view = connector.take(tuple(key))
@@ -38,26 +36,16 @@ def takes(connector: Connector) -> None:
 
 
 def takers(connector: Connector) -> None:
-    """Expect that of two processes that take one gets each object."""
+    """Expect that one of two processes gets each object that both take."""
     if type(connector).take is Connector.take:
         return
     keys = [connector.put(b"for one only") for _ in range(200)]
-    task = (connector_path(connector), connector.config(), keys)
-    children = [
-        subprocess.Popen(
-            command(_taking_process), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
+    children = [start(_take, connector, keys) for _ in range(2)]
     taken = []
     watchdogs = [Timer(TIMEOUT, child.kill) for child in children]
     for watchdog in watchdogs:
         watchdog.start()
     try:
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write(pickle.dumps(sys.path) + pickle.dumps(task))
-            child.stdin.flush()
         for child in children:
             assert child.stdout is not None
             expect(child.stdout.read(5) == b"ready", "a taking process fails")
@@ -76,13 +64,8 @@ def takers(connector: Connector) -> None:
     expect(not any(map(connector.exists, keys)), "what was taken exists")
 
 
-def _taking_process() -> None:
-    stream = sys.stdin.buffer
-    sys.path[:] = pickle.load(stream)
-    path, config, keys = pickle.load(stream)
-    with load_connector(path, config) as connector:
-        sys.stdout.buffer.write(b"ready")
-        sys.stdout.buffer.flush()
-        stream.read(2)
-        taken = [key for key in keys if connector.take(key) is not None]
-    sys.stdout.buffer.write(pickle.dumps(taken))
+def _take(connector: Connector, keys: list[Key]) -> list[Key]:
+    sys.stdout.buffer.write(b"ready")
+    sys.stdout.buffer.flush()
+    sys.stdin.buffer.read(2)
+    return [key for key in keys if connector.take(key) is not None]
