@@ -236,7 +236,8 @@ class Executor:
     """
 
     _queue: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None]
-    _threads: int
+    #: Number of threads that run now.
+    threads: int
     _unfinished: int
     _closed: bool
 
@@ -252,7 +253,7 @@ class Executor:
     def forget(self) -> None:
         """Have no threads and no work, in a forked child."""
         self._queue = SimpleQueue()
-        self._threads = self._unfinished = 0
+        self.threads = self._unfinished = 0
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
         """Call a function in a thread.
@@ -264,11 +265,11 @@ class Executor:
             if self._closed:
                 raise RuntimeError(f"the executor {self._name!r} was closed")
             self._unfinished += 1
-            if self._unfinished > self._threads and self._threads < self._most:
+            if self._unfinished > self.threads and self.threads < self._most:
                 queue = self._queue
                 if start_thread(lambda: self._run(queue), self._name) is not None:
-                    self._threads += 1
-            if there_are_threads := self._threads > 0:
+                    self.threads += 1
+            if there_are_threads := self.threads > 0:
                 self._queue.put((future, function, args))
         if not there_are_threads:
             self._call(future, function, args)
@@ -290,7 +291,7 @@ class Executor:
                 continue
             with self._lock:
                 if queue.empty() or self._closed:
-                    self._threads -= 1
+                    self.threads -= 1
                     return
 
     def _call(
@@ -313,7 +314,7 @@ class Executor:
                 if (work := self._queue.get_nowait()) is not None:
                     work[0].cancel()
                     self._unfinished -= 1
-            for _ in range(self._threads):
+            for _ in range(self.threads):
                 self._queue.put(None)
 
 

@@ -1,4 +1,4 @@
-"""How the connector alone, without Dask, moves bytes from host to host.
+"""Measure how the connector alone, without Dask, moves bytes from host to host.
 
 Agents, one on each host, call the functions here with their *state*.
 """

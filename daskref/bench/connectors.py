@@ -3,7 +3,7 @@
 Both sides take turns, in one process and on one cluster, with a store of their own:
 
 - *put*: ``store.put(x)`` of an array of random numbers;
-- *get*: ``store.get(key)``, nothing cached, and one pass over what came;
+- *get*: ``store.get(key)``, nothing cached, and one pass over the result;
 - *submit*: ``client.submit(total, store.proxy(x)).result()`` with Dask's own client.
 
 ProxyStore has no connector for shared memory: its files on the same tmpfs stand for it.
@@ -78,7 +78,7 @@ OPERATIONS: dict[str, Operation] = {"put": _put, "get": _get, "submit": _submit}
 
 @dataclass(frozen=True)
 class Place:
-    """Where both sides keep their objects."""
+    """Where both sides store their objects."""
 
     directory: str
     memory: str

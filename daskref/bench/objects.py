@@ -1,8 +1,8 @@
 """The benchmark's rows of objects that are not arrays: models, and users' own classes.
 
-The functions that rows measure are ``(client, size) -> seconds``; these rows have sizes
-of their own, and ignore that one. torch, scikit-learn and ProxyStore are imported when
-a row is measured: daskref needs none of them.
+The functions that rows measure are ``(client, size) -> seconds``; these objects have
+sizes of their own, so *size* is ignored. Measuring a row imports torch, scikit-learn or
+ProxyStore, which daskref does not need.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 #: The model: layers of so many inputs and outputs, 200 MB together.
 LAYERS, WIDTH = 12, 2048
-#: Its tasks, one after another: plain Dask has several copies of it for each.
+#: Its tasks, one after another: plain Dask makes several copies of it for each.
 SUBMITS = 20
-#: The forest: trees, the samples that they are fitted to (50 MB together), its tasks.
+#: The forest (50 MB): its trees, the samples to fit them to, its tasks.
 TREES, SAMPLES, FOREST_TASKS = 28, 20_000, 40
 #: The objects, and the bytes of each.
 OBJECTS, PAYLOAD = 20, 20_000_000
@@ -89,7 +89,7 @@ def use_forest(forest: Any, number: int) -> float:
 
 def scatter_forest(client: Any, size: int) -> float:
     """Scatter a forest, and use it in many tasks."""
-    # of this turn only: daskref keeps an object for as long as its original lives
+    # another object each turn: daskref keeps one for as long as its original lives
     forest = copy.copy(fit_forest(TREES, SAMPLES))
     forest.turn = uuid.uuid4().hex
     begin = time.perf_counter()
@@ -107,7 +107,6 @@ class Item:
 
     def __init__(self, name: str, payload: bytes) -> None:
         self.name = name
-        #: Nearly all of it.
         self.payload = payload
 
 
@@ -122,12 +121,12 @@ def rotate(item: Any) -> Item:
 
 
 def combine(items: list[Any]) -> int:
-    """Return one small number of all objects."""
+    """Return one small number that depends on all objects."""
     return sum(len(item.payload) + item.payload[-1] for item in items)
 
 
 def map_items(client: Any, size: int) -> float:
-    """Map a function over large objects, and reduce what it returns."""
+    """Map a function over large objects, and reduce the results."""
     items = make_items()
     begin = time.perf_counter()
     rotated = client.map(rotate, items)

@@ -1,4 +1,4 @@
-"""How plain sockets, and ProxyStore's ZeroMQ connector, move bytes from host to host.
+"""Plain sockets, and ProxyStore's ZeroMQ connector, move bytes between hosts.
 
 Agents, one on each host, call the functions here with their *state*.
 """
@@ -118,7 +118,7 @@ def make_array(state: dict[str, Any], nbytes: int) -> None:
 
 
 def put_array(state: dict[str, Any]) -> tuple[Any, float]:
-    """Put the array there; return its key, and the seconds."""
+    """Put the array; return its key, and the seconds."""
     seconds, key = timed(state["proxystore"].put, state.pop("array"))
     return key, seconds
 
@@ -143,10 +143,10 @@ def close_proxystore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def proxystore(hosts: list[Host], nbytes: int) -> Iterator[Callable[[], Turn]]:
-    """Check that ProxyStore's ZeroMQ connector is installed; a turn is a put and a get.
+    """Measure a put on the first of two hosts and a get on the second, per turn.
 
-    Raises ModuleNotFoundError if it is not. A turn puts on the first of two hosts and
-    gets on the second, with new processes: old ones do not give all memory back.
+    Raises ModuleNotFoundError if ProxyStore's ZeroMQ connector is not installed. Each
+    turn has new processes: old ones do not give all memory back.
     """
     import proxystore_ex.connectors.dim.zmq  # noqa: F401
 

@@ -28,17 +28,17 @@ from daskref.demo.cluster import (
 )
 from daskref.testing.agents import Agent
 
-#: Share of the table that may pass the scheduler of a run with daskref: forty task
-#: messages, their results, heartbeats.
+#: Most bytes that may pass the scheduler of a run with daskref, in sizes of the table:
+#: forty task messages, their results, heartbeats.
 MAX_SHARE = 0.05
-#: Memory that the run with plain Dask takes, in sizes of the table: the forty copies
-#: that its scheduler holds at the peak, and as much again on the way.
+#: Memory of the run with plain Dask, in sizes of the table: the forty copies that its
+#: scheduler holds at the peak, and as much again on the way.
 _PLAIN_FACTOR = 80
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one run took."""
+    """Figures of one run."""
 
     #: Seconds from the first submit to the last result.
     seconds: float

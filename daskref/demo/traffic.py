@@ -1,8 +1,8 @@
-"""What went over this process's TCP connections, as the kernel counts it.
+"""The traffic of this process's TCP connections, as the kernel counts it.
 
-Linux only. A connection's counts go when it is closed: a :class:`Meter` that is updated
-often keeps what it has seen of each, and misses only what went through a connection
-between its last update and its end.
+Linux only. The kernel forgets a connection's counts when it is closed: a :class:`Meter`
+that is updated often keeps the last counts of each, and misses only the bytes between
+its last update and the connection's end.
 """
 
 from __future__ import annotations

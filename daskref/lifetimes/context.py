@@ -100,13 +100,15 @@ class ContextLifetime(Lifetime):
         if ended:
             return
         failed: list[DaskrefError] = []
-        for key in keys:
-            try:
-                self.store.evict(key)
-            except DaskrefError as exc:
-                failed.append(exc)
-        if close_stores:
-            self.store.close()
+        try:
+            for key in keys:
+                try:
+                    self.store.evict(key)
+                except DaskrefError as exc:
+                    failed.append(exc)
+        finally:
+            if close_stores:
+                self.store.close()
         logger.debug("LIFETIME %s ended, %d objects evicted", self.name, len(keys))
         if failed:
             raise failed[0]

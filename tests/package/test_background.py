@@ -104,7 +104,7 @@ class TestExecutor:
         with pytest.raises(ZeroDivisionError):
             executor.submit(lambda: 1 / 0).result(20)
         assert asyncio.run(executor.run(threading.current_thread)).name == "test"
-        wait_until(lambda: not executor._threads, "the threads' end")
+        wait_until(lambda: not executor.threads, "the threads' end")
         assert executor.submit(max, 1, 2).result(20) == 2
 
     def test_as_many_threads_as_work(self) -> None:
@@ -114,9 +114,9 @@ class TestExecutor:
         assert sorted(future.result(20) for future in futures) == [0, 1, 2]
         for _ in range(5):
             executor.submit(int).result(20)
-        assert executor._threads == 3
+        assert executor.threads == 3
         executor.close()
-        wait_until(lambda: not executor._threads)
+        wait_until(lambda: not executor.threads)
 
     def test_closed(self) -> None:
         executor = Executor(1, "test")
@@ -132,7 +132,7 @@ class TestExecutor:
             second.result(20)
         let.set()
         assert first.result(20)
-        wait_until(lambda: not executor._threads)
+        wait_until(lambda: not executor.threads)
         assert not executor._unfinished
 
     def test_what_was_taken_is_done_after_closing(self) -> None:

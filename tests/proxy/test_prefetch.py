@@ -78,14 +78,14 @@ def test_threads_are_bounded_and_end() -> None:
         executor.submit(fetch, weakref.ref(proxy))
     assert factories[0].started.wait(20)
     assert factories[1].started.wait(20)
-    assert executor._threads == 2
+    assert executor.threads == 2
     assert not any(factory.started.is_set() for factory in factories[2:])
     factories[4].may_end.set()
     assert len(proxies[4]) == 3  # used before its turn: by its user
     for factory in factories:
         factory.may_end.set()
     wait_until(lambda: all(map(is_resolved, proxies)))
-    wait_until(lambda: not executor._threads, "threads ended")
+    wait_until(lambda: not executor.threads, "threads ended")
     threads = {thread for factory in factories for thread in factory.threads}
     assert len(threads - {threading.current_thread()}) == 2
     assert factories[4].threads == [threading.current_thread()]
@@ -102,7 +102,7 @@ def test_what_nobody_has_any_more_is_not_fetched() -> None:
     proxies.pop()
     gc.collect()
     first.may_end.set()
-    wait_until(lambda: not executor._threads)
+    wait_until(lambda: not executor.threads)
     assert not second.threads
 
 
