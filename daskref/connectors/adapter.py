@@ -34,32 +34,22 @@ _ATTEMPTS = 3
 _adapted: dict[type[Any], type[AdaptedConnector]] = {}
 
 
-def adapt(connector: Any, *, member: bool = False) -> Connector:
-    """Return a connector with daskref's methods; a :class:`Connector` as it is.
-
-    *member*: whether other processes use the store as well; then closing deletes
-    nothing.
-    """
+def adapt(connector: Any) -> Connector:
+    """Return a connector with daskref's methods; a :class:`Connector` as it is."""
     if isinstance(connector, Connector):
         return connector
-    return adapted_class(type(connector))(connector, member=member)
+    return adapted_class(type(connector))(connector)
 
 
 def adapted_class(cls: type[Any]) -> type[AdaptedConnector]:
     """Return the adapter class for instances of *cls*."""
-    found = _adapted.get(cls)
-    return _adapted.setdefault(cls, _make_class(cls)) if found is None else found
-
-
-def _make_class(cls: type[Any]) -> type[AdaptedConnector]:
+    if (found := _adapted.get(cls)) is not None:
+        return found
     deferrable = hasattr(cls, "new_key") and hasattr(cls, "set")
     base = DeferrableAdaptedConnector if deferrable else AdaptedConnector
     more = _parameters(getattr(cls, "put", None)) - {"self", "obj"}
-    return type(
-        cls.__name__,
-        (base,),
-        {"__module__": __name__, "adapts": cls, "takes_hints": len(more) > 0},
-    )
+    namespace = {"__module__": __name__, "adapts": cls, "takes_hints": len(more) > 0}
+    return _adapted.setdefault(cls, type(cls.__name__, (base,), namespace))
 
 
 def class_of(connector: object) -> type[Any]:
@@ -72,7 +62,8 @@ def class_of(connector: object) -> type[Any]:
 class AdaptedConnector(Connector):
     """A connector of another library; see :func:`adapt`.
 
-    Other attributes are those of the adapted *connector*.
+    Other attributes are those of the adapted *connector*. *member*: whether other
+    processes use the store as well; then closing deletes nothing.
     """
 
     #: The class of the other library.

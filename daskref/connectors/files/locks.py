@@ -41,9 +41,7 @@ def names(path: str, fd: int) -> bool:
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def open_plain(
-    path: str, flags: int = os.O_RDONLY, mode: int = 0o600, dir_fd: int | None = None
-) -> int:
+def open_plain(path: str, flags: int = os.O_RDONLY, dir_fd: int | None = None) -> int:
     """Open a regular file of this user, close-on-exec.
 
     Raises PermissionError if it is a link, not a regular file, or another user's. The
@@ -52,7 +50,7 @@ def open_plain(
     """
     # without waiting, should it be a pipe
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    fd = os.open(path, flags, mode, dir_fd=dir_fd)
+    fd = os.open(path, flags, 0o600, dir_fd=dir_fd)
     there = os.fstat(fd)
     if there.st_uid == os.geteuid() and stat.S_ISREG(there.st_mode):
         return fd

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 #: Prefix of an object's name while it is written, in stores that show unfinished ones.
 PART = re.compile(r"^\.w-[0-9a-f]{8}-")
@@ -20,10 +21,37 @@ class Blobs(ABC):
     """Objects at paths. Errors are the driver's.
 
     Every method may be called from several threads at once, never on an event loop.
+
+    Parameters
+    ----------
+    open_filesystem
+        ``() -> file system``, a new one.
+    place
+        URL below which the objects are.
+    limits
+        ``part_size``: bytes of the pieces of objects; ``concurrency``: requests at the
+        same time, of all threads; ``timeout``: seconds for a request with its retries.
     """
 
     #: Whether :meth:`put` can create an object only if there is none.
     exclusive: bool = False
+
+    def __init__(
+        self,
+        open_filesystem: Callable[[], Any],
+        place: str,
+        limits: Mapping[str, Any],
+    ) -> None:
+        self._open = open_filesystem
+        self._part_nbytes: int = limits["part_size"]
+        self._concurrency: int = limits["concurrency"]
+        self._timeout: float = limits["timeout"]
+        self._fs: Any = None
+        self._root = self._ready()._strip_protocol(place)
+
+    @abstractmethod
+    def _ready(self) -> Any:
+        """Return the file system, opened if need be."""
 
     @abstractmethod
     def path(self, *names: str) -> str:

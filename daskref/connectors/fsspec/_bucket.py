@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any, TypeVar
@@ -30,23 +30,10 @@ _of_parents: list[Any] = []
 class Bucket(Blobs):
     """Objects behind an asynchronous file system of fsspec's.
 
-    Parameters
-    ----------
-    open_filesystem
-        ``() -> file system``, a new one.
-    place
-        URL below which the objects are.
-    part_nbytes
-        Larger objects are written and read in pieces of this size.
-    concurrency
-        Requests at the same time, of all threads together.
-    timeout
-        Seconds for one request, retries included.
-
     Notes
     -----
     Requests run on fsspec's own event loop, in its thread. Besides the objects, they
-    take *part_nbytes* times *concurrency* of memory, for any number of threads.
+    take ``part_size`` times ``concurrency`` of memory, for any number of threads.
     """
 
     exclusive = True
@@ -55,20 +42,13 @@ class Bucket(Blobs):
         self,
         open_filesystem: Callable[[], Any],
         place: str,
-        *,
-        part_nbytes: int,
-        concurrency: int,
-        timeout: float,
+        limits: Mapping[str, Any],
     ) -> None:
-        self._open = open_filesystem
-        self._part_nbytes = part_nbytes
-        self._concurrency = concurrency
-        self._timeout = timeout
         self._finished = 0
         self._mutex = Lock()
-        self._fs: Any = None
-        self._root = self._ready()._strip_protocol(place)
+        super().__init__(open_filesystem, place, limits)
 
+    @override
     def _ready(self) -> Any:
         with self._mutex:
             if self._fs is None:

@@ -69,16 +69,10 @@ def open_blobs(
             filesystem.retries = limits["retries"] + 1
         return filesystem
 
-    if not cls.async_impl:
-        return Tree(open_filesystem, url, part_nbytes=limits["part_size"])
-    kind = S3Bucket if protocol in S3 else Bucket
-    return kind(
-        open_filesystem,
-        url,
-        part_nbytes=limits["part_size"],
-        concurrency=limits["concurrency"],
-        timeout=limits["timeout"],
-    )
+    kind: type[Blobs] = Tree
+    if cls.async_impl:
+        kind = S3Bucket if protocol in S3 else Bucket
+    return kind(open_filesystem, url, limits)
 
 
 def _driver(protocol: str, url: str) -> Any:

@@ -125,7 +125,9 @@ class ObjectStoreSession:
             # First of all: a sweep removes sessions without participants.
             self._enter()
             self.exclusive = self._probe()
-            self._write_identity()
+            process = {} if self._shared else this_process()
+            identity = {"nonce": self.nonce, "exclusive": self.exclusive}
+            self._put(IDENTITY, {**identity, "process": process})
         except BaseException:
             if self.writer:  # else the store cannot be reached, or not be written to
                 try:
@@ -134,16 +136,6 @@ class ObjectStoreSession:
                     logger.debug("%r was not removed: %r", self, exc)
             raise
         self._start_renewing()
-
-    def _write_identity(self) -> None:
-        self._put(
-            IDENTITY,
-            {
-                "nonce": self.nonce,
-                "exclusive": self.exclusive,
-                "process": {} if self._shared else this_process(),
-            },
-        )
 
     def _probe(self) -> bool:
         """Tell whether the second of two writers of an object gets an error."""
@@ -192,11 +184,10 @@ class ObjectStoreSession:
         self._start_renewing()
 
     def _has_ended(self) -> ConnectorUnavailableError:
-        where = "" if self._shared else " of the memory of another process"
+        where = "another store" if self._shared else "the memory of another process"
         return ConnectorUnavailableError(
             repr(self),
-            f"there is no such session here: it is{where or ' of another store'}, or "
-            "has ended",
+            f"there is no such session here: it is of {where}, or has ended",
         )
 
     # Presence.

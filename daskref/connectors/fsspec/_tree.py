@@ -6,7 +6,7 @@ Known limit: the drivers decide how long to wait for a server.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,23 +22,16 @@ _in_memory = make_lock()
 class Tree(Blobs):
     """Objects behind a synchronous file system of fsspec's.
 
-    Parameters
-    ----------
-    open_filesystem
-        ``() -> file system``, a new one.
-    place
-        URL below which the objects are.
-    part_nbytes
-        Objects are written and read in pieces of this size.
+    They are written and read in pieces of ``part_size``; the other limits do not apply.
     """
 
     def __init__(
-        self, open_filesystem: Callable[[], Any], place: str, *, part_nbytes: int
+        self,
+        open_filesystem: Callable[[], Any],
+        place: str,
+        limits: Mapping[str, Any],
     ) -> None:
-        self._open = open_filesystem
-        self._part_nbytes = part_nbytes
-        self._fs = open_filesystem()
-        self._root = self._fs._strip_protocol(place)
+        super().__init__(open_filesystem, place, limits)
         self._memory = self._fs.protocol == "memory"
         # Other file systems have no atomic creation.
         self.exclusive = self._memory or bool(getattr(self._fs, "local_file", False))

@@ -30,6 +30,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from daskref.background import Background, forget_in_child
 from daskref.connectors.files.directory import STUCK, ObjectDirectory, new_name
@@ -64,17 +65,9 @@ _PART = 0.05
 _PAUSE = 10.0
 
 
+@dataclass(eq=False, repr=False)
 class Mover:
     """Moves a session's objects from memory to disk.
-
-    Parameters
-    ----------
-    objects
-        The directory in memory.
-    pool
-        Recycled files, which are freed first.
-    spill
-        The directory on disk.
 
     Notes
     -----
@@ -82,13 +75,16 @@ class Mover:
     well.
     """
 
+    #: The directory in memory.
+    _objects: ObjectDirectory
+    #: Recycled files, which are freed first.
+    _pool: Pool
+    #: The directory on disk.
+    _spill: Spill
     #: Whether no thread looks at the memory: a put then calls :meth:`watch`.
-    asleep: bool
+    asleep: bool = True
 
-    def __init__(self, objects: ObjectDirectory, pool: Pool, spill: Spill) -> None:
-        self._objects = objects
-        self._pool = pool
-        self._spill = spill
+    def __post_init__(self) -> None:
         self._background = Background(self._look, "daskref-mover")
         self._closed = self._said = False
         #: Modification time of the directory when it had objects, in nanoseconds.

@@ -23,17 +23,8 @@ class Answers:
     _pushes: Pushes
     #: Whether a warning was logged: later failures are logged at debug level.
     _complained: bool = False
-    #: The object of the last request, for the next one.
-    _kept: tuple[str, memoryview] | None = None
-
-    @property
-    def keeps(self) -> bool:
-        """Whether an object is kept for the next request."""
-        return self._kept is not None
-
-    def let_go(self) -> None:
-        """Drop the kept object."""
-        self._kept = None
+    #: Name and bytes of the last request's object, for the next request.
+    kept: tuple[str, memoryview] | None = None
 
     def answer(self, request: Request, data: memoryview) -> tuple[Status, memoryview]:
         """Carry out a request; return its status and the bytes to send."""
@@ -72,7 +63,7 @@ class Answers:
         end = request.offset + request.length
         if request.length > LARGEST_CHUNK or end > request.nbytes:
             return Status.REFUSED, empty
-        kept, self._kept = self._kept, None
+        kept, self.kept = self.kept, None
         key = SharedMemoryKey(request.name, request.nbytes)
         # After an eviction, transfers that have begun still get the rest.
         begun = request.offset or self._local.exists(key)
@@ -86,7 +77,7 @@ class Answers:
                 return Status.MISSING, empty
             view = found
         # The view's lock keeps the file from being recycled.
-        self._kept = request.name, view
+        self.kept = request.name, view
         return Status.OK, view[request.offset : end]
 
     def _evict(self, data: memoryview) -> Status:

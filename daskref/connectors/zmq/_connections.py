@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from daskref.background import forget_in_child, make_lock
-from daskref.connectors.zmq._keys import Handshake, Keys, RefusedError
+from daskref.connectors.zmq._keys import Handshake, RefusedError
 from daskref.connectors.zmq._listening import prepare, shut, split_endpoint
 from daskref.connectors.zmq._wire import (
     REPLY_NBYTES,
@@ -215,8 +215,8 @@ class Line:
 class Lines:
     """The connections of one process to the servers of a session."""
 
-    def __init__(self, keys: Keys, encrypted: bool, limits: Limits) -> None:
-        self._handshake = Handshake(keys, encrypted)
+    def __init__(self, handshake: Handshake, limits: Limits) -> None:
+        self._handshake = handshake
         self._limits = limits
         self.closed = False
         self._idle: list[Line] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass
 from threading import Condition, Thread, current_thread
 
 from daskref.background import start_thread
@@ -18,19 +19,9 @@ from daskref.connectors.zmq.sources import Candidates, Source
 _LOOK, _ASK_AGAIN = 0.2, 1.0
 
 
+@dataclass(eq=False, repr=False)
 class Transfer:
     """The chunks of one object, requested over several connections at once.
-
-    Parameters
-    ----------
-    arrival
-        Takes the chunks; it is neither published nor given up here.
-    sources
-        The hosts that have the object.
-    locate
-        () -> the hosts that have the object by now; may block.
-    failed
-        Called with each endpoint that did not answer.
 
     Notes
     -----
@@ -40,21 +31,19 @@ class Transfer:
     pass without a chunk.
     """
 
-    def __init__(
-        self,
-        lines: Lines,
-        arrival: Arrival,
-        sources: Sequence[Source],
-        locate: Callable[[], Sequence[Source]],
-        failed: Callable[[str], None],
-        limits: Limits,
-    ) -> None:
-        self._lines = lines
-        self._arrival = arrival
-        self._locate = locate
-        self._failed = failed
-        self._limits = limits
-        self._todo = deque(arrival.missing)
+    _lines: Lines
+    #: Takes the chunks; it is neither published nor given up here.
+    _arrival: Arrival
+    #: The hosts that have the object.
+    sources: InitVar[Sequence[Source]]
+    #: () -> the hosts that have the object by now; may block.
+    _locate: Callable[[], Sequence[Source]]
+    #: Called with each endpoint that did not answer.
+    _failed: Callable[[str], None]
+    _limits: Limits
+
+    def __post_init__(self, sources: Sequence[Source]) -> None:
+        self._todo = deque(self._arrival.missing)
         self._candidates = Candidates(sources)
         self._located = time.monotonic()
         self._deadline = 0.0

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from daskref.background import forget_in_child, make_lock, start_thread
 from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.zmq._answers import Answers
-from daskref.connectors.zmq._keys import Handshake, Keys, RefusedError
+from daskref.connectors.zmq._keys import Handshake, RefusedError
 from daskref.connectors.zmq._listening import prepare, shut
 from daskref.connectors.zmq._pushes import Pushes
 from daskref.connectors.zmq._wire import (
@@ -80,13 +80,13 @@ class Server:
         self,
         local: SharedMemoryConnector,
         listener: socket.socket,
-        keys: Keys,
-        encrypted: bool,
+        handshake: Handshake,
         limits: Limits,
     ) -> None:
         self.port = listener.getsockname()[1]
         self._local = local
         self._listener = listener
+        self._handshake = handshake
         self._limits = limits
         self._pushes = Pushes(local, limits)
         self._connections: set[_Connection] = set()
@@ -96,7 +96,6 @@ class Server:
         self._full = False
         self._pid = os.getpid()
         try:
-            self._handshake = Handshake(keys, encrypted)
             self._wake: tuple[int, ...] = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except BaseException:
             listener.close()
@@ -214,8 +213,8 @@ class Server:
     def _serve(self, there: socket.socket) -> None:
         answers = Answers(self._local, self._pushes)
         while not self._stopped:
-            if answers.keeps and not _is_readable(there, _KEPT_SECONDS):
-                answers.let_go()
+            if answers.kept and not _is_readable(there, _KEPT_SECONDS):
+                answers.kept = None
             _is_readable(there, None)
             if not self._answer(there, answers):
                 return

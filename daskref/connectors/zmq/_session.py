@@ -20,7 +20,7 @@ from daskref.connectors.files.locks import write_whole
 from daskref.connectors.files.recycling import unlink
 from daskref.connectors.shm.connector import SharedMemoryConnector
 from daskref.connectors.zmq._connections import ClosedError, Lines
-from daskref.connectors.zmq._keys import Keys
+from daskref.connectors.zmq._keys import Handshake, Keys
 from daskref.connectors.zmq._listening import endpoint, listen, outward, resolve
 from daskref.connectors.zmq._server import Served, Server
 from daskref.connectors.zmq._wire import Limits
@@ -124,7 +124,7 @@ class ZmqSession:
         found = recall(place)
         return {place: found} if found else {}
 
-    def _keys(self) -> Keys:
+    def _handshake(self) -> Handshake:
         keys = Keys.load(recall(_keys_place(self._name)))
         if keys is None:
             raise ConnectorUnavailableError(
@@ -133,7 +133,7 @@ class ZmqSession:
                 "Dask's connections, or by `credentials.remember`: it can use what is "
                 "on its own host only",
             )
-        return keys
+        return Handshake(keys, self._encrypted)
 
     # Connections.
 
@@ -146,7 +146,7 @@ class ZmqSession:
         with self._lock:
             if self.closed:
                 raise ClosedError
-            lines = Lines(self._keys(), self._encrypted, self._limits)
+            lines = Lines(self._handshake(), self._limits)
             self._resources.callback(lines.close)
             return lines
 
@@ -197,7 +197,7 @@ class ZmqSession:
             return self._endpoint
 
     def _start_server(self, place: Place) -> Server:
-        keys = self._keys()
+        handshake = self._handshake()
         address = resolve(place.interface) if place.interface else outward()
         try:
             listener = listen(address, place.ports)
@@ -208,7 +208,7 @@ class ZmqSession:
             )
             local = repr(self._local)
             raise of_system(exc, local, what, True, "the address") from exc
-        server = Server(self._local, listener, keys, self._encrypted, self._limits)
+        server = Server(self._local, listener, handshake, self._limits)
         self._resources.callback(server.stop)
         told, port = outward() if address in _EVERYWHERE else address, server.port
         if place.advertise is not None:

@@ -210,7 +210,9 @@ class Limits:
     timeout: float = 60.0
     #: Connections over which a large object is fetched. More of them compete for the
     #: cores (measured).
-    lanes: int = field(default_factory=lambda: max(1, min(4, _cores() // 2)))
+    lanes: int = field(
+        default_factory=lambda: max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+    )
     #: Bytes per request. Chunks of 64 KiB or 8 MiB halve the throughput in the clear
     #: (measured on two busy cores).
     chunk: int = 2**20
@@ -245,7 +247,3 @@ class Limits:
         """
         given = {name: value for name, value in values.items() if value is not None}
         return replace(self, **read_options(_READERS, given, "zmq: {}"))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
