@@ -58,9 +58,9 @@ class Footprint(NamedTuple):
     #: Bytes in memory, and on disk, in whole pages.
     memory: int = 0
     disk: int = 0
-    #: Processes that have it mapped; ``None`` if that cannot be told, as on disk.
+    #: Number of processes with a mapping of it; ``None`` if unknown, as on disk.
     mapped: int | None = None
-    #: What tells its file from others: an object may have several keys.
+    #: Identifies its file: an object may have several keys.
     file: int = 0
 
 

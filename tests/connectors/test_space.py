@@ -98,8 +98,8 @@ def test_a_file_cut_to_nothing_is_not_pinned(shm: SharedMemoryConnector) -> None
         key = shm.put(ones(4 * MIB))
         shm.evict(key)
     key = shm.put(ones(4 * MIB))
-    assert shm._tiers.memory.kept is not None
-    assert shm._tiers.memory.kept.inodes()
+    assert shm.tiers.memory.kept is not None
+    assert shm.tiers.memory.kept.inodes()
     segments_module.discard(os.path.join(shm.directory, key[0]))
     assert taken(shm) == (0, 0, 0)
 

@@ -277,7 +277,7 @@ class TestKeys:
 def path_of(store: Any, key: Any) -> Path:
     connector = store.connector
     if isinstance(connector, ZmqConnector):
-        return Path(connector._local.directory, key[0])
+        return Path(connector.local.directory, key[0])
     return Path(connector.directory, key[0])
 
 

@@ -101,7 +101,7 @@ def look(client: Any, directory: Path) -> tuple[set[bytes], list[tuple[str, Any]
         ("identity", client.scheduler_info()),
         ("dump", (directory / "dump.yaml").read_bytes()),
     ]
-    for path in Path(store.connector._local.directory).rglob("*"):
+    for path in Path(store.connector.local.directory).rglob("*"):
         with suppress(FileNotFoundError):
             if path.is_file():
                 seen.append((str(path), path.read_bytes()))

@@ -157,7 +157,7 @@ def server_of(connector: ZmqConnector) -> Server:
 
 def parts_left(connector: ZmqConnector) -> list[str]:
     """Return the files of unfinished transfers of a host."""
-    path = connector._local.directory
+    path = connector.local.directory
     return [n for n in os.listdir(path) if n.startswith((".f-", "f-", ".u-", ".w-"))]
 
 

@@ -163,7 +163,7 @@ class SharedMapping:
             if self.make_huge(start):
                 start += HUGE
                 continue
-            # Others for the rest: who asks for huge pages in vain, waits in vain.
+            # Small pages for the rest: a failed attempt at a huge page takes long.
             self.populate(start, stop)
             return
 

@@ -137,7 +137,7 @@ class Parts:
             os.fdatasync(part.fd)
         if part.locked:
             os.utime(part.fd)
-            # Before publishing: no reader who sees the name has to wait.
+            # Before publishing: a reader that sees the name does not have to wait.
             unlock(part.fd)
         inode = None if mapping is None else part.inode
         # Before publishing: a network file system sends the bytes, and finds that they

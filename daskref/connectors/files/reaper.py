@@ -18,7 +18,7 @@ from contextlib import suppress
 logger = logging.getLogger(__name__)
 
 _SHELL = "/bin/sh"
-#: Its third descriptor ends with the process that has it open for writing.
+#: Descriptor 3 is at its end when the process with the writing end has died.
 _WAIT = 'cd / && { read -r _ <&3 || [ ! -e "$1" ] || exec "$0" -P -c "$2" "$1"; } &'
 _REMOVE = (
     "import sys; from daskref.connectors.shm.connector import remove_when_left; "
@@ -55,7 +55,7 @@ class Reaper:
                 setsid=True,
                 setsigmask=(),
             )
-            os.waitpid(shell, 0)  # it leaves one behind that is nobody's child
+            os.waitpid(shell, 0)  # its child, the waiting shell, gets another parent
         except OSError:
             logger.debug("Nothing waits to remove %s", path, exc_info=True)
         finally:

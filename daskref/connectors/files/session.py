@@ -355,7 +355,7 @@ def _remove_if_left(path: str, liveness: Liveness, held: int = -1) -> bool:
         if claimed is None:
             return False
         nonce = read_identity(claimed).get("nonce")
-        with suppress(OSError, ValueError):  # what is on disk is swept on its own, too
+        with suppress(OSError, ValueError):  # `sweep_spills` removes it later
             remove_spill(read_own(os.path.join(claimed, "spill")).decode(), nonce)
         remove_whole(claimed, liveness.last)
         return True

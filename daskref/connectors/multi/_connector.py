@@ -15,7 +15,7 @@ from daskref.annotations import override
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
 from daskref.connectors.multi._children import Child, Children
 
-# ProxyStore has it in this module.
+# ProxyStore's name for it is in this module.
 from daskref.connectors.multi._policy import Policy as Policy
 from daskref.connectors.space import Space
 from daskref.exceptions import ConnectorError, WireError

@@ -85,7 +85,7 @@ class Mover:
     asleep: bool = True
 
     def __post_init__(self) -> None:
-        self._background = Background(self._look, "daskref-mover")
+        self._background = Background(self.look, "daskref-mover")
         self._closed = self._said = False
         #: Modification time of the directory when it had objects, in nanoseconds.
         self._looked = -1
@@ -117,7 +117,8 @@ class Mover:
         self._closed = True
         self._background.stop(timeout=1.0)
 
-    def _look(self) -> float:
+    def look(self) -> float:
+        """Move objects if memory is low; return the seconds until the next look."""
         begin = time.monotonic()
         pause, gained = 0.0, 1
         total, left = memory()
@@ -180,7 +181,7 @@ class Mover:
         gained = self._pool.trim(nbytes)
         if gained >= nbytes or self._spill.is_memory:
             return gained
-        with self._turn() as ours:
+        with self.turn() as ours:
             if not ours:
                 return gained
             self._undo()
@@ -191,7 +192,7 @@ class Mover:
         return gained
 
     @contextmanager
-    def _turn(self) -> Iterator[bool]:
+    def turn(self) -> Iterator[bool]:
         """Be the only process that moves objects; yield False if another one is."""
         path = self._objects.at("moving")
         if not os.path.exists(self._objects.path):
@@ -292,7 +293,7 @@ class Mover:
         deadline = time.monotonic() + STUCK
         # A process that is stopped deletes its copy once it goes on.
         while os.path.lexists(mark) and time.monotonic() < deadline:
-            with self._turn() as ours:
+            with self.turn() as ours:
                 if ours:  # the process that moved it died
                     unlink(mark)
             time.sleep(0.0005)

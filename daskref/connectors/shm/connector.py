@@ -132,11 +132,11 @@ class SharedMemoryConnector(DirectoryConnector):
             os.fspath(root or _ROOT),
             create,
         )
-        self._objects = self._tiers = Tiers(
+        self._objects = self.tiers = Tiers(
             repr(self), self._session, limit, recycled, idle, self._spill_root
         )
-        self._here = self._tiers.memory
-        self._finalizer = weakref.finalize(self, _leave, self._session, self._tiers)
+        self._here = self.tiers.memory
+        self._finalizer = weakref.finalize(self, _leave, self._session, self.tiers)
 
     def _enter(
         self, directory: str | None, nonce: str | None, root: str, create: bool
@@ -209,22 +209,22 @@ class SharedMemoryConnector(DirectoryConnector):
     @property
     def overflows(self) -> int:  # type: ignore[override]
         """Number of this process's objects that went to disk."""
-        return self._tiers.overflows
+        return self.tiers.overflows
 
     @override
     def _places(self) -> Iterator[ObjectDirectory]:
         self._ready()
-        return iter(self._tiers)
+        return iter(self.tiers)
 
     def start(self, name: str, nbytes: int, mark: str) -> Pieces:
         """Begin an object that is written in pieces; see :meth:`Tiers.start`."""
         self._ready()
-        return self._tiers.start(name, nbytes, mark)
+        return self.tiers.start(name, nbytes, mark)
 
     def resume(self, name: str, nbytes: int, mark: str) -> Pieces | None:
         """Continue an unfinished object of a process that died."""
         self._ready()
-        return self._tiers.resume(name, nbytes, mark)
+        return self.tiers.resume(name, nbytes, mark)
 
     def lend(self, key: Key) -> memoryview | None:
         """Return an object read-only, to be sent; see :meth:`get`."""
@@ -236,7 +236,7 @@ class SharedMemoryConnector(DirectoryConnector):
     ) -> memoryview | None:
         if failed is not None:
             raise failed
-        disk = self._tiers.spill.find()
+        disk = self.tiers.spill.find()
         return None if disk is None else read(disk, name, nbytes)
 
     @override
@@ -257,12 +257,12 @@ class SharedMemoryConnector(DirectoryConnector):
     @override
     def space(self) -> Space:
         self._ready()
-        return self._tiers.space()
+        return self.tiers.space()
 
     @override
     def footprints(self, keys: Iterable[Key]) -> list[Footprint | None]:
         self._ready()
-        return self._tiers.footprints([checked(k, SharedMemoryKey)[0] for k in keys])
+        return self.tiers.footprints([checked(k, SharedMemoryKey)[0] for k in keys])
 
     @override
     def config(self) -> dict[str, Any]:

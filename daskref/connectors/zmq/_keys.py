@@ -176,7 +176,7 @@ def _context(keys: Keys, server: bool) -> ssl.SSLContext:
     kind = ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT
     context = ssl.SSLContext(kind)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # who has the key is of the session, wherever it is
+    context.check_hostname = False  # the key alone proves the session, on any host
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=keys.certificate)
     # Python loads a chain only from a file: this one is private and in memory.

@@ -102,7 +102,7 @@ class Server:
             raise
         forget_in_child(self)
         self._thread = start_thread(self._run, f"daskref-zmq-{self.port}")
-        if self._thread is None:  # the interpreter ends: nobody would answer
+        if self._thread is None:  # the interpreter ends: no thread would answer
             listener.close()
 
     @property

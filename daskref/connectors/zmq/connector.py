@@ -133,11 +133,12 @@ class ZmqConnector(Connector):
             "recycle_idle": recycle_idle,
             "spill_directory": spill_directory and os.fspath(spill_directory),
         }
-        self._local = open_host(self._id, **options)
-        self._session = ZmqSession(repr(self), self._id, self._local, encrypted, limits)
+        # This host's store.
+        self.local = open_host(self._id, **options)
+        self._session = ZmqSession(repr(self), self._id, self.local, encrypted, limits)
         self._lock = make_lock()
         try:
-            self.host = self._local.session.host
+            self.host = self.local.session.host
             known = parse_peers(peers or {})
             if str(serve).lower() not in ("0", "false", "no"):
                 self.serve(interface, port, advertise)
@@ -145,7 +146,7 @@ class ZmqConnector(Connector):
                 known[self.host] = here
             asked = sources or KnownPeers(self.host, known)
             self._attended: list[Sources] = [asked]
-            self._remote = Remote(repr(self), self._local, asked, limits, self._session)
+            self._remote = Remote(repr(self), self.local, asked, limits, self._session)
         except BaseException:
             self.close()
             raise
@@ -212,7 +213,7 @@ class ZmqConnector(Connector):
         """Return this host's store."""
         if self._session.closed:
             raise ConnectorClosedError(repr(self))
-        return self._local
+        return self.local
 
     def _stays_here(self) -> bool:
         """Tell whether a put stays here: this host serves, or no other takes it."""
@@ -346,7 +347,7 @@ class ZmqConnector(Connector):
     @property
     def overflows(self) -> int:  # type: ignore[override]
         """Number of objects of this process that went to disk."""
-        return self._local.overflows
+        return self.local.overflows
 
     @override
     def outlive(self) -> None:
@@ -373,4 +374,4 @@ class ZmqConnector(Connector):
         self._session.close()
 
     def __repr__(self) -> str:
-        return f"<ZmqConnector {self._id[:8]} on {self._local.directory}>"
+        return f"<ZmqConnector {self._id[:8]} on {self.local.directory}>"

@@ -59,7 +59,7 @@ def is_locked(connector, key):
 
 
 def parked(connector):
-    return connector._tiers.memory.parked
+    return connector.tiers.memory.parked
 
 
 def test_the_next_read_gets_the_same_mapping(shm):
@@ -222,7 +222,7 @@ def test_nothing_is_parked_where_nothing_is_recycled(tmp_path):
 
 
 def test_idle_mappings_are_dropped(shm):
-    shm._tiers.memory.parked = ParkedMappings(lambda: 2**30, idle=0.05)
+    shm.tiers.memory.parked = ParkedMappings(lambda: 2**30, idle=0.05)
     keys = [put(shm, value) for value in (1, 2)]
     for _ in range(2):  # the second time, the thread sleeps without a limit
         for key in keys:
@@ -311,7 +311,7 @@ connector = SharedMemoryConnector(root=root)
 keys = [connector.put(bytes([i]) * 2**21) for i in (1, 2)]
 connector.get(keys[0])
 view = connector.get(keys[1])
-parked = connector._tiers.memory.parked
+parked = connector.tiers.memory.parked
 before = len(parked)
 pid = os.fork()
 if not pid:
@@ -358,7 +358,7 @@ if not pid:
     sys.stdin.readline()
     os._exit(0)
 del view
-say(len(connector._tiers.memory.parked))
+say(len(connector.tiers.memory.parked))
 os.waitpid(pid, 0)
 say("ended")
 """,

@@ -152,13 +152,13 @@ def test_a_link_made_while_its_object_is_evicted_is_not_overwritten(shm, monkeyp
     # 1. evict sees one name. 2. link makes another. 3. evict moves it to the pool.
     key = shm.put(fill(100_000))
     linked = []
-    real = shm._tiers.pool.add
+    real = shm.tiers.pool.add
 
     def add(*args):
         linked.append(shm.link(key))
         return real(*args)
 
-    monkeypatch.setattr(shm._tiers.pool, "add", add)
+    monkeypatch.setattr(shm.tiers.pool, "add", add)
     shm.evict(key)
     assert pooled(shm)
     second = shm.put(fill(100_000, 2))
@@ -218,14 +218,14 @@ def test_discarding_frees_the_pages_whoever_keeps_a_mapping(shm):
 
 
 def test_a_writer_does_not_keep_pages_of_deleted_files(shm):
-    kept = shm._tiers.memory.kept
+    kept = shm.tiers.memory.kept
     shm.evict(shm.put(fill(4 * MIB)))
     key = shm.put(fill(4 * MIB))  # into pages that exist: through a mapping
     number = inode(shm, key)
-    kept.prune(shm._tiers.pool, interval=0)
+    kept.prune(shm.tiers.pool, interval=0)
     assert kept.inodes() == {number}
     os.unlink(files(shm, "????????-*")[0])
-    kept.prune(shm._tiers.pool, interval=0)
+    kept.prune(shm.tiers.pool, interval=0)
     assert not kept.inodes()
     assert shm.directory not in Path("/proc/self/maps").read_text()
 

@@ -191,14 +191,14 @@ def test_the_pool_goes_before_objects_go_to_disk(
     machine: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SharedMemoryConnector(recycle_idle=3600) as shm:
-        trim = shm._tiers.pool.trim
+        trim = shm.tiers.pool.trim
 
         def trimmed(nbytes: int) -> int:
             gained = trim(nbytes)
             machine.left += gained
             return gained
 
-        monkeypatch.setattr(shm._tiers.pool, "trim", trimmed)
+        monkeypatch.setattr(shm.tiers.pool, "trim", trimmed)
         shm.evict(shm.put(np.ones(2 * MIB, "u1")))
         assert pooled(shm)
         machine.left, machine.now = machine.least + 6 * MIB, 1.0

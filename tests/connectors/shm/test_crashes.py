@@ -49,7 +49,7 @@ answer = os.pipe()
 pid = os.fork()
 if not pid:
     assert connector.get(before) is None
-    assert not connector._tiers.memory.kept.inodes()
+    assert not connector.tiers.memory.kept.inodes()
     keys = [connector.put(bytes([i]) * 2 * MIB) for i in range(3)]
     assert view == b"\\x01" * 2 * MIB
     os.write(answer[1], repr([tuple(key) for key in keys]).encode())
@@ -80,7 +80,7 @@ def test_a_child_forked_while_locks_are_held(tmp_path, child):
 import os
 from daskref.connectors.shm import *
 connector = SharedMemoryConnector(root=root)
-tiers = connector._tiers
+tiers = connector.tiers
 locks = [tiers._lock, connector._session._mutex, tiers.memory.kept._lock]
 locks.append(tiers.budget._lock)
 for lock in locks:

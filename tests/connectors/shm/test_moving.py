@@ -41,14 +41,14 @@ def other(shm: SharedMemoryConnector) -> Iterator[SharedMemoryConnector]:
 
 
 def move(shm: SharedMemoryConnector, *keys: Any) -> int:
-    with shm._tiers.mover._turn() as ours:
+    with shm.tiers.mover.turn() as ours:
         assert ours
-        return shm._tiers.mover.move(*(key.name for key in keys))
+        return shm.tiers.mover.move(*(key.name for key in keys))
 
 
 def on_disk(shm: SharedMemoryConnector) -> list[str]:
     """Names of what there is on disk, unfinished and leases as well."""
-    found = shm._tiers.spill.find()
+    found = shm.tiers.spill.find()
     if found is None:
         return []
     return sorted(set(os.listdir(found.path)) - {"identity"})
@@ -195,8 +195,8 @@ class TestMove:
         for _ in range(2):
             shm.evict(shm.put(fill(4 * MIB)))
         key = shm.put(fill(4 * MIB, 2))
-        assert shm._tiers.memory.kept is not None
-        assert shm._tiers.memory.kept.inodes()
+        assert shm.tiers.memory.kept is not None
+        assert shm.tiers.memory.kept.inodes()
         assert move(shm, key) == 4 * MIB
         assert shm.space().memory == shm.space().pinned == 0
         again = [shm.put(fill(4 * MIB, i)) for i in range(3)]
@@ -242,7 +242,7 @@ class TestMove:
         self, shm: SharedMemoryConnector, other: SharedMemoryConnector
     ) -> None:
         key = shm.put(fill(SIZE))
-        other._tiers.mover.close()
+        other.tiers.mover.close()
         assert move(other, key) == 0
         assert on_disk(shm) == []
         assert shm.get(key) == fill(SIZE)
@@ -323,7 +323,7 @@ class TestDeletion:
 
         def begin() -> None:
             thread.start()
-            wait_until(lambda: not other._tiers.memory.exists(key.name))
+            wait_until(lambda: not other.tiers.memory.exists(key.name))
             assert not ended  # it waits for the copy to go
 
         at(monkeypatch, step, begin)
@@ -366,8 +366,8 @@ def die(*args, **kwargs):
     sys.stdin.read()
 setattr(moving, step, die)
 connector = SharedMemoryConnector(**config)
-with connector._tiers.mover._turn():
-    connector._tiers.mover.move(name)
+with connector.tiers.mover.turn():
+    connector.tiers.mover.move(name)
 """
 
 
@@ -399,7 +399,7 @@ class TestDeath:
         assert on_disk(shm) == []
 
     def test_the_next_one_moves_it(self, shm: SharedMemoryConnector, key: Any) -> None:
-        assert shm._tiers.mover.make_room(SIZE) == SIZE
+        assert shm.tiers.mover.make_room(SIZE) == SIZE
         assert shm.get(key) == fill(SIZE)
         assert shm.space().memory == 0
         shm.sweep()
@@ -416,22 +416,22 @@ class TestMakeRoom:
         small = shm.put(fill(1000))
         shm.evict(shm.put(fill(SIZE)))
         assert len(pooled(shm)) == 1
-        assert shm._tiers.mover.make_room(SIZE) == SIZE
+        assert shm.tiers.mover.make_room(SIZE) == SIZE
         assert not pooled(shm)
         assert on_disk(shm) == []
-        assert shm._tiers.mover.make_room(SIZE) == SIZE
+        assert shm.tiers.mover.make_room(SIZE) == SIZE
         assert on_disk(shm) == [keys[2].name]
-        assert shm._tiers.mover.make_room(10 * SIZE) == 2 * SIZE
+        assert shm.tiers.mover.make_room(10 * SIZE) == 2 * SIZE
         assert [path.name for path in in_memory(shm)] == [small.name]
 
     def test_one_process_at_a_time(self, shm: SharedMemoryConnector) -> None:
         shm.put(fill(SIZE))
-        with shm._tiers.mover._turn() as first:
+        with shm.tiers.mover.turn() as first:
             assert first
-            with shm._tiers.mover._turn() as second:
+            with shm.tiers.mover.turn() as second:
                 assert not second
-            assert shm._tiers.mover.make_room(SIZE) == 0
-        assert shm._tiers.mover.make_room(SIZE) == SIZE
+            assert shm.tiers.mover.make_room(SIZE) == 0
+        assert shm.tiers.mover.make_room(SIZE) == SIZE
 
     def test_a_disk_that_is_memory_gains_nothing(
         self, shm: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
@@ -440,13 +440,13 @@ class TestMakeRoom:
             "daskref.connectors.shm._spill.is_memory", lambda path: True
         )
         shm.put(fill(SIZE))
-        assert shm._tiers.mover.make_room(SIZE) == 0
+        assert shm.tiers.mover.make_room(SIZE) == 0
 
     def test_without_a_disk_objects_stay(self, tmp_path: Path) -> None:
         with SharedMemoryConnector(spill_directory=tmp_path / "missing") as shm:
             key = shm.put(fill(SIZE))
             with pytest.raises((OSError, ConnectorUnavailableError)):
-                shm._tiers.mover.make_room(SIZE)
+                shm.tiers.mover.make_room(SIZE)
             assert shm.get(key) == fill(SIZE)
 
 
@@ -474,7 +474,7 @@ class TestLook:
         assert [shm.get(key) for key in keys] == [fill(SIZE, i) for i in range(3)]
         machine.left = 900 * MIB
         shm.put(fill(SIZE))
-        assert shm._tiers.mover._background.running
+        assert shm.tiers.mover._background.running
 
     def test_an_object_of_another_host_is_looked_at_once_it_is_published(
         self, shm: SharedMemoryConnector, machine: SimpleNamespace
@@ -491,17 +491,17 @@ class TestLook:
     def test_looks_are_more_frequent_when_there_is_less(
         self, shm: SharedMemoryConnector, machine: SimpleNamespace
     ) -> None:
-        shm._tiers.mover.close()
-        assert shm._tiers.mover._look() == float("inf")  # nothing to be moved
+        shm.tiers.mover.close()
+        assert shm.tiers.mover.look() == float("inf")  # nothing to be moved
         shm.put(fill(1000))
-        assert shm._tiers.mover._look() == float("inf")
+        assert shm.tiers.mover.look() == float("inf")
         key = shm.put(fill(SIZE))
         machine.left = 10_000 * MIB
-        assert shm._tiers.mover._look() == 1.0
+        assert shm.tiers.mover.look() == 1.0
         machine.left = 450 * MIB
-        assert 0.02 <= shm._tiers.mover._look() < 0.05
+        assert 0.02 <= shm.tiers.mover.look() < 0.05
         shm.evict(key)
-        assert shm._tiers.mover._look() == float("inf")
+        assert shm.tiers.mover.look() == float("inf")
 
     def test_what_cannot_be_done_is_not_tried_all_the_time(
         self, tmp_path: Path, machine: SimpleNamespace
@@ -509,20 +509,20 @@ class TestLook:
         with SharedMemoryConnector(spill_directory=tmp_path / "missing") as shm:
             machine.left = 50 * MIB
             view = shm.get(shm.put(fill(SIZE)))
-            assert shm._tiers.mover._look() >= 0.2  # it is read
+            assert shm.tiers.mover.look() >= 0.2  # it is read
             assert view is not None
             del view
-            assert shm._tiers.mover._look() >= 10.0  # there is no disk
+            assert shm.tiers.mover.look() >= 10.0  # there is no disk
 
     def test_a_session_that_is_gone_is_not_looked_at(
         self, machine: SimpleNamespace, tmp_path: Path
     ) -> None:
         shm = SharedMemoryConnector(spill_directory=tmp_path)
-        mover = shm._tiers.mover
+        mover = shm.tiers.mover
         shm.put(fill(SIZE))
         shm.close()
         machine.left = 50 * MIB
-        assert mover._look() > 0
+        assert mover.look() > 0
         assert list(tmp_path.iterdir()) == []
 
 
@@ -555,7 +555,7 @@ def test_any_order_of_events(steps: list[tuple[str, int]]) -> None:
                 value = fill(2**16 + 1000 * which, number)
                 values[shm.put(value)] = value
             elif step == "move":
-                shm._tiers.mover.make_room(2**16 * (which + 1))
+                shm.tiers.mover.make_room(2**16 * (which + 1))
             elif step == "release":
                 held.clear()
             elif step == "sweep":
@@ -606,7 +606,7 @@ def test_readers_and_deleters_while_objects_move(
 
     def mover() -> None:
         while not stop.is_set():
-            shm._tiers.mover.make_room(MIB)
+            shm.tiers.mover.make_room(MIB)
 
     movers = [threading.Thread(target=mover) for _ in range(2)]
     threads = [

@@ -130,7 +130,7 @@ def test_a_full_tmpfs_spills_and_a_full_disk_is_a_clear_error(shm, monkeypatch):
     def full(fd, views):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    parts = shm._tiers.memory.parts
+    parts = shm.tiers.memory.parts
     real = parts.write
     monkeypatch.setattr(parts, "write", full)
     value = fill(100_000)
@@ -167,7 +167,7 @@ parts.can_populate = lambda: populate
 with shm.SharedMemoryConnector(root=root, spill_directory=spill, budget=1.0) as c:
     if lies:
         # as when another process fills it meanwhile
-        c._tiers.room = lambda nbytes: True
+        c.tiers.room = lambda nbytes: True
     values = [bytes([i]) * (9 * MIB + i) for i in range(12)]
     keys = [c.put(value) for value in values]
     in_memory = sum(os.path.exists(os.path.join(c.directory, k.name)) for k in keys)
@@ -180,7 +180,7 @@ with shm.SharedMemoryConnector(root=root, spill_directory=spill, budget=1.0) as 
     big = c.put(bytes(70 * MIB))
     say(c.get(big)[-1], os.path.exists(os.path.join(c.directory, big.name)))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", spill], check=True)
-    c._tiers.spill._objects = None
+    c.tiers.spill._objects = None
     try:
         c.put(bytes(70 * MIB))
     except Exception as exc:

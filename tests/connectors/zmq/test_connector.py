@@ -121,9 +121,9 @@ def test_pages_of_an_evicted_copy_are_written_again(pair):
     for seed in range(3):
         key = a.put(pattern(2 * MIB, seed))
         assert b.get(key) == pattern(2 * MIB, seed)
-        pooled = b._local._tiers.pool.segments()
+        pooled = b.local.tiers.pool.segments()
         b.evict(key)
-        assert len(b._local._tiers.pool.segments()) == 1
+        assert len(b.local.tiers.pool.segments()) == 1
     assert not pooled
 
 

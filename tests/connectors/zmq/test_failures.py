@@ -87,13 +87,13 @@ def test_what_another_session_of_fetching_left_is_not_taken_for_chunks(pair):
     key = a.put(pattern(3 * MIB))
     # The chunk size differs, or the hidden file is not the one that was written to.
     for chunk, inode in ((MIB, 12345), (2 * MIB, None)):
-        pieces = b._local.start(key.name, key.nbytes, ".f-")
+        pieces = b.local.start(key.name, key.nbytes, ".f-")
         record = arrivals._HEAD.pack(chunk, inode or pieces.inode) + b"\1\1\1"
-        with open(os.path.join(b._local.directory, f"f-{key.name}"), "wb") as file:
+        with open(os.path.join(b.local.directory, f"f-{key.name}"), "wb") as file:
             file.write(record)
         pieces.let_be()
         assert b.get(key) == pattern(3 * MIB)
-        b._local.evict(key[:2])
+        b.local.evict(key[:2])
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_a_closed_server_is_gone(hosts):
     threads = {t.name for t in threading.enumerate() if t.name.startswith("daskref-z")}
     assert len(threads) == 2  # and that of the connection
     a.close()
-    b._local.evict(key[:2])
+    b.local.evict(key[:2])
     with pytest.raises(ConnectorUnavailableError, match="Connection refused"):
         b.get(key)
     assert not [t for t in threading.enumerate() if t.name in threads]
@@ -255,5 +255,5 @@ def test_a_server_that_was_started_again_is_found_through_its_sources(hosts):
     first.close()
     made.open("a", serve=True)
     told.found = [Source(keeper.host, keeper.endpoints)]
-    b._local.evict(key[:2])
+    b.local.evict(key[:2])
     assert b.get(key) == pattern(2 * MIB)

@@ -189,7 +189,7 @@ connector.get(key)
     b.sweep([], 0.0)
     assert not parts_left(b)
     assert b.endpoints == []
-    assert os.listdir(os.path.join(b._local.directory, "servers")) == []
+    assert os.listdir(os.path.join(b.local.directory, "servers")) == []
 
 
 # Forks.
@@ -274,7 +274,7 @@ sys.stdin.read()
     child = int(parent.line())
     try:
         parent.kill()
-        b._local.evict((name, nbytes))
+        b.local.evict((name, nbytes))
         with pytest.raises(ConnectorUnavailableError, match="refused"):
             b.get((name, nbytes, host))
     finally:

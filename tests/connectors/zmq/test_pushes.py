@@ -35,7 +35,7 @@ def test_a_host_where_nobody_serves_sends_what_it_puts(hosts, security):
         value = pattern(nbytes)
         key = outside.put_frames([value[: nbytes // 3], value[nbytes // 3 :]])
         assert key.host == a.host
-        assert a._local.get(key[:2]) == value
+        assert a.local.get(key[:2]) == value
         assert key[0] not in outside.here()
         assert outside.get(key) == value
         assert outside.link(key) is None  # nobody could read it
@@ -121,7 +121,7 @@ def test_too_many_pushes_are_an_error_in_the_end(hosts):
 
 def pushes_entry(connector: ZmqConnector) -> Any:
     name = "0" * 8 + "-" + "1" * 24
-    return _Push(connector._local.start(name, 10, ".u-"), {0}, time.monotonic() + 1e6)
+    return _Push(connector.local.start(name, 10, ".u-"), {0}, time.monotonic() + 1e6)
 
 
 def test_who_did_not_answer_is_sent_to_last(hosts):

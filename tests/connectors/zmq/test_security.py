@@ -254,7 +254,7 @@ def test_no_secret_is_where_it_could_leak(hosts, security, caplog):
         repr(dict(os.environ)), Path("/proc/self/cmdline").read_text(),
         pickle.dumps(a).decode("latin-1"), pickle.dumps(key).decode("latin-1"),
     ]  # fmt: skip
-    for path in Path(a._local.directory).rglob("*"):
+    for path in Path(a.local.directory).rglob("*"):
         if path.is_file():
             seen.append(path.read_bytes().decode("latin-1"))
     for text in seen:

@@ -103,7 +103,7 @@ def test_a_host_that_lacks_the_object_is_passed_over(hosts):
     assert b.get(key) == pattern(3 * MIB)
     assert c.served.nbytes == 0
     a.evict(key)
-    b._local.evict(key[:2])
+    b.local.evict(key[:2])
     assert b.get(key) is None
     assert not b.exists(key)
     assert not parts_left(b)
