@@ -8,6 +8,7 @@ mapping exists.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import time
@@ -30,6 +31,8 @@ _HUGE_NBYTES = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 #: Seconds to make one, after which no more are asked for; a tenth is usual (measured).
 _SLOW = 1e-3
 _FAILED = ctypes.c_void_p(-1).value
+#: Private mappings that are there, by address. A dict, since finalizers take no lock.
+_private: dict[int, None] = {}
 
 
 @cache
@@ -89,12 +92,29 @@ def private_view(fd: int, nbytes: int) -> memoryview:
         At least 1, and at most the size of the file.
     """
     where = map_private(fd, nbytes)
-    return view_of(where, nbytes, _libc().munmap, where, nbytes)
+    return view_of(where, nbytes, unmap, where, nbytes)
+
+
+@cache
+def _most_private() -> int:
+    """Return how many private mappings this process may have.
+
+    Half of what the kernel allows in all: past that, Python itself gets no memory.
+    """
+    try:
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
+            return int(file.read()) // 2
+    except (OSError, ValueError):
+        return 2**15
 
 
 def map_private(fd: int, nbytes: int) -> int:
     """Return the address of a new private mapping; raises as private_view does."""
-    return _map_aligned(fd, nbytes, mmap.MAP_PRIVATE)
+    if len(_private) >= _most_private():
+        raise OSError(errno.ENOMEM, "too many mappings")
+    where = _map_aligned(fd, nbytes, mmap.MAP_PRIVATE)
+    _private[where] = None
+    return where
 
 
 def map_holder(fd: int) -> int:
@@ -102,11 +122,15 @@ def map_holder(fd: int) -> int:
 
     Undo it with ``unmap(address, mmap.PAGESIZE)``.
     """
-    return _map(fd, mmap.PAGESIZE, mmap.MAP_PRIVATE, _PROT_NONE)
+    where = _map(fd, mmap.PAGESIZE, mmap.MAP_PRIVATE, _PROT_NONE)
+    _private[where] = None
+    return where
 
 
 def unmap(where: int, nbytes: int) -> None:
-    """Undo a mapping that has no views any more."""
+    """Undo a private mapping that has no views any more."""
+    # before: another thread may get the address at once
+    _private.pop(where, None)
     _libc().munmap(where, nbytes)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from daskref.connectors import SharedMemoryConnector
 from daskref.connectors.machine import is_low, least, memory
+from daskref.connectors.shm import _room
 from daskref.connectors.shm._room import Budget, Reserve
 from tests.support.common import wait_until
 
@@ -205,3 +206,43 @@ def test_the_pool_goes_before_objects_go_to_disk(
         shm.put(np.ones(8 * MIB, "u1"))
         assert not pooled(shm)
         assert shm.space().disk == 0
+
+
+def test_many_files_are_counted_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each put, which would take longer with each file that there is."""
+    now, counts = 0.0, 0
+
+    def count(path: str) -> int:
+        nonlocal now, counts
+        now += 0.1
+        counts += 1
+        return 0
+
+    monkeypatch.setattr(_room, "_count", count)
+    monkeypatch.setattr(_room, "_space", lambda path: (100 * GIB, 50 * GIB))
+    monkeypatch.setattr(_room, "time", SimpleNamespace(monotonic=lambda: now))
+    budget = Budget(str(tmp_path), GIB)
+    for _ in range(100):
+        now += 0.001
+        assert not budget.lacking(MIB)
+    assert counts == 2  # the objects, and the pool
+    now += 2.0
+    assert not budget.lacking(MIB)
+    assert counts == 4
+    assert budget.lacking(GIB)  # near the limit it is believed as long
+    assert counts == 4
+
+
+def test_room_that_was_gained_counts_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_room, "_count", lambda path: 0)
+    monkeypatch.setattr(_room, "_space", lambda path: (100 * GIB, 50 * GIB))
+    monkeypatch.setattr(_room, "_RARELY", 1e9)
+    budget = Budget(str(tmp_path), 10 * MIB)
+    assert not budget.lacking(6 * MIB)
+    assert budget.lacking(6 * MIB) == 2 * MIB
+    budget.gain(2 * MIB)
+    assert not budget.lacking(6 * MIB)

@@ -141,6 +141,31 @@ def test_too_many_mappings_fall_back_to_a_copy(shm, monkeypatch):
         assert fd is not None, "a copy needs no lock"
 
 
+@pytest.mark.parametrize("nbytes", [100_000, 2**20 + 1])
+def test_a_reader_of_many_objects_leaves_mappings_to_others(shm, child, nbytes):
+    keys = [tuple(shm.put(fill(nbytes, i))) for i in range(20)]
+    process = child(
+        "from daskref.connectors.files import _mapping\n"
+        "from daskref.connectors.shm import *\n"
+        "_mapping._most_private = lambda: 6\n"
+        "connector = SharedMemoryConnector(**config)\n"
+        "views = [connector.get(SharedMemoryKey(*key)) for key in keys]\n"
+        "say(len(_mapping._private))\n"
+        "say(all(view[0] == i and not view.readonly for i, view in enumerate(views)))\n"
+        "say(len(views))\n"
+        "del views\n"
+        "again = connector.get(SharedMemoryKey(*keys[0]))\n"
+        "say(bool(_mapping._private))\n",
+        config=shm.config(),
+        keys=keys,
+    )
+    assert int(process.line()) in (6, 7)
+    assert process.line() == "True"
+    assert process.line() == "20"
+    assert process.line() == "True"
+    process.wait()
+
+
 def test_a_view_holds_the_lock_until_its_last_slice_goes(shm):
     key = shm.put(fill(100_000))
     path = str(files(shm)[0])
