@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass, field
-from functools import cached_property
 from threading import Lock
 
 from daskref.background import make_lock
@@ -46,15 +45,18 @@ class Spill:
     #: Where it would put them; another process may have chosen another place first.
     root: str
     _objects: ObjectDirectory | None = None
+    _is_memory: bool | None = None
     _lock: Lock = field(default_factory=make_lock)
 
     def __post_init__(self) -> None:
         self._record = os.path.join(self.session.path, "spill")
 
-    @cached_property
+    @property
     def is_memory(self) -> bool:
         """Whether the root is in memory, too: then moving gains nothing."""
-        return is_memory(self.root)
+        if self._is_memory is None:
+            self._is_memory = is_memory(self.root)
+        return self._is_memory
 
     def find(self) -> ObjectDirectory | None:
         """Return the session's directory on disk, if it has one.
