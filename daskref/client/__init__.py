@@ -6,7 +6,7 @@ Read ``client`` first: the class, and a value's way through the files; then
 - ``_attachment``: the state of a client that passes values by reference; it joins the
   session and leaves it
 - ``_holdings``: the objects that this client has put, each content once
-- ``_scatter``, ``_placing``: ``scatter``, step by step, and its wait for workers
+- ``_scatter``: ``scatter``, step by step, and its wait for workers
 - ``_watches``: keys whose end this client waits for; ``_loans``: borrows lent to tasks
 - ``_hosts``: this client's part where workers run on several hosts
 - ``explaining``, ``inventory``: what would go by reference, and what is stored,

@@ -30,7 +30,7 @@ from daskref import config
 from daskref.background import run_apart
 from daskref.client._holdings import Holdings
 from daskref.client._hosts import Visit
-from daskref.client._placing import Placing
+from daskref.client._scatter import Placing
 from daskref.client._watches import Watches
 from daskref.cluster import by_value, notices
 from daskref.cluster.connections import Connections, Streams

@@ -13,11 +13,12 @@ name                                        what for
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dask.typing import no_default
@@ -172,8 +173,8 @@ async def submit_nodes(
     """Submit scattered values as tasks, and wait until workers have them.
 
     Dask's own placement is independent of its other messages, and breaks for a key that
-    is being released or computed. As tasks, values come and go in order. Our workers
-    finish such a task as soon as they hear of it.
+    is being released or computed. As tasks, values come and go in order. Workers with
+    daskref finish such a task as soon as they hear of it.
 
     Parameters
     ----------
@@ -239,3 +240,53 @@ async def submit_nodes(
         there = [futures[key] for key in known]
         await client._replicate(there, workers=workers)
     return futures
+
+
+@dataclass(eq=False, repr=False)
+class Placing:
+    """The scatters of one client that are under way. For the event loop."""
+
+    #: Held while values get a user's keys: each is placed before the next one.
+    naming: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: Waits that end where there is no worker: task -> states.
+    _waiting: dict[asyncio.Task[None], Mapping[Any, Any]] = field(default_factory=dict)
+
+    async def wait(
+        self, states: Mapping[Any, Any], timeout: float | None, patient: bool
+    ) -> bool:
+        """Wait until workers have values, or until no worker can be expected to.
+
+        Returns whether workers have them all; the rest follows by itself.
+
+        Parameters
+        ----------
+        states
+            Key -> Dask's state of its futures.
+        timeout
+            Seconds. A worker that the scheduler still trusts may not answer; another
+            one gets the values later.
+        patient
+            Whether to wait for a first worker.
+        """
+        task = asyncio.create_task(self._wait(states))
+        if not patient:
+            self._waiting[task] = states
+        try:
+            await asyncio.wait([task], timeout=timeout)
+        finally:
+            self._waiting.pop(task, None)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        return all(state.status == "finished" for state in states.values())
+
+    @staticmethod
+    async def _wait(states: Mapping[Any, Any]) -> None:
+        for state in states.values():
+            await state.wait()
+
+    def give_up(self, key: Any) -> None:
+        """End waits for a key that no worker can take yet."""
+        for task, states in self._waiting.items():
+            if key in states:
+                task.cancel()

@@ -1,7 +1,7 @@
 """Clients that pass large values by reference.
 
 :class:`Client` is Dask's client and :class:`ByReference`; :func:`enable` puts the same
-mixin on a client that somebody else made.
+mixin on an existing client.
 
 The way of a value, as three tours of a few files each. *How it works* draws them.
 

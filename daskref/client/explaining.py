@@ -111,11 +111,8 @@ def explain(
         graph = convert_legacy_graph(collections_to_expr([target]).__dask_graph__())
         nodes = {_named(key): node for key, node in graph.items()}
     elif callable(target):
-        values = (parse_input(value) for value in args)
-        named: dict[str, Any] = {
-            name: parse_input(value) for name, value in kwargs.items()
-        }
-        nodes = {"": Task("explain", target, *values, **named)}
+        named: dict[str, Any] = {k: parse_input(value) for k, value in kwargs.items()}
+        nodes = {"": Task("explain", target, *map(parse_input, args), **named)}
     else:
         raise TypeError(
             "explain takes a function and what to call it with, a Dask collection, a "

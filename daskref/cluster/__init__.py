@@ -1,19 +1,19 @@
-"""What client, scheduler and workers share: one session, and connections that use it.
+"""Shared by client, scheduler and workers: one session, and connections that use it.
 
-Read ``session`` first: what one process has of the cluster's store. Then:
+Read ``session`` first: one process's part of the cluster's store. Then:
 
-- ``opening``: what opens that store, in the scheduler and in who joins; ``inband``: why
-  some values do not go there
-- ``joining``, ``by_value``, ``sealing``: how a process asks to join, of any version,
-  and how its request keeps secrets out of logs
-- ``family``, ``_leases``: the serialization family ``daskref``, for values that have no
-  Dask key, and the leases that such objects live by
+- ``opening``: opens that store, in the scheduler and in processes that join;
+  ``inband``: the reasons why values do not go there
+- ``joining``, ``by_value``, ``sealing``: how a process of any version asks to join, and
+  how its request keeps secrets out of logs
+- ``family``, ``_leases``: the serialization family ``daskref``, for values without a
+  Dask key, and the leases that keep their objects
 - ``connections``: Dask's connections, with the family and with less delay
 - ``views``: results that lie in the stored memory of a task's arguments
-- ``relay``: the way round, inside Dask's messages, for a process that cannot see the
+- ``relay``: stored objects inside Dask's messages, for a process that cannot reach the
   store
-- ``locating``: several hosts: where objects are
-- ``stats``: what processes count, added up, and for Dask's page of metrics
-- ``health``: what a process tells of itself and of its store when it is asked
-- ``notices``: what users are told of settings and sessions
+- ``locating``: where objects are, in a session with several hosts
+- ``stats``: counts of processes, added up, and for Dask's page of metrics
+- ``health``: the diagnosis of a process and its store
+- ``notices``: log messages for users, about settings and sessions
 """

@@ -107,7 +107,7 @@ def _attach_call(call: Any, session: ClusterStore) -> Any:
 
 
 def _with_family(names: Sequence[str] | None, *more: str) -> list[str]:
-    """Return family names with ours first, and *more* at the end."""
+    """Return family names with the family first, and *more* at the end."""
     return list(dict.fromkeys([FAMILY, *(names or _DEFAULT), *more]))
 
 
@@ -124,7 +124,7 @@ class Connections:
 
     def __init__(self, pool: Any, scheduler: Any, session: ClusterStore) -> None:
         self._before = [
-            (obj, {**obj.__dict__}, obj.__class__)
+            (obj, obj.__class__, obj.serializers, obj.deserializers)
             for obj in (pool, scheduler)
             if isinstance(obj, ConnectionPool | PooledRPCCall)
         ]
@@ -137,10 +137,9 @@ class Connections:
 
     def restore(self) -> None:
         """Restore the connections."""
-        for obj, state, cls in self._before:
+        for obj, cls, serializers, deserializers in self._before:
             obj.__class__ = cls
-            obj.serializers = state["serializers"]
-            obj.deserializers = state["deserializers"]
+            obj.serializers, obj.deserializers = serializers, deserializers
             obj.__dict__.pop("_session", None)
 
 

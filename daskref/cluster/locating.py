@@ -131,7 +131,12 @@ class Locator(Sources):
         return found
 
 
-def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
+def ask(
+    loop: Any,
+    method: Callable[..., Any],
+    message: dict[str, Any],
+    timeout: float = _ANSWER,
+) -> Any:
     """Run ``async method(**message)`` on an event loop from another thread, and wait.
 
     Raises OSError without an answer, after the loop's end, and in the loop's thread.
@@ -151,7 +156,7 @@ def ask(loop: Any, method: Callable[..., Any], message: dict[str, Any]) -> Any:
         coroutine.close()
         raise OSError("the event loop has ended") from exc
     try:
-        return future.result(_ANSWER)
+        return future.result(timeout)
     except OSError:
         future.cancel()
         raise

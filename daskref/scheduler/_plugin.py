@@ -242,7 +242,7 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     def restart(self, scheduler: Scheduler) -> None:
         """Release the objects of all tasks."""
         self._feed(events.TasksCleared())
-        self._values.clear()
+        self._values.keys.clear()
         self.watches.restart()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:

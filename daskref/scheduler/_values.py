@@ -83,10 +83,10 @@ class Values:
     ) -> tuple[dict[Any, bool], dict[str, dict[Any, StoredNode]]]:
         """Replace the values of keys that are scattered again.
 
-        Keys that a worker is about to answer for, and keys of others, stay. Running
-        tasks continue with the values that they have. Returns changed key -> whether a
-        task may still read the earlier value; and worker address -> nodes for
-        :meth:`tell_workers`.
+        A key that a worker is about to answer for stays, as does one that stands for no
+        value. Running tasks continue with the values that they have. Returns changed
+        key -> whether a task may still read the earlier value; and worker address ->
+        nodes for :meth:`tell_workers`.
         """
         changed = {}
         places: dict[str, dict[Any, StoredNode]] = {}
@@ -123,12 +123,8 @@ class Values:
 
     def known(self, keys: Iterable[Any]) -> list[Any]:
         """Return the keys that workers have in memory, or that stand for values."""
-        tasks = self._scheduler.tasks
-        return [
-            key
-            for key in keys
-            if key in tasks and (tasks[key].state == "memory" or key in self.keys)
-        ]
+        states = ((key, self._state_of(key)) for key in keys)
+        return [k for k, s in states if s == "memory" or (s and k in self.keys)]
 
     async def answered(self, keys: Iterable[Any]) -> None:
         """Wait until workers have answered for keys that they were given. Bounded.
@@ -137,7 +133,7 @@ class Values:
         """
         deadline = time.monotonic() + _ANSWER
         for key in keys:
-            while key in self.keys and self._is_processing(key):
+            while key in self.keys and self._state_of(key) == "processing":
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
@@ -145,14 +141,13 @@ class Values:
                 self._awaited.setdefault(key, []).append(answer)
                 await asyncio.wait([answer], timeout=left)
 
-    def _is_processing(self, key: Any) -> bool:
+    def _state_of(self, key: Any) -> str:
         ts = self._scheduler.tasks.get(key)
-        return ts is not None and ts.state == "processing"
+        return "" if ts is None else str(ts.state)
 
     def in_memory(self, keys: Iterable[Any]) -> list[Any]:
         """Return the keys that workers have in memory."""
-        tasks = self._scheduler.tasks
-        return [key for key in keys if key in tasks and tasks[key].state == "memory"]
+        return [key for key in keys if self._state_of(key) == "memory"]
 
     def transition(self, key: Any, finish: str) -> None:
         """Handle a transition of a key that stands for a value."""
@@ -175,16 +170,12 @@ class Values:
         for client in ts.who_wants or ():
             self._tell(client.client_key, {"op": "daskref-no-worker", "key": ts.key})
 
-    def clear(self) -> None:
-        """Forget all keys."""
-        self.keys.clear()
-
     def _finished(self, key: Any, worker: str, **rest: Any) -> None:
-        """Handle a worker's answer, unless the scheduler has placed the key elsewhere.
+        """Handle a worker's answer, unless it is for an earlier run of a key.
 
         Dask repeats a task whose worker answers for an earlier run. Workers answer at
-        once for our keys, so that each of two runs would be answered after the next one
-        has begun, without end. For our keys the latest run counts.
+        once for keys that stand for values, so that each of two runs would be answered
+        after the next one has begun, without end. For these keys the latest run counts.
         """
         if key in self.keys:
             ts = self._scheduler.tasks.get(key)

@@ -61,7 +61,7 @@ class ReferenceNannyPlugin(NannyPlugin):  # type: ignore[misc]
         self._root = root
 
     def setup(self, nanny: Nanny) -> None:
-        """Put our check before the nanny's."""
+        """Put the check of own memory before the nanny's."""
         SharedMemoryConnector.sweep_at_end(self._root)
         callback = nanny.periodic_callbacks.get("memory_monitor")
         if callback is None:

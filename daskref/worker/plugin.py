@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.serialize import Serialize, to_serialize
 
-from daskref.background import run_apart
+from daskref.background import is_on_event_loop, run_apart
 from daskref.client.enabling import adopt, let_go
 from daskref.cluster.connections import FAMILY, Connections, Streams
 from daskref.cluster.family import register_family
+from daskref.cluster.locating import ask
 from daskref.cluster.opening import pauses
 from daskref.cluster.relay import RelayConnector, fetch
 from daskref.cluster.session import ClusterStore
@@ -144,16 +145,13 @@ class ReferenceWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def _ask_key(self, store: str) -> bytes | None:
         """Ask the scheduler for the signing key of a client's own store. Blocks."""
-        with suppress(RuntimeError):
-            asyncio.get_running_loop()
-            return None  # which must not wait for itself
-        asked = asyncio.run_coroutine_threadsafe(
-            self.worker.scheduler.daskref_secrets(), self.worker.loop.asyncio_loop
-        )
-        try:
-            return known_key(store, asked.result(self.session.info.settings.timeout))
-        except (OSError, TimeoutError):
+        if is_on_event_loop():  # which may not wait
             return None
+        timeout = self.session.info.settings.timeout
+        secrets = self.worker.scheduler.daskref_secrets
+        with suppress(OSError):
+            return known_key(store, ask(self.worker.loop, secrets, {}, timeout))
+        return None
 
     async def _take_part(self) -> None:
         """Exchange references, and serve other hosts, if the store is reachable."""
