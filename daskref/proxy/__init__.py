@@ -2,17 +2,15 @@
 
 Read ``proxy`` (the class, and the functions for users), then ``states`` (how a proxy is
 made, resolved and forgotten), ``_classes`` (what it answers before and after) and
-``_forwarding`` (a class per set of special methods). ``_slots`` has a proxy's fields,
-``_defaults`` the metadata of a target that was at hand when the proxy was made.
+``_forwarding`` (a class per set of special methods). ``_slots`` has a proxy's fields.
 ``_inspectors`` knows the callers that must not resolve a proxy; ``_locking`` lets one
-thread at a time resolve; ``_prefetch`` resolves in the background; ``_locker`` holds a
-proxy that nobody shall use by mistake.
+thread at a time resolve; ``_prefetch`` resolves in the background.
 """
 
 from daskref.exceptions import ResolveError as ProxyResolveError
-from daskref.proxy._locker import ProxyLocker as ProxyLocker
 from daskref.proxy._prefetch import resolve_async as resolve_async
 from daskref.proxy.proxy import Proxy as Proxy
+from daskref.proxy.proxy import ProxyLocker as ProxyLocker
 from daskref.proxy.proxy import ProxyOr as ProxyOr
 from daskref.proxy.proxy import extract as extract
 from daskref.proxy.proxy import get_factory as get_factory

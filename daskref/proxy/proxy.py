@@ -52,17 +52,15 @@ import sys
 import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 
 import cloudpickle
 
 from daskref.exceptions import NotStoredError, ResolveError
 from daskref.objects.reference import Reference
-from daskref.proxy._defaults import Described
-from daskref.proxy._locker import ProxyLocker
 from daskref.proxy._slots import Slots, base_of, has_target
 from daskref.proxy._slots import is_proxy as is_proxy
-from daskref.proxy.states import blank, create, initialize
+from daskref.proxy.states import Described, blank, create, initialize
 
 T = TypeVar("T")
 
@@ -208,6 +206,51 @@ type.__delattr__(Proxy, "__slots__")
 
 #: For annotations: a value, or a proxy of one.
 ProxyOr: TypeAlias = Proxy[T] | T
+
+
+class ProxyLocker(Generic[T]):
+    """Keep a proxy from being resolved until it is unlocked.
+
+    Parameters
+    ----------
+    proxy
+        The proxy; :meth:`unlock` returns it.
+
+    Notes
+    -----
+    A locker is no proxy: it has none of the target's attributes and methods, and
+    :func:`daskref.resolve` refuses it. It pickles with its proxy, so code that must not
+    look into the proxy can pass it on.
+
+    Examples
+    --------
+    >>> from daskref import Proxy
+    >>> locked = ProxyLocker(Proxy(lambda: [1, 2]))
+    >>> locked
+    <ProxyLocker, locked>
+    >>> locked.unlock()[0]
+    1
+    """
+
+    __slots__ = ("__proxy",)
+
+    def __init__(self, proxy: T) -> None:
+        self.__proxy = proxy
+
+    def unlock(self) -> T:
+        """Return the proxy."""
+        return self.__proxy
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"a ProxyLocker has no attribute {name!r}: its unlock() returns the proxy"
+        )
+
+    def __repr__(self) -> str:
+        return "<ProxyLocker, locked>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ProxyLocker, (self.__proxy,)
 
 
 def _maker(proxy: Proxy[Any]) -> Any:

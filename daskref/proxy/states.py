@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from dask.sizeof import sizeof
+
 from daskref.exceptions import ResolveError
-from daskref.objects.reference import Metadata
+from daskref.objects.reference import Metadata, describe
 from daskref.proxy._classes import described_class, settle, unknown_class
-from daskref.proxy._defaults import described
 from daskref.proxy._slots import base_of as base_of
 from daskref.proxy._slots import delete_target, has_target, new, set_class, set_factory
 from daskref.proxy._slots import is_proxy as is_proxy
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Described:
+    """A factory and the metadata of its target; it travels in place of the factory.
+
+    Proxies answer with the metadata until they are resolved.
+    """
+
+    factory: Callable[[], Any]
+    metadata: Metadata
+
+    def __call__(self) -> Any:
+        """Return the target."""
+        return self.factory()
 
 
 def create(
@@ -32,7 +49,10 @@ def create(
             f"not {type(factory).__name__}"
         )
     if target is not None:
-        made = create(cls, described(factory, target) if cache_defaults else factory)
+        known = isinstance(getattr(factory, "metadata", None), Metadata)
+        if cache_defaults and not known:
+            factory = Described(factory, describe(target, sizeof(target)))
+        made = create(cls, factory)
         populate(made, target)
         return made
     metadata = getattr(factory, "metadata", None)

@@ -14,7 +14,6 @@ from daskref.testing.contract import bytes as rules_bytes
 from daskref.testing.contract import keys as rules_keys
 from daskref.testing.contract import lifetimes as rules_lifetimes
 from daskref.testing.contract import processes as rules_processes
-from daskref.testing.contract import takes as rules_takes
 
 
 def check_connector(
@@ -73,7 +72,7 @@ RULES: dict[str, Callable[[Connector], None]] = {
     "processes": rules_processes.processes,
     "threads": rules_processes.threads,
     "batches": rules_keys.batches,
-    "takes": rules_takes.takes,
+    "takes": rules_processes.takes,
     "deferred": rules_keys.defers,
     "links": rules_lifetimes.links,
     "leases": rules_lifetimes.leases,
