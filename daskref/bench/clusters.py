@@ -35,14 +35,9 @@ _WORK = 400e6
 
 @contextmanager
 def hosts_for_sides(count: int, *shared: Path) -> Iterator[Network]:
-    """Make the hosts that :func:`open_side` needs.
+    """Make the hosts that :func:`open_side` needs, *count* of them for workers.
 
-    Parameters
-    ----------
-    count
-        Number of hosts for workers.
-    *shared
-        Directories that all hosts see.
+    *shared*: directories that all hosts see.
     """
     with Network() as network:
         names = [f"host-{number}" for number in range(count)]
@@ -90,20 +85,11 @@ def open_side(
     certificates: Path | None = None,
     env: dict[str, str] | None = None,
 ) -> Iterator[Side]:
-    """Start a cluster, and its client.
+    """Start a cluster on hosts from :func:`hosts_for_sides`, and its client.
 
-    Parameters
-    ----------
-    network
-        Made by :func:`hosts_for_sides`.
-    workers
-        Number of a host -> number of workers there, of one thread each.
-    connector
-        Of daskref's client; ``None`` for plain Dask.
-    certificates
-        Directory that all hosts see, for Dask's TLS.
-    env
-        Environment of all processes.
+    *workers*: number of a host -> number of workers there, of one thread each;
+    *connector*: of daskref's client, ``None`` for plain Dask; *certificates*: directory
+    that all hosts see, for Dask's TLS; *env*: environment of all processes.
     """
     with ExitStack() as stack:
         cluster = HostCluster(network["scheduler"], certificates=certificates, env=env)

@@ -259,19 +259,10 @@ class Taken(NamedTuple):
 def run(
     experiment: Experiment, size: int, rounds: int, pause: float = 0.0
 ) -> dict[str, list[Taken]]:
-    """Have all sides take turns.
+    """Have all sides take turns; return what each round took, by the name of the side.
 
-    Parameters
-    ----------
-    rounds
-        How many count; there is one more.
-    pause
-        Seconds before what counts; see :data:`daskref.bench.measuring.PAUSE`.
-
-    Returns
-    -------
-    dict
-        Name of a side -> what each round took; without the sides that failed.
+    There is a round more than *rounds*, which does not count. Sides that fail are left
+    out. *pause*: seconds before what counts; see :data:`daskref.bench.measuring.PAUSE`.
     """
     with ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="bench-")

@@ -26,12 +26,7 @@ _SMALL = 1024
 def measure_links(stores: Stores, nbytes: int, rounds: int) -> Links:
     """Measure the links between hosts, of which there are eight at least.
 
-    Parameters
-    ----------
-    stores
-        Of which none has fetched anything yet.
-    rounds
-        Number of measurements, of which the median counts.
+    Nobody may have fetched anything from *stores* yet. The median of *rounds* counts.
     """
     count = len(stores.agents)
     # a connection is made for the first transfer between two hosts only
@@ -120,16 +115,8 @@ def measure(
 ) -> tuple[Links, list[Check]]:
     """Measure links, and broadcasts to as many hosts as :data:`CHECKED` says.
 
-    Parameters
-    ----------
-    nbytes
-        Size of the object.
-    security
-        ``"clear"`` or ``"tls"``.
-    mbit
-        Bound on each link; ``None`` for none.
-    dask
-        Whether to measure with tasks of Dask too.
+    *nbytes*: size of the object; *security*: ``"clear"`` or ``"tls"``; *mbit*: bound on
+    each link, ``None`` for none; *dask*: whether to measure with tasks of Dask too.
     """
     with hosts_for_sides(max(CHECKED) + 1) as network:
         hosts = [network[f"host-{number}"] for number in range(max(CHECKED) + 1)]

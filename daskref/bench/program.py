@@ -51,12 +51,8 @@ COMPARISONS = {
 def run_row(row: Row, size: int, rounds: int, pause: float = 0.0) -> Result:
     """Measure one row; the first round of a cluster that serves several does not count.
 
-    Parameters
-    ----------
-    rounds
-        How many count.
-    pause
-        Seconds before each turn; see :data:`daskref.bench.measuring.PAUSE`.
+    *rounds*: how many count; *pause*: seconds before each turn, see
+    :data:`daskref.bench.measuring.PAUSE`.
     """
     if not row.cluster:
         pairs = [row.measure(size) for _ in range(rounds + 1)][1:]

@@ -210,14 +210,9 @@ class Result:
 
 
 def run_row(row: Row, rounds: int, seconds: float = SLICE) -> Result:
-    """Measure one row; the first round does not count.
+    """Measure one row; the first of *rounds* + 1 rounds does not count.
 
-    Parameters
-    ----------
-    rounds
-        How many count.
-    seconds
-        How long each library is timed in each round, about.
+    *seconds*: how long each library is timed in each round, about.
     """
     loops: dict[str, tuple[timeit.Timer, int]] = {}
     for name, make in {"plain": None, **makers()}.items():

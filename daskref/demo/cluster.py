@@ -15,6 +15,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from distributed import LocalCluster
+
 from daskref.demo.traffic import Meter, Traffic
 
 #: Seconds between two readings of the connections' counts.
@@ -23,8 +25,6 @@ _INTERVAL = 0.05
 
 def start_cluster(state: dict[str, Any], workers: int) -> str:
     """Start worker processes of one thread each; return the scheduler's address."""
-    from distributed import LocalCluster
-
     state["cluster"] = cluster = LocalCluster(
         n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
     )

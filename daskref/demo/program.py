@@ -14,11 +14,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import distributed
+import psutil
+from distributed.system import MEMORY_LIMIT
+
+import daskref
 from daskref.bench import flights
 from daskref.demo.cluster import (
     start_cluster,
@@ -34,6 +39,16 @@ MAX_SHARE = 0.05
 #: Memory of the run with plain Dask, in sizes of the table: the forty copies that its
 #: scheduler holds at the peak, and as much again on the way.
 _PLAIN_FACTOR = 80
+
+#: Value of ``--only`` -> name in the table, note, class.
+_CLIENTS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+    "plain": (
+        "distributed.Client",
+        "; plain Dask takes a while",
+        distributed.Client,
+    ),
+    "daskref": ("daskref.Client", "", daskref.Client),
+}
 
 
 @dataclass(frozen=True)
@@ -54,16 +69,12 @@ class Report:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo.
+    """Run the demo; return the exit status.
 
-    Returns
-    -------
-    int
-        Exit status: 0 if the results are equal and the scheduler stayed out of the
-        data's way.
+    It is 0 if the results are equal and the scheduler stayed out of the data's way.
     """
     parser = argparse.ArgumentParser(prog="python -m daskref.demo", description=__doc__)
-    parser.add_argument("--only", choices=["plain", "daskref"], help="run one client")
+    parser.add_argument("--only", choices=_CLIENTS, help="run one client")
     parser.add_argument(
         "--copies",
         type=int,
@@ -89,10 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     alone = time.perf_counter() - begin
 
     reports: dict[str, Report] = {}
-    for name, make_client in _clients(args.only).items():
-        note = "; plain Dask takes a while" if name == "distributed.Client" else ""
-        _say(f"{name}: {len(expected)} tasks on {args.workers} processes{note}")
-        reports[name] = _run(make_client, table, args.workers)
+    for only, (name, note, make_client) in _CLIENTS.items():
+        if args.only in (None, only):
+            _say(f"{name}: {len(expected)} tasks on {args.workers} processes{note}")
+            reports[name] = _run(make_client, table, args.workers)
 
     print(
         f"{len(expected)} x client.submit(score, flights, carrier, hour); "
@@ -101,19 +112,6 @@ def main(argv: list[str] | None = None) -> int:
     print(f"without Dask: {alone:.1f} s\n")
     print(_table(reports, expected))
     return _verdict(reports, expected, nbytes)
-
-
-def _clients(only: str | None) -> dict[str, Callable[[str], Any]]:
-    clients: dict[str, Callable[[str], Any]] = {}
-    if only in (None, "plain"):
-        from distributed import Client as PlainClient
-
-        clients["distributed.Client"] = PlainClient
-    if only in (None, "daskref"):
-        from daskref import Client
-
-        clients["daskref.Client"] = Client
-    return clients
 
 
 def _run(make_client: Callable[[str], Any], table: Any, workers: int) -> Report:
@@ -136,7 +134,8 @@ def _run(make_client: Callable[[str], Any], table: Any, workers: int) -> Report:
             _progress("finished", len(results), len(steps))
         seconds = time.perf_counter() - begin
         traffic, peak = agent.call(stop_recording)
-        stored = _stats(client)
+        plain = type(client) is distributed.Client
+        stored: Any = {} if plain else daskref.stats(client)
         return Report(
             seconds=seconds,
             wire_nbytes=sum(traffic),
@@ -145,16 +144,6 @@ def _run(make_client: Callable[[str], Any], table: Any, workers: int) -> Report:
             puts=stored.get("puts", 0),
             results=results,
         )
-
-
-def _stats(client: Any) -> Mapping[str, Any]:
-    from distributed import Client as PlainClient
-
-    if type(client) is PlainClient:
-        return {}
-    import daskref
-
-    return daskref.stats(client)
 
 
 def _table(reports: dict[str, Report], expected: list[float]) -> str:
@@ -199,9 +188,6 @@ def _verdict(reports: dict[str, Report], expected: list[float], nbytes: int) -> 
 
 
 def _free_nbytes() -> int:
-    import psutil
-    from distributed.system import MEMORY_LIMIT
-
     # the limit of the container, too
     return min(int(MEMORY_LIMIT), int(psutil.virtual_memory().available))
 

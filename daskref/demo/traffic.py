@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable
 from typing import NamedTuple
 
 # struct tcp_info (linux/tcp.h, append-only): 8 bytes of state and options, 24 __u32 up
@@ -28,6 +27,9 @@ class Traffic(NamedTuple):
     received: int
     #: Bytes sent and acknowledged.
     sent: int
+
+
+_NONE = Traffic(0, 0)
 
 
 def connections() -> dict[int, Traffic]:
@@ -55,16 +57,9 @@ def connections() -> dict[int, Traffic]:
     return found
 
 
-def traffic() -> Traffic:
-    """Return the sum over the TCP connections that are open now."""
-    return _total(connections().values())
-
-
 class Meter:
     """Traffic of this process since the meter was made, closed connections included.
 
-    Notes
-    -----
     Call :meth:`update` often. Not thread-safe.
 
     Examples
@@ -74,42 +69,22 @@ class Meter:
     Traffic(received=0, sent=0)
     """
 
-    _start: dict[int, Traffic]
-    _open: dict[int, Traffic]
-    _closed: Traffic
+    _seen: dict[int, Traffic]
+    _total: Traffic
 
     def __init__(self) -> None:
-        self._start = connections()
-        self._open = dict(self._start)
-        self._closed = Traffic(0, 0)
+        self._seen = connections()
+        self._total = _NONE
 
     def update(self) -> Traffic:
-        """Look at every connection again and return the traffic so far."""
+        """Read the counts of every connection again and return the traffic so far."""
+        received, sent = self._total
         now = connections()
-        for inode, seen in self._open.items():
-            # less than before: the inode number was given to a new connection
-            if inode not in now or now[inode] < seen:
-                self._closed = _total(
-                    [self._closed, _minus(seen, self._start.pop(inode, None))]
-                )
-        self._open = now
-        return _total(
-            [
-                self._closed,
-                *(_minus(seen, self._start.get(inode)) for inode, seen in now.items()),
-            ]
-        )
-
-
-def _minus(seen: Traffic, start: Traffic | None) -> Traffic:
-    if start is None:
-        return seen
-    return Traffic(seen.received - start.received, seen.sent - start.sent)
-
-
-def _total(parts: Iterable[Traffic]) -> Traffic:
-    received = sent = 0
-    for part in parts:
-        received += part.received
-        sent += part.sent
-    return Traffic(received, sent)
+        for inode, count in now.items():
+            before = self._seen.get(inode, _NONE)
+            if count < before:  # the inode number was given to a new connection
+                before = _NONE
+            received += count.received - before.received
+            sent += count.sent - before.sent
+        self._seen, self._total = now, Traffic(received, sent)
+        return self._total
