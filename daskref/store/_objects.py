@@ -190,8 +190,7 @@ class ObjectStore:
         Returns
         -------
         object
-            The same one at every call while it is cached: who changes it changes what
-            others get.
+            The same one at every call while it is cached: a change shows to all.
 
         Raises
         ------
@@ -236,12 +235,8 @@ class ObjectStore:
     def set(self, key: Key, obj: Any, *, serializer: Dump | None = None) -> None:
         """Write an object under the key of a future; see :meth:`Future.set_result`.
 
-        Raises
-        ------
-        NotDeferrableError
-            If the connector makes no keys for objects to come.
-        NotProxiableError, ConnectorError
-            See :meth:`put`.
+        Raises as :meth:`put` does, and NotDeferrableError if the connector makes no
+        keys for objects to come.
         """
         self._writer.set(key, obj, serializer)
 
@@ -250,22 +245,14 @@ class ObjectStore:
     def put_reference(
         self, obj: Any, token: str | None = None, encoded: Encoded | None = None
     ) -> Reference:
-        """Write an object and return a reference to it.
+        """Write an object, equal ones or not, and return a reference; see :meth:`put`.
 
         Parameters
         ----------
-        obj
-            The object; a new one is stored, whatever is stored already.
         token
-            Its content hash, kept in the metadata.
+            Content hash of the object, kept in the metadata.
         encoded
-            The object as :func:`~daskref.objects.codec.encode` returns it, if that was
-            done.
-
-        Raises
-        ------
-        NotProxiableError, ConnectorError
-            See :meth:`put`.
+            The object as :func:`~daskref.objects.codec.encode` returned it.
         """
         key, nbytes, _, seal = self._writer.put(obj, encoded=encoded)
         return self.refer(key, describe(obj, nbytes, token, seal))

@@ -75,10 +75,10 @@ class Store(ObjectStore):
 
     Notes
     -----
-    Thread-safe. Every method may block on the connector. :meth:`get` returns one
-    shared object per key while it is cached, and so do proxies of one key in one
-    process, as ProxyStore's do: who changes it changes what others get.
-    :meth:`get_reference` returns a new private one each time.
+    Thread-safe. Every method may block on the connector. While an object is cached,
+    :meth:`get` and the proxies of its key in one process share it, as in ProxyStore: a
+    caller who changes it changes what others get. :meth:`get_reference` returns a new
+    private object each time.
 
     Each put, get, proxy and eviction is logged at level DEBUG, to ``daskref.store``.
 
@@ -110,9 +110,9 @@ class Store(ObjectStore):
         obj
             The object.
         evict
-            Whether the object is single-use: who resolves a copy of the proxy deletes
-            it, and every other copy raises a ``ResolveError``. A proxy that is
-            populated does not count: it has its target already.
+            Whether the object is single-use: the first copy of the proxy that resolves
+            deletes it, and every other raises a ``ResolveError``. A populated proxy
+            has its target already.
         lifetime
             What evicts the object when it ends; not together with *evict*.
         populate_target
@@ -130,9 +130,9 @@ class Store(ObjectStore):
         Returns
         -------
         Proxy
-            It pickles as a reference. Type, hash, length, shape are known in every
-            process without a fetch, unless a serializer or deserializer of the user's
-            was not tried because the proxy is not populated. The object stays until
+            It pickles as a reference. Type, hash, length and shape are known in every
+            process without a fetch, unless a user's serializer or deserializer made an
+            object that no populated proxy has seen. The object stays until
             :meth:`evict`, or *lifetime*.
 
         Raises
@@ -190,7 +190,7 @@ class Store(ObjectStore):
         lifetime: Lifetime | None = None,
         deserializer: Load | None = None,
     ) -> Proxy[Any]:
-        """Return a proxy of an object that is in the store already.
+        """Return an unresolved proxy of an object that is in the store already.
 
         Parameters
         ----------
@@ -198,11 +198,6 @@ class Store(ObjectStore):
             From :meth:`put`; not looked up.
         evict, lifetime, deserializer
             See :meth:`proxy`; the first two exclude each other.
-
-        Returns
-        -------
-        Proxy
-            Not resolved. Nothing is known of its target until it is.
         """
         _check_exclusive(evict, lifetime)
         operation = Operation(self.name, self.metrics)
@@ -352,15 +347,12 @@ class Store(ObjectStore):
         serializer, deserializer
             ``(obj) -> buffer`` and ``(bytes) -> obj`` in place of the store's. Both
             travel with the future.
-        polling_interval
-            Seconds that a reader waits before it looks again.
-        polling_backoff_factor
-            Each wait is that many times the one before.
-        polling_interval_limit
-            The longest wait in seconds; ``None`` for no limit.
+        polling_interval, polling_backoff_factor, polling_interval_limit
+            A reader looks again after so many seconds; each wait is the factor times
+            the one before, and at most the limit (``None``: no limit).
         polling_timeout
-            Seconds for which a reader waits, then it raises
-            :class:`~daskref.exceptions.ResolveTimeoutError`; ``None`` for no limit.
+            Seconds until a reader raises
+            :class:`~daskref.exceptions.ResolveTimeoutError`; ``None``: never.
 
         Returns
         -------
