@@ -38,6 +38,8 @@ from daskref.units import parse_seconds, parse_size
 
 #: Counters in bytes.
 _SIZES = {*STORED, "bytes_kept"} - {"objects"}
+#: Holders of each object that `top` shows: all tasks of a sweep may need one.
+_HOLDERS = 50
 #: Of a core, that a host may spend on what `top` asks of its file systems: 100,000
 #: objects take a second.
 _SHARE = 0.02
@@ -300,7 +302,7 @@ def top(
         await cluster.opened()  # it may have been switched off meanwhile
         ask = ask_stats(cluster.scheduler, share=_SHARE if again else None)
         told = await cluster.wait("asking all workers", ask)
-        listing = ask_objects(cluster.scheduler, limit)
+        listing = ask_objects(cluster.scheduler, limit, holders=_HOLDERS)
         return told, await cluster.wait("asking the scheduler", listing)
 
     async def _top(cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from daskref.client._checks import check_enabled
@@ -12,6 +13,8 @@ from daskref.cluster.session import ClusterStore
 from daskref.cluster.stats import STORED, Stats, footprints, reads, summarize
 from daskref.connectors.space import Footprint
 
+#: Objects in one answer of the scheduler: it does other things between two.
+_PAGE = 5000
 #: Objects that the scheduler lists by default.
 _MOST = 10_000
 
@@ -62,7 +65,7 @@ def list_objects(client: Any, *, most: int = _MOST) -> Any:
     client
         A client of :class:`~daskref.Client` or :func:`~daskref.enable`.
     most
-        How many objects to list, the largest first; bounds the scheduler's answer.
+        How many objects to list, the largest first.
 
     Returns
     -------
@@ -70,8 +73,9 @@ def list_objects(client: Any, *, most: int = _MOST) -> Any:
         It prints as a table, also in notebooks; ``where`` and ``by`` filter and order
         it, ``to_pandas`` makes a DataFrame. For an asynchronous client, a coroutine.
         Objects that live by a lease alone are missing: the scheduler does not know
-        them. The call waits up to three seconds for workers to measure objects and to
-        count reads; see :class:`~daskref.client.inventory.ObjectRecord`.
+        them. The call waits up to three seconds, for each 5,000 objects, for workers to
+        measure them and to count reads; see
+        :class:`~daskref.client.inventory.ObjectRecord`.
 
     Raises
     ------
@@ -89,17 +93,31 @@ def list_objects(client: Any, *, most: int = _MOST) -> Any:
 
 
 async def ask_objects(
-    scheduler: Any, most: int = _MOST, session: ClusterStore | None = None
+    scheduler: Any,
+    most: int = _MOST,
+    session: ClusterStore | None = None,
+    holders: int | None = None,
 ) -> Table[ObjectRecord]:
     """Return the table of :func:`list_objects`, by an ``rpc`` to the scheduler.
 
-    *session*: this process's, if any: then its reads and its host's objects are
-    included.
+    Parameters
+    ----------
+    session
+        This process's, if any: then its reads and its host's objects are included.
+    holders
+        How many holders of each object to list, at most; default: all.
     """
-    told = await scheduler.daskref_objects(most=most)
-    objects = told["objects"]
-    if session is not None:
-        await session.run(_add_own, session, objects, told["processes"])
+    objects: list[dict[str, Any]] = []
+    while (wanted := min(_PAGE, most - len(objects))) > 0:
+        told = await scheduler.daskref_objects(
+            most=wanted, holders=holders, after=_position(objects)
+        )
+        page = told["objects"]
+        if session is not None:
+            await session.run(_add_own, session, page, told["processes"])
+        objects += page
+        if len(page) < wanted:
+            break
     # How many keys share one file, and how many of these have been told of.
     keys = Counter(file for each in objects for file in _files(each["places"]))
     before: Counter[tuple[str, int]] = Counter()
@@ -130,6 +148,15 @@ async def ask_objects(
             )
         )
     return Table(ObjectRecord._fields, records)
+
+
+def _position(objects: list[dict[str, Any]]) -> tuple[int, int] | None:
+    """Return where a listing goes on: the last size, and how often it was there."""
+    if not objects:
+        return None
+    nbytes = objects[-1]["nbytes"]
+    same = takewhile(lambda each: each["nbytes"] == nbytes, reversed(objects))
+    return nbytes, sum(1 for _ in same)
 
 
 def _files(places: dict[str, Any]) -> dict[tuple[str, int], Footprint]:

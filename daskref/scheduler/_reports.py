@@ -102,8 +102,21 @@ class Reports:
         self._sizes = now, found
         return found
 
-    async def objects(self, most: int) -> dict[str, Any]:
+    async def objects(
+        self,
+        most: int,
+        holders: int | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> dict[str, Any]:
         """Return the *most* largest objects, for :func:`daskref.list_objects`.
+
+        Parameters
+        ----------
+        holders
+            How many holders of each object to describe; default: all.
+        after
+            ``(nbytes, number)``: leave out what is larger, and the first *number*
+            objects of that size.
 
         Returns
         -------
@@ -112,7 +125,8 @@ class Reports:
             ``None`` for a host without an answer in time; ``processes``: those whose
             reads ``hits`` counts.
         """
-        found = [(key, record) for key, record, _ in await self._largest(most, None)]
+        largest = await self._largest(most, holders, after)
+        found = [(key, record) for key, record, _ in largest]
         processes = await self._survey.fill(found)
         return {"objects": [record for _, record in found], "processes": processes}
 
@@ -128,10 +142,13 @@ class Reports:
         return [(record, number) for _, record, number in found]
 
     async def _largest(
-        self, most: int, holders: int | None
+        self, most: int, holders: int | None, after: tuple[int, int] | None = None
     ) -> list[tuple[Key, dict[str, Any], int]]:
         found = []
+        held: Iterator[tuple[Key, StoredObject]]
         held = (each for each in self._state.objects.items() if each[1].holders)
+        if after is not None:
+            held = _after(held, *after)
         needed: dict[Any, dict[Key, Metadata]] = {}  # by task: one may need thousands
         for number, (key, obj) in enumerate(
             nlargest(most, held, key=lambda each: each[1].nbytes)
@@ -304,3 +321,14 @@ class Reports:
                 "bytes": sum(sizes),
                 "seconds": 0.0,
             }
+
+
+def _after(
+    held: Iterable[tuple[Key, StoredObject]], nbytes: int, number: int
+) -> Iterator[tuple[Key, StoredObject]]:
+    """Yield the smaller objects, and those of that size but the first *number*."""
+    for each in held:
+        if each[1].nbytes == nbytes and number:
+            number -= 1
+        elif each[1].nbytes <= nbytes:
+            yield each

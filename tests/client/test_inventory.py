@@ -108,7 +108,7 @@ def test_what_objects_take_up_adds_up(connector: str, tmp_path: Path) -> None:
         sums[0] += mmap.PAGESIZE * len(session.info.probes)  # which are no objects
         assert sums == [told["memory"], told["disk"]]
         connector = session.store.connector
-        directory = getattr(connector, "_local", connector).directory
+        directory = getattr(connector, "local", connector).directory
         assert tuple(sums) == used(directory)
         # this client reads, too
         (read,) = [each for each in found.values() if each.disk]

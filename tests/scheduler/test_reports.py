@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from distributed.protocol import dumps
 
+from daskref.client import inventory
 from daskref.connectors.base import Key
 from daskref.connectors.space import Footprint
 from daskref.scheduler import _reports
@@ -158,6 +159,34 @@ def test_reads_of_all_processes_add_up(
     assert set(told["processes"]) == {"scheduler", "1", "2"}
     (asked, *_) = [m for m in scheduler.asked if m["op"] == "daskref_reads"]
     assert asked["names"] == [name]
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 7, 100])
+def test_a_listing_in_pages_has_each_object_once(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(inventory, "_PAGE", page)
+    site = Site(home="")
+    for number in range(20):
+        site.put((key(number)[0], 1000 + number // 4, A))  # four of each size
+    reports = make(scheduler, site.state)
+    rpc: Any = SimpleNamespace(daskref_objects=reports.objects)
+    found = asyncio.run(inventory.ask_objects(rpc))
+    sizes = [each.nbytes for each in found]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {each.key for each in found} == {key(number)[0] for number in range(20)}
+    assert len(found) == 20
+    assert [*asyncio.run(inventory.ask_objects(rpc, 9))] == [
+        each._replace(age=pytest.approx(each.age, abs=60)) for each in found[:9]
+    ]
+
+
+def test_few_holders_are_told_to_who_wants_few(scheduler: Scheduler) -> None:
+    site = Site(home="")
+    for number in range(200):
+        site.hold("key", f"task-{number}", key(1))
+    (found,) = asyncio.run(make(scheduler, site.state).objects(10, 50))["objects"]
+    assert len(found["keys"]) == 50
 
 
 def test_transfers_that_were_and_that_are(scheduler: Scheduler) -> None:
