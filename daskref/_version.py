@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-#: Of what the processes of a session say to each other: messages, references, settings,
-#: what is stored. Peers work together if they have the same. Raise it when a process
-#: that has the old one could misunderstand, or be misunderstood.
+#: The protocol between the processes of a session: messages, references, settings, the
+#: stored layout. Peers work together if they have the same number. Raise it when peers
+#: with the old and the new number could misunderstand each other.
 PROTOCOL = 1

@@ -61,7 +61,7 @@ class Site:
     #: A directory that all hosts see.
     _directory: Path
     size: int
-    #: Closes what is opened.
+    #: Closes all that the site opens.
     _stack: ExitStack
     #: Name of a side -> () -> its next turn.
     turns: dict[str, Callable[[], Turn]] = field(default_factory=dict)

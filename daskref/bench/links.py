@@ -26,7 +26,7 @@ _SMALL = 1024
 def measure_links(stores: Stores, nbytes: int, rounds: int) -> Links:
     """Measure the links between hosts, of which there are eight at least.
 
-    Nobody may have fetched anything from *stores* yet. The median of *rounds* counts.
+    No host may have fetched from *stores* before. The median of *rounds* counts.
     """
     count = len(stores.agents)
     # a connection is made for the first transfer between two hosts only

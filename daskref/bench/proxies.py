@@ -138,7 +138,7 @@ ROWS = (
 
 
 def makers() -> dict[str, Callable[[Any], Any]]:
-    """Return what makes proxies, for each library that is installed."""
+    """Return the maker of proxies of each library that is installed, by its name."""
     found: dict[str, Callable[[Any], Any]] = {"daskref": Proxy}
     for name, module, attribute in (
         ("proxystore", "proxystore.proxy", "Proxy"),
@@ -155,7 +155,7 @@ def makers() -> dict[str, Callable[[Any], Any]]:
 def prepare(
     row: Row, name: str, make: Callable[[Any], Any] | None
 ) -> timeit.Timer | None:
-    """Return the timer of a row for a library; ``None`` for what it cannot do.
+    """Return the timer of a row for a library; ``None`` if the library cannot do it.
 
     *make*: ``(factory) -> proxy``; ``None`` for the plain object.
     """

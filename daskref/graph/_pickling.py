@@ -278,7 +278,7 @@ def hashed(obj: Any, divider: Divider) -> tuple[str, bool] | None:
 
     ``None`` if it does not pickle. Futures in it count by their keys.
     """
-    try:  # what is small is not pickled twice
+    try:  # a small call is pickled once
         small = scan(obj, divider.threshold, for_hash=True)
         return xxhash.xxh3_128_hexdigest(small.data), False
     except FoundLargeError:

@@ -294,7 +294,7 @@ class _Unpacker(pickle.Unpickler):
         super().__init__(file)
         self._places = places
         self._inside = inside
-        #: by place; and what was stored with others, by reference
+        #: by persistent id; and tuples of values stored together, by reference
         self._objects: dict[int, Any] = {}
         self._together: dict[int, Any] = {}
 

@@ -92,7 +92,7 @@ def _lasts(obj: Any, name: str, value: Any) -> bool:
     """
     numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
     if name == "nbytes":
-        # of other data types it depends on what the value's buffers were cut from
+        # of other data types it depends on the array that a slice was cut from
         dtype = obj.dtype
         if numpy is None or not isinstance(dtype, numpy.dtype):
             return False

@@ -72,7 +72,7 @@ def _reducers(
         found[np.ndarray] = _reduce_array
         found[np.ma.MaskedArray] = _reduce_masked
         found |= dict.fromkeys((np.matrix, np.recarray, np.memmap), _reduce_subclass)
-        # where it is made: NumPy 2.5 warns who asks for `np.char.chararray`
+        # from its own module: NumPy 2.5 warns on access to `np.char.chararray`
         home = sys.modules.get("numpy._core.defchararray", np.char)
         if (chararray := getattr(home, "chararray", None)) is not None:
             found[chararray] = _reduce_subclass

@@ -32,7 +32,7 @@ from daskref.objects.codec import Encoded
 
 MAGIC = b"\x89daskr-s"
 VERSION = 1
-#: Bytes before the content: a multiple of what the content is aligned to.
+#: Bytes before the content: a multiple of the content's alignment.
 ENVELOPE_NBYTES = 64
 #: Bytes of a signature that a reference carries.
 SEAL_NBYTES = 16

@@ -256,7 +256,7 @@ def update(
         ownership.check_unborrowed("updated", SHARED_OR_MUTABLE)
         if not is_resolved(proxy):
             return
-        itself = ownership.borrow(mutable=True)  # nobody else may, meanwhile
+        itself = ownership.borrow(mutable=True)  # keeps others from borrowing
         try:
             ownership.replace(_put(ownership.factory, extract(proxy), serializer))
         finally:

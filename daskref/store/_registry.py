@@ -134,7 +134,7 @@ def _find(config: StoreConfig) -> Any:
         if store is not None and (
             written or _made.get(_place(store.config())) is not store
         ):
-            return store  # the user's own, or what a user wrote: the name decides
+            return store  # of a user's own making or writing: the name decides
         place = _place(config)
         if place in _made:
             _made.move_to_end(place)

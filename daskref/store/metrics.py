@@ -34,7 +34,7 @@ KEYS = 1024
 #: Of how many objects a process knows how often it has read them, those read last.
 READ = 4096
 
-#: What is counted, and what it means.
+#: Counter -> its meaning.
 COUNTERS = {
     "puts": "objects written into the store",
     "gets": "objects read from the store",

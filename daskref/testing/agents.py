@@ -166,7 +166,7 @@ def get_name(state: dict[str, Any]) -> Any:
 def _serve() -> None:
     tasks = Connection(os.dup(0), writable=False)
     answers = Connection(os.dup(1), readable=False)
-    # what is printed may not come between the answers
+    # functions may print: not between the answers
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     state: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: Directory of the package: what it needs to be imported elsewhere.
+#: Directory from which the package is imported.
 ROOT = Path(__file__).parents[2]
 
 
