@@ -40,19 +40,9 @@ class Finding(NamedTuple):
     mend: str = ""
 
 
-def ok(check: str, where: str, told: str) -> Finding:
-    """Return a check that succeeded."""
-    return Finding(check, "ok", where, told)
-
-
-def failed(check: str, where: str, told: str, mend: str) -> Finding:
-    """Return a check that failed."""
-    return Finding(check, "failed", where, told, mend)
-
-
-def skipped(check: str, where: str, told: str) -> Finding:
-    """Return a check that could not be made."""
-    return Finding(check, "skipped", where, told)
+def result(check: str, where: str, told: str, mend: str = "") -> Finding:
+    """Return a finding; the check failed if there is an advice how to mend it."""
+    return Finding(check, "failed" if mend else "ok", where, told, mend)
 
 
 def of_process(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
@@ -61,45 +51,38 @@ def of_process(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
     *told*: its answer to :func:`daskref.cluster.health.check` with ``"examine"``.
     """
     files = told["files"]
-    if 0 <= files < _FILES:
-        mend = f"Raise the limit on open files: ulimit -n {_FILES} or more"
-        yield failed("limits", where, f"it may open {files} files", mend)
-    else:
-        yield ok("limits", where, f"it may open {files if files >= 0 else 'all'} files")
+    mend = f"Raise the limit on open files: ulimit -n {_FILES} or more"
+    text = f"it may open {files if files >= 0 else 'all'} files"
+    yield result("limits", where, text, mend if 0 <= files < _FILES else "")
     if reason := told.get("error"):
         mend = f"Set {setting_name('connector')} to a store that this process reaches"
-        yield failed("store", where, reason, mend)
+        yield result("store", where, reason, mend)
     elif (reason := told.get("unseen")) is not None:
         mend = (
             "Its values travel in Dask's messages. Let it share the other processes' "
             f"directory, or set {setting_name('connector')} to a store that all reach"
         )
-        yield failed("store", where, f"it cannot see the store: {reason}", mend)
+        yield result("store", where, f"it cannot see the store: {reason}", mend)
     else:
-        yield ok("store", where, told["connector"])
+        yield result("store", where, told["connector"])
         yield from of_trips(where, told["trips"])
 
 
 def of_trips(where: str, trips: Mapping[str, str]) -> Iterator[Finding]:
     """Yield for each place whether an object that a process puts comes back."""
     for place, wrong in trips.items():
-        if wrong:
-            mend = "See to the store that the message names"
-            yield failed("round trip", where, f"{place}: {wrong}", mend)
-        else:
-            yield ok("round trip", where, f"{place}: a value of 1 MiB came back")
+        text = f"{place}: {wrong or 'a value of 1 MiB came back'}"
+        mend = "See to the store that the message names" if wrong else ""
+        yield result("round trip", where, text, mend)
 
 
 def of_host(where: str, told: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield findings on a host, from the answer of one of its processes."""
     total, left = told["memory"], told["memory_left"]
     text = f"{format_bytes(left)} left of {format_bytes(total)}"
-    if is_low(total, left):
-        mend = "Values go to disk until there is more: end what takes the memory, or "
-        mend += "give the container or job more"
-        yield failed("memory", where, text, mend)
-    else:
-        yield ok("memory", where, text)
+    mend = "Values go to disk until there is more: end what takes the memory, or "
+    mend += "give the container or job more"
+    yield result("memory", where, text, mend if is_low(total, left) else "")
     yield from of_folders(where, told.get("folders", ()))
     yield from _of_budget(where, told.get("space", {}))
 
@@ -118,18 +101,18 @@ def _of_folder(where: str, folder: Mapping[str, Any]) -> Finding:
         told = f"{path} cannot be used ({reason})"
         if not in_memory:
             told = f"what shared memory has no room for cannot go to disk, as {told}"
-        return failed(check, where, told, f"{_where_set(path, in_memory)} {advice}")
+        return result(check, where, told, f"{_where_set(path, in_memory)} {advice}")
     if in_memory and kind not in _MEMORY:
         told = f"{path} is not in memory, but {kind or 'on an unknown file system'}"
-        return failed(check, where, told, f"{_where_set(path, True)} to a tmpfs")
+        return result(check, where, told, f"{_where_set(path, True)} to a tmpfs")
     if in_memory and folder["nbytes"] <= _TINY:
         told = f"{path} has {size} only, so most values go to disk"
         mend = "Give the container more (docker run --shm-size=16g; in Kubernetes, an "
         mend += "emptyDir with medium: Memory on /dev/shm)"
-        return failed(check, where, told, mend)
+        return result(check, where, told, mend)
     note = ", which takes memory, too" if kind in _MEMORY and not in_memory else ""
     left = format_bytes(folder["left"])
-    return ok(check, where, f"{path}: {left} left of {size} ({kind}){note}")
+    return result(check, where, f"{path}: {left} left of {size} ({kind}){note}")
 
 
 def _where_set(path: str, in_memory: bool) -> str:
@@ -152,12 +135,9 @@ def _of_budget(where: str, space: Mapping[str, int]) -> Iterator[Finding]:
     if not budget:
         return
     text = f"puts may fill {format_bytes(budget)}; {format_bytes(free)} are free"
-    if free < budget * _LITTLE:
-        mend = "Values go to disk. See what takes the memory (daskref stats), and "
-        mend += "remove what dead sessions have left (daskref sweep)"
-        yield failed("budget", where, text, mend)
-    else:
-        yield ok("budget", where, text)
+    mend = "Values go to disk. See what takes the memory (daskref stats), and "
+    mend += "remove what dead sessions have left (daskref sweep)"
+    yield result("budget", where, text, mend if free < budget * _LITTLE else "")
 
 
 def of_versions(
@@ -181,12 +161,12 @@ def of_versions(
                 told, mend = "it is of another version", _SAME
             else:
                 mend = "See whether the process is alive, and what its log says"
-            yield failed("daskref", where, told, mend)
+            yield result("daskref", where, told, mend)
         elif told["protocol"] != PROTOCOL:
             text = f"{told['version']} has protocol {told['protocol']}, not {PROTOCOL}"
-            yield failed("daskref", where, text, _SAME)
+            yield result("daskref", where, text, _SAME)
         else:
-            yield ok("daskref", where, str(told["version"]))
+            yield result("daskref", where, str(told["version"]))
     names = sorted({name for found in packages.values() for name in found})
     wrong = False
     for name in names:
@@ -198,9 +178,9 @@ def of_versions(
             wrong = True
             text = ", ".join(f"{v} on {_some(w)}" for v, w in by_version.items())
             mend = f"Install the same version of {name} everywhere"
-            yield failed("versions", name, text, mend)
+            yield result("versions", name, text, mend)
     if names and not wrong:
-        yield ok("versions", f"{len(packages)} processes", "the same packages")
+        yield result("versions", f"{len(packages)} processes", "the same packages")
 
 
 def of_clocks(
@@ -215,9 +195,9 @@ def of_clocks(
         if apart > _APART:
             text = f"its clock is {apart:.0f} s from this machine's"
             mend = "Set the clocks by NTP: leases and sweeps go by them"
-            yield failed("clocks", where, text, mend)
+            yield result("clocks", where, text, mend)
         else:
-            yield ok("clocks", where, "within two seconds")
+            yield result("clocks", where, "within two seconds")
 
 
 def of_users(nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
@@ -229,9 +209,9 @@ def of_users(nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
         names = ", ".join(f"{name} ({uid})" for uid, name in sorted(found.items()))
         if len(found) > 1:
             mend = "Run all processes of a host as one user: sessions are private"
-            yield failed("permissions", host, f"processes run as {names}", mend)
+            yield result("permissions", host, f"processes run as {names}", mend)
         else:
-            yield ok("permissions", host, f"all run as {names}")
+            yield result("permissions", host, f"all run as {names}")
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:

@@ -67,7 +67,7 @@ def doctor(target: Target | None, as_json: bool) -> int:
 
 
 def _here() -> Iterator[Finding]:
-    yield findings.ok("daskref", "here", __version__)
+    yield findings.result("daskref", "here", __version__)
     settings, told = Settings.read(), describe_process()
     try:
         with open_session_connector(settings) as connector:
@@ -90,8 +90,8 @@ def _of_port(connector: ZmqConnector, settings: Settings) -> Finding:
             f"Set {setting_name('zmq_port')} to a free port, or a range of them, and "
             f"{setting_name('zmq_interface')} to an interface of this machine"
         )
-        return findings.failed("port", "here", str(exc), mend)
-    return findings.ok("port", "here", f"other hosts would reach {place}")
+        return findings.result("port", "here", str(exc), mend)
+    return findings.result("port", "here", f"other hosts would reach {place}")
 
 
 async def _cluster(cluster: Cluster) -> list[Finding]:
@@ -110,7 +110,7 @@ async def _cluster(cluster: Cluster) -> list[Finding]:
     scheduler = nodes[cluster.address]
     if not isinstance(scheduler, dict) or not scheduler["on"]:
         text = "daskref is off: each process tried the store that it has configured"
-        found.append(findings.skipped("hosts", cluster.address, text))
+        found.append(Finding("hosts", "skipped", cluster.address, text))
         return found
     hosts: dict[str, str] = {}
     for worker in cluster.workers:
@@ -151,16 +151,14 @@ def _of_endpoints(hosts: list[dict[str, Any]]) -> Iterator[Finding]:
     across = [told for told in hosts if told["place"]]
     if len(across) < 2:
         return
+    mend = (
+        f"See the worker's log, and let {setting_name('zmq_port')} name a port that is "
+        "free there"
+    )
     for told in across:
-        host = told["host"]
-        if told["endpoints"]:
-            yield findings.ok("port", host, ", ".join(told["endpoints"]))
-        else:
-            mend = (
-                f"See the worker's log, and let {setting_name('zmq_port')} name a port "
-                "that is free there"
-            )
-            yield findings.failed("port", host, "no process serves other hosts", mend)
+        endpoints = ", ".join(told["endpoints"])
+        text = endpoints or "no process serves other hosts"
+        yield findings.result("port", told["host"], text, "" if endpoints else mend)
 
 
 async def _of_hosts(cluster: Cluster, workers: list[str]) -> list[Finding]:
@@ -168,7 +166,7 @@ async def _of_hosts(cluster: Cluster, workers: list[str]) -> list[Finding]:
     number = len(workers)
     if number < 2:
         text = "all workers are on one host" if workers else "there is no worker"
-        return [findings.skipped("hosts", cluster.address, text)]
+        return [Finding("hosts", "skipped", cluster.address, text)]
     turns = min(number - 1, max(1, _PAIRS // number))
     pairs = [
         (giver, workers[(place + turn) % number])
@@ -178,7 +176,7 @@ async def _of_hosts(cluster: Cluster, workers: list[str]) -> list[Finding]:
     text = f"trying {len(pairs)} pairs of hosts"
     answers = await cluster.gather(text, [_send(cluster, *pair) for pair in pairs])
     found = [
-        findings.failed(
+        findings.result(
             "hosts",
             f"{giver} to {taker}",
             wrong,
@@ -190,7 +188,7 @@ async def _of_hosts(cluster: Cluster, workers: list[str]) -> list[Finding]:
     if not found:
         every = "every" if turns == number - 1 else f"{turns} others"
         text = f"what each of {number} hosts puts comes to {every} other"
-        found.append(findings.ok("hosts", f"{len(pairs)} pairs", text))
+        found.append(findings.result("hosts", f"{len(pairs)} pairs", text))
     return found
 
 
@@ -224,7 +222,8 @@ async def _receive(
 async def _of_client(cluster: Cluster, worker: str | None) -> Finding:
     """Put as a client on this machine does, and take on a worker."""
     if worker is None:
-        return findings.skipped("client", "here", "there is no worker that could take")
+        text = "there is no worker that could take"
+        return Finding("client", "skipped", "here", text)
     mend = (
         "What clients on this machine send goes in Dask's messages. Let it reach the "
         f"workers' ports, or set {setting_name('connector')} to a store that all reach"
@@ -236,7 +235,7 @@ async def _of_client(cluster: Cluster, worker: str | None) -> Finding:
             if session is None or not session.reachable:
                 reason = session and session.inband.unseen
                 text = f"it cannot see the store: {reason or 'the log says why'}"
-                return findings.failed("client", "here", text, mend)
+                return findings.result("client", "here", text, mend)
             put = await cluster.wait(
                 "putting", session.run(health.put, session.store.connector)
             )
@@ -248,6 +247,5 @@ async def _of_client(cluster: Cluster, worker: str | None) -> Finding:
             )
     except (CommandError, DaskrefError, OSError) as exc:
         wrong = str(exc)
-    if wrong:
-        return findings.failed("client", "here", wrong, mend)
-    return findings.ok("client", "here", f"what it puts comes to {worker}")
+    text = wrong or f"what it puts comes to {worker}"
+    return findings.result("client", "here", text, mend if wrong else "")

@@ -132,9 +132,9 @@ def test_users_of_a_host() -> None:
 
 
 def test_what_is_fine_is_told_together() -> None:
-    found = [findings.ok("store", f"w{n}", f"text {n % 4}") for n in range(8)]
-    found.insert(3, findings.failed("store", "w9", "gone", "mend it"))
-    found.append(findings.ok("disk", "w1", "text"))
+    found = [findings.result("store", f"w{n}", f"text {n % 4}") for n in range(8)]
+    found.insert(3, findings.result("store", "w9", "gone", "mend it"))
+    found.append(findings.result("disk", "w1", "text"))
     fine, wrong, disk = findings.merged(found)
     assert fine.where == "8 processes"
     assert fine.told == "text 0; text 1; text 2; 1 more"
