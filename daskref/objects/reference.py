@@ -75,7 +75,9 @@ class StoreConfig(NamedTuple):
     def write_toml(self, filepath: str | os.PathLike[str]) -> None:
         """Write the configuration to a TOML file, which :meth:`from_toml` reads.
 
-        Makes the directory of the file if need be.
+        Makes the directory of the file if need be. TOML has no null: options that are
+        ``None`` are left out, as ProxyStore leaves them out, and have their defaults
+        when the file is read. Write 0, not ``None``, for a budget of nothing.
 
         Raises
         ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from daskref.store import ObjectStore
 
 logger = logging.getLogger(__name__)
 
+#: Of one file: others may well be deleted.
+_REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY})
+
 
 class Outage:
     """An outage of the store: logged once, until the store is back.
@@ -21,12 +25,27 @@ class Outage:
     Thread-safe; at worst, two threads that fail at the same time both log it.
     """
 
+    #: The last file that was logged as refused, and whether all have been since.
+    _refused: str | None
+    _refusing: bool
+
     def __init__(self) -> None:
         self._told = False
+        self._refused = None
+        self._refusing = False
 
     def tell(self, what: str, failure: Exception) -> None:
-        """Log a failure: daskref's errors as a text, others with a traceback."""
-        if isinstance(failure, ConnectorUnavailableError):
+        """Log a failure: daskref's errors as a text, others with a traceback.
+
+        A file that may not be deleted is no outage: it is logged once, by its name.
+        """
+        cause = failure.__cause__
+        if isinstance(cause, OSError) and cause.errno in _REFUSALS and cause.filename:
+            if not self._refusing and cause.filename != self._refused:
+                self._refusing = True
+                self._refused = cause.filename
+                logger.warning("%s: %s", what, cause)
+        elif isinstance(failure, ConnectorUnavailableError):
             if not self._told:
                 self._told = True
                 logger.warning(
@@ -42,6 +61,7 @@ class Outage:
 
     def is_over(self) -> None:
         """Record that the store has just worked."""
+        self._refusing = False
         if self._told:
             self._told = False
             logger.info("The store is back.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import pytest
 
 from daskref.cluster.session import ClusterStore
 from daskref.config import Settings
-from daskref.connectors import LocalConnector, MultiConnector
+from daskref.connectors import FileConnector, LocalConnector, MultiConnector
 from daskref.exceptions import ConnectorError
 from daskref.scheduler._evictions import Evictions, Outage, evict_each
 from daskref.scheduler._plugin import ReferenceSchedulerPlugin
@@ -130,6 +132,30 @@ def test_an_object_that_cannot_be_deleted_does_not_keep_those_after_it(
         assert evict_each(store, keys, Outage()) == [keys[1]]
         assert [store.exists(key) for key in keys] == [False, True, False]
     assert "the server is gone" in caplog.text
+
+
+def test_a_file_that_may_not_be_deleted_is_named_once_and_is_no_outage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = os.unlink
+
+    def refuse(path: Any, **kwargs: Any) -> None:
+        if str(path).endswith(keys[0].name):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        unlink(path, **kwargs)
+
+    outage = Outage()
+    with Store("refusing", FileConnector(tmp_path / "store")) as store:
+        keys = [store.put(i) for i in range(3)]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", refuse)
+            for _ in range(3):
+                assert evict_each(store, keys, outage) == [keys[0]]
+        assert evict_each(store, keys, outage) == []
+    (told,) = caplog.messages
+    assert told.startswith("1 objects could not be deleted")
+    assert "[Errno 13] Permission denied: " in told
+    assert told.endswith(f"/{keys[0][0]}'")
 
 
 def test_a_step_of_reconciliation_that_fails_does_not_keep_the_others(
