@@ -140,13 +140,11 @@ class Policy:
             set(superset_tags) >= set(self.superset_tags)
         ):
             return False
-        if type_name is not None and not self._takes_type(type_name):
-            return False
+        if type_name is not None and self.type_names:
+            return self.is_valid_on_host() and any(
+                fnmatchcase(type_name, each) for each in self.type_names
+            )
         return self.is_valid_on_host()
-
-    def _takes_type(self, name: str) -> bool:
-        patterns = self.type_names
-        return not patterns or any(fnmatchcase(name, each) for each in patterns)
 
     def is_valid_on_host(self) -> bool:
         """Tell whether the policy takes objects on this host."""

@@ -141,11 +141,8 @@ def _sweep(path: str) -> bool:
 
 def _is_left(path: str) -> bool:
     identity = read_identity(path)
-    return _ended(identity) if "session" in identity else _abandoned(path, identity)
-
-
-def _abandoned(path: str, identity: dict[str, str]) -> bool:
-    """Tell whether a directory without an identity was left half-made, long ago."""
+    if "session" in identity:
+        return _ended(identity)
     named = ".spill" in os.path.basename(path)
     return named and not identity and is_older(path, _HALF_MADE)
 

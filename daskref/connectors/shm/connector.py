@@ -26,7 +26,6 @@ from daskref.connectors.files.connector import DirectoryConnector, Read, checked
 from daskref.connectors.files.directory import ObjectDirectory
 from daskref.connectors.files.folders import own_directories, read_identity, swept
 from daskref.connectors.files.locks import open_plain
-from daskref.connectors.files.pieces import Pieces
 from daskref.connectors.files.presence import OneHost
 from daskref.connectors.files.session import DirectorySession, sweep_at_end
 from daskref.connectors.shm._room import Tiers
@@ -215,16 +214,6 @@ class SharedMemoryConnector(DirectoryConnector):
     def _places(self) -> Iterator[ObjectDirectory]:
         self._ready()
         return iter(self.tiers)
-
-    def start(self, name: str, nbytes: int, mark: str) -> Pieces:
-        """Begin an object that is written in pieces; see :meth:`Tiers.start`."""
-        self._ready()
-        return self.tiers.start(name, nbytes, mark)
-
-    def resume(self, name: str, nbytes: int, mark: str) -> Pieces | None:
-        """Continue an unfinished object of a process that died."""
-        self._ready()
-        return self.tiers.resume(name, nbytes, mark)
 
     def lend(self, key: Key) -> memoryview | None:
         """Return an object read-only, to be sent; see :meth:`get`."""

@@ -59,7 +59,7 @@ class Arrival:
         done = there[_HEAD.size :].ljust(count, b"\0")
         pieces = None
         if len(there) >= _HEAD.size:
-            pieces = local.resume(*key, ARRIVING)
+            pieces = local.tiers.resume(*key, ARRIVING)
             if pieces is not None and _HEAD.unpack_from(there) != (chunk, pieces.inode):
                 pieces.discard()
                 pieces = None
@@ -67,7 +67,7 @@ class Arrival:
             done = bytes(count)
             # In this order: the progress is never of an older hidden file.
             os.ftruncate(fd, 0)
-            pieces = local.start(*key, ARRIVING)
+            pieces = local.tiers.start(*key, ARRIVING)
             os.pwrite(fd, _HEAD.pack(chunk, pieces.inode), 0)
         self._pieces = pieces
         self.missing = [index for index in range(count) if not done[index]]

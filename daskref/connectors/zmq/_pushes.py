@@ -56,7 +56,7 @@ class Pushes:
             try:
                 # The sender may have turned to another process of this host meanwhile.
                 mark = f"{PUSHED}{self._local.session.writer}-"
-                pieces = self._local.start(name, nbytes, mark)
+                pieces = self._local.tiers.start(name, nbytes, mark)
             except ConnectorError:
                 return Status.FULL
             chunks = range(0, max(nbytes, 1), PUSH_CHUNK)

@@ -131,7 +131,7 @@ def test_new_objects_are_on_huge_pages(shm, monkeypatch, pieces):
     if pieces:
         name = new_name(shm.session.writer)
         key = SharedMemoryKey(name, nbytes)
-        arriving = shm.start(name, nbytes, ".f-")
+        arriving = shm.tiers.start(name, nbytes, ".f-")
         for start in reversed(range(0, nbytes, MIB)):
             arriving.write(start, memoryview(value)[start : start + MIB])
         arriving.publish()
@@ -211,7 +211,7 @@ def test_pieces_go_to_recycled_pages_through_a_mapping(shm, monkeypatch):
         value = random.Random(0).randbytes(3 * MIB)
         name = new_name(shm.session.writer)
         key = SharedMemoryKey(name, len(value))
-        arriving = shm.start(name, len(value), ".f-")
+        arriving = shm.tiers.start(name, len(value), ".f-")
         for start in starts:
             arriving.write(start, memoryview(value)[start : start + MIB])
         arriving.publish()

@@ -481,7 +481,7 @@ class TestLook:
     ) -> None:
         machine.left = 50 * MIB
         name, value = "0" * 8 + "-" + "a" * 24, fill(SIZE)
-        arriving = shm.start(name, SIZE, ".f-")
+        arriving = shm.tiers.start(name, SIZE, ".f-")
         arriving.write(0, memoryview(value))
         assert machine.looks == 0  # nobody looks for what is not whole
         arriving.publish()

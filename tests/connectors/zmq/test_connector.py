@@ -256,7 +256,7 @@ def test_pieces_are_written_in_any_order(shm):
     name = "0" * 8 + "-" + "a" * 24
     for nbytes in (0, 10, 2 * MIB + 3):
         value = pattern(nbytes)
-        pieces = shm.start(name, nbytes, ".f-")
+        pieces = shm.tiers.start(name, nbytes, ".f-")
         middle = nbytes // 2
         pieces.write(middle, memoryview(value)[middle:])
         assert not shm.exists((name, nbytes))
@@ -271,9 +271,9 @@ def test_pieces_are_written_in_any_order(shm):
 def test_discarded_pieces_leave_nothing(shm):
     name = "0" * 8 + "-" + "a" * 24
     before = os.listdir(shm.directory)
-    pieces = shm.start(name, 2 * MIB, ".f-")
+    pieces = shm.tiers.start(name, 2 * MIB, ".f-")
     pieces.write(0, memoryview(b"x"))
-    assert shm.resume(name, 2 * MIB, ".f-") is None  # somebody writes it
+    assert shm.tiers.resume(name, 2 * MIB, ".f-") is None  # somebody writes it
     pieces.discard()
     assert os.listdir(shm.directory) == before
 

@@ -87,7 +87,7 @@ def test_what_another_session_of_fetching_left_is_not_taken_for_chunks(pair):
     key = a.put(pattern(3 * MIB))
     # The chunk size differs, or the hidden file is not the one that was written to.
     for chunk, inode in ((MIB, 12345), (2 * MIB, None)):
-        pieces = b.local.start(key.name, key.nbytes, ".f-")
+        pieces = b.local.tiers.start(key.name, key.nbytes, ".f-")
         record = arrivals._HEAD.pack(chunk, inode or pieces.inode) + b"\1\1\1"
         with open(os.path.join(b.local.directory, f"f-{key.name}"), "wb") as file:
             file.write(record)

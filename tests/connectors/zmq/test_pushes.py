@@ -121,7 +121,9 @@ def test_too_many_pushes_are_an_error_in_the_end(hosts):
 
 def pushes_entry(connector: ZmqConnector) -> Any:
     name = "0" * 8 + "-" + "1" * 24
-    return _Push(connector.local.start(name, 10, ".u-"), {0}, time.monotonic() + 1e6)
+    return _Push(
+        connector.local.tiers.start(name, 10, ".u-"), {0}, time.monotonic() + 1e6
+    )
 
 
 def test_who_did_not_answer_is_sent_to_last(hosts):
