@@ -31,7 +31,7 @@ _HUGE_NBYTES = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 #: Seconds to make one, after which no more are asked for; a tenth is usual (measured).
 _SLOW = 1e-3
 _FAILED = ctypes.c_void_p(-1).value
-#: Private mappings that are there, by address. A dict, since finalizers take no lock.
+#: Addresses of the private mappings. A dict, because finalizers take no lock.
 _private: dict[int, None] = {}
 
 
@@ -97,9 +97,9 @@ def private_view(fd: int, nbytes: int) -> memoryview:
 
 @cache
 def _most_private() -> int:
-    """Return how many private mappings this process may have.
+    """Return the number of private mappings that this process may have.
 
-    Half of what the kernel allows in all: past that, Python itself gets no memory.
+    Half of the kernel's limit, beyond which Python itself gets no memory.
     """
     try:
         with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:

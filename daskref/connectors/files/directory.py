@@ -51,7 +51,7 @@ class ObjectDirectory:
     parked: ParkedMappings | None = None
     #: Whether :meth:`get` maps files; otherwise it reads them.
     mapped: bool = True
-    #: What is on the disk once :meth:`put` has returned: ``"never"``, ``"data"`` or
+    #: What :meth:`put` flushes to the disk before returning: ``"never"``, ``"data"`` or
     #: ``"full"``. Only without a pool.
     fsync: str = "never"
     #: (name) -> None: called after :meth:`evict` has deleted an object.

@@ -84,7 +84,7 @@ def sweep(
     """
     swept = []
     is_gone = cache(gone)
-    # Of very many objects, nearly all have an owner: these are not looked at.
+    # Objects with an owner, usually nearly all, are skipped without a system call.
     for name, there in list(_entries(objects, known or ())):
         try:
             if _sweep(objects, name, there, known, grace, is_gone):

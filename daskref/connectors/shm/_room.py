@@ -31,9 +31,9 @@ from daskref.exceptions import ConnectorError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a count of the session's files is used while the limit is far; how
-#: many times the seconds that it took it is used in any case, so that many files do not
-#: slow down each put (50 ms for 20,000, measured).
+#: Seconds for which a count of the session's files is used far below the limit. In any
+#: case it is used for this multiple of the time that it took, so that many files do not
+#: slow down each put (measured: 50 ms for 20,000).
 _BELIEVED, _RARELY = 0.5, 10
 #: Seconds for which a look at the memory is used, if there was enough.
 _SEEN = 0.05
@@ -225,8 +225,8 @@ class Budget:
     Whatever the limit, a part of the memory stays available, see :class:`Reserve`.
     """
 
-    #: Seconds that the last count took; bytes of the file system that were taken then,
-    #: and what was put since.
+    #: Seconds that the last count took; bytes in use in the file system then; bytes put
+    #: since.
     _took: float
     _filled: int
     _put: int
@@ -261,7 +261,7 @@ class Budget:
         return max(lacking, self._reserve.lacking(nbytes))
 
     def gain(self, nbytes: int) -> None:
-        """Take note of files that were deleted since the last count."""
+        """Subtract files that were deleted since the last count."""
         with self._lock:
             self._put -= nbytes
 
@@ -278,10 +278,10 @@ class Budget:
     def _used(self, nbytes: int, limit: int, filled: int) -> int:
         """Count the files, or estimate from the last count.
 
-        *filled*: what is taken of the file system, by whomever.
+        *filled*: bytes in use in the file system, by all processes.
         """
         with self._lock:
-            # What others put shows in the file system, what is being written does not.
+            # Other processes' puts show in the file system; unfinished ones do not.
             used = self._counted + max(self._put, filled - self._filled)
             believed = _RARELY * self._took
             if used + 2 * nbytes <= limit:
