@@ -1,8 +1,8 @@
 """Transparent lazy proxies: they act as their targets, and resolve on first use.
 
 Read ``proxy`` (the class, and the functions for users), then ``states`` (how a proxy is
-made, resolved and forgotten), ``_classes`` (what it answers before and after) and
-``_forwarding`` (a class per set of special methods). ``_slots`` has a proxy's fields.
+made, resolved and forgotten), ``_guards`` (what it answers before it is resolved) and
+``_forwarding`` (a class per set of special methods).
 ``_inspectors`` knows the callers that must not resolve a proxy; ``_locking`` lets one
 thread at a time resolve; ``_prefetch`` resolves in the background.
 """

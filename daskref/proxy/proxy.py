@@ -58,9 +58,16 @@ import cloudpickle
 
 from daskref.exceptions import NotStoredError, ResolveError
 from daskref.objects.reference import Reference
-from daskref.proxy._slots import Slots, base_of, has_target
-from daskref.proxy._slots import is_proxy as is_proxy
-from daskref.proxy.states import Described, blank, create, initialize
+from daskref.proxy.states import (
+    Described,
+    Slots,
+    base_of,
+    blank,
+    create,
+    has_target,
+    initialize,
+)
+from daskref.proxy.states import is_proxy as is_proxy
 
 T = TypeVar("T")
 
