@@ -142,10 +142,8 @@ def _settle(state: dict[str, Any]) -> None:
 
 def _puts(client: Any) -> int | None:
     """Return how many objects the cluster has put; ``None`` for plain Dask."""
-    if not isinstance(client, daskref.Client):
-        return None
-    puts: int = daskref.stats(client)["puts"]
-    return puts
+    refers = isinstance(client, daskref.Client)
+    return daskref.stats(client)["puts"] if refers else None
 
 
 def _disconnect(state: dict[str, Any]) -> None:

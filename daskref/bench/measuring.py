@@ -49,7 +49,8 @@ def settle(client: Any) -> None:
     deadline = time.monotonic() + 60
     while client.run_on_scheduler(_tasks) and time.monotonic() < deadline:
         time.sleep(0.05)
-    if isinstance(client, ByReference):
+    refers = isinstance(client, ByReference)
+    if refers:
         while daskref.stats(client)["objects"] and time.monotonic() < deadline:
             time.sleep(0.05)
 

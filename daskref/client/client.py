@@ -36,8 +36,8 @@ A value dies:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import distributed
 
@@ -47,6 +47,9 @@ from daskref.cluster.notices import setting_text
 from daskref.connectors.credentials import Hidden
 from daskref.connectors.registry import describe_connector
 from daskref.exceptions import DaskrefError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 def _with_dasks_parameters(init: Any) -> inspect.Signature:
@@ -97,20 +100,65 @@ class Client(ByReference):
     >>> client.close()
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        threshold: int | str | None = None,
-        connector: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        try:
-            self._daskref_options = options_of(threshold, connector)
-            super().__init__(*args, **kwargs)
-        except DaskrefError as exc:  # its text says what to do; the traceback is noise
-            raise exc.with_traceback(None) from None
+    if TYPE_CHECKING:
+        # Checkers go by these: an `__init__` in the same class would take precedence.
+        @overload
+        def __new__(
+            cls,
+            *args: Any,
+            asynchronous: Literal[False] = False,
+            threshold: int | str | None = None,
+            connector: Any = None,
+            **kwargs: Any,
+        ) -> Self: ...
+        @overload
+        def __new__(
+            cls,
+            *args: Any,
+            asynchronous: Literal[True],
+            threshold: int | str | None = None,
+            connector: Any = None,
+            **kwargs: Any,
+        ) -> AsyncClient: ...
+        @overload
+        def __new__(
+            cls,
+            *args: Any,
+            asynchronous: bool,
+            threshold: int | str | None = None,
+            connector: Any = None,
+            **kwargs: Any,
+        ) -> Self: ...
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
 
-    __init__.__signature__ = _with_dasks_parameters(__init__)  # type: ignore[attr-defined]
+        def __enter__(self) -> Self: ...
+        async def __aenter__(self) -> Self: ...
+        def __await__(self) -> Generator[Any, Any, Self]: ...
+
+    else:
+
+        def __init__(
+            self,
+            *args: Any,
+            threshold: int | str | None = None,
+            connector: Any = None,
+            **kwargs: Any,
+        ) -> None:
+            try:
+                self._daskref_options = options_of(threshold, connector)
+                super().__init__(*args, **kwargs)
+            except (
+                DaskrefError
+            ) as exc:  # its text says what to do; the traceback is noise
+                raise exc.with_traceback(None) from None
+
+        __init__.__signature__ = _with_dasks_parameters(__init__)
+
+
+if TYPE_CHECKING:
+
+    class AsyncClient(Client):
+        """The type of ``Client(asynchronous=True)``, for type checkers only."""
 
 
 def options_of(threshold: Any, connector: Any) -> dict[str, Any]:

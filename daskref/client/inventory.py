@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
+from collections.abc import Coroutine
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from daskref.client._checks import check_enabled
 from daskref.client.tables import Table
 from daskref.cluster.session import ClusterStore
 from daskref.cluster.stats import STORED, Stats, footprints, reads, summarize
 from daskref.connectors.space import Footprint
+
+if TYPE_CHECKING:
+    from daskref.client.client import AsyncClient
 
 #: Objects in one answer of the scheduler: it does other things between two.
 _PAGE = 5000
@@ -57,6 +61,12 @@ class ObjectRecord(NamedTuple):
     age: float
 
 
+@overload
+def list_objects(
+    client: AsyncClient, *, most: int = _MOST
+) -> Coroutine[Any, Any, Table[ObjectRecord]]: ...
+@overload
+def list_objects(client: Any, *, most: int = _MOST) -> Table[ObjectRecord]: ...
 def list_objects(client: Any, *, most: int = _MOST) -> Any:
     """List the objects that the cluster has stored, and their holders.
 
@@ -184,7 +194,11 @@ def _add_own(
             each["places"][here] = told
 
 
-def stats(client: Any) -> Stats:
+@overload
+def stats(client: AsyncClient) -> Coroutine[Any, Any, Stats]: ...
+@overload
+def stats(client: Any) -> Stats: ...
+def stats(client: Any) -> Any:
     """Return what the whole cluster has put, got, and holds.
 
     Parameters
@@ -227,8 +241,7 @@ def stats(client: Any) -> Stats:
             return summarize(0, [here], [])
         return await ask_stats(client.scheduler, client._daskref.session)
 
-    answer: Stats = client.sync(_stats)
-    return answer
+    return client.sync(_stats)
 
 
 async def ask_stats(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import assert_type
 
 import daskref
 from daskref import Client, Proxy, Store, StoreConfig, borrow, extract, lazy
+from daskref.cluster.stats import HostStats
 from daskref.connectors import LocalConnector, SharedMemoryConnector
 from daskref.ownership import RefMutProxy, RefProxy
 
@@ -35,8 +37,26 @@ def with_a_client(model: Model) -> None:
         assert result == 5.0
         stats = daskref.stats(client)
         assert_type(stats["puts"], int)
+        for record in daskref.list_objects(client):
+            assert_type(record.disk, int | None)
         for name, host in stats["hosts"].items():
             print(f"{name}: {host['memory'] / 1e6:.1f} MB")
+
+
+async def with_an_asynchronous_client(model: Model) -> None:
+    async with Client(
+        processes=False, asynchronous=True, threshold="1 kB", dashboard_address=":0"
+    ) as client:
+        future = client.submit(score, lazy(model), [1.0, 2.0])
+        result: float = await future
+        assert result == 5.0
+        stats = await daskref.stats(client)
+        assert_type(stats["puts"], int)
+        for record in await daskref.list_objects(client):
+            assert_type(record.memory, int | None)
+    other = await Client(asynchronous=True, processes=False, dashboard_address=":0")
+    async with other:
+        assert_type((await daskref.stats(other))["hosts"], dict[str, HostStats])
 
 
 def with_proxies(store: Store, model: Model) -> None:
@@ -71,6 +91,7 @@ def with_owners(store: Store, model: Model) -> None:
 
 if __name__ == "__main__":
     with_a_client(Model([1.0, 2.0]))
+    asyncio.run(with_an_asynchronous_client(Model([1.0, 2.0])))
     for connector in (LocalConnector(), SharedMemoryConnector()):
         with Store("typed", connector, register=True) as store:
             with_proxies(store, Model([1.0, 2.0]))
