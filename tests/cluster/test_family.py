@@ -362,9 +362,9 @@ def _look(x: Any) -> Any:
 
 
 def _moved(client: Any) -> int:
-    from daskref.demo.traffic import traffic
+    from daskref.demo.traffic import connections
 
     def read(dask_scheduler: Any) -> int:
-        return traffic().received
+        return sum(each.received for each in connections().values())
 
     return int(client.run_on_scheduler(read))
