@@ -147,9 +147,8 @@ class Client(ByReference):
             try:
                 self._daskref_options = options_of(threshold, connector)
                 super().__init__(*args, **kwargs)
-            except (
-                DaskrefError
-            ) as exc:  # its text says what to do; the traceback is noise
+            # its text says what to do; the traceback is noise
+            except DaskrefError as exc:
                 raise exc.with_traceback(None) from None
 
         __init__.__signature__ = _with_dasks_parameters(__init__)

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskref.connectors import SharedMemoryConnector, open_connector
+from daskref.connectors import (
+    SharedMemoryConnector,
+    SharedMemoryKey,
+    open_connector,
+)
 from daskref.connectors.files import recycling as segments_module
-from daskref.connectors.space import Space, of_deleted
+from daskref.connectors.space import Footprint, Space, of_deleted
 from tests.support.child_processes import Child
 from tests.support.common import wait_until
 from tests.support.namespaces import require_namespaces, run_case
@@ -218,11 +222,39 @@ def test_several_stores_add_up(tmp_path: Path) -> None:
         },
     }
     with open_connector(spec) as multi:
-        multi.put(b"x")
-        multi.put(ones(MIB))
+        keys = [multi.put(b"x"), multi.put(ones(MIB))]
         space = multi.space()
+        assert [each and each.memory for each in multi.footprints(keys)] == [None, MIB]
         assert (space.memory, space.pool, space.disk) == (MIB, 0, 0)
         assert space.budget > MIB
+
+
+def test_what_single_objects_take_adds_up(tmp_path: Path) -> None:
+    options = {"budget": 3 * MIB, "recycle": 0, "spill_directory": tmp_path}
+    with SharedMemoryConnector(**options) as connector:
+        keys = [connector.put(ones(MIB)) for _ in range(5)]
+        view = connector.get(keys[0])
+        linked = connector.link(keys[1])
+        gone = SharedMemoryKey("0" * 8 + "-" + "1" * 24, 1)
+            connector.link(keys[1]),
+            SharedMemoryKey("0" * 8 + "-" + "1" * 24, 1),
+        )
+        *found, of_link, of_nothing = connector.footprints([*keys, linked, gone])
+        space = connector.space()
+        assert sum(each.memory for each in found) == space.memory
+        assert sum(each.disk for each in found) == space.disk > 0
+        assert len({each.file for each in found}) == 5
+        assert of_link == found[1]
+        assert of_nothing == Footprint()
+        assert [each.mapped for each in found[:2]] == [1, 0]
+        del view
+        assert connector.footprints(keys[:1])[0].mapped == 0
+        assert connector.footprints([]) == []
+
+
+def test_a_store_elsewhere_cannot_tell_of_objects(tmp_path: Path) -> None:
+    with open_connector(f"file://{tmp_path}/store") as connector:
+        assert connector.footprints([connector.put(ones(MIB))]) == [None]
 
 
 def test_a_session_that_is_gone_takes_nothing(tmp_path: Path) -> None:

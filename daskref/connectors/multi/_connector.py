@@ -8,8 +8,8 @@ in-band, also those of children that it could reach.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from daskref.annotations import override
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
@@ -17,8 +17,10 @@ from daskref.connectors.multi._children import Child, Children
 
 # ProxyStore's name for it is in this module.
 from daskref.connectors.multi._policy import Policy as Policy
-from daskref.connectors.space import Space
+from daskref.connectors.space import Footprint, Space
 from daskref.exceptions import ConnectorError, WireError
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +145,14 @@ class MultiConnector(Connector, DeferrableConnector):
             found[child.name][2].append(inner)
         return found
 
+    def _ask_children(
+        self, keys: Iterable[Key], ask: Callable[[Connector, list[Any]], list[T]]
+    ) -> list[T]:
+        found: dict[int, T] = {}
+        for connector, numbers, inner in self._by_child(keys).values():
+            found |= zip(numbers, ask(connector, inner), strict=True)
+        return [found[number] for number in sorted(found)]
+
     # Objects
 
     def put_frames(
@@ -231,11 +241,7 @@ class MultiConnector(Connector, DeferrableConnector):
 
     @override
     def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
-        keys = list(keys)
-        found: dict[int, memoryview | None] = {}
-        for connector, numbers, inner in self._by_child(keys).values():
-            found |= zip(numbers, connector.get_batch(inner), strict=True)
-        return [found[number] for number in range(len(keys))]
+        return self._ask_children(keys, lambda child, inner: child.get_batch(inner))
 
     @override
     def exists(self, key: Key) -> bool:
@@ -347,6 +353,10 @@ class MultiConnector(Connector, DeferrableConnector):
         self._children.check_open()
         spaces = [connector.space() for _, connector in self._children.reached()]
         return Space(*map(sum, zip(*spaces, strict=True)))
+
+    @override
+    def footprints(self, keys: Iterable[Key]) -> list[Footprint | None]:
+        return self._ask_children(keys, lambda child, inner: child.footprints(inner))
 
     # The connector itself
 
