@@ -236,9 +236,6 @@ def test_what_single_objects_take_adds_up(tmp_path: Path) -> None:
         view = connector.get(keys[0])
         linked = connector.link(keys[1])
         gone = SharedMemoryKey("0" * 8 + "-" + "1" * 24, 1)
-            connector.link(keys[1]),
-            SharedMemoryKey("0" * 8 + "-" + "1" * 24, 1),
-        )
         *found, of_link, of_nothing = connector.footprints([*keys, linked, gone])
         space = connector.space()
         assert sum(each.memory for each in found) == space.memory
