@@ -21,8 +21,8 @@ from daskref.objects.reference import Metadata
 from daskref.scheduler._events import Holder
 from daskref.scheduler._state import State
 from daskref.scheduler._table import StoredObject
-from daskref.scheduler._workers import ask_workers
 from daskref.scheduler.asking.counts import Counts
+from daskref.scheduler.asking.requests import ask_worker
 from daskref.scheduler.asking.survey import Survey
 from daskref.store.metrics import object_name
 
@@ -297,8 +297,12 @@ class Reports:
 
     async def _ask(self, op: str, workers: list[str] | None) -> dict[str, Any]:
         """Return the answers of workers, by address; workers that fail are missing."""
-        answers = await ask_workers(self._scheduler, {"op": op}, workers)
-        return {w: it for w, it in answers.items() if not isinstance(it, Exception)}
+        asked = list(self._scheduler.workers) if workers is None else workers
+        answers = await asyncio.gather(
+            *(ask_worker(self._scheduler, w, {"op": op}) for w in asked)
+        )
+        pairs = zip(asked, answers, strict=True)
+        return {worker: answer for worker, answer in pairs if answer is not None}
 
     async def _ask_first(self, workers: tuple[str, ...]) -> dict[str, Any] | None:
         """Return the first answer of a host's workers."""

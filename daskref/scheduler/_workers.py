@@ -12,16 +12,13 @@ name                                           what for
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import pickle
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed.core import AsyncTaskGroupClosedError
 from distributed.protocol.serialize import Serialized, deserialize
 
 from daskref.cluster import by_value
@@ -29,6 +26,7 @@ from daskref.cluster.by_value import nanny_plugin_bytes, worker_plugin_bytes
 from daskref.cluster.joining import identify, lacking
 from daskref.cluster.opening import SessionInfo
 from daskref.exceptions import DaskrefError, IncompatibleError, NotInstalledError
+from daskref.scheduler.asking.requests import tell_workers
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -37,41 +35,6 @@ logger = logging.getLogger(__name__)
 
 #: Name of all daskref plugins.
 NAME = "daskref"
-#: Seconds that a request waits for a worker that is stopped, or whose GIL a task holds.
-#: Plain Dask asks no worker when a client connects.
-PATIENCE = 5.0
-
-
-async def ask_workers(
-    scheduler: Scheduler,
-    message: dict[str, Any],
-    workers: Iterable[str] | None = None,
-    patience: float | None = None,
-) -> dict[str, Any]:
-    """Send a message to workers, by default all; return the answers, by address.
-
-    An answer is an exception where a worker could not be asked. A worker without an
-    answer within *patience* seconds is left out; it gets the message all the same.
-    """
-    addresses = list(scheduler.workers if workers is None else workers)
-    answers: dict[str, Any] = {}
-    complete = asyncio.Event()
-
-    async def ask(address: str) -> None:
-        answer = await scheduler.broadcast(
-            msg=message, workers=[address], on_error="return"
-        )
-        answers.update(answer)
-        if len(answers) == len(addresses):
-            complete.set()
-
-    if addresses:
-        with suppress(AsyncTaskGroupClosedError, TimeoutError):
-            for address in addresses:
-                scheduler._ongoing_background_tasks.call_soon(ask, address)
-            bound = PATIENCE if patience is None else patience
-            await asyncio.wait_for(complete.wait(), bound)
-    return dict(answers)
 
 
 @dataclass(eq=False, repr=False)
@@ -95,7 +58,7 @@ class Workers:
         lacks: list[str] = []
         others: dict[str, dict[str, Any]] = {}
         ask = {"op": "run", "function": pickle.dumps(by_value.identify)}
-        responses = await ask_workers(self._scheduler, ask)
+        responses = await tell_workers(self._scheduler, ask)
         for address, response in sorted(responses.items()):
             # It is just leaving, or busy, or the administrator has blocked functions of
             # others: the plugin says it there, as it does to workers that come later.
@@ -124,8 +87,8 @@ class Workers:
         scheduler.worker_plugins[NAME] = plugin
         add = {"op": "plugin-add", "plugin": plugin, "name": NAME}
         late = scheduler.workers.keys() - waited
-        await ask_workers(scheduler, add, late, patience=0)
-        responses = await ask_workers(scheduler, add, waited)
+        await tell_workers(scheduler, add, late, patience=0)
+        responses = await tell_workers(scheduler, add, waited)
         for address, response in responses.items():
             if isinstance(response, dict) and response["status"] != "OK":
                 reason = response["exception_text"]
@@ -138,7 +101,7 @@ class Workers:
         """Undo :meth:`set_up`."""
         self._scheduler.nanny_plugins.pop(NAME, None)
         if self._scheduler.worker_plugins.pop(NAME, None) is not None:
-            await ask_workers(self._scheduler, {"op": "plugin-remove", "name": NAME})
+            await tell_workers(self._scheduler, {"op": "plugin-remove", "name": NAME})
 
     async def _start_nannies(self, session: dict[str, Any]) -> None:
         plugin = nanny_plugin_bytes(session)

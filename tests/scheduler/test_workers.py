@@ -16,7 +16,7 @@ import pytest
 from distributed import LocalCluster
 
 import daskref
-from daskref.scheduler import _workers
+from daskref.scheduler.asking import requests
 from tests.support.common import large, wait_until
 from tests.support.tasks import SEEN, describe
 
@@ -24,7 +24,7 @@ from tests.support.tasks import SEEN, describe
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
     """A cluster of two workers, whose scheduler waits for hardly any answer."""
-    monkeypatch.setattr(_workers, "PATIENCE", 0.5)
+    monkeypatch.setattr(requests, "PATIENCE", 0.5)
     with LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=":0"
     ) as made:

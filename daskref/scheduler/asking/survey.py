@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daskref.cluster.session import ClusterStore
 from daskref.cluster.stats import footprints, reads
 from daskref.connectors.base import Key
+from daskref.scheduler.asking.requests import ask_worker
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -118,11 +118,4 @@ class Survey:
         await asyncio.gather(*map(ask, list(self._scheduler.workers)))
 
     async def _ask(self, worker: str, op: str, **message: Any) -> Any:
-        """Return what a worker answers; ``None`` if it does not, in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER):
-                answers = await self._scheduler.broadcast(
-                    msg={"op": op, **message}, workers=[worker], on_error="ignore"
-                )
-                return answers.get(worker)
-        return None
+        return await ask_worker(self._scheduler, worker, {"op": op, **message}, ANSWER)
