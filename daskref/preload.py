@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 
 #: Variable of ``daskref run --json``: the process whose clients print what they saw.
 REPORTING = "DASKREF_REPORTING"
-#: Seconds that a client which closes waits for that.
-_PATIENCE = 2.0
+#: Seconds that a client which closes waits for that: longer than the scheduler waits
+#: for its workers.
+_PATIENCE = 8.0
 #: Clients that have.
 _reported: set[str] = set()
 
@@ -92,7 +93,7 @@ def _report_at_exit(client: weakref.ref[Any]) -> None:
     left = client()
     if left is not None and left.status == "running" and not left.asynchronous:
         with suppress(Exception):
-            left.sync(_report, left, callback_timeout=_PATIENCE)
+            left.sync(_report, left, callback_timeout=2 * _PATIENCE)
 
 
 async def _set_up(scheduler: Any) -> None:

@@ -141,12 +141,15 @@ def _start_redis(directory: str) -> tuple[Process, int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    server = start(
-        *[program, "--port", str(port), "--bind", "127.0.0.1"],
-        *["--save", "", "--appendonly", "no", "--dir", directory],
-        pattern="(Ready) to accept",
-        timeout=20,
-    )
+    try:
+        server = start(
+            *[program, "--port", str(port), "--bind", "127.0.0.1"],
+            *["--save", "", "--appendonly", "no", "--dir", directory],
+            pattern="(Ready) to accept",
+            timeout=20,
+        )
+    except AssertionError as exc:
+        raise SystemExit(f"redis-server did not start: {exc}") from exc
     return server, port
 
 

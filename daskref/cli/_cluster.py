@@ -76,20 +76,21 @@ class Cluster:
     #: The scheduler's, at that time.
     identity: dict[str, Any] = field(init=False)
 
-    async def wait(self, what: str, answer: Awaitable[T]) -> T:
+    async def wait(self, what: str, answer: Awaitable[T], requests: int = 1) -> T:
         """Return the scheduler's answer.
 
-        *what*: the activity to show meanwhile, as in ``"asking the scheduler"``. Raises
+        *what*: the activity to show meanwhile, as in ``"asking the scheduler"``.
+        *requests*: how many requests are behind the answer; each has its time. Raises
         CommandError if there is no answer in time, or the scheduler refuses.
         """
+        seconds = requests * self._timeout
         self._shown.at(f"{what} at {self.address}")
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(seconds):
                 return await answer
         except TimeoutError:
             raise self.unanswered(
-                f"no answer within {self._timeout:g} s ({what}); "
-                "--timeout gives it more"
+                f"no answer within {seconds:g} s ({what}); --timeout gives it more"
             ) from None
         except OSError as exc:
             reason: BaseException = exc

@@ -26,7 +26,7 @@ from daskref.cli._printing import (
     say_json,
     tell,
 )
-from daskref.client.inventory import ObjectRecord, ask_objects, ask_stats
+from daskref.client.inventory import PAGE, ObjectRecord, ask_objects, ask_stats
 from daskref.client.tables import Table, printable
 from daskref.cluster.health import describe_store
 from daskref.cluster.notices import setting_text
@@ -233,7 +233,8 @@ def objects(
     async def _objects(cluster: Cluster) -> Table[ObjectRecord]:
         await cluster.opened()
         ask = ask_objects(cluster.scheduler, among)
-        return await cluster.wait("asking the scheduler", ask)
+        pages = -(-among // PAGE)
+        return await cluster.wait("asking the scheduler", ask, pages)
 
     looked_at = target.run(_objects)
     if len(looked_at) == among:

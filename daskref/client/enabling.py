@@ -13,7 +13,6 @@ name                                   what for
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import distributed
@@ -179,9 +178,13 @@ def disable(client: Any) -> Any:
             return
         if client._daskref is not None:
             client._daskref.holdings.release_all()
-            with suppress(OSError):  # the scheduler is gone
+            try:
                 # after the release: that went through the stream, this is a request
                 await client.scheduler.daskref_leave(client=client.id)
+            except OSError:
+                stream = client.scheduler_comm
+                if stream is not None and not stream.closed():
+                    raise  # else the scheduler is gone
         await detach(client)
         _mix_out(client)
 

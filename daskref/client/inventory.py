@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from daskref.client.client import AsyncClient
 
 #: Objects in one answer of the scheduler: it does other things between two.
-_PAGE = 5000
+PAGE = 5000
 #: Objects that the scheduler lists by default.
 _MOST = 10_000
 
@@ -118,7 +118,7 @@ async def ask_objects(
         How many holders of each object to list, at most; default: all.
     """
     objects: list[dict[str, Any]] = []
-    while (wanted := min(_PAGE, most - len(objects))) > 0:
+    while (wanted := min(PAGE, most - len(objects))) > 0:
         told = await scheduler.daskref_objects(
             most=wanted, holders=holders, after=_position(objects)
         )
@@ -130,7 +130,7 @@ async def ask_objects(
             break
     # How many keys share one file, and how many of these have been told of.
     keys = Counter(file for each in objects for file in _files(each["places"]))
-    before: Counter[tuple[str, int]] = Counter()
+    before: Counter[tuple[str, str]] = Counter()
     records = []
     for each in objects:
         taken = [0, 0]
@@ -169,7 +169,7 @@ def _position(objects: list[dict[str, Any]]) -> tuple[int, int] | None:
     return nbytes, sum(1 for _ in same)
 
 
-def _files(places: dict[str, Any]) -> dict[tuple[str, int], Footprint]:
+def _files(places: dict[str, Any]) -> dict[tuple[str, str], Footprint]:
     """Return what an object takes up on hosts that have told, by host and file."""
     told = ((host, Footprint(*each)) for host, each in places.items() if each)
     return {(host, each.file): each for host, each in told if each.file}

@@ -60,8 +60,8 @@ class Footprint(NamedTuple):
     disk: int = 0
     #: Number of processes with a mapping of it; ``None`` if unknown, as on disk.
     mapped: int | None = None
-    #: Identifies its file: an object may have several keys.
-    file: int = 0
+    #: Identifies its file on the host: an object may have several keys.
+    file: str = ""
 
 
 def of_names(
@@ -79,12 +79,15 @@ def of_names(
         if (there := _stat(memory, name)) is not None:
             mapped = None if readers is None else len(readers.get(there.st_ino, ()))
             nbytes = there.st_blocks * _BLOCK
-            each = Footprint(nbytes, 0, mapped, there.st_ino)
+            each = Footprint(nbytes, 0, mapped, _identity(there))
         elif disk is not None and (there := _stat(disk, name)) is not None:
-            # another file system, which may have the same numbers
-            each = Footprint(0, there.st_blocks * _BLOCK, None, -there.st_ino)
+            each = Footprint(0, there.st_blocks * _BLOCK, None, _identity(there))
         found.append(each)
     return found
+
+
+def _identity(there: os.stat_result) -> str:
+    return f"{there.st_dev:x}-{there.st_ino:x}"
 
 
 def _stat(path: str, name: str) -> os.stat_result | None:

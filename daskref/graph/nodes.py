@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dask import _task_spec
 from dask._task_spec import GraphNode, Task
+from distributed import get_worker
 
 from daskref.graph.frames import hidden_like
 from daskref.graph.lazy import Lazy
@@ -100,13 +101,26 @@ class ReferenceNode(StoredNode):
         return self.key, self.reference
 
     def __call__(self, values: Any = ()) -> Any:
-        return Proxy(StoreFactory(self.reference, transparent=True))
+        factory = StoreFactory(self.reference, transparent=True)
+        return factory() if _has_no_boundary() else Proxy(factory)
 
     def __repr__(self) -> str:
         return f"ReferenceNode({self.reference!r})"
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return self.reference.__dask_tokenize__()
+
+
+def _has_no_boundary() -> bool:
+    """Tell whether a worker runs this that has not heard of daskref yet.
+
+    A worker that did not answer when a client connected may run tasks before it gets
+    the plugin, which resolves proxies for tasks.
+    """
+    try:
+        return "daskref" not in get_worker().plugins
+    except ValueError:  # not in a task
+        return False
 
 
 class EncodedNode(StoredNode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -141,7 +142,8 @@ class LeaseLifetime(ContextLifetime):
                 left = max(0.0, self._expiry - time.time())
                 if not self.store.connector.renew(key, left):
                     with self._lock:
-                        if self._at_exit is None and not self._done:
+                        ours = self._pid == os.getpid() and not self._done
+                        if ours and self._at_exit is None:
                             self._at_exit = register_lifetime_atexit(self, False)
 
     def _look(self) -> float | None:

@@ -180,7 +180,10 @@ class ReferenceSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def close(self) -> None:
         """Delete the remaining objects and leave the session."""
         while self._undo:
-            self._undo.pop()()
+            try:
+                self._undo.pop()()
+            except Exception:  # the rest is undone all the same
+                logger.warning("A part of daskref could not be removed", exc_info=True)
         self._values.close()
         if hasattr(self, "session"):
             if self._dispatcher is not None:

@@ -22,7 +22,7 @@ from daskref.scheduler._events import Holder
 from daskref.scheduler._state import State
 from daskref.scheduler._table import StoredObject
 from daskref.scheduler.asking.counts import Counts
-from daskref.scheduler.asking.requests import ask_worker
+from daskref.scheduler.asking.requests import ask_any, ask_worker
 from daskref.scheduler.asking.survey import Survey
 from daskref.store.metrics import object_name
 
@@ -306,11 +306,8 @@ class Reports:
 
     async def _ask_first(self, workers: tuple[str, ...]) -> dict[str, Any] | None:
         """Return the first answer of a host's workers."""
-        for worker in workers:
-            for report in (await self._ask("daskref_stored", [worker])).values():
-                if "place" in report:
-                    return dict(report)
-        return None
+        ask = {"op": "daskref_stored"}
+        return await ask_any(self._scheduler, workers, ask, "place")
 
     async def _stored(self) -> dict[str, Any]:
         try:

@@ -42,19 +42,28 @@ class Scheduler:
     def report(self, message: dict[str, Any], client: str) -> None:
         self.told.append((client, message["op"]))
 
-    async def broadcast(
-        self, msg: dict[str, Any], workers: list[str] | None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Answer for workers: as they do; not at all for those who do not."""
-        self.asked.append(msg)
-        found = {}
-        for worker in workers or ():
-            answer = self.answers.get((worker, msg["op"]), NOTHING)
+    def rpc(self, worker: str) -> Any:
+        return Rpc(self, worker)
+
+
+class Rpc:
+    """A worker that answers as the scheduler's table says, or never."""
+
+    def __init__(self, scheduler: Scheduler, worker: str) -> None:
+        self.scheduler = scheduler
+        self.worker = worker
+
+    def __getattr__(self, op: str) -> Any:
+        async def ask(**message: Any) -> Any:
+            self.scheduler.asked.append({"op": op, **message})
+            answer = self.scheduler.answers.get((self.worker, op), NOTHING)
             if answer is HANGS:
                 await asyncio.Event().wait()
-            if answer is not NOTHING:
-                found[worker] = answer(msg) if callable(answer) else answer
-        return found
+            if answer is NOTHING:
+                raise OSError(f"{self.worker} is gone")
+            return answer(message) if callable(answer) else answer
+
+        return ask
 
 
 class Session:
@@ -165,7 +174,7 @@ def test_reads_of_all_processes_add_up(
 def test_a_listing_in_pages_has_each_object_once(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr(inventory, "_PAGE", page)
+    monkeypatch.setattr(inventory, "PAGE", page)
     site = Site(home="")
     for number in range(20):
         site.put((key(number)[0], 1000 + number // 4, A))  # four of each size

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import distributed
@@ -58,8 +60,10 @@ def test_a_client_connects_and_the_worker_follows(
         assert client.submit(describe, x, workers=[other]).result() == [SEEN]
         future = client.submit(describe, x, workers=[address], pure=False)
         assert daskref.stats(client)["puts"] == 1
+        scattered = client.submit(describe, client.scatter(x), workers=[address])
         os.kill(pid, signal.SIGCONT)
         assert future.result() == [SEEN]
+        assert scattered.result() == [SEEN]
         wait_until(lambda: all(client.run(is_set_up).values()), "the plugin there")
 
 
@@ -105,3 +109,64 @@ def hold_gil(released: str) -> None:
         raise TimeoutError(released)
     finally:
         sys.setswitchinterval(interval)
+
+
+class Rpc:
+    """Workers, some of which never answer."""
+
+    def __init__(self, silent: set[str]) -> None:
+        self.silent = silent
+        self.asked: list[str] = []
+        self.waiting = 0
+
+    def __call__(self, worker: str) -> Any:
+        async def question(**message: Any) -> dict[str, Any]:
+            self.asked.append(worker)
+            if worker in self.silent:
+                self.waiting += 1
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.waiting -= 1
+            return {"place": worker}
+
+        return SimpleNamespace(question=question)
+
+
+def scheduler_of(rpc: Rpc) -> Any:
+    return SimpleNamespace(rpc=rpc)
+
+
+def test_a_late_question_is_withdrawn() -> None:
+    rpc = Rpc({"a"})
+
+    async def main() -> None:
+        ask = requests.ask_worker
+        assert await ask(scheduler_of(rpc), "a", {"op": "question"}, 0.01) is None
+        await asyncio.sleep(0)
+        assert rpc.waiting == 0
+        found = await ask(scheduler_of(rpc), "b", {"op": "question"})
+        assert found == {"place": "b"}
+
+    asyncio.run(main())
+
+
+def test_a_host_answers_while_one_of_its_workers_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(requests, "_NEXT", 0.01)
+    rpc = Rpc({"a", "b"})
+
+    async def ask(workers: str) -> Any:
+        scheduler, message = scheduler_of(rpc), {"op": "question"}
+        found = await requests.ask_any(scheduler, workers, message, "place")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert rpc.waiting == 0
+        return found
+
+    assert asyncio.run(ask("abcd")) == {"place": "c"}
+    assert rpc.asked == ["a", "b", "c"]
+    monkeypatch.setattr(requests, "PATIENCE", 0.1)
+    assert asyncio.run(ask("ab")) is None
+    assert asyncio.run(ask("")) is None

@@ -96,21 +96,23 @@ def private_view(fd: int, nbytes: int) -> memoryview:
 
 
 @cache
-def _most_private() -> int:
-    """Return the number of private mappings that this process may have.
-
-    Half of the kernel's limit, beyond which Python itself gets no memory.
-    """
+def _most_mappings() -> int:
+    """Return how many mappings the kernel allows this process."""
     try:
         with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
-            return int(file.read()) // 2
+            return int(file.read())
     except (OSError, ValueError):
-        return 2**15
+        return 2**16
 
 
 def map_private(fd: int, nbytes: int) -> int:
-    """Return the address of a new private mapping; raises as private_view does."""
-    if len(_private) >= _most_private():
+    """Return the address of a new private mapping.
+
+    Raises OSError: ENOMEM when this process has too many. Half of what the kernel
+    allows is left to others, and to large objects: past it, Python gets no memory.
+    """
+    part = 0.9 if nbytes >= HUGE else 0.5
+    if len(_private) >= part * _most_mappings():
         raise OSError(errno.ENOMEM, "too many mappings")
     where = _map_aligned(fd, nbytes, mmap.MAP_PRIVATE)
     _private[where] = None

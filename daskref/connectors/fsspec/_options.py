@@ -150,9 +150,8 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Examples
     --------
-    >>> split({"anon": False, "client_kwargs": {"region_name": "x", "api_key": "y"}})
-    ({'anon': False, 'client_kwargs': {'region_name': 'x'}}, \
-    {'client_kwargs': {'api_key': 'y'}})
+    >>> split({"client_kwargs": {"region_name": "x", "api_key": "y"}})
+    ({'client_kwargs': {'region_name': 'x'}}, {'client_kwargs': {'api_key': 'y'}})
     """
     public: dict[str, Any] = {}
     secret: dict[str, Any] = {}

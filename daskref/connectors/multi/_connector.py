@@ -8,8 +8,8 @@ in-band, also those of children that it could reach.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 from daskref.annotations import override
 from daskref.connectors.base import Buffer, Connector, DeferrableConnector, Key, Usage
@@ -19,8 +19,6 @@ from daskref.connectors.multi._children import Child, Children
 from daskref.connectors.multi._policy import Policy as Policy
 from daskref.connectors.space import Footprint, Space
 from daskref.exceptions import ConnectorError, WireError
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +61,8 @@ class MultiConnector(Connector, DeferrableConnector):
     objects raise a :class:`~daskref.exceptions.ConnectorUnavailableError` that names
     it.
 
-    Operations that a child lacks behave as on any connector that lacks them
-    (:meth:`link` returns ``None``, :meth:`renew` false). A batch is one batch per
-    child. Closing closes the children.
+    A child may lack operations, as any connector may. A batch is one batch per child.
+    Closing closes the children.
 
     Examples
     --------
@@ -134,24 +131,15 @@ class MultiConnector(Connector, DeferrableConnector):
 
     def _by_child(
         self, keys: Iterable[Key]
-    ) -> dict[str, tuple[Connector, list[int], list[Any]]]:
-        """Return name -> connector, positions, and keys for it."""
-        found: dict[str, tuple[Connector, list[int], list[Any]]] = {}
+    ) -> Iterator[tuple[Child, list[int], list[Any]]]:
+        """Yield children, the positions of their keys, and the keys for them."""
+        found: dict[str, tuple[Child, list[int], list[Any]]] = {}
         for number, key in enumerate(keys):
             child, inner = self._child(key)
-            if child.name not in found:
-                found[child.name] = (self._children.open(child), [], [])
-            found[child.name][1].append(number)
-            found[child.name][2].append(inner)
-        return found
-
-    def _ask_children(
-        self, keys: Iterable[Key], ask: Callable[[Connector, list[Any]], list[T]]
-    ) -> list[T]:
-        found: dict[int, T] = {}
-        for connector, numbers, inner in self._by_child(keys).values():
-            found |= zip(numbers, ask(connector, inner), strict=True)
-        return [found[number] for number in sorted(found)]
+            _, numbers, its = found.setdefault(child.name, (child, [], []))
+            numbers.append(number)
+            its.append(inner)
+        yield from found.values()
 
     # Objects
 
@@ -241,7 +229,11 @@ class MultiConnector(Connector, DeferrableConnector):
 
     @override
     def get_batch(self, keys: Iterable[Key]) -> list[memoryview | None]:
-        return self._ask_children(keys, lambda child, inner: child.get_batch(inner))
+        found: dict[int, memoryview | None] = {}
+        for child, numbers, inner in self._by_child(keys):
+            views = self._children.open(child).get_batch(inner)
+            found |= zip(numbers, views, strict=True)
+        return [found[number] for number in sorted(found)]
 
     @override
     def exists(self, key: Key) -> bool:
@@ -255,7 +247,9 @@ class MultiConnector(Connector, DeferrableConnector):
 
     @override
     def evict_batch(self, keys: Iterable[Key]) -> None:
-        for connector, _, inner in self._by_child(keys).values():
+        found = self._by_child(keys)
+        opened = [(self._children.open(child), inner) for child, _, inner in found]
+        for connector, inner in opened:
             connector.evict_batch(inner)
 
     @override
@@ -356,7 +350,13 @@ class MultiConnector(Connector, DeferrableConnector):
 
     @override
     def footprints(self, keys: Iterable[Key]) -> list[Footprint | None]:
-        return self._ask_children(keys, lambda child, inner: child.footprints(inner))
+        found: dict[int, Footprint | None] = {}
+        for child, numbers, inner in self._by_child(keys):
+            told: list[Footprint | None] = [None] * len(inner)
+            if child.connector is not None:  # another may need a login, or a network
+                told = child.connector.footprints(inner)
+            found |= zip(numbers, told, strict=True)
+        return [found[number] for number in sorted(found)]
 
     # The connector itself
 

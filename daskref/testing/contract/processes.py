@@ -52,8 +52,10 @@ def processes(connector: Connector) -> None:
     child = _start(_second_process, connector, keys, evicted, stderr=subprocess.PIPE)
     try:
         out, error = child.communicate(timeout=_TIMEOUT)
-    finally:
+    except subprocess.TimeoutExpired:
         child.kill()
+        child.communicate()
+        raise
     text = error.decode(errors="replace")
     expect(not child.returncode, f"a second process fails: {text}")
     seen, theirs = pickle.loads(out)

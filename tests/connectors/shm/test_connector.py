@@ -147,7 +147,7 @@ def test_a_reader_of_many_objects_leaves_mappings_to_others(shm, child, nbytes):
     process = child(
         "from daskref.connectors.files import _mapping\n"
         "from daskref.connectors.shm import *\n"
-        "_mapping._most_private = lambda: 6\n"
+        "_mapping._most_mappings = lambda: 12\n"
         "connector = SharedMemoryConnector(**config)\n"
         "views = [connector.get(SharedMemoryKey(*key)) for key in keys]\n"
         "say(len(_mapping._private))\n"
