@@ -79,8 +79,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         if record.levelno >= logging.ERROR
         or (record.levelno >= logging.WARNING and record.name.startswith("daskref"))
     ]
-    # 1. A stream of Dask's waits for its next deadline. 2. That comes. 3. The loop of its
-    # client stops before the stream has looked.
+    # 1. A stream of Dask's waits for its next deadline. 2. That comes. 3. Its client's
+    # loop stops before the stream has looked.
     wrong = [text for text in wrong if "TimeoutError('Timeout')" not in text]
     assert not wrong
 
