@@ -73,8 +73,7 @@ class FsspecConnector(Connector, DeferrableConnector):
     retries
         How often a failed request is repeated (S3).
     lease
-        Seconds for which a participant counts as alive without a renewal. Each
-        participant writes a small object three times in that time.
+        Seconds for which a participant counts as alive; each renews three times in it.
     session, nonce
         From the :meth:`config` of another connector, to take part in its session; by
         default a new session.
@@ -92,10 +91,8 @@ class FsspecConnector(Connector, DeferrableConnector):
     -----
     Objects lie below ``<url>/daskref-<id>/``; other objects are never touched. The last
     participant to close removes the session's objects. A new session removes those of
-    sessions at the same URL whose participants all died.
-
-    :meth:`config` contains only options that are known to be harmless; the others are
-    in :meth:`secrets`.
+    sessions at the same URL whose participants all died. :meth:`config` contains only
+    options that are known to be harmless; the others are in :meth:`secrets`.
 
     :meth:`get` returns new, writable memory; :meth:`link` copies within the store.
 

@@ -155,12 +155,8 @@ class MultiConnector(Connector, DeferrableConnector):
 
         Parameters
         ----------
-        frames
-            See :meth:`Connector.put_frames`.
-        subset_tags
-            The policy must have all of these tags.
-        superset_tags
-            These must contain all tags of the policy.
+        subset_tags, superset_tags
+            The policy must have all of the first; the second contain all of its own.
         type_name
             Type of the object, as in ``"numpy.ndarray"``. Without it, no policy with
             ``type_names`` takes the object.
