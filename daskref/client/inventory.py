@@ -56,7 +56,8 @@ class ObjectRecord(NamedTuple):
     mapped: int | None
     #: How often it was read, at least: by workers, the scheduler and this client, as
     #: far as they answer. Each remembers the last 4,096 objects that it has read.
-    hits: int
+    #: ``None`` for all but the largest of very many, if there are many workers.
+    hits: int | None
     #: Seconds since the scheduler heard of it.
     age: float
 
@@ -182,7 +183,8 @@ def _add_own(
     own = reads(session, None)
     if own["process"] not in processes:
         for each in objects:
-            each["hits"] += own["reads"].get(each["key"], 0)
+            if each["hits"] is not None:
+                each["hits"] += own["reads"].get(each["key"], 0)
     if (connector := session.across_hosts) is not None:
         here = connector.host
         untold = [each for each in objects if each["places"].get(here, 0) is None]

@@ -147,6 +147,21 @@ def test_one_worker_of_each_host_tells_what_objects_take_up(
     assert max(asked) == 2
 
 
+def test_reads_of_many_objects_are_asked_of_many_workers_for_the_largest_only(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "FEW", 2)
+    monkeypatch.setattr(survey, "AT_ONCE", 3)
+    site = Site(home="")
+    for number in range(5):
+        site.put(key(number))
+    scheduler.workers = dict.fromkeys("abcd")
+    told = asyncio.run(make(scheduler, site.state).objects(10))
+    assert [each["hits"] for each in told["objects"]] == [0, 0, None, None, None]
+    asked = [m["names"] for m in scheduler.asked if m["op"] == "daskref_reads"]
+    assert [len(names) for names in asked] == [2] * 4
+
+
 def test_reads_of_all_processes_add_up(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
