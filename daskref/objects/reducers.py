@@ -150,7 +150,8 @@ def _reduce_array(array: Any) -> Any:
             return _reduce_broadcast(array)
         axes = sorted(range(array.ndim), key=array.strides.__getitem__, reverse=True)
         if (swapped := array.transpose(axes)).flags.c_contiguous:
-            return _make_swapped, (swapped, sorted(range(len(axes)), key=axes.index))
+            back = sorted(range(array.ndim), key=axes.__getitem__)  # the inverse
+            return _make_swapped, (swapped, back)
         array = array.copy(order="C")
     if array.dtype.kind in "mMV":  # NumPy copies these into the pickle
         return _reduce_memory(array)

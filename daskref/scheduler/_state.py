@@ -337,11 +337,16 @@ class State:
     @_handle.register
     def _on_source_asked(self, event: events.SourceAsked) -> list[Instruction]:
         key = event.key
-        if self.hosts.host_of(event.process) is None:
+        host = self.hosts.host_of(event.process)
+        if host is None:
             answer = {"status": "left"}
             return [events.Answer(event.process, key, answer, event.last)]
         obj = self._table.touch(key)
         if not obj.copies and obj.lost is None:
+            if host == key[2] and not obj.holders:
+                # It was deleted: its writer's host has just been looked at.
+                self._transfers.answered(event)
+                return self._losses.what_became(event)
             # Its writer's word is still under way, or it lives by a lease.
             self._table.add_copy(key, key[2])
         if event.last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import warnings
 from typing import Any
@@ -406,3 +407,21 @@ def test_arrays_of_results_are_contiguous() -> None:
     assert again[3].strides[0] == 0
     swapped = decode(bytearray(b"".join(encode(sent[0]).frames)))  # an argument
     assert not swapped.flags.forc
+
+
+@pytest.mark.parametrize("dtype", ["f8", ">i4", "M8[s]", "c16", "S3", "V5"])
+@pytest.mark.parametrize("result", [False, True])
+def test_arrays_with_axes_in_any_order(dtype: str, result: bool) -> None:
+    nbytes = 5 * 6 * 7 * 8 * np.dtype(dtype).itemsize
+    data = np.resize(np.arange(251, dtype="u1"), nbytes).view(dtype)
+    x = data.reshape(5, 6, 7, 8)
+    for axes in itertools.permutations(range(x.ndim)):
+        assert_arrives(x.transpose(axes), result)
+        assert_arrives(x[:, :1].transpose(axes), result)
+        assert_arrives(x[::-1, :, ::2].transpose(axes), result)
+
+
+def assert_arrives(x: Any, result: bool) -> None:
+    again = decode(bytearray(b"".join(encode(x, result=result).frames)))
+    assert (again.shape, again.dtype) == (x.shape, x.dtype)
+    assert again.tobytes() == x.tobytes()

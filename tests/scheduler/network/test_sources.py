@@ -45,6 +45,14 @@ class TestSource:
         assert site.source("two")["host"] == A
         assert site.state.copies(KEY) == [(A, ["tcp://one:1"])]
 
+    def test_what_is_not_where_it_was_put_was_deleted(self, site: Site) -> None:
+        """Nobody waits for it: a task that nobody wants any more may ask, say."""
+        site.worker("one", A)
+        site.worker("two", B)
+        assert site.source("one")["status"] == "lost"
+        site.put(KEY, "key", "task")  # or it has a holder, and may come back
+        assert site.source("one")["status"] != "lost"
+
     def test_who_gives_up_is_told_who_did_not_give_it(self, site: Site) -> None:
         site.worker("one", A)
         site.worker("two", B)
