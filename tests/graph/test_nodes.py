@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -17,6 +18,7 @@ from dask.tokenize import tokenize
 import daskref
 from daskref.connectors import LocalConnector
 from daskref.exceptions import ResolveError
+from daskref.graph import nodes
 from daskref.graph.lazy import Constant, Lazy
 from daskref.graph.nodes import (
     PackedNode,
@@ -77,6 +79,16 @@ class TestReferenceNode:
         assert type(first) is np.ndarray
         first += 1
         assert second[-1] == 999
+
+    def test_the_call_returns_the_value_on_a_worker_without_the_plugin(
+        self, reference: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody would resolve the proxy for its tasks."""
+        worker = SimpleNamespace(plugins={})
+        monkeypatch.setattr(nodes, "get_worker", lambda: worker)
+        assert type(ReferenceNode("k", reference)()) is np.ndarray
+        worker.plugins["daskref"] = None
+        assert isinstance(ReferenceNode("k", reference)(), Proxy)
 
     def test_travels(self, reference: Any) -> None:
         node = pickle.loads(pickle.dumps(ReferenceNode("k", reference)))

@@ -60,10 +60,8 @@ def test_a_client_connects_and_the_worker_follows(
         assert client.submit(describe, x, workers=[other]).result() == [SEEN]
         future = client.submit(describe, x, workers=[address], pure=False)
         assert daskref.stats(client)["puts"] == 1
-        scattered = client.submit(describe, client.scatter(x), workers=[address])
         os.kill(pid, signal.SIGCONT)
         assert future.result() == [SEEN]
-        assert scattered.result() == [SEEN]
         wait_until(lambda: all(client.run(is_set_up).values()), "the plugin there")
 
 
